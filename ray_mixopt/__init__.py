@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ray_mixopt import simulators
     from ray_mixopt.optimizer import MixtureOptimizer
     from ray_mixopt.recommendation import Recommendation
-    from ray_mixopt.restore import restore
+    from ray_mixopt.restoration import restore
     from ray_mixopt.scheduler import MixOptScheduler
     from ray_mixopt.searcher import MixOptSearcher
     from ray_mixopt.space import MixtureSpace, Scale
@@ -26,7 +26,7 @@ _WHERE = {
     "Recommendation": "ray_mixopt.recommendation",
     "Scale": "ray_mixopt.space",
     "Suggestion": "ray_mixopt.strategies",
-    "restore": "ray_mixopt.restore",
+    "restore": "ray_mixopt.restoration",
 }
 
 __all__ = [

@@ -1,0 +1,211 @@
+"""What was asked, seen and paid: the only state of a search.
+
+Everything else (surrogate, candidates, incumbent) is recomputed from the history, so a history that went through JSON
+gives the same next suggestion in another process.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from ray_mixopt.space import MixtureSpace
+
+FORMAT_VERSION = 1
+
+Status = Literal["running", "paused", "done", "diverged", "failed", "lost"]
+"""``running``: asked for and not yet at its rung. ``paused``: at its rung, can be continued. ``done``: over, cannot be
+continued. ``diverged``: reported NaN or inf. ``failed``: ended by an error. ``lost``: no longer known to its runner."""
+
+
+@dataclass(kw_only=True)
+class Trial:
+    """One training run.
+
+    Attributes:
+        trial_id: its name.
+        mixture: shares in domain order, ``(d,)``.
+        scale: name of the model scale.
+        steps: the rung it was asked to reach.
+        status: see ``Status``.
+        observations: metrics seen at each step; a diverged step holds no metrics.
+        evaluated: whether the run was given to the search rather than paid by it.
+    """
+
+    trial_id: str
+    mixture: tuple[float, ...]
+    scale: str
+    steps: int
+    status: Status = "running"
+    observations: dict[int, dict[str, float]] = field(default_factory=dict)
+    evaluated: bool = False
+
+    @property
+    def reached(self) -> int:
+        """The last step seen; 0 before the first report."""
+        return max(self.observations, default=0)
+
+    @property
+    def pending(self) -> bool:
+        """Whether the rung it was asked for is still on its way."""
+        return self.status == "running" and self.reached < self.steps
+
+
+class History:
+    """Trials in the order they were asked for, and their observations in the order they arrived.
+
+    Args:
+        space: the search space the trials live in.
+    """
+
+    def __init__(self, space: MixtureSpace) -> None:
+        self.space = space
+        self.trials: dict[str, Trial] = {}
+        self.arrivals: list[tuple[str, int]] = []  # (trial_id, step), oldest first
+        self.n_asked = 0  # suggestions made so far; numbers the random stream of the next one
+        self.n_duplicates = 0  # repeated reports of a (trial, step), dropped
+        self.n_missing = 0  # reports without any metric of the objective
+
+    def __iter__(self) -> Iterator[Trial]:
+        return iter(self.trials.values())
+
+    def __len__(self) -> int:
+        return len(self.trials)
+
+    # -- events
+
+    def add(self, trial: Trial) -> None:
+        """File a new trial.
+
+        Raises:
+            ValueError: if the id is taken or the mixture does not fit the space.
+        """
+        if trial.trial_id in self.trials:
+            raise ValueError(f"Trial {trial.trial_id!r} exists already: every run needs an id of its own.")
+        self.space.mixture(trial.mixture)
+        self.space.scale(trial.scale)
+        self.trials[trial.trial_id] = trial
+
+    def observe(self, trial_id: str, step: int, values: Mapping[str, float]) -> bool:
+        """Record a report; a repeated (trial, step) is counted and dropped.
+
+        Args:
+            trial_id: a known trial.
+            step: training step of the report, > 0.
+            values: metrics by name. A NaN or infinite one marks the trial as diverged; what is finite is kept.
+
+        Returns:
+            Whether the report was new.
+
+        Raises:
+            ValueError: for an unknown trial or a step that is not positive.
+        """
+        trial = self[trial_id]
+        if step <= 0:
+            raise ValueError(f"Trial {trial_id!r} reported step {step!r}: steps are counted from 1.")
+        if step in trial.observations:
+            self.n_duplicates += 1
+            return False
+        finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
+        trial.observations[int(step)] = finite
+        self.arrivals.append((trial_id, int(step)))
+        if len(finite) < len(values):
+            trial.status = "diverged"
+        elif not values:
+            self.n_missing += 1
+        return True
+
+    def __getitem__(self, trial_id: str) -> Trial:
+        try:
+            return self.trials[trial_id]
+        except KeyError:
+            raise ValueError(f"Unknown trial {trial_id!r}: ask for it, or add it as an evaluated point.") from None
+
+    # -- money
+
+    @property
+    def spent(self) -> float:
+        """Cost of all steps seen so far."""
+        return math.fsum(self.space.cost(t.scale, t.reached) for t in self if not t.evaluated)
+
+    @property
+    def committed(self) -> float:
+        """``spent`` plus what the running trials will still cost to reach their rungs."""
+        rest = (self.space.cost(t.scale, t.steps, start=t.reached) for t in self if t.pending)
+        return math.fsum([self.spent, *rest])
+
+    def spent_by_scale(self) -> dict[str, float]:
+        """``spent``, by scale name."""
+        totals = dict.fromkeys(self.space.scale_names, 0.0)
+        for trial in self:
+            if not trial.evaluated:
+                totals[trial.scale] += self.space.cost(trial.scale, trial.reached)
+        return totals
+
+    # -- views
+
+    def mixtures(self) -> np.ndarray:
+        """The mixtures of all trials, ``n_trials x d``."""
+        return np.array([t.mixture for t in self], dtype=np.float64).reshape(len(self), self.space.n_domains)
+
+    def pending(self) -> list[Trial]:
+        """Trials whose rung is still on its way."""
+        return [t for t in self if t.pending]
+
+    def paused(self) -> list[Trial]:
+        """Trials that can be continued."""
+        return [t for t in self if t.status == "paused"]
+
+    # -- exchange
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-able state; floats survive the round trip exactly."""
+        trials = []
+        for trial in self:
+            entry = asdict(trial)
+            entry["mixture"] = list(trial.mixture)
+            entry["observations"] = [[step, values] for step, values in trial.observations.items()]
+            trials.append(entry)
+        return {
+            "version": FORMAT_VERSION,
+            "space": self.space.to_dict(),
+            "trials": trials,
+            "arrivals": [list(arrival) for arrival in self.arrivals],
+            "n_asked": self.n_asked,
+            "n_duplicates": self.n_duplicates,
+            "n_missing": self.n_missing,
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> History:
+        """The history that ``state_dict`` described.
+
+        Raises:
+            ValueError: if the state is of another version, malformed or inconsistent.
+        """
+        if not isinstance(state, Mapping) or state.get("version") != FORMAT_VERSION:
+            found = state.get("version") if isinstance(state, Mapping) else type(state).__name__
+            raise ValueError(f"Cannot read a history of version {found!r}: this release reads {FORMAT_VERSION}.")
+        try:
+            history = cls(MixtureSpace.from_dict(state["space"]))
+            for entry in state["trials"]:
+                fields = {**entry, "mixture": tuple(float(share) for share in entry["mixture"])}
+                fields["observations"] = {int(step): dict(values) for step, values in entry["observations"]}
+                trial = Trial(**fields)
+                if trial.status not in get_args(Status):
+                    raise ValueError(f"trial {trial.trial_id!r} has the unknown status {trial.status!r}")
+                history.add(trial)
+            history.arrivals = [(str(trial_id), int(step)) for trial_id, step in state["arrivals"]]
+            history.n_asked = int(state["n_asked"])
+            history.n_duplicates = int(state["n_duplicates"])
+            history.n_missing = int(state["n_missing"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"Malformed history: {error!r}.") from error
+        seen = {(t.trial_id, step) for t in history for step in t.observations}
+        if seen != set(history.arrivals) or len(seen) != len(history.arrivals):
+            raise ValueError("Inconsistent history: its arrivals do not match the trials' observations.")
+        return history

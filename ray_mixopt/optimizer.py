@@ -1,0 +1,235 @@
+"""Ask/tell search for the best mixture at the target, without Ray."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from ray_mixopt.history import History, Trial
+from ray_mixopt.pool import Pool
+from ray_mixopt.recommendation import Recommendation
+from ray_mixopt.space import MixtureSpace
+from ray_mixopt.strategies import Problem, Suggestion, create
+from ray_mixopt.strategies.base import Mode
+
+STATE_VERSION = 1
+_SINGLE = "value"
+
+
+class MixtureOptimizer:
+    """Multi-fidelity, multi-scale search over {mixture, scale, steps}.
+
+    Use: ``ask`` for a run, ``tell`` each rung as it is seen, ``finish`` the run, ``recommend`` at any time. Several
+    ``ask`` before any ``tell`` are distinct and informed by each other.
+
+    Args:
+        space: the search space.
+        mode: "min" or "max" the objective.
+        objective: weight of each metric in the objective, a linear combination in the direction of ``mode`` (weights
+            may be negative). None: ``tell`` takes a single number.
+        strategy: "default" (information about the target's optimum per cost), "paper" (MFMS-GP, arXiv 2503.21023,
+            Algorithm 1) or "random" (full target runs).
+        budget: most to commit, in the unit of the space's costs; ``ask`` returns None when nothing fits any more.
+        seed: of all random draws, a non-negative integer.
+        pool: the only runs that exist, when a table of logged runs is replayed.
+        continuation: whether paused runs may be continued at marginal cost.
+
+    Raises:
+        ValueError: for a mode, objective, strategy, budget or seed that make no sense.
+    """
+
+    def __init__(
+        self,
+        space: MixtureSpace,
+        *,
+        mode: Mode = "min",
+        objective: Mapping[str, float] | None = None,
+        strategy: str = "default",
+        budget: float | None = None,
+        seed: int = 0,
+        pool: Pool | None = None,
+        continuation: bool = True,
+    ) -> None:
+        if not isinstance(space, MixtureSpace):
+            raise ValueError(f"MixtureOptimizer needs a MixtureSpace, got {type(space).__name__}.")
+        if mode not in get_args(Mode):
+            raise ValueError(f"mode must be 'min' or 'max', got {mode!r}.")
+        if budget is not None and not (math.isfinite(budget) and budget > 0):
+            raise ValueError(f"budget must be a positive finite cost or None, got {budget!r}.")
+        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+            raise ValueError(f"seed must be a non-negative integer, got {seed!r}.")
+        if pool is not None and pool.mixtures.shape[1] != space.n_domains:
+            raise ValueError(f"The pool has {pool.mixtures.shape[1]} domains, the space {space.n_domains}.")
+        self.problem = Problem(
+            space=space,
+            mode=mode,
+            objective=_checked_objective(objective),
+            budget=None if budget is None else float(budget),
+            seed=seed,
+            pool=pool,
+            continuation=continuation,
+        )
+        self.single_valued = objective is None
+        self.strategy_name = strategy
+        self._strategy = create(strategy, self.problem)
+        self.history = History(space)
+
+    @property
+    def space(self) -> MixtureSpace:
+        """The search space."""
+        return self.problem.space
+
+    # -- ask and tell
+
+    def ask(self, trial_id: str | None = None) -> Suggestion | None:
+        """The next run; None when the budget allows nothing more (or, with a pool, nothing is left to run).
+
+        Args:
+            trial_id: name for a new run; made up if not given. A continuation keeps the name of the run it continues.
+        """
+        proposal = self._strategy.propose(self.history)
+        if proposal is None:
+            return None
+        history = self.history
+        if proposal.continues is not None:
+            trial = history[proposal.continues]
+            trial.steps, trial.status = proposal.steps, "running"
+        else:
+            name = f"trial_{len(history):05d}" if trial_id is None else trial_id
+            shares = tuple(proposal.mixture.tolist())
+            trial = Trial(trial_id=name, mixture=shares, scale=proposal.scale, steps=proposal.steps)
+            history.add(trial)
+        history.n_asked += 1
+        return Suggestion(
+            trial_id=trial.trial_id,
+            mixture=self.space.named(trial.mixture),
+            scale=trial.scale,
+            steps=trial.steps,
+            continues=proposal.continues,
+            cost=self.space.cost(trial.scale, trial.steps, start=trial.reached),
+        )
+
+    def tell(self, trial_id: str, step: int, value: float | Mapping[str, float]) -> None:
+        """Report what a run showed at a rung; call it for every rung as it is seen.
+
+        A repeated (trial, step) is dropped. NaN or inf marks the run as diverged. Metrics that a mapping lacks are
+        simply unknown.
+
+        Args:
+            trial_id: the suggestion's name.
+            step: training step of the report.
+            value: the objective, or metrics by name when ``objective`` was given (others are ignored).
+
+        Raises:
+            ValueError: for an unknown trial, a bad step, or a value of the wrong kind.
+        """
+        self.history.observe(trial_id, step, self._metrics(value))
+
+    def finish(self, trial_id: str, failed: bool = False, *, continuable: bool = True) -> None:
+        """The run stopped: at its rung, or ``failed`` before it. What it showed is kept either way.
+
+        Args:
+            trial_id: the suggestion's name.
+            failed: whether an error ended it; it then cannot be continued.
+            continuable: whether its last checkpoint is kept, so that it can go on later at marginal cost.
+
+        Raises:
+            ValueError: for an unknown trial.
+        """
+        trial = self.history[trial_id]
+        if trial.status == "diverged":
+            return
+        if failed:
+            trial.status = "failed"
+        else:
+            trial.status = "paused" if continuable and trial.reached > 0 else "done"
+
+    def add_evaluated_point(
+        self,
+        mixture: Mapping[str, float],
+        scale: str,
+        step: int,
+        value: float | Mapping[str, float],
+        *,
+        trial_id: str | None = None,
+    ) -> None:
+        """Take in a run made elsewhere; it costs this search nothing.
+
+        Args:
+            mixture: weights by domain, normalised here.
+            scale: name of the scale it was trained at.
+            step: training step of the value.
+            value: as in ``tell``.
+            trial_id: rungs of one run share it; made up if not given.
+
+        Raises:
+            ValueError: if the mixture, scale, step or value does not fit the space.
+        """
+        metrics = self._metrics(value)
+        name = f"evaluated_{len(self.history):05d}" if trial_id is None else trial_id
+        if name not in self.history.trials:
+            shares = tuple(self.space.mixture(mixture).tolist())
+            self.history.add(
+                Trial(trial_id=name, mixture=shares, scale=scale, steps=step, status="done", evaluated=True)
+            )
+        self.history.observe(name, step, metrics)
+
+    def recommend(self) -> Recommendation:
+        """The best mixture for the target as far as is known."""
+        return self._strategy.recommend(self.history)
+
+    # -- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-able state: the settings and the history. The pool is not part of it."""
+        problem = self.problem
+        return {
+            "version": STATE_VERSION,
+            "mode": problem.mode,
+            "objective": None if self.single_valued else dict(problem.objective),
+            "strategy": self.strategy_name,
+            "budget": problem.budget,
+            "seed": problem.seed,
+            "continuation": problem.continuation,
+            "history": self.history.state_dict(),
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any], *, pool: Pool | None = None) -> MixtureOptimizer:
+        """The optimizer that ``state_dict`` described; it goes on exactly where that one stood.
+
+        Raises:
+            ValueError: if the state is of another version or malformed.
+        """
+        if not isinstance(state, Mapping) or state.get("version") != STATE_VERSION:
+            found = state.get("version") if isinstance(state, Mapping) else type(state).__name__
+            raise ValueError(f"Cannot read an optimizer of version {found!r}: this release reads {STATE_VERSION}.")
+        history = History.from_state_dict(state.get("history", {}))
+        try:
+            settings = {key: state[key] for key in ("mode", "objective", "strategy", "budget", "seed", "continuation")}
+        except KeyError as error:
+            raise ValueError(f"Malformed optimizer state: {error} is missing.") from error
+        optimizer = cls(history.space, pool=pool, **settings)
+        optimizer.history = history
+        return optimizer
+
+    def _metrics(self, value: float | Mapping[str, float]) -> dict[str, float]:
+        if isinstance(value, Mapping):
+            if self.single_valued:
+                raise ValueError("tell got several metrics: pass objective={name: weight} to MixtureOptimizer.")
+            return {name: float(value[name]) for name in self.problem.objective if value.get(name) is not None}
+        if not self.single_valued:
+            raise ValueError(f"tell needs the metrics {list(self.problem.objective)} by name, got {value!r}.")
+        return {_SINGLE: float(value)}
+
+
+def _checked_objective(objective: Mapping[str, float] | None) -> dict[str, float]:
+    if objective is None:
+        return {_SINGLE: 1.0}
+    if not isinstance(objective, Mapping) or not objective:
+        raise ValueError(f"objective must map metric names to weights, got {objective!r}.")
+    for name, weight in objective.items():
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight) or weight == 0:
+            raise ValueError(f"The weight of metric {name!r} must be a finite number other than 0, got {weight!r}.")
+    return {name: float(weight) for name, weight in objective.items()}

@@ -1,0 +1,29 @@
+"""What to run next and what to recommend: the strategies of ``MixtureOptimizer``."""
+
+from __future__ import annotations
+
+import importlib
+
+from ray_mixopt.strategies.base import Problem, Proposal, Strategy, Suggestion
+
+__all__ = ["STRATEGIES", "Problem", "Proposal", "Strategy", "Suggestion", "create"]
+
+# Loaded when first used: random search should not wait for the surrogate's imports.
+STRATEGIES = {
+    "default": ("ray_mixopt.strategies.information", "InformationStrategy"),
+    "paper": ("ray_mixopt.strategies.paper", "PaperStrategy"),
+    "random": ("ray_mixopt.strategies.random", "RandomStrategy"),
+}
+
+
+def create(name: str, problem: Problem) -> Strategy:
+    """The strategy of that name for a problem.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    if name not in STRATEGIES:
+        raise ValueError(f"Unknown strategy {name!r}: choose one of {', '.join(STRATEGIES)}.")
+    module, cls = STRATEGIES[name]
+    strategy: Strategy = getattr(importlib.import_module(module), cls)(problem)
+    return strategy
