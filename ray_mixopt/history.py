@@ -34,6 +34,8 @@ class Trial:
         status: see ``Status``.
         observations: metrics seen at each step; a diverged step holds no metrics.
         evaluated: whether the run was given to the search rather than paid by it.
+        acquisition: what the strategy expected of the run when it asked for it, in the strategy's own terms; None
+            where it keeps no such number.
     """
 
     trial_id: str
@@ -43,6 +45,7 @@ class Trial:
     status: Status = "running"
     observations: dict[int, dict[str, float]] = field(default_factory=dict)
     evaluated: bool = False
+    acquisition: float | None = None
 
     @property
     def reached(self) -> int:

@@ -98,7 +98,13 @@ class MixtureOptimizer:
         else:
             name = f"trial_{len(history):05d}" if trial_id is None else trial_id
             shares = tuple(proposal.mixture.tolist())
-            trial = Trial(trial_id=name, mixture=shares, scale=proposal.scale, steps=proposal.steps)
+            trial = Trial(
+                trial_id=name,
+                mixture=shares,
+                scale=proposal.scale,
+                steps=proposal.steps,
+                acquisition=proposal.acquisition,
+            )
             history.add(trial)
         history.n_asked += 1
         return Suggestion(

@@ -9,10 +9,13 @@ from ray_mixopt.strategies.base import Problem, Proposal, Strategy, Suggestion
 __all__ = ["STRATEGIES", "Problem", "Proposal", "Strategy", "Suggestion", "create"]
 
 # Loaded when first used: random search should not wait for the surrogate's imports.
-STRATEGIES = {
-    "default": ("ray_mixopt.strategies.information", "InformationStrategy"),
-    "paper": ("ray_mixopt.strategies.paper", "PaperStrategy"),
-    "random": ("ray_mixopt.strategies.random", "RandomStrategy"),
+STRATEGIES: dict[str, tuple[str, str, dict[str, str]]] = {  # module, class, options
+    "default": ("ray_mixopt.strategies.information", "InformationStrategy", {}),
+    "paper": ("ray_mixopt.strategies.paper", "PaperStrategy", {}),
+    "paper-tv": ("ray_mixopt.strategies.paper", "PaperStrategy", {"kernel": "tv"}),
+    "paper-jsd": ("ray_mixopt.strategies.paper", "PaperStrategy", {"kernel": "jsd"}),
+    "paper-script-noise": ("ray_mixopt.strategies.paper", "PaperStrategy", {"noise": "script"}),
+    "random": ("ray_mixopt.strategies.random", "RandomStrategy", {}),
 }
 
 
@@ -24,6 +27,6 @@ def create(name: str, problem: Problem) -> Strategy:
     """
     if name not in STRATEGIES:
         raise ValueError(f"Unknown strategy {name!r}: choose one of {', '.join(STRATEGIES)}.")
-    module, cls = STRATEGIES[name]
-    strategy: Strategy = getattr(importlib.import_module(module), cls)(problem)
+    module, cls, options = STRATEGIES[name]
+    strategy: Strategy = getattr(importlib.import_module(module), cls)(problem, **options)
     return strategy

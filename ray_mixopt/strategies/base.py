@@ -61,12 +61,16 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
-    """What a strategy wants to run: a new trial, or the continuation of a paused one."""
+    """What a strategy wants to run: a new trial, or the continuation of a paused one.
+
+    ``acquisition`` is kept with a new trial, for strategies whose later answers depend on it.
+    """
 
     mixture: np.ndarray  # (d,)
     scale: str
     steps: int
     continues: str | None = None
+    acquisition: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
