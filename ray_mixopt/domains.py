@@ -101,15 +101,7 @@ def from_param_space(
         raise ValueError(f"param_space must be a dict, got {type(config).__name__}.")
     if isinstance(config.get(scale), ModelScale):
         return config[scale].space
-    group = config.get(mixture)
-    if group is None:
-        found = [key for key, value in config.items() if _is_mixture(value)]
-        if len(found) != 1:
-            raise ValueError(
-                f"param_space has no mixture under {mixture!r} (candidates: {found}): name the sub-dict of domain "
-                "weights with MixOptSearcher(mixture=...)."
-            )
-        group = config[found[0]]
+    group = config[mixture_key(config, mixture)]
     if not _is_mixture(group):
         raise ValueError(
             f"param_space[{mixture!r}] must be a dict of at least two domains with tune.uniform(a, b), a >= 0; "
@@ -129,6 +121,23 @@ def from_param_space(
     return MixtureSpace(
         domains=tuple(group), scales=tuple(Scale(name, prices[name]) for name in names), steps=tuple(sorted(rungs))
     )
+
+
+def mixture_key(config: Mapping[str, Any], mixture: str = "mixture") -> str:
+    """``mixture`` where ``param_space`` has it, else the key of the only sub-dict that can be a mixture.
+
+    Raises:
+        ValueError: if there is none, or several.
+    """
+    if mixture in config:
+        return mixture
+    found = [key for key, value in config.items() if _is_mixture(value)]
+    if len(found) != 1:
+        raise ValueError(
+            f"param_space has no mixture under {mixture!r} (candidates: {found}): name the sub-dict of domain "
+            "weights with MixOptSearcher(mixture=...)."
+        )
+    return found[0]
 
 
 def _is_mixture(value: Any) -> bool:

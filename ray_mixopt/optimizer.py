@@ -10,7 +10,7 @@ from ray_mixopt.history import History, Trial
 from ray_mixopt.pool import Pool
 from ray_mixopt.recommendation import Recommendation
 from ray_mixopt.space import MixtureSpace
-from ray_mixopt.strategies import Problem, Suggestion, create
+from ray_mixopt.strategies import STRATEGIES, Problem, Suggestion, create
 from ray_mixopt.strategies.base import Mode
 
 STATE_VERSION = 1
@@ -53,12 +53,7 @@ class MixtureOptimizer:
     ) -> None:
         if not isinstance(space, MixtureSpace):
             raise ValueError(f"MixtureOptimizer needs a MixtureSpace, got {type(space).__name__}.")
-        if mode not in get_args(Mode):
-            raise ValueError(f"mode must be 'min' or 'max', got {mode!r}.")
-        if budget is not None and not (math.isfinite(budget) and budget > 0):
-            raise ValueError(f"budget must be a positive finite cost or None, got {budget!r}.")
-        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-            raise ValueError(f"seed must be a non-negative integer, got {seed!r}.")
+        check_settings(mode=mode, objective=objective, strategy=strategy, budget=budget, seed=seed)
         if pool is not None and pool.mixtures.shape[1] != space.n_domains:
             raise ValueError(f"The pool has {pool.mixtures.shape[1]} domains, the space {space.n_domains}.")
         self.problem = Problem(
@@ -228,6 +223,25 @@ class MixtureOptimizer:
         if not self.single_valued:
             raise ValueError(f"tell needs the metrics {list(self.problem.objective)} by name, got {value!r}.")
         return {_SINGLE: float(value)}
+
+
+def check_settings(
+    *, mode: str, objective: Mapping[str, float] | None, strategy: str, budget: float | None, seed: int
+) -> None:
+    """What can be checked of a ``MixtureOptimizer``'s arguments before the space is known.
+
+    Raises:
+        ValueError: naming the argument and what it must be.
+    """
+    if mode not in get_args(Mode):
+        raise ValueError(f"mode must be 'min' or 'max', got {mode!r}.")
+    _checked_objective(objective)
+    if strategy not in STRATEGIES:
+        raise ValueError(f"Unknown strategy {strategy!r}: choose one of {', '.join(STRATEGIES)}.")
+    if budget is not None and not (math.isfinite(budget) and budget > 0):
+        raise ValueError(f"budget must be a positive finite cost or None, got {budget!r}.")
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise ValueError(f"seed must be a non-negative integer, got {seed!r}.")
 
 
 def _checked_objective(objective: Mapping[str, float] | None) -> dict[str, float]:
