@@ -44,6 +44,7 @@ class Scale:
                 continue
             if not _is_number(value) or not value > 0 or not math.isfinite(value):
                 raise ValueError(f"Scale {self.name!r}: {label} must be a positive finite number, got {value!r}.")
+            object.__setattr__(self, label, float(value))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,9 +159,10 @@ class MixtureSpace:
         weights = np.asarray(values, dtype=np.float64)
         if weights.shape != (self.n_domains,):
             raise ValueError(f"A mixture needs {self.n_domains} shares, one a domain; got shape {weights.shape}.")
-        if not np.all(np.isfinite(weights)) or weights.min() < 0 or weights.sum() <= 0:
+        with np.errstate(over="ignore"):
+            total = weights.sum()
+        if not math.isfinite(total) or weights.min() < 0 or total <= 0:
             raise ValueError(f"Shares must be finite, non-negative and not all zero, got {weights.tolist()}.")
-        total = weights.sum()
         return weights if abs(total - 1.0) < 1e-15 else weights / total
 
     def named(self, mixture: ArrayLike) -> dict[str, float]:
@@ -241,7 +243,11 @@ class MixtureSpace:
         Raises:
             ValueError: if the text is not JSON or not a space.
         """
-        return cls.from_dict(json.loads(text))
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"Not the JSON description of a space: {error}.") from error
+        return cls.from_dict(data)
 
     def param_space(self) -> dict[str, Any]:
         """Ray Tune's ``param_space`` for this space: a plain nested dict of Tune domains that carry it along."""
@@ -292,10 +298,23 @@ class MixtureSpace:
     def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
         lower = np.array([self.lower.get(name, 0.0) for name in self.domains])
         upper = np.array([self.upper.get(name, 1.0) for name in self.domains])
+        for label in ("target_tokens", "max_epochs"):
+            value = getattr(self, label)
+            if value is None and label == "target_tokens":
+                continue
+            if not _is_number(value) or not math.isfinite(value) or value <= 0:
+                raise ValueError(f"{label} must be a positive finite number, got {value!r}.")
+            object.__setattr__(self, label, float(value))
+        if self.target_tokens is None and self.max_epochs != 1:
+            raise ValueError(
+                f"max_epochs={self.max_epochs:g} caps nothing without target_tokens: give the tokens seen by the "
+                "target run, and token_supply."
+            )
         if self.target_tokens is not None:
-            for label, value in (("target_tokens", self.target_tokens), ("max_epochs", self.max_epochs)):
-                if not _is_number(value) or not math.isfinite(value) or value <= 0:
-                    raise ValueError(f"{label} must be a positive finite number, got {value!r}.")
+            if not self.token_supply:
+                raise ValueError(
+                    "target_tokens caps nothing without token_supply: give the tokens available, by domain."
+                )
             supply = np.array([self.token_supply.get(name, math.inf) for name in self.domains])
             upper = np.minimum(upper, self.max_epochs * supply / self.target_tokens)
         return lower, upper
