@@ -153,6 +153,7 @@ def _choices(value: Any, *, key: str, default: Any) -> list[Any]:
         return [default]
     if isinstance(value, Categorical):
         return list(value.categories)
-    if isinstance(value, Domain):
-        raise ValueError(f"param_space[{key!r}] must be tune.choice([...]) or a constant, got {value!r}.")
+    if isinstance(value, Domain | Mapping):
+        found = "a grid_search" if isinstance(value, Mapping) and "grid_search" in value else repr(value)
+        raise ValueError(f"param_space[{key!r}] must be tune.choice([...]) or a constant, got {found}.")
     return [value]

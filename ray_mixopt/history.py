@@ -105,11 +105,11 @@ class History:
             Whether the report was new.
 
         Raises:
-            ValueError: for an unknown trial or a step that is not positive.
+            ValueError: for an unknown trial or a step that is not a positive whole number.
         """
         trial = self[trial_id]
-        if step <= 0:
-            raise ValueError(f"Trial {trial_id!r} reported step {step!r}: steps are counted from 1.")
+        if not step > 0 or step != step // 1:
+            raise ValueError(f"Trial {trial_id!r} reported step {step!r}: steps are whole numbers, counted from 1.")
         if step in trial.observations:
             self.n_duplicates += 1
             return False

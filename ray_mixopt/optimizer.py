@@ -56,6 +56,11 @@ class MixtureOptimizer:
         check_settings(mode=mode, objective=objective, strategy=strategy, budget=budget, seed=seed)
         if pool is not None and pool.mixtures.shape[1] != space.n_domains:
             raise ValueError(f"The pool has {pool.mixtures.shape[1]} domains, the space {space.n_domains}.")
+        if pool is not None and pool.available.shape[1:] != (len(space.scales), len(space.steps)):
+            raise ValueError(
+                f"The pool has {pool.available.shape[1]} scales and {pool.available.shape[2]} rungs, the space "
+                f"{len(space.scales)} and {len(space.steps)}."
+            )
         self.problem = Problem(
             space=space,
             mode=mode,
@@ -169,12 +174,20 @@ class MixtureOptimizer:
         """
         metrics = self._metrics(value)
         name = f"evaluated_{len(self.history):05d}" if trial_id is None else trial_id
-        if name not in self.history.trials:
-            shares = tuple(self.space.mixture(mixture).tolist())
+        shares = tuple(self.space.mixture(mixture).tolist())
+        known = self.history.trials.get(name)
+        if known is None:
             self.history.add(
                 Trial(trial_id=name, mixture=shares, scale=scale, steps=step, status="done", evaluated=True)
             )
-        self.history.observe(name, step, metrics)
+        elif (known.mixture, known.scale) != (shares, scale):
+            raise ValueError(f"Trial {name!r} has another mixture or scale: every run needs an id of its own.")
+        try:
+            self.history.observe(name, step, metrics)
+        except ValueError:
+            if known is None:
+                del self.history.trials[name]
+            raise
 
     def recommend(self) -> Recommendation:
         """The best mixture for the target as far as is known."""
@@ -219,10 +232,10 @@ class MixtureOptimizer:
         if isinstance(value, Mapping):
             if self.single_valued:
                 raise ValueError("tell got several metrics: pass objective={name: weight} to MixtureOptimizer.")
-            return {name: float(value[name]) for name in self.problem.objective if value.get(name) is not None}
+            return {name: _number(value[name], name) for name in self.problem.objective if value.get(name) is not None}
         if not self.single_valued:
             raise ValueError(f"tell needs the metrics {list(self.problem.objective)} by name, got {value!r}.")
-        return {_SINGLE: float(value)}
+        return {_SINGLE: _number(value, "the objective")}
 
 
 def check_settings(
@@ -238,7 +251,7 @@ def check_settings(
     _checked_objective(objective)
     if strategy not in STRATEGIES:
         raise ValueError(f"Unknown strategy {strategy!r}: choose one of {', '.join(STRATEGIES)}.")
-    if budget is not None and not (math.isfinite(budget) and budget > 0):
+    if budget is not None and not (isinstance(budget, int | float) and math.isfinite(budget) and budget > 0):
         raise ValueError(f"budget must be a positive finite cost or None, got {budget!r}.")
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise ValueError(f"seed must be a non-negative integer, got {seed!r}.")
@@ -253,3 +266,10 @@ def _checked_objective(objective: Mapping[str, float] | None) -> dict[str, float
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight) or weight == 0:
             raise ValueError(f"The weight of metric {name!r} must be a finite number other than 0, got {weight!r}.")
     return {name: float(weight) for name, weight in objective.items()}
+
+
+def _number(value: object, name: str) -> float:
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise ValueError(f"The value of {name} must be a number, got {value!r}.") from None
