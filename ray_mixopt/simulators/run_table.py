@@ -1,0 +1,207 @@
+"""Replay of logged runs: only the mixtures, scales and steps in the log exist."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ray_mixopt.simulators.run_files import DERIVED_METRIC, Rows, read_rows
+from ray_mixopt.space import MixtureSpace, Scale
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from ray_mixopt.pool import Pool
+
+SAME_MIXTURE = 1e-9  # largest difference of shares between repeats of one mixture
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RunTable:
+    """Logged runs, behind the same methods as a ``Simulator``. ``RunTable.read`` makes one from files.
+
+    Args:
+        name: what it is called.
+        space: domains, scales by ascending cost, all logged steps, and the target.
+        metrics: names of the metrics.
+        modes: "min" or "max" for each metric.
+        default_metric: the metric to optimise unless said otherwise.
+        mixtures: the distinct mixtures, ``n_mixtures x d``.
+        values: metrics, averaged over repeats, ``n_mixtures x n_scales x n_steps x n_metrics``; NaN where unknown.
+        counts: number of rows behind each cell, ``n_mixtures x n_scales x n_steps``.
+    """
+
+    name: str
+    space: MixtureSpace
+    metrics: tuple[str, ...]
+    modes: dict[str, str]
+    default_metric: str
+    mixtures: np.ndarray
+    values: np.ndarray
+    counts: np.ndarray
+
+    @classmethod
+    def read(
+        cls,
+        path: str | Path,
+        *,
+        scale_cost: Mapping[str, float] | None = None,
+        target: tuple[str, int] | None = None,
+        metrics: Sequence[str] | None = None,
+        modes: Mapping[str, str] | None = None,
+    ) -> RunTable:
+        """Reads a tidy CSV or Parquet file, or RegMix pairs.
+
+        Args:
+            path: a tidy file; a folder of RegMix pairs; or one file of a RegMix pair. Pairs of one scale are joined.
+            scale_cost: cost of one training step by scale name; needed where the files give no cost, and taken
+                instead of theirs. RegMix logs one length, called step 1: give the cost of a whole run.
+            target: ``(scale name, steps)`` wanted; the most costly scale at its last step by default.
+            metrics: keep only these; all by default. ``loss``, the mean of all ``val_loss/*``, is added if missing.
+            modes: "min" or "max" by metric, where the default is wrong: "max" for names with "acc", else "min".
+
+        Raises:
+            ValueError: if the files are not as ``run_files`` describes (naming the row; the header is row 1), or costs,
+                target, metrics or modes do not fit them.
+        """
+        path = Path(path)
+        rows = read_rows(path).with_loss().keeping(metrics)
+        return _tabulate(path.stem, rows, scale_cost, target, modes)
+
+    @property
+    def available(self) -> np.ndarray:
+        """Which runs are logged, ``n_mixtures x n_scales x n_steps``."""
+        return self.counts > 0
+
+    @property
+    def pool(self) -> Pool:
+        """The logged mixtures and where they are available, for ``MixtureOptimizer``."""
+        from ray_mixopt.pool import Pool
+
+        return Pool(mixtures=self.mixtures, available=self.available)
+
+    def rungs(self, mixture: ArrayLike, scale: str) -> tuple[int, ...]:
+        """Steps at which that mixture ``(d,)`` is logged at that scale, ascending."""
+        row = self._row(self.space.mixture(mixture))
+        column = self._column(scale)
+        return tuple(z for z, there in zip(self.space.steps, self.available[row, column], strict=True) if there)
+
+    def evaluate(self, mixtures: ArrayLike, scale: str, steps: int) -> np.ndarray:
+        """The logged metrics.
+
+        Args:
+            mixtures: ``n x d``, logged mixtures in the space's domain order.
+            scale: name of a scale.
+            steps: logged training steps.
+
+        Returns:
+            ``n x n_metrics``; NaN where a metric was not measured.
+
+        Raises:
+            ValueError: naming the first mixture that was not logged there.
+        """
+        shares = np.asarray(mixtures, dtype=np.float64)
+        if shares.ndim != 2 or shares.shape[1] != self.space.n_domains:
+            raise ValueError(f"mixtures must be n x {self.space.n_domains}, got shape {shares.shape}.")
+        column = self._column(scale)
+        rows = np.array([self._row(share) for share in shares], dtype=np.intp)
+        there = np.zeros(len(rows), dtype=bool)
+        if steps in self.space.steps:
+            rung = self.space.steps.index(int(steps))
+            there = self.available[rows, column, rung]
+        if not there.all():
+            mixture = self.space.named(shares[int(np.argmin(there))])
+            raise ValueError(f"No run of mixture {mixture} is logged at scale {scale!r} and {steps} steps.")
+        return self.values[rows, column, rung] if len(rows) else np.empty((0, len(self.metrics)))
+
+    def observe(self, mixture: Mapping[str, float] | ArrayLike, scale: str, steps: int) -> dict[str, float]:
+        """What the logged run of that mixture reported, by metric; NaN where a metric was not measured.
+
+        Raises:
+            ValueError: if there is no such run.
+        """
+        values = self.evaluate(self.space.mixture(mixture)[None], scale, steps)[0]
+        return dict(zip(self.metrics, values.tolist(), strict=True))
+
+    def _column(self, scale: str) -> int:
+        self.space.scale(scale)
+        return self.space.scale_names.index(scale)
+
+    def _row(self, shares: np.ndarray) -> int:
+        distance, row = self._tree.query(shares, p=np.inf)
+        if not distance <= SAME_MIXTURE:
+            raise ValueError(f"Mixture {self.space.named(shares)} is not among the {len(self.mixtures)} logged ones.")
+        return int(row)
+
+    @cached_property
+    def _tree(self) -> Any:
+        from scipy.spatial import KDTree
+
+        return KDTree(self.mixtures)
+
+
+def _tabulate(
+    name: str,
+    rows: Rows,
+    scale_cost: Mapping[str, float] | None,
+    target: tuple[str, int] | None,
+    modes: Mapping[str, str] | None,
+) -> RunTable:
+    names = list(dict.fromkeys(rows.scale))
+    cost = dict(scale_cost) if scale_cost is not None else rows.cost
+    if set(cost) != set(names):
+        missing, unknown = sorted(set(names) - set(cost)), sorted(set(cost) - set(names))
+        raise ValueError(
+            "Every scale needs a cost per step, and a label never implies one: give scale_cost={scale: cost} or a "
+            f"column cost_per_step. Without a cost: {missing}; unknown scales: {unknown}."
+        )
+    modes = {} if modes is None else modes
+    if not set(modes) <= set(rows.metrics) or not set(modes.values()) <= {"min", "max"}:
+        raise ValueError(f"modes must give 'min' or 'max' for metrics of the runs, got {dict(modes)!r}.")
+    names.sort(key=lambda scale: cost[scale])
+    steps = sorted(set(rows.steps.tolist()))
+    mixtures, which = _distinct(rows.mixtures)
+    cell = (which, np.array([names.index(s) for s in rows.scale]), np.searchsorted(steps, rows.steps))
+    counts = np.zeros((len(mixtures), len(names), len(steps)), dtype=np.int64)
+    np.add.at(counts, cell, 1)
+    shape = (*counts.shape, len(rows.metrics))
+    total, seen = np.zeros(shape), np.zeros(shape)
+    np.add.at(total, cell, np.nan_to_num(rows.values, nan=0.0))
+    np.add.at(seen, cell, ~np.isnan(rows.values))
+    values = np.divide(total, seen, out=np.full(shape, np.nan), where=seen > 0)
+    if target is None:
+        target = names[-1], steps[int(np.flatnonzero(counts[:, -1].any(axis=0)).max())]
+    space = MixtureSpace(
+        domains=rows.domains,
+        scales=tuple(Scale(n, cost_per_step=cost[n], parameters=rows.parameters.get(n)) for n in names),
+        steps=tuple(steps),
+        target=target,
+    )
+    if not counts[:, names.index(space.target_scale), steps.index(space.target_steps)].any():
+        raise ValueError(f"No run is logged at the target {target!r}: choose a scale and steps that have runs.")
+    by_metric = {metric: modes.get(metric, "max" if "acc" in metric.lower() else "min") for metric in rows.metrics}
+    return RunTable(
+        name=name,
+        space=space,
+        metrics=rows.metrics,
+        modes=by_metric,
+        default_metric=DERIVED_METRIC if DERIVED_METRIC in rows.metrics else rows.metrics[0],
+        mixtures=mixtures,
+        values=values,
+        counts=counts,
+    )
+
+
+def _distinct(mixtures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct mixtures ``(n, d)``, in order of appearance, and each row's index into them ``(k,)``."""
+    from scipy.spatial import KDTree
+
+    tree = KDTree(mixtures)
+    first = np.array([min(near) for near in tree.query_ball_point(mixtures, SAME_MIXTURE, p=np.inf)])
+    kept, which = np.unique(first, return_inverse=True)
+    return mixtures[kept], which
