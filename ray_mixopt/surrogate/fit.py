@@ -1,0 +1,150 @@
+"""Hyper-parameters of one metric's surrogate: the MAP estimate, and draws from a Laplace approximation around it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from torch import Tensor
+
+from ray_mixopt.surrogate.kernels import MixtureFidelityKernel
+
+# A direction of the posterior that the data leave open is drawn no wider than its prior would be.
+_MAX_ITERATIONS = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prior:
+    """Independent Gaussians on the logarithms of the hyper-parameters, in ``pack`` order.
+
+    Args:
+        mean: ``(p,)``.
+        std: ``(p,)``.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def log_density(self, theta: Tensor) -> Tensor:
+        """Up to a constant, ``batch_shape``."""
+        return -0.5 * ((theta - self.mean) / self.std).square().sum(-1)
+
+
+class Hyperparameters(torch.nn.Module):
+    """A kernel and a noise variance whose parameters can be read and set as one vector.
+
+    Args:
+        n_domains: number of domains.
+        batch_shape: batch of hyper-parameter draws.
+    """
+
+    def __init__(self, n_domains: int, batch_shape: torch.Size | None = None) -> None:
+        super().__init__()
+        self.batch_shape = torch.Size() if batch_shape is None else batch_shape
+        self.kernel = MixtureFidelityKernel(n_domains, self.batch_shape)
+        self.log_noise = torch.nn.Parameter(torch.zeros(*self.batch_shape, 1))
+        self.double()
+
+    def pack(self) -> Tensor:
+        """All parameters, ``batch_shape x p``."""
+        return torch.cat([p.detach().reshape(*self.batch_shape, -1) for p in self.parameters()], -1)
+
+    def pack_grad(self) -> Tensor:
+        """Gradients of all parameters, ``batch_shape x p``."""
+        return torch.cat([_grad(p).reshape(*self.batch_shape, -1) for p in self.parameters()], -1)
+
+    def unpack(self, theta: Tensor) -> None:
+        """Set all parameters from ``batch_shape x p``."""
+        with torch.no_grad():
+            sizes = [p.numel() // max(math.prod(self.batch_shape), 1) for p in self.parameters()]
+            for parameter, part in zip(self.parameters(), theta.split(sizes, -1), strict=True):
+                parameter.copy_(part.reshape(parameter.shape))
+
+    def prior(self) -> Prior:
+        """Weakly informative: lengthscales of the order of the simplex, effects that small next to the curve."""
+        d = self.kernel.n_domains
+        mean, std = [], []
+        by_name = {
+            "log_noise": (math.log(1e-4), 2.0),
+            "kernel.log_amplitudes": ([math.log(0.1), math.log(0.01), 0.0], [1.5, 1.5, 1.0]),
+            "kernel.growth": (0.0, 0.3),
+            "kernel.shared.raw_lengthscale": (math.log(0.8), 0.8),
+            "kernel.specific.raw_lengthscale": (math.log(0.8), 0.8),
+            "kernel.fidelity.raw_lengthscale": (math.log(2.0), 0.7),
+            "kernel.curve.raw_lengthscale": (math.log(3.0), 0.7),
+        }
+        sizes = {name: p.numel() // max(math.prod(self.batch_shape), 1) for name, p in self.named_parameters()}
+        for name, size in sizes.items():
+            location, width = by_name[name]
+            mean.append(torch.as_tensor(location, dtype=torch.float64).expand(size))
+            std.append(torch.as_tensor(width, dtype=torch.float64).expand(size))
+        del d
+        return Prior(mean=torch.cat(mean), std=torch.cat(std))
+
+    def covariance(self, x: Tensor) -> Tensor:
+        """Covariance of noisy observations at ``n x d+2``, ``batch_shape x n x n``."""
+        noise = self.log_noise.exp().unsqueeze(-1) + 1e-6
+        return self.kernel.forward(x, x) + noise * torch.eye(x.shape[-2], dtype=x.dtype)
+
+    def log_likelihood(self, x: Tensor, y: Tensor) -> Tensor:
+        """Log marginal likelihood of ``(n,)`` values at ``n x d+2``, ``batch_shape``."""
+        factor = torch.linalg.cholesky(self.covariance(x))
+        white = torch.linalg.solve_triangular(factor, y.unsqueeze(-1).expand(*self.batch_shape, -1, 1), upper=False)
+        log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return -0.5 * white.square().sum((-2, -1)) - log_det - 0.5 * len(y) * math.log(2 * math.pi)
+
+
+def _grad(parameter: torch.nn.Parameter) -> Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+
+def _loss_and_grad(model: Hyperparameters, prior: Prior, theta: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Negative log posterior and its gradient for a batch of hyper-parameters."""
+    model.unpack(theta)
+    model.zero_grad()
+    loss = -model.log_likelihood(x, y)
+    loss.sum().backward()
+    offset = (theta - prior.mean) / prior.std
+    return loss.detach() + 0.5 * offset.square().sum(-1), model.pack_grad() + offset / prior.std
+
+
+def map_estimate(x: Tensor, y: Tensor, n_domains: int) -> Tensor:
+    """Hyper-parameters of largest posterior density given ``(n,)`` standardised values at ``n x d+2``, ``(p,)``."""
+    model = Hyperparameters(n_domains)
+    prior = model.prior()
+
+    def objective(theta: np.ndarray) -> tuple[float, np.ndarray]:
+        loss, grad = _loss_and_grad(model, prior, torch.from_numpy(theta.copy()), x, y)
+        return float(loss), grad.numpy()
+
+    bounds = [(m - 4 * s, m + 4 * s) for m, s in zip(prior.mean.tolist(), prior.std.tolist(), strict=True)]
+    result = minimize(
+        objective, prior.mean.numpy(), jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": _MAX_ITERATIONS}
+    )
+    return torch.from_numpy(result.x)
+
+
+def laplace_draws(x: Tensor, y: Tensor, n_domains: int, mode: Tensor, n_draws: int, rng: np.random.Generator) -> Tensor:
+    """The mode and ``n_draws - 1`` draws from the Gaussian that fits the posterior at the mode, ``n_draws x p``.
+
+    The Hessian comes from central differences of the gradient, all evaluated in one batch. Curvatures below the
+    prior's are raised to it.
+    """
+    p = len(mode)
+    step = 1e-3
+    shifted = torch.cat([mode + step * torch.eye(p, dtype=mode.dtype), mode - step * torch.eye(p, dtype=mode.dtype)])
+    batch = Hyperparameters(n_domains, torch.Size([2 * p]))
+    prior = batch.prior()
+    _, grads = _loss_and_grad(batch, prior, shifted, x, y)
+    hessian = (grads[:p] - grads[p:]) / (2 * step)
+    scaled = prior.std[:, None] * 0.5 * (hessian + hessian.T) * prior.std  # in units of the prior
+    values, vectors = torch.linalg.eigh(scaled)
+    spread = vectors * values.clamp_min(1.0).rsqrt()
+    noise = torch.from_numpy(rng.standard_normal((p, n_draws - 1)))
+    draws = mode[:, None] + prior.std[:, None] * (spread @ noise)
+    limit = 4 * prior.std[:, None]
+    draws = torch.minimum(torch.maximum(draws, prior.mean[:, None] - limit), prior.mean[:, None] + limit)
+    return torch.cat([mode[:, None], draws], 1).T.contiguous()
