@@ -324,7 +324,8 @@ def _mixtures(logits: torch.Tensor, simplex: CappedSimplex) -> torch.Tensor:
     if not simplex.bounded:
         return w
     nearest = torch.from_numpy(simplex.project(w.detach().numpy()))
-    free = (nearest > torch.from_numpy(simplex.lower)) & (nearest < torch.from_numpy(simplex.upper))
+    # A share at a bound may miss it by the rounding error of the sum.
+    free = (nearest > torch.from_numpy(simplex.lower + 1e-9)) & (nearest < torch.from_numpy(simplex.upper - 1e-9))
     # Shares at a bound stay there; the others move by the one shift that keeps the sum, as in the projection itself.
     shift = torch.where(free, nearest - w, 0.0).sum(1, keepdim=True) / free.sum(1, keepdim=True).clamp_min(1)
     return torch.where(free, w + shift, nearest)
