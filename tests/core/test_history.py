@@ -1,0 +1,165 @@
+"""History: events, money, views, and a JSON state that refuses damage."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from ray_mixopt.history import History, Trial
+
+W = (0.2, 0.3, 0.5)
+
+
+@pytest.fixture
+def history(space) -> History:
+    """Two trials: "a" at 20M to 900 steps, "b" at 1B to 12,000."""
+    history = History(space)
+    history.add(Trial(trial_id="a", mixture=W, scale="20M", steps=900))
+    history.add(Trial(trial_id="b", mixture=W, scale="1B", steps=12000))
+    return history
+
+
+def test_reports_arrive_in_any_order(history) -> None:
+    assert history.observe("b", 300, {"value": 2.0})
+    assert history.observe("a", 100, {"value": 3.0})
+    assert history.observe("b", 100, {"value": 2.5})
+    assert history.arrivals == [("b", 300), ("a", 100), ("b", 100)]
+    assert history["b"].reached == 300
+
+
+def test_repeated_reports_are_counted_and_dropped(history) -> None:
+    assert history.observe("a", 100, {"value": 3.0})
+    assert not history.observe("a", 100, {"value": 9.0})
+    assert not history.observe("a", 100.0, {"value": 9.0})
+    assert history["a"].observations == {100: {"value": 3.0}}
+    assert (history.n_duplicates, len(history.arrivals)) == (2, 1)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_nan_and_inf_mark_a_run_as_diverged(history, value) -> None:
+    history.observe("a", 100, {"loss": 3.0, "accuracy": value})
+    assert history["a"].status == "diverged"
+    assert history["a"].observations == {100: {"loss": 3.0}}
+    assert history.n_missing == 0
+
+
+def test_reports_without_metrics_are_counted(history) -> None:
+    history.observe("a", 100, {})
+    assert history.n_missing == 1
+    assert history["a"].status == "running"
+
+
+@pytest.mark.parametrize("step", [0, -100, 0.5, 100.5, math.nan])
+def test_bad_steps_are_refused(history, step) -> None:
+    with pytest.raises(ValueError, match=r"Trial 'a' reported step .*: steps are whole numbers, counted from 1"):
+        history.observe("a", step, {"value": 1.0})
+    assert history["a"].observations == {}
+
+
+def test_unknown_trials_are_refused(history) -> None:
+    with pytest.raises(ValueError, match="Unknown trial 'z': ask for it, or add it as an evaluated point"):
+        history.observe("z", 100, {"value": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"trial_id": "a"}, "Trial 'a' exists already: every run needs an id of its own"),
+        ({"mixture": (0.5, 0.5)}, "needs 3 shares"),
+        ({"scale": "7B"}, "Unknown scale '7B'"),
+    ],
+)
+def test_bad_trials_are_refused(history, fields, sentence) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        history.add(Trial(**{"trial_id": "c", "mixture": W, "scale": "20M", "steps": 100, **fields}))
+    assert len(history) == 2
+
+
+def test_money_counts_the_steps_seen_and_commits_those_to_come(history) -> None:
+    assert history.spent == 0
+    assert history.committed == pytest.approx(900 * 0.01 + 12000 * 1.0)
+    history.observe("a", 900, {"value": 3.0})
+    history.observe("b", 6000, {"value": 2.0})
+    assert history.spent == pytest.approx(9 + 6000)
+    assert history.spent_by_scale() == {"20M": pytest.approx(9), "150M": 0.0, "1B": pytest.approx(6000)}
+    assert history.committed == pytest.approx(9 + 12000)
+    history["b"].status = "failed"  # what it did not reach will not be paid
+    assert history.committed == pytest.approx(9 + 6000)
+
+
+def test_points_given_to_the_search_are_free(history) -> None:
+    history.add(Trial(trial_id="given", mixture=W, scale="1B", steps=19700, status="done", evaluated=True))
+    history.observe("given", 19700, {"value": 1.0})
+    assert history.spent == 0
+    assert history.spent_by_scale()["1B"] == 0
+
+
+def test_pending_and_paused(history) -> None:
+    assert [t.trial_id for t in history.pending()] == ["a", "b"]
+    history.observe("a", 900, {"value": 3.0})
+    assert [t.trial_id for t in history.pending()] == ["b"]
+    history["a"].status = "paused"
+    assert [t.trial_id for t in history.paused()] == ["a"]
+    assert history.mixtures().tolist() == [list(W), list(W)]
+    assert History(history.space).mixtures().shape == (0, 3)
+
+
+# -- state
+
+
+def filled(history: History) -> History:
+    history.observe("a", 100, {"loss": 0.1 + 0.2, "accuracy": 1 / 3})
+    history.observe("b", 100, {"loss": math.nan})
+    history.observe("a", 100, {"loss": 1.0})
+    history["a"].acquisition = 1e-5 / 3
+    history.n_asked = 2
+    return history
+
+
+def test_json_round_trip_is_exact(history) -> None:
+    state = filled(history).state_dict()
+    text = json.dumps(state, allow_nan=False)
+    again = History.from_state_dict(json.loads(text))
+    assert again.state_dict() == state
+    assert again.trials == history.trials
+    assert list(again.trials) == list(history.trials)
+    assert (again.space, again.arrivals, again.n_asked) == (history.space, history.arrivals, 2)
+    assert (again.n_duplicates, again.n_missing) == (1, 0)
+
+
+def test_the_state_does_not_change_with_the_history(history) -> None:
+    state = filled(history).state_dict()
+    before = json.dumps(state)
+    history.observe("a", 300, {"loss": 1.0})
+    history["a"].status = "failed"
+    assert json.dumps(state) == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda s: s.update(version=99), "Cannot read a history of version 99: this release reads 1"),
+        (lambda s: s.pop("trials"), "Malformed history: KeyError"),
+        (lambda s: s.update(trials=None), "Malformed history: TypeError"),
+        (lambda s: s["trials"][0].pop("mixture"), "Malformed history: KeyError"),
+        (lambda s: s["trials"][0].update(colour="red"), "Malformed history: TypeError"),
+        (lambda s: s["trials"][0].update(status="asleep"), "the unknown status 'asleep'"),
+        (lambda s: s["trials"].append(s["trials"][0]), "Trial 'a' exists already"),
+        (lambda s: s["arrivals"].pop(), "Inconsistent history: its arrivals do not match"),
+        (lambda s: s["arrivals"].append(s["arrivals"][0]), "Inconsistent history: its arrivals do not match"),
+        (lambda s: s["space"].update(version=5), "Cannot read a space of version 5"),
+    ],
+)
+def test_damaged_states_are_refused(history, damage, sentence) -> None:
+    state = json.loads(json.dumps(filled(history).state_dict()))
+    damage(state)
+    with pytest.raises(ValueError, match=sentence):
+        History.from_state_dict(state)
+
+
+@pytest.mark.parametrize("state", [None, [], {}])
+def test_what_is_no_history_is_refused(state) -> None:
+    with pytest.raises(ValueError, match="Cannot read a history of version"):
+        History.from_state_dict(state)
