@@ -173,8 +173,9 @@ class Simulator:
     def observe(self, mixture: Mapping[str, float] | ArrayLike, scale: str, steps: int) -> dict[str, float]:
         """What one run would report at one rung.
 
-        The noise is Gaussian, independent across metrics, and a pure function of (seed, mixture, scale, steps): a
-        replay that is interrupted and repeated sees the very same values. Use another seed for a replicate.
+        The noise is Gaussian and a pure function of (seed, mixture, scale, steps): a replay that is interrupted and
+        repeated sees the very same values. Use another seed for a replicate. It is independent across metrics, so
+        that with noise ``loss`` is no longer exactly the mean of the validation losses.
 
         Args:
             mixture: shares by domain name, or ``(d,)`` in domain order; normalised to sum to 1.
