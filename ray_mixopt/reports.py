@@ -1,0 +1,26 @@
+"""What a flattened Tune result says: how far the run is, and its metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+def training_step(result: Mapping[str, Any]) -> int | None:
+    """The training step: "step", else "training_iteration"; None where that is no number >= 1."""
+    value = result.get("step", result.get("training_iteration"))
+    try:
+        return int(value) if value is not None and value >= 1 else None
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def metrics_of(result: Mapping[str, Any], names: Iterable[str]) -> dict[str, float]:
+    """Those of the named metrics that are there and are numbers, NaN and infinity among them."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = float(result[name])
+        except (KeyError, TypeError, ValueError):
+            continue
+    return found

@@ -1,0 +1,428 @@
+"""``MixOptSearcher``: the mixture search as a Ray Tune search algorithm."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from pyarrow import fs
+from ray.tune.search import SEARCH_ALG_IMPORT, UNDEFINED_METRIC_MODE, UNDEFINED_SEARCH_SPACE, Searcher
+
+from ray_mixopt import snapshots
+from ray_mixopt.evaluated import EvaluatedPoints
+from ray_mixopt.history import History
+from ray_mixopt.history import Trial as Run
+from ray_mixopt.layout import Layout
+from ray_mixopt.optimizer import MixtureOptimizer, check_settings
+from ray_mixopt.pool import Pool
+from ray_mixopt.recommendation import Recommendation
+from ray_mixopt.reports import metrics_of, training_step
+from ray_mixopt.roster import Roster
+from ray_mixopt.space import MixtureSpace
+
+if TYPE_CHECKING:
+    from ray.tune.experiment import Trial
+
+logger = logging.getLogger(__name__)
+
+STATE_VERSION = 1
+_PARAMETER_STREAM = 7  # sets the draws of further hyper-parameters apart from the strategy's
+
+
+class MixOptSearcher(Searcher):
+    """Searches for the mixture that is best at the target scale and steps, spending on cheaper runs where that pays.
+
+    ``MixOptSearcher()`` learns everything from ``Tuner(param_space=...)`` and ``TuneConfig(metric, mode)``. A
+    suggestion is ``{"mixture": {domain: share}, "scale": name, "steps": rung}``; a trial is to report "step" and its
+    metrics at every rung up to ``steps``. Under ``MixOptScheduler`` runs are paused at their rung and may be continued
+    later; under any other scheduler every run ends there. ``max_concurrent_trials`` counts the trials that hold or
+    wait for resources, not the paused ones.
+
+    Args:
+        space: the search space; by default that of ``param_space``.
+        metric: name of the metric to optimise; by default that of ``TuneConfig``.
+        mode: "min" or "max"; by default that of ``TuneConfig``.
+        objective: weight of each metric in the objective, in place of the single ``metric``. Metrics that a result
+            lacks are unknown.
+        strategy: see ``MixtureOptimizer``.
+        budget: most to spend, in the unit of the space's costs; the search then finishes by itself.
+        seed: of all random draws; the same seed and data give the same suggestions.
+        pool: the only runs that exist, when a table of logged runs is replayed.
+        mixture: key of the mixture in the configuration.
+        scale: key of the model scale.
+        steps: key of the training steps.
+        cost_per_step: price of a step by scale name, for a hand-written ``param_space`` with several scales.
+
+    Raises:
+        ValueError: for an argument that makes no sense; the message says what to change.
+    """
+
+    CKPT_FILE_TMPL = snapshots.NAME
+
+    def __init__(
+        self,
+        space: MixtureSpace | None = None,
+        metric: str | None = None,
+        mode: str | None = None,
+        *,
+        objective: Mapping[str, float] | None = None,
+        strategy: str = "default",
+        budget: float | None = None,
+        seed: int = 0,
+        pool: Pool | None = None,
+        mixture: str = "mixture",
+        scale: str = "scale",
+        steps: str = "steps",
+        cost_per_step: Mapping[str, float] | None = None,
+    ) -> None:
+        if space is not None and not isinstance(space, MixtureSpace):
+            raise ValueError(f"space must be a MixtureSpace, got {space!r}: pass a dict as Tuner(param_space=...).")
+        if metric is not None and not isinstance(metric, str):
+            raise ValueError(f"metric must be one name, got {metric!r}: for several use objective={{name: weight}}.")
+        check_settings(mode=mode or "min", objective=objective, strategy=strategy, budget=budget, seed=seed)
+        super().__init__(metric=metric, mode=mode)
+        self.n_recoveries = 0  # damaged state files passed over, ever
+        self._settings: dict[str, Any] = {
+            "objective": None if objective is None else dict(objective),
+            "strategy": strategy,
+            "budget": budget,
+            "seed": seed,
+        }
+        self._space = space
+        self._pool = pool
+        self._cost_per_step = None if cost_per_step is None else dict(cost_per_step)
+        self.layout = Layout(mixture=mixture, scale=scale, steps=steps)
+        self._evaluated = EvaluatedPoints()
+        self._optimizer: MixtureOptimizer | None = None
+        self._damage: str | None = None  # why a restore failed
+        self._max_concurrent = 0
+        self._told: set[str] = set()
+        self.roster = Roster()
+
+    # -- the search as Tune sees it
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        """Takes over Tune's metric, mode and ``param_space``. May be called again, by another Tuner.
+
+        Raises:
+            ValueError: for a ``param_space`` that holds no mixture, or another one than before, or a grid search.
+        """
+        layout = self.layout.fitted(config, self._space)
+        space = self._space or layout.space(config, self._cost_per_step)
+        target = (metric or self._metric, mode or self._mode)
+        if self._optimizer is not None:
+            if target != (self._metric, self._mode):
+                raise ValueError(
+                    f"This MixOptSearcher has observations of {self._metric!r} ({self._mode}), which do not serve "
+                    f"{target[0]!r} ({target[1]}): use a new one."
+                )
+            # Runs that were still going are another Tuner's, and so are their checkpoints.
+            self.roster = Roster(self._optimizer.history)
+            self.roster.lose(set(self.roster.unconfirmed), self._optimizer.history)
+        self.layout, self._space, (self._metric, self._mode) = layout, space, target
+        ends = self._settings["budget"] or spec.get("stop") or spec.get("time_budget_s")
+        if spec.get("num_samples", 1) >= sys.maxsize and not ends:
+            logger.warning("num_samples=-1 without MixOptSearcher(budget=...): this search does not end by itself.")
+        return True
+
+    def set_max_concurrency(self, max_concurrent: int) -> bool:
+        """Takes over the limit: Tune's own would count paused trials."""
+        self._max_concurrent = max_concurrent
+        return True
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """The configuration of the next trial; None for "not now"; FINISHED when the budget allows nothing more.
+
+        A paused run may be worth more than any new one. The answer is then None, too, and ``MixOptScheduler`` resumes
+        the run in the same step of Tune's loop.
+
+        Raises:
+            RuntimeError: if the space, the metric or the mode is unknown, or the state could not be restored.
+        """
+        optimizer = self.optimizer
+        roster, history = self.roster, optimizer.history
+        if roster.pausing and roster.unconfirmed:
+            roster.lose(set(roster.unconfirmed), history)
+        running = roster.running(history)
+        if self._max_concurrent and running >= self._max_concurrent:
+            return None
+        number = history.n_asked
+        suggestion = None if roster.exhausted else optimizer.ask(trial_id)
+        if suggestion is None:
+            roster.exhausted = True  # until a run reports or ends
+            return None if running else cast(Any, Searcher.FINISHED)
+        roster.start(suggestion.trial_id)
+        if suggestion.continues is not None:
+            return None
+        return self.layout.config(suggestion, optimizer.problem.rng(number, _PARAMETER_STREAM))
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Takes in a report. Unknown, late and repeated ones do no harm."""
+        self.roster.exhausted = False
+        run = self.run_of(trial_id, result)
+        if run is None:
+            return
+        step = self._observe(run, result)
+        if self.roster.pausing and step is not None and step >= run.steps and run.status == "running":
+            self.optimizer.finish(trial_id)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Takes in the end of a trial, with its last report if it has one."""
+        self.roster.exhausted = False
+        run = self.run_of(trial_id, result)
+        self.roster.end(trial_id)
+        if run is None:
+            return
+        if result and training_step(result) not in run.observations:
+            self._observe(run, result)
+        self.optimizer.finish(trial_id, failed=error, continuable=False)
+
+    # -- answers and knowledge from elsewhere
+
+    @property
+    def optimizer(self) -> MixtureOptimizer:
+        """The optimizer behind this searcher, with its ``history``.
+
+        Raises:
+            RuntimeError: if the space, the metric or the mode is unknown, or the state could not be restored.
+        """
+        if self._damage is not None:
+            raise RuntimeError(self._damage)
+        if self._optimizer is None:
+            name = type(self).__name__
+            if self._space is None:
+                raise RuntimeError(UNDEFINED_SEARCH_SPACE.format(cls=name, space="space"))
+            if not self.metric_names or not self._mode:
+                raise RuntimeError(UNDEFINED_METRIC_MODE.format(cls=name, metric=self._metric, mode=self._mode))
+            settings = self._settings | {"objective": self._settings["objective"] or {self._metric: 1.0}}
+            self._optimizer = MixtureOptimizer(self._space, mode=cast(Any, self._mode), pool=self._pool, **settings)
+            self._evaluated.hand_over(self._optimizer)
+        return self._optimizer
+
+    def recommend(self) -> Recommendation:
+        """The best mixture for the target as far as is known.
+
+        Raises:
+            RuntimeError: if the space, the metric or the mode is unknown.
+        """
+        return self.optimizer.recommend()
+
+    def add_evaluated_point(
+        self,
+        parameters: dict[str, Any],
+        value: float | Mapping[str, float],
+        error: bool = False,
+        pruned: bool = False,
+        intermediate_values: Sequence[float] | Mapping[int, float] | None = None,
+    ) -> None:
+        """Takes in a run made elsewhere, at no cost; kept for later while the space is not known.
+
+        Args:
+            parameters: its configuration: mixture, scale and steps.
+            value: the metric at those steps; with an ``objective``, metrics by name.
+            error: whether it failed; then nothing is learned.
+            pruned: whether it ended before its steps; ``value`` is then left out, since its step is unknown.
+            intermediate_values: metric by training step, or at the first rungs in turn.
+
+        Raises:
+            ValueError: if the configuration or a value does not fit the space.
+        """
+        if error:
+            return
+        self._evaluated.add(self.layout, parameters, value, pruned, intermediate_values)
+        if self._optimizer is not None:
+            self._evaluated.hand_over(self._optimizer)
+
+    # -- state
+
+    def save(self, checkpoint_path: str) -> None:
+        """Writes the state as JSON, atomically; what was there before is kept as ``previous-...``."""
+        snapshots.write(checkpoint_path, self._state_dict())
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Writes ``searcher-state-<session>.json`` into a folder."""
+        self.save(os.path.join(checkpoint_dir, self.CKPT_FILE_TMPL.format(session_str)))
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Reads what ``save`` wrote. A damaged file is passed over for the one before it, with a warning.
+
+        Raises:
+            ValueError: if no file can be read.
+        """
+        self._restore(*snapshots.locate(checkpoint_path))
+
+    def restore_from_dir(self, checkpoint_dir: str) -> None:
+        """Reads the newest readable state in an experiment's folder.
+
+        Tune answers an error here by quietly starting the experiment anew: if nothing can be read, ``suggest`` raises
+        instead.
+        """
+        try:
+            self._restore(*snapshots.locate(checkpoint_dir))
+        except ValueError as error:
+            self._damage = str(error)
+            logger.error("%s", error)
+
+    @classmethod
+    def load(
+        cls,
+        experiment_path: str | os.PathLike[str],
+        *,
+        pool: Pool | None = None,
+        storage_filesystem: fs.FileSystem | None = None,
+    ) -> MixOptSearcher:
+        """The searcher of an experiment, running, interrupted or done: for ``recommend`` or for another Tuner.
+
+        Args:
+            experiment_path: the experiment's folder, a path or a URI.
+            pool: the pool that it was made with, if any.
+            storage_filesystem: where the folder lies, if the path does not say.
+
+        Raises:
+            ValueError: if there is no readable state.
+        """
+        searcher = cls(pool=pool)
+        searcher._restore(*snapshots.locate(experiment_path, storage_filesystem))
+        return searcher
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle: Tune keeps the searcher as it was made, and a second Tuner one that has run."""
+        return {"pool": self._pool, "state": self._state_dict()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(pool=state["pool"])  # type: ignore[misc]
+        self._set_state(state["state"])
+
+    # -- for MixOptScheduler
+
+    @property
+    def metric_names(self) -> list[str]:
+        """The metrics of the objective."""
+        return list(self._settings["objective"] or filter(None, [self._metric]))
+
+    def admit(self, trial: Trial) -> Run | None:
+        """Learns of a Tune trial that is new, to be retried, or part of a restored experiment.
+
+        Returns:
+            Its run; None if its configuration does not fit the space.
+        """
+        self.roster.pausing = True
+        restored = trial.trial_id in self.roster.unconfirmed
+        self.roster.confirm(trial)
+        run = self.run_of(trial.trial_id, config=trial.config)
+        if run is None or trial.is_finished():
+            return run
+        if run.status in ("failed", "lost") or (run.status == "paused" and not restored):
+            run.status = "running"
+        if run.status == "running":
+            self.roster.start(trial.trial_id)
+        return run
+
+    def run_of(
+        self, trial_id: str, result: Mapping[str, Any] | None = None, *, config: Mapping[str, Any] | None = None
+    ) -> Run | None:
+        """The optimizer's record of a trial. One that it does not know is adopted from its configuration.
+
+        Args:
+            trial_id: Tune's name of the trial.
+            result: a flattened result, which repeats the configuration under "config/".
+            config: the configuration.
+
+        Returns:
+            The run; None for an unknown trial whose configuration is not known or does not fit the space.
+        """
+        if self._optimizer is None or trial_id in self._optimizer.history.trials:
+            return None if self._optimizer is None else self._optimizer.history[trial_id]
+        config = self.layout.config_of(result or {}) if config is None else config
+        if not config:
+            return None
+        history = self._optimizer.history
+        try:
+            run = self.layout.trial(trial_id, config, history.space)
+        except ValueError as error:
+            self._warn_once(f"Trial {trial_id} is not of this search and is ignored: {error}.")
+            return None
+        history.add(run)
+        history.n_asked += 1  # it was asked for, by a state that is gone
+        self.roster.start(trial_id)
+        logger.warning("Trial %s was not in the state; it is taken over from its configuration.", trial_id)
+        return run
+
+    # -- inside
+
+    def _observe(self, run: Run, result: Mapping[str, Any]) -> int | None:
+        """Records a report; gives its step, None where there is nothing to record."""
+        step, metrics = training_step(result), metrics_of(result, self.metric_names)
+        if "step" not in result:
+            self._warn_once("Trials do not report 'step': their training_iteration is taken for the training step.")
+        if not metrics:
+            wanted = ", ".join(self.metric_names)
+            self._warn_once(
+                f"Trial {run.trial_id} reported no number for {wanted}: nothing is learned from such a report, though "
+                "it is paid for. Report the metric with every step."
+            )
+            if "step" not in result:
+                return None
+        if step is not None:
+            self.optimizer.tell(run.trial_id, step, metrics)
+        return step
+
+    def _warn_once(self, message: str) -> None:
+        if message not in self._told:
+            self._told.add(message)
+            logger.warning("%s", message)
+
+    def _state_dict(self) -> dict[str, Any]:
+        return {
+            "version": STATE_VERSION,
+            "metric": self._metric,
+            "mode": self._mode,
+            "settings": self._settings,
+            "layout": self.layout.state(),
+            "cost_per_step": self._cost_per_step,
+            "space": None if self._space is None else self._space.to_dict(),
+            "history": None if self._optimizer is None else self._optimizer.history.state_dict(),
+            "evaluated": self._evaluated.state(),
+            "n_recoveries": self.n_recoveries,
+        }
+
+    def _set_state(self, state: Mapping[str, Any]) -> None:
+        """Takes over a state, or raises ValueError and changes nothing."""
+        if state.get("version") != STATE_VERSION:
+            raise ValueError(f"it has version {state.get('version')!r}, this release reads {STATE_VERSION}")
+        restored = MixOptSearcher(pool=self._pool)
+        try:
+            restored._metric, restored._mode = state["metric"], state["mode"]
+            restored._settings, restored._cost_per_step = dict(state["settings"]), state["cost_per_step"]
+            restored.layout = Layout.from_state(state["layout"])
+            restored._space = None if state["space"] is None else MixtureSpace.from_dict(state["space"])
+            if state["history"] is not None:
+                restored.optimizer.history = History.from_state_dict(state["history"])
+            restored._evaluated = EvaluatedPoints(state["evaluated"])
+            restored.n_recoveries = int(state["n_recoveries"])
+        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise ValueError(f"it is malformed: {error!r}") from error
+        if restored._optimizer is not None:
+            restored.roster = Roster(restored._optimizer.history)
+        restored._max_concurrent = self._max_concurrent
+        self.__dict__.update(restored.__dict__)
+
+    def _restore(self, filesystem: fs.FileSystem, path: str) -> None:
+        damaged = []
+        for file in snapshots.candidates(filesystem, path):
+            try:
+                self._set_state(snapshots.read(filesystem, file))
+            except (OSError, ValueError) as error:
+                damaged.append(f"{file} ({error})")
+                continue
+            if damaged:
+                self.n_recoveries += len(damaged)
+                logger.warning("Went on from %s, since what is newer is damaged: %s.", file, "; ".join(damaged))
+            return
+        raise ValueError(f"No readable searcher state at {path}: {'; '.join(damaged) or 'there is none'}.")
+
+
+SEARCH_ALG_IMPORT["mixopt"] = lambda: MixOptSearcher
