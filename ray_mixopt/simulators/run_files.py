@@ -56,6 +56,11 @@ class Rows:
 
     @classmethod
     def concatenate(cls, parts: list[Rows]) -> Rows:
+        """The rows of all parts, with the domains in the order of the first.
+
+        Raises:
+            ValueError: if the parts do not have the same domains.
+        """
         first = parts[0]
         names = tuple(dict.fromkeys(name for part in parts for name in part.metrics))
         blocks = []
@@ -79,6 +84,7 @@ class Rows:
         )
 
     def with_loss(self) -> Rows:
+        """These rows, with the metric ``loss`` derived if there is none."""
         parts = [i for i, name in enumerate(self.metrics) if name.startswith("val_loss/")]
         if DERIVED_METRIC in self.metrics or not parts:
             return self
@@ -86,6 +92,11 @@ class Rows:
         return replace(self, metrics=(*self.metrics, DERIVED_METRIC), values=np.column_stack([self.values, loss]))
 
     def keeping(self, metrics: Sequence[str] | None) -> Rows:
+        """These rows with some of their metrics, or all for None.
+
+        Raises:
+            ValueError: for a metric that they do not have, or none at all.
+        """
         if metrics is None:
             return self
         unknown = [name for name in metrics if name not in self.metrics]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 SUM_TOLERANCE = 1e-6
-CHUNK = 1024  # mixtures at a time: the activations of one chunk stay in a core's cache
+CHUNK = 512  # mixtures at a time: the activations of one chunk stay in a core's cache
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

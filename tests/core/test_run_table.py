@@ -56,7 +56,7 @@ def test_a_tidy_table(table: RunTable) -> None:
 
 
 def test_looking_up_runs(table: RunTable) -> None:
-    values = table.evaluate([[0.5, 0.5], [1, 0]], "S", 100)
+    values = table.evaluate([[0.5, 0.5], [1.0, 0.0]], "S", 100)
     np.testing.assert_allclose(values, [[4, 3, 0.2, 3.5], [3.9, 5, 0.2, 4.45]])
     assert table.observe({"code": 2, "web": 2}, "L", 100) == {
         "val_loss/web": 3.0,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from ray import tune
 from ray.tune.experiment import Trial
@@ -130,7 +131,8 @@ class PauseThenContinue(TrialScheduler):
 
 def fit(
     trainable: Any, space: dict[str, Any], folder: Path, samples: int, scheduler: TrialScheduler
-) -> tune.ResultGrid:
+) -> list[tuple[dict[str, Any], pd.DataFrame]]:
+    """Configuration and reports of each trial."""
     tuner = tune.Tuner(
         trainable,
         param_space=space,
@@ -145,32 +147,37 @@ def fit(
         ),
         run_config=tune.RunConfig(storage_path=str(folder), name="run", verbose=0),
     )
-    return tuner.fit()
+    trials = []
+    results = tuner.fit()
+    for i in range(len(results)):
+        result = results[i]
+        if result.error is not None:
+            raise RuntimeError(str(result.error))
+        assert result.config is not None and result.metrics_dataframe is not None
+        trials.append((result.config, result.metrics_dataframe))
+    return trials
 
 
 def test_random_search_under_fifo(tmp_path: Path, simulator: Simulator) -> None:
-    results = fit(SimulatorTrainable, simulator.space.param_space(), tmp_path, 6, FIFOScheduler())
-    assert len(results) == 6 and not results.errors
-    for result in results:
-        asked = result.config
-        assert result.metrics["step"] == asked["steps"]
-        steps = result.metrics_dataframe["step"].tolist()
-        assert steps == [rung for rung in simulator.space.steps if rung <= asked["steps"]]
+    trials = fit(SimulatorTrainable, simulator.space.param_space(), tmp_path, 6, FIFOScheduler())
+    assert len(trials) == 6
+    for asked, frame in trials:
+        rungs = [rung for rung in simulator.space.steps if rung <= asked["steps"]]
+        assert frame["step"].tolist() == rungs
         wanted = simulator.observe(asked["mixture"], asked["scale"], asked["steps"])
-        assert {name: result.metrics[name] for name in wanted} == wanted
+        assert {name: frame[name].iloc[-1] for name in wanted} == pytest.approx(wanted, rel=1e-12)
 
 
 def test_pausing_and_continuing(tmp_path: Path) -> None:
     noisy = simulators.load("slimpajama", noise=0.1, seed=5)
     space = noisy.space.param_space() | {"steps": tune.choice([2000, 6000]), "continuable": True}
     trainable = tune.with_parameters(SimulatorTrainable, simulator=noisy)
-    results = fit(trainable, space, tmp_path, 4, PauseThenContinue())
-    assert len(results) == 4 and not results.errors
-    for result in results:
-        frame = result.metrics_dataframe
+    trials = fit(trainable, space, tmp_path, 4, PauseThenContinue())
+    assert len(trials) == 4
+    for asked, frame in trials:
         assert frame["step"].tolist() == [2000, 6000, 12000, 19700]
         for step, loss in zip(frame["step"], frame["loss"], strict=True):
-            wanted = noisy.observe(result.config["mixture"], result.config["scale"], step)
+            wanted = noisy.observe(asked["mixture"], asked["scale"], step)
             assert loss == pytest.approx(wanted["loss"], rel=1e-12)
 
 
@@ -179,15 +186,11 @@ def test_a_run_table_in_tune(tmp_path: Path) -> None:
         "scale,cost_per_step,step,mixture/a,mixture/b,loss\n"
         "s,1,10,0.5,0.5,3\ns,1,20,0.5,0.5,2\ns,1,30,0.5,0.5,1\ns,1,20,1,0,4\ns,1,10,0,1,5\n"
     )
-    table = RunTable.read(tmp_path / "runs.csv")
+    trainable = tune.with_parameters(SimulatorTrainable, simulator=RunTable.read(tmp_path / "runs.csv"))
     mixtures = tune.grid_search([{"a": 1.0, "b": 1.0}, {"a": 2.0, "b": 0.0}])
-    trainable = tune.with_parameters(SimulatorTrainable, simulator=table)
-    results = fit(trainable, {"mixture": mixtures, "scale": "s", "steps": 20}, tmp_path, 1, FIFOScheduler())
-    assert not results.errors
-    seen = [result.metrics_dataframe[["step", "loss"]].to_numpy().tolist() for result in results]
-    assert seen == [[[10, 3], [20, 2]], [[20, 4]]]
+    trials = fit(trainable, {"mixture": mixtures, "scale": "s", "steps": 20}, tmp_path, 1, FIFOScheduler())
+    assert [frame[["step", "loss"]].to_numpy().tolist() for _, frame in trials] == [[[10, 3], [20, 2]], [[20, 4]]]
 
-    missing = fit(
-        trainable, {"mixture": {"a": 0.0, "b": 1.0}, "scale": "s", "steps": 20}, tmp_path / "2", 1, FIFOScheduler()
-    )
-    assert "is logged at scale 's' and 20 steps" in str(missing.errors[0])
+    missing = {"mixture": {"a": 0.0, "b": 1.0}, "scale": "s", "steps": 20}
+    with pytest.raises(RuntimeError, match="is logged at scale 's' and 20 steps"):
+        fit(trainable, missing, tmp_path / "2", 1, FIFOScheduler())
