@@ -26,7 +26,7 @@ class MixtureWeight(Float):
     """
 
     class _Exponential(Float._Uniform):  # a Uniform for isinstance checks in other searchers
-        def sample(
+        def sample(  # type: ignore[override]
             self,
             domain: Float,
             config: list[dict[str, Any]] | dict[str, Any] | None = None,
@@ -44,7 +44,7 @@ class MixtureWeight(Float):
     def __init__(self, domain: str) -> None:
         super().__init__(0.0, 1.0)
         self.domain = domain
-        self.sampler = self._Exponential()
+        self.sampler = self._Exponential()  # type: ignore[assignment]
 
 
 class ModelScale(Categorical):
@@ -53,7 +53,7 @@ class ModelScale(Categorical):
     def __init__(self, space: MixtureSpace) -> None:
         super().__init__(space.scale_names)
         self.space = space
-        self.sampler = Categorical._Uniform()
+        self.sampler = Categorical._Uniform()  # type: ignore[assignment]
 
 
 class TrainSteps(Categorical):
@@ -61,7 +61,7 @@ class TrainSteps(Categorical):
 
     def __init__(self, steps: Sequence[int]) -> None:
         super().__init__(tuple(steps))
-        self.sampler = Categorical._Uniform()
+        self.sampler = Categorical._Uniform()  # type: ignore[assignment]
 
 
 def to_param_space(space: MixtureSpace) -> dict[str, Any]:

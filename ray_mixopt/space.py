@@ -39,7 +39,8 @@ class Scale:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise ValueError(f"A scale's name must be a non-empty string, got {self.name!r}.")
-        for label, value in (("cost_per_step", self.cost_per_step), ("parameters", self.parameters)):
+        for label in ("cost_per_step", "parameters"):
+            value: Any = getattr(self, label)
             if value is None and label == "parameters":
                 continue
             if not _is_number(value) or not value > 0 or not math.isfinite(value):
