@@ -125,11 +125,11 @@ def fit_simulator(
     out = Path(out_path)
     if out.suffix != ".npz":
         raise ValueError(f"The simulator is written as .npz, got {str(out)!r}.")
-    start = time.perf_counter()
+    start = time.process_time()
     reference = load_reference(reference_path)
     fitted = _distill(reference, seed, iterations, progress or (lambda line: None))
     fitted.save(out)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     report = compare(Simulator.read(out), reference, seed=seed)
     report = replace(report, iterations=iterations, fit_seconds=seconds)
     out.with_suffix(".md").write_text(_card(report))
@@ -201,7 +201,7 @@ def _card(report: FitReport) -> str:
         log-uniform or uniform; a quarter of the fidelities at the target, {largest} x {longest}. Errors are measured
         against each metric's standard deviation over the mixtures at the same fidelity, so that rankings are kept
         where differences are small. Muon for the square matrices, Adam for the rest, cosine decay;
-        {report.fit_seconds:.0f} s on the machine that wrote this card."""
+        {report.fit_seconds:.0f} s of processor time on the machine that wrote this card."""
     command = (
         f"    OMP_NUM_THREADS=1 ray-mixopt simulator fit --reference reference_mlp.npz --out {NAME}.npz"
         f" --seed {report.seed}"
@@ -216,8 +216,8 @@ def _card(report: FitReport) -> str:
         {report.mixtures_per_second / 1e6:.1f} million mixtures/s."""
     limits = f"""**Limits**: a model of a model. It says nothing about other domains, scales between or beyond the
         seven, or lengths outside {FITTED_STEPS[0]} to {longest} steps, and refuses them. Under {TESTED_STEPS[0]} steps
-        it is less exact than the table says. The reference has kinks where this network is smooth, and errors of its own
-        against the real runs (R² above 0.95 on held-out runs, by its authors)."""
+        it is less exact than the table says. The reference has kinks where this network is smooth, and errors of its
+        own against the real runs (R² above 0.95 on held-out runs, by its authors)."""
 
     def wrapped(text: str) -> str:
         return fill(" ".join(text.split()), 118, break_long_words=False, break_on_hyphens=False)

@@ -22,7 +22,7 @@ class FitReport:
         mixtures_per_second: throughput of ``evaluate`` in batches of 100,000, per second of processor time here.
         seed: seed of the fit.
         iterations: number of training batches, 0 where nothing was trained.
-        fit_seconds: wall-clock time of the training.
+        fit_seconds: processor time of the training.
     """
 
     metrics: tuple[str, ...]
