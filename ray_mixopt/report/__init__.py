@@ -1,0 +1,1 @@
+"""What a search found and what it paid: numbers, tables and pictures."""
