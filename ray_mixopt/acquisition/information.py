@@ -50,11 +50,25 @@ def log_information_gain(correlation_squared: Tensor, gamma: Tensor) -> Tensor:
     Returns:
         ``... x a``.
     """
-    log_ratio = -0.5 * gamma.square() - 0.5 * _LOG_2PI - torch.special.log_ndtr(gamma)  # log r
-    ratio = log_ratio.exp()
-    # r (gamma + r) lies in (0, 1); for very negative gamma the sum cancels, hence the clamp.
-    shrink = log_ratio + (gamma + ratio).clamp_min(1e-12).log()
-    log_q = correlation_squared.clamp(1e-300, 1 - 1e-9).log().unsqueeze(-1) + shrink.clamp_max(0.0)
+    log_q = correlation_squared.clamp(1e-300, 1 - 1e-9).log().unsqueeze(-1) + _log_shrinkage(gamma)
     exact = (-0.5 * torch.log1p(-log_q.clamp_min(-30.0).exp())).log()
     log_gain = torch.where(log_q < -25.0, log_q - math.log(2.0), exact)
     return log_gain.logsumexp(-1) - math.log(gamma.shape[-1])
+
+
+def mean_shrinkage(gamma: Tensor) -> Tensor:
+    """``E_f* r (gamma + r)``: how much of a target value's variance knowing the optimum removes.
+
+    Args:
+        gamma: ``... x k``.
+
+    Returns:
+        ``...``, in (0, 1).
+    """
+    return _log_shrinkage(gamma).exp().mean(-1)
+
+
+def _log_shrinkage(gamma: Tensor) -> Tensor:
+    log_ratio = -0.5 * gamma.square() - 0.5 * _LOG_2PI - torch.special.log_ndtr(gamma)  # log r
+    # r (gamma + r) lies in (0, 1); for very negative gamma the sum cancels, hence the clamps.
+    return (log_ratio + (gamma + log_ratio.exp()).clamp_min(1e-12).log()).clamp_max(0.0)

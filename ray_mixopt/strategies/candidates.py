@@ -1,52 +1,202 @@
-"""Candidate mixtures: where the surrogate is asked for its opinion."""
+"""Candidates: which mixtures may be the optimum, and which runs can be bought."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 import numpy as np
+from torch import Tensor
 
+from ray_mixopt.history import History, Trial
+from ray_mixopt.pool import Pool
 from ray_mixopt.space import MixtureSpace
+from ray_mixopt.strategies.base import Proposal
+
+Run = tuple[np.ndarray, str, int]
+"""A mixture ``(d,)``, a scale and steps."""
+
+_MAX_POOL_MIXTURES = 512
 
 
-def spread_out(space: MixtureSpace, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Half uniform on the capped simplex, half near its faces (Dirichlet 0.3), the corners and near-corners."""
-    corners = space.corners()
-    near = space.simplex.project(0.9 * corners + 0.1 * space.uniform())
-    half = n // 2
-    return np.concatenate(
-        [space.uniform()[None], corners, near, space.sample(half, rng), space.sample(n - half, rng, 0.3)]
-    )
+class Candidates(Protocol):
+    """What the strategy may choose from."""
+
+    def restrict(self, design: Sequence[Proposal]) -> list[Proposal]:
+        """The design, made of runs that exist."""
+        ...
+
+    def at_target(self, rng: np.random.Generator, n: int, history: History | None = None) -> np.ndarray:
+        """About ``n`` mixtures that could be recommended, ``c x d``."""
+        ...
+
+    def near(self, mixtures: np.ndarray, values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """More of them around those of lowest value (``(c,)`` for ``c x d``)."""
+        ...
+
+    def best(self, mixtures: np.ndarray, score: Callable[[np.ndarray], Tensor], rng: np.random.Generator) -> np.ndarray:
+        """What could be recommended, lowest score first, ``c x d``."""
+        ...
+
+    def recommendable(self, mixtures: np.ndarray) -> np.ndarray:
+        """Whether each mixture, ``a x d``, could be recommended, ``(a,)``."""
+        ...
+
+    def runs(self, mixtures: np.ndarray, history: History) -> Iterable[Run]:
+        """New runs worth considering when ``mixtures`` (``c x d``) look best."""
+        ...
+
+    def further_steps(self, trial: Trial) -> list[int]:
+        """Rungs to which a paused trial can go on."""
+        ...
 
 
-def perturbed(space: MixtureSpace, centers: np.ndarray, n: int, rng: np.random.Generator, reach: float) -> np.ndarray:
-    """``n`` mixtures around some ``centers`` (``c x d``): moved towards random mixtures by up to ``reach``.
+class SimplexCandidates:
+    """Any mixture within the bounds, at any scale and rung.
 
-    A third of them also drop one domain, since optima often lie on a face.
+    Args:
+        space: the search space.
     """
-    base = centers[rng.integers(len(centers), size=n)]
-    size = reach * rng.random((n, 1)) ** 2
-    moved = (1 - size) * base + size * rng.dirichlet(np.full(space.n_domains, 0.5), n)
-    dropped = rng.random(n) < 1 / 3
-    moved[np.flatnonzero(dropped), rng.integers(space.n_domains, size=int(dropped.sum()))] = 0.0
-    total = moved.sum(1, keepdims=True)
-    return space.simplex.project(np.divide(moved, total, out=base.copy(), where=total > 0))
+
+    def __init__(self, space: MixtureSpace) -> None:
+        self.space = space
+
+    def restrict(self, design: Sequence[Proposal]) -> list[Proposal]:
+        """The design as it is."""
+        return list(design)
+
+    def at_target(self, rng: np.random.Generator, n: int, history: History | None = None) -> np.ndarray:
+        """Half uniform, half near the faces (Dirichlet 0.3), the corners, near-corners and the mixtures tried."""
+        space = self.space
+        corners = space.corners()
+        near = space.simplex.project(0.9 * corners + 0.1 * space.uniform())
+        tried = np.unique(history.mixtures(), axis=0) if history else np.empty((0, space.n_domains))
+        half = n // 2
+        faces = space.sample(n - half, rng, 0.3)
+        return np.concatenate([space.uniform()[None], corners, near, space.sample(half, rng), faces, tried])
+
+    def near(self, mixtures: np.ndarray, values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Perturbations of the best eight."""
+        order = np.argsort(values, kind="stable")[:8]
+        return self._perturbed(mixtures[order], len(mixtures) // 4, rng, reach=0.3)
+
+    def best(self, mixtures: np.ndarray, score: Callable[[np.ndarray], Tensor], rng: np.random.Generator) -> np.ndarray:
+        """Local search from the best of ``mixtures``, closer in every round."""
+        pool, values = mixtures, score(mixtures).numpy()
+        for reach in (0.4, 0.16, 0.064, 0.026):
+            keep = np.argsort(values, kind="stable")[:200]
+            new = self._perturbed(pool[keep[:4]], 256, rng, reach)
+            pool, values = np.concatenate([pool[keep], new]), np.concatenate([values[keep], score(new).numpy()])
+        return pool[np.argsort(values, kind="stable")]
+
+    def recommendable(self, mixtures: np.ndarray) -> np.ndarray:
+        """All of them."""
+        return np.ones(len(mixtures), dtype=bool)
+
+    def runs(self, mixtures: np.ndarray, history: History) -> Iterable[Run]:
+        """Every mixture at every scale and rung."""
+        return [(w, scale, steps) for w in mixtures for scale in self.space.scale_names for steps in self.space.steps]
+
+    def further_steps(self, trial: Trial) -> list[int]:
+        """Every rung beyond the one it reached."""
+        return [steps for steps in self.space.steps if steps > trial.reached]
+
+    def _perturbed(self, centers: np.ndarray, n: int, rng: np.random.Generator, reach: float) -> np.ndarray:
+        """Mixtures moved from ``centers`` towards random ones by up to ``reach``, ``n x d``.
+
+        A third of them also drop one domain, since optima often lie on a face.
+        """
+        d = self.space.n_domains
+        base = centers[rng.integers(len(centers), size=n)]
+        size = reach * rng.random((n, 1)) ** 2
+        moved = (1 - size) * base + size * rng.dirichlet(np.full(d, 0.5), n)
+        dropped = np.flatnonzero(rng.random(n) < 1 / 3)
+        moved[dropped, rng.integers(d, size=len(dropped))] = 0.0
+        total = moved.sum(1, keepdims=True)
+        return self.space.simplex.project(np.divide(moved, total, out=base.copy(), where=total > 0))
 
 
-def refined(
-    space: MixtureSpace,
-    start: np.ndarray,
-    score: Callable[[np.ndarray], np.ndarray],
-    rng: np.random.Generator,
-    *,
-    rounds: int = 4,
-    n: int = 256,
-) -> np.ndarray:
-    """Local search from the best of ``start`` (``c x d``): lowest ``score`` first, ``c' x d`` sorted."""
-    pool, values = start, score(start)
-    for i in range(rounds):
-        keep = np.argsort(values, kind="stable")[:16]
-        pool, values = pool[keep], values[keep]
-        new = perturbed(space, pool[:4], n, rng, reach=0.4 * 0.4**i)
-        pool, values = np.concatenate([pool, new]), np.concatenate([values, score(new)])
-    return pool[np.argsort(values, kind="stable")]
+class PoolCandidates:
+    """Only logged runs, each once.
+
+    Args:
+        space: the search space.
+        pool: the logged runs.
+
+    Raises:
+        ValueError: if no logged run reaches the target, so that nothing could be recommended.
+    """
+
+    def __init__(self, space: MixtureSpace, pool: Pool) -> None:
+        self.space, self.pool = space, pool
+        scale, steps = space.scale_names.index(space.target_scale), space.steps.index(space.target_steps)
+        self._targets = pool.mixtures[pool.available[:, scale, steps]]
+        self._at_target = {tuple(w) for w in self._targets.tolist()}
+        self._row = {tuple(w): i for i, w in enumerate(pool.mixtures.tolist())}
+        if not len(self._targets):
+            raise ValueError(
+                f"No logged run reaches the target {space.target_scale} x {space.target_steps} steps: choose another."
+            )
+
+    def restrict(self, design: Sequence[Proposal]) -> list[Proposal]:
+        """The nearest logged run for each one of the design: same fidelity if logged, else the nearest in cost."""
+        used = np.zeros_like(self.pool.available)
+        cells = [(i, j) for i in range(len(self.space.scales)) for j in range(len(self.space.steps))]
+        result = []
+        for wanted in design:
+            price = np.log(self.space.cost(wanted.scale, wanted.steps))
+            open_cells = [cell for cell in cells if (self.pool.available & ~used)[:, *cell].any()]
+            if not open_cells:
+                break
+            i, j = min(open_cells, key=lambda cell: abs(np.log(self._cost(cell)) - price))
+            rows = np.flatnonzero(self.pool.available[:, i, j] & ~used[:, i, j])
+            row = rows[np.square(self.pool.mixtures[rows] - wanted.mixture).sum(1).argmin()]
+            used[row, i] = True
+            result.append(
+                Proposal(mixture=self.pool.mixtures[row], scale=self.space.scale_names[i], steps=self.space.steps[j])
+            )
+        return result
+
+    def at_target(self, rng: np.random.Generator, n: int, history: History | None = None) -> np.ndarray:
+        """The mixtures logged at the target."""
+        return self._targets
+
+    def near(self, mixtures: np.ndarray, values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """None: there are no others."""
+        return np.empty((0, self.space.n_domains))
+
+    def best(self, mixtures: np.ndarray, score: Callable[[np.ndarray], Tensor], rng: np.random.Generator) -> np.ndarray:
+        """The mixtures logged at the target, in order."""
+        return self._targets[np.argsort(score(self._targets).numpy(), kind="stable")]
+
+    def recommendable(self, mixtures: np.ndarray) -> np.ndarray:
+        """Those logged at the target."""
+        return np.array([tuple(w) in self._at_target for w in mixtures.tolist()], dtype=bool)
+
+    def runs(self, mixtures: np.ndarray, history: History) -> Iterable[Run]:
+        """Logged runs not yet taken, of the mixtures nearest to ``mixtures`` if there are very many."""
+        open_ = self.pool.available.copy()
+        for trial in history:
+            row = self._row.get(trial.mixture)
+            if row is not None:
+                open_[row, self.space.scale_names.index(trial.scale)] = False
+        rows = np.flatnonzero(open_.any((1, 2)))
+        if len(rows) > _MAX_POOL_MIXTURES:
+            distance = np.square(self.pool.mixtures[rows, None] - mixtures[None]).sum(-1).min(1)
+            rows = rows[np.argsort(distance, kind="stable")[:_MAX_POOL_MIXTURES]]
+        return [
+            (self.pool.mixtures[row], self.space.scale_names[i], self.space.steps[j])
+            for row in rows
+            for i, j in np.argwhere(open_[row])
+        ]
+
+    def further_steps(self, trial: Trial) -> list[int]:
+        """Logged rungs beyond the one it reached."""
+        row = self._row.get(trial.mixture)
+        if row is None:
+            return []
+        logged = self.pool.available[row, self.space.scale_names.index(trial.scale)]
+        return [steps for steps, there in zip(self.space.steps, logged, strict=True) if there and steps > trial.reached]
+
+    def _cost(self, cell: tuple[int, int]) -> float:
+        return self.space.cost(self.space.scale_names[cell[0]], self.space.steps[cell[1]])

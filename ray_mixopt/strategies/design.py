@@ -36,7 +36,9 @@ def initial_design(space: MixtureSpace, rng: np.random.Generator) -> list[Propos
     n_corners = min(d, max(2, math.floor(_BRIDGE_SHARE * space.target_cost / space.cost(*bridge)) - 1))
     chosen = np.sort(rng.permutation(d)[:n_corners])
     rest = space.uniform()
-    corners = [space.simplex.project(_CORNER_SHARE * space.corners()[i] + (1 - _CORNER_SHARE) * rest)[0] for i in chosen]
+    corners = [
+        space.simplex.project(_CORNER_SHARE * space.corners()[i] + (1 - _CORNER_SHARE) * rest)[0] for i in chosen
+    ]
     return design + [Proposal(mixture=w, scale=bridge[0], steps=bridge[1]) for w in [space.uniform(), *corners]]
 
 
@@ -51,7 +53,8 @@ def _bridge(space: MixtureSpace, cheap: tuple[str, int], n_runs: int) -> tuple[s
         price = [space.scale(name).cost_per_step for name in (cheap[0], cell[0], space.target_scale)]
         steps = [cheap[1], cell[1], space.target_steps]
         along = [
-            math.log(here / start) / math.log(end / start) if end > start else 1.0 for start, here, end in (price, steps)
+            math.log(here / start) / math.log(end / start) if end > start else 1.0
+            for start, here, end in (price, steps)
         ]
         return min(along), sum(along)
 

@@ -1,0 +1,1 @@
+"""What is believed about each metric: kernels, hyper-parameters, posterior at the target."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,35 +13,67 @@ from torch import Tensor
 from ray_mixopt.history import History
 from ray_mixopt.space import MixtureSpace
 
+THINNING = 1.25  # least ratio between the steps of two reports of a run that both enter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observations:
+    """Data of one metric: inputs ``n x d+2``, values ``(n,)`` and the run each belongs to."""
+
+    x: Tensor
+    y: Tensor
+    runs: tuple[str, ...]
+
 
 def fidelity_coordinates(space: MixtureSpace, scale: str, steps: float) -> tuple[float, float]:
     """Log size and log steps relative to the target. Size is parameters, or cost per step where one is unknown."""
     known = all(s.parameters is not None for s in space.scales)
-    this, target = space.scale(scale), space.scale(space.target_scale)
-    size = this.parameters / target.parameters if known else this.cost_per_step / target.cost_per_step  # type: ignore[operator]
-    return math.log(size), math.log(steps / space.target_steps)
+    this, target = (
+        (s.parameters if known else None) or s.cost_per_step for s in map(space.scale, (scale, space.target_scale))
+    )
+    return math.log(this / target), math.log(steps / space.target_steps)
 
 
 def encode(space: MixtureSpace, mixtures: np.ndarray, fidelities: Sequence[tuple[str, int]]) -> Tensor:
     """Inputs of ``n`` mixtures, ``n x d``, at one fidelity each (or all at a single one), ``n x d+2``."""
-    coordinates = np.array([fidelity_coordinates(space, scale, steps) for scale, steps in fidelities]).reshape(-1, 2)
+    table = {cell: fidelity_coordinates(space, *cell) for cell in set(fidelities)}
+    coordinates = np.array([table[cell] for cell in fidelities], dtype=np.float64).reshape(-1, 2)
     both = np.broadcast_to(coordinates, (len(mixtures), 2))
     return torch.from_numpy(np.concatenate([mixtures, both], axis=1))
 
 
-def observations(space: MixtureSpace, history: History, metric: str, n_arrivals: int | None = None) -> tuple[Tensor, Tensor]:
-    """What the first ``n_arrivals`` reports say of a metric: inputs ``n x d+2`` and values ``(n,)``.
+def observations(space: MixtureSpace, history: History, metric: str, worst: float) -> Observations:
+    """What the reports say of a metric, in the order of their arrival.
 
-    Reports that lack the metric are left out.
+    Reports that lack the metric are left out, and so are those within 25% of the run's previous one (except at the
+    target): neighbours on a learning curve say nearly the same and cost cubic time. The report in which a run diverged
+    counts as the worst value seen at its scale so far: the mixture is priced as bad there, not forgotten.
+
+    Args:
+        space: the search space.
+        history: trials and reports.
+        metric: name of the metric.
+        worst: +1 if larger values of the metric are worse, -1 if smaller ones are.
     """
-    mixtures, fidelities, values = [], [], []
-    for trial_id, step in history.arrivals[:n_arrivals]:
+    mixtures, fidelities, values, runs = [], [], [], []
+    worst_at: dict[str, float] = {}
+    kept: dict[str, int] = {}
+    for trial_id, step in history.arrivals:
         trial = history[trial_id]
         value = trial.observations[step].get(metric)
-        if value is not None:
-            mixtures.append(trial.mixture)
-            fidelities.append((trial.scale, step))
-            values.append(value)
-    if not values:
-        return torch.zeros(0, space.n_domains + 2, dtype=torch.float64), torch.zeros(0, dtype=torch.float64)
-    return encode(space, np.array(mixtures), fidelities), torch.tensor(values, dtype=torch.float64)
+        if value is None and trial.status == "diverged" and step == trial.reached:
+            value = worst_at.get(trial.scale)
+        if value is None:
+            continue
+        near = trial_id in kept and kept[trial_id] < step < THINNING * kept[trial_id]
+        if near and step != space.target_steps:
+            continue
+        kept[trial_id] = step
+        mixtures.append(trial.mixture)
+        fidelities.append((trial.scale, step))
+        values.append(value)
+        runs.append(trial_id)
+        seen = worst_at.get(trial.scale, value)
+        worst_at[trial.scale] = max(seen, value) if worst > 0 else min(seen, value)
+    x = encode(space, np.array(mixtures, dtype=np.float64).reshape(-1, space.n_domains), fidelities)
+    return Observations(x=x, y=torch.tensor(values, dtype=torch.float64), runs=tuple(runs))

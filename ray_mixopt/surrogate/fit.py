@@ -12,8 +12,22 @@ from torch import Tensor
 
 from ray_mixopt.surrogate.kernels import MixtureFidelityKernel
 
-# A direction of the posterior that the data leave open is drawn no wider than its prior would be.
 _MAX_ITERATIONS = 100
+_BOUND = 4.0  # prior standard deviations a hyper-parameter may go
+_STEP = 1e-3  # of the central differences
+_NOISE_FLOOR = 1e-6  # standardised variance; keeps replicates from making the covariance singular
+
+# Location and width of the Gaussian prior of each (log) hyper-parameter: weakly informative, lengthscales of the order
+# of the simplex, mixture effects that are small next to the scaling curve.
+_PRIORS: dict[str, tuple[float | list[float], float | list[float]]] = {
+    "log_noise": (math.log(1e-4), 2.0),
+    "kernel.log_amplitudes": ([math.log(0.1), math.log(0.01), 0.0], [1.5, 1.5, 1.0]),
+    "kernel.growth": (0.0, 0.3),
+    "kernel.shared.raw_lengthscale": (math.log(0.8), 0.8),
+    "kernel.specific.raw_lengthscale": (math.log(0.8), 0.8),
+    "kernel.fidelity.raw_lengthscale": (math.log(2.0), 0.7),
+    "kernel.curve.raw_lengthscale": (math.log(3.0), 0.7),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,30 +78,21 @@ class Hyperparameters(torch.nn.Module):
                 parameter.copy_(part.reshape(parameter.shape))
 
     def prior(self) -> Prior:
-        """Weakly informative: lengthscales of the order of the simplex, effects that small next to the curve."""
-        d = self.kernel.n_domains
-        mean, std = [], []
-        by_name = {
-            "log_noise": (math.log(1e-4), 2.0),
-            "kernel.log_amplitudes": ([math.log(0.1), math.log(0.01), 0.0], [1.5, 1.5, 1.0]),
-            "kernel.growth": (0.0, 0.3),
-            "kernel.shared.raw_lengthscale": (math.log(0.8), 0.8),
-            "kernel.specific.raw_lengthscale": (math.log(0.8), 0.8),
-            "kernel.fidelity.raw_lengthscale": (math.log(2.0), 0.7),
-            "kernel.curve.raw_lengthscale": (math.log(3.0), 0.7),
-        }
-        sizes = {name: p.numel() // max(math.prod(self.batch_shape), 1) for name, p in self.named_parameters()}
-        for name, size in sizes.items():
-            location, width = by_name[name]
-            mean.append(torch.as_tensor(location, dtype=torch.float64).expand(size))
-            std.append(torch.as_tensor(width, dtype=torch.float64).expand(size))
-        del d
-        return Prior(mean=torch.cat(mean), std=torch.cat(std))
+        """The prior of ``pack``."""
+        n_batch = max(math.prod(self.batch_shape), 1)
+        moments = [
+            [torch.as_tensor(moment, dtype=torch.float64).expand(p.numel() // n_batch) for moment in _PRIORS[name]]
+            for name, p in self.named_parameters()
+        ]
+        return Prior(mean=torch.cat([mean for mean, _ in moments]), std=torch.cat([std for _, std in moments]))
+
+    def noise(self) -> Tensor:
+        """Variance of the observation noise, ``batch_shape x 1``."""
+        return self.log_noise.exp() + _NOISE_FLOOR
 
     def covariance(self, x: Tensor) -> Tensor:
         """Covariance of noisy observations at ``n x d+2``, ``batch_shape x n x n``."""
-        noise = self.log_noise.exp().unsqueeze(-1) + 1e-6
-        return self.kernel.forward(x, x) + noise * torch.eye(x.shape[-2], dtype=x.dtype)
+        return self.kernel.forward(x, x) + self.noise().unsqueeze(-1) * torch.eye(x.shape[-2], dtype=x.dtype)
 
     def log_likelihood(self, x: Tensor, y: Tensor) -> Tensor:
         """Log marginal likelihood of ``(n,)`` values at ``n x d+2``, ``batch_shape``."""
@@ -120,7 +125,7 @@ def map_estimate(x: Tensor, y: Tensor, n_domains: int) -> Tensor:
         loss, grad = _loss_and_grad(model, prior, torch.from_numpy(theta.copy()), x, y)
         return float(loss), grad.numpy()
 
-    bounds = [(m - 4 * s, m + 4 * s) for m, s in zip(prior.mean.tolist(), prior.std.tolist(), strict=True)]
+    bounds = [(m - _BOUND * s, m + _BOUND * s) for m, s in zip(prior.mean.tolist(), prior.std.tolist(), strict=True)]
     result = minimize(
         objective, prior.mean.numpy(), jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": _MAX_ITERATIONS}
     )
@@ -134,17 +139,17 @@ def laplace_draws(x: Tensor, y: Tensor, n_domains: int, mode: Tensor, n_draws: i
     prior's are raised to it.
     """
     p = len(mode)
-    step = 1e-3
-    shifted = torch.cat([mode + step * torch.eye(p, dtype=mode.dtype), mode - step * torch.eye(p, dtype=mode.dtype)])
+    steps = _STEP * torch.eye(p, dtype=mode.dtype)
+    shifted = torch.cat([mode + steps, mode - steps])
     batch = Hyperparameters(n_domains, torch.Size([2 * p]))
     prior = batch.prior()
     _, grads = _loss_and_grad(batch, prior, shifted, x, y)
-    hessian = (grads[:p] - grads[p:]) / (2 * step)
+    hessian = (grads[:p] - grads[p:]) / (2 * _STEP)
     scaled = prior.std[:, None] * 0.5 * (hessian + hessian.T) * prior.std  # in units of the prior
     values, vectors = torch.linalg.eigh(scaled)
     spread = vectors * values.clamp_min(1.0).rsqrt()
     noise = torch.from_numpy(rng.standard_normal((p, n_draws - 1)))
     draws = mode[:, None] + prior.std[:, None] * (spread @ noise)
-    limit = 4 * prior.std[:, None]
+    limit = _BOUND * prior.std[:, None]
     draws = torch.minimum(torch.maximum(draws, prior.mean[:, None] - limit), prior.mean[:, None] + limit)
     return torch.cat([mode[:, None], draws], 1).T.contiguous()
