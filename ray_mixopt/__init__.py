@@ -6,6 +6,7 @@ The optimizer and the simulators do not import Ray; the adapters load it when th
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -48,3 +49,16 @@ def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_WHERE[name]), name)
+
+
+def _register() -> None:
+    """Makes "mixopt" a name of Tune's, if Tune is loaded; else importing the searcher and the scheduler does."""
+    from ray.tune.schedulers import SCHEDULER_IMPORT
+    from ray.tune.search import SEARCH_ALG_IMPORT
+
+    SEARCH_ALG_IMPORT.setdefault("mixopt", lambda: __getattr__("MixOptSearcher"))
+    SCHEDULER_IMPORT.setdefault("mixopt", lambda: __getattr__("MixOptScheduler"))
+
+
+if "ray.tune" in sys.modules:
+    _register()

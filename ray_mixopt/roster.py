@@ -24,12 +24,14 @@ class Roster:
         pausing: whether ``MixOptScheduler`` runs the trials.
         unconfirmed: runs of a restored state that Tune has not shown yet.
         exhausted: whether nothing fitted the budget, and nothing has happened since.
+        failures: runs that failed before they showed anything, since the last report of any.
     """
 
     def __init__(self, history: History | None = None) -> None:
         runs = [] if history is None else [run for run in history if not run.evaluated]
         self.pausing = False
         self.exhausted = False
+        self.failures = 0
         self.unconfirmed = {run.trial_id for run in runs}
         self._live = {run.trial_id for run in runs if run.status == "running"}
         self._trials: dict[str, Trial] = {}

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STATE_VERSION = 1
+MAX_FAILURES = 10  # in a row, before the first report; Tune itself would try for ever
 _PARAMETER_STREAM = 7  # sets the draws of further hyper-parameters apart from the strategy's
 
 
@@ -140,9 +141,15 @@ class MixOptSearcher(Searcher):
         the run in the same step of Tune's loop.
 
         Raises:
-            RuntimeError: if the space, the metric or the mode is unknown, or the state could not be restored.
+            RuntimeError: if the space, the metric or the mode is unknown, the state could not be restored, or trial
+                after trial fails before its first report.
         """
         optimizer = self.optimizer
+        if self.roster.failures >= MAX_FAILURES:
+            raise RuntimeError(
+                f"{MAX_FAILURES} trials in a row failed before their first report: see their errors, then go on with "
+                "ray_mixopt.restore. Failed trials cost nothing, so that this search would never end."
+            )
         roster, history = self.roster, optimizer.history
         if roster.pausing and roster.unconfirmed:
             roster.lose(set(roster.unconfirmed), history)
@@ -179,6 +186,8 @@ class MixOptSearcher(Searcher):
         if result and training_step(result) not in run.observations:
             self._observe(run, result)
         self.optimizer.finish(trial_id, failed=error, continuable=False)
+        if error and not run.observations:
+            self.roster.failures += 1
 
     # -- answers and knowledge from elsewhere
 
@@ -368,6 +377,7 @@ class MixOptSearcher(Searcher):
                 return None
         if step is not None:
             self.optimizer.tell(run.trial_id, step, metrics)
+            self.roster.failures = 0
         return step
 
     def _warn_once(self, message: str) -> None:

@@ -1,0 +1,213 @@
+"""Killed drivers, damaged files, and what comes back."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import replay_driver
+from curve import Curve
+from ladder import observations, wait_until
+from ray import tune
+
+import ray_mixopt
+from ray_mixopt import MixOptSearcher
+from ray_mixopt.history import History
+
+DRIVER = Path(replay_driver.__file__)
+BUDGET = 80.0
+SEED = 11
+StartDriver = Callable[..., subprocess.Popen]
+
+
+@pytest.fixture
+def start_driver() -> Iterator[StartDriver]:
+    """Starts ``replay_driver.py``; what is left of it in the end is killed."""
+    started: list[subprocess.Popen] = []
+
+    def start(mode: str, folder: Path, concurrency: int) -> subprocess.Popen:
+        arguments = [sys.executable, str(DRIVER), mode, str(folder), *map(str, (concurrency, BUDGET, SEED))]
+        driver = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        started.append(driver)
+        return driver
+
+    yield start
+    for driver in started:
+        if driver.poll() is None:
+            driver.kill()
+            driver.wait()
+
+
+def outcome(driver: subprocess.Popen) -> dict[str, Any]:
+    """What the driver printed in the end."""
+    out, err = driver.communicate(timeout=240)
+    assert driver.returncode == 0, err[-3000:]
+    first, end = (json.loads(line) for line in out.splitlines() if line.startswith("{"))
+    return first | end
+
+
+def saved(folder: Path) -> History | None:
+    """The history in the newest snapshot of the driver's experiment; None before there is one."""
+    try:
+        return MixOptSearcher.load(folder / "search").optimizer.history
+    except (ValueError, RuntimeError):
+        return None
+
+
+def kill_after(driver: subprocess.Popen, folder: Path, n_observations: int) -> History:
+    """Kills the driver as soon as a snapshot has so many observations and a paused run."""
+
+    def ripe() -> bool:
+        assert driver.poll() is None, f"the driver ended by itself: {driver.communicate()[1][-3000:]}"
+        history = saved(folder)
+        return history is not None and len(history.arrivals) >= n_observations and len(history.paused()) > 0
+
+    wait_until(ripe, timeout_s=120, what="a snapshot that is worth a kill")
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    history = saved(folder)
+    assert history is not None
+    return history
+
+
+def paused_stayed_paused(before: History, end: dict[str, Any]) -> bool:
+    """Whether paused runs were so after the restored experiment's first step, but for one that may have gone on."""
+    return sum(end["first"][run.trial_id] != "PAUSED" for run in before.paused()) <= 1
+
+
+def test_kill_9_twice_and_restore(tmp_path: Path, start_driver: StartDriver, ladder: str) -> None:
+    searcher = MixOptSearcher(strategy=ladder, budget=BUDGET, seed=SEED)
+    replay_driver.make_tuner(searcher, str(tmp_path / "whole"), concurrency=1).fit()
+    whole = searcher.optimizer.history
+
+    folder = tmp_path / "killed"
+    kills = [kill_after(start_driver("start", folder, 1), folder, len(whole.arrivals) // 5)]
+    more = len(kills[0].arrivals) + len(whole.arrivals) // 5
+    kills.append(kill_after(start_driver("restore", folder, 1), folder, more))
+    assert len(kills[0].arrivals) < len(kills[1].arrivals) < len(whole.arrivals)
+    end = outcome(start_driver("restore", folder, 1))
+    history = History.from_state_dict(end["history"])
+
+    assert end["errors"] == 0 and paused_stayed_paused(kills[1], end)
+    assert observations(history) == observations(whole)
+    assert len(set(history.arrivals)) == len(history.arrivals)
+    assert [(run.steps, run.status) for run in history] == [(run.steps, run.status) for run in whole]
+    assert history.n_asked == whole.n_asked and history.spent == whole.spent <= BUDGET
+
+
+def test_kill_9_of_four_trials_at_once(tmp_path: Path, start_driver: StartDriver, ladder: str) -> None:
+    killed = kill_after(start_driver("start", tmp_path, 4), tmp_path, 12)
+    end = outcome(start_driver("restore", tmp_path, 4))
+    history = History.from_state_dict(end["history"])
+    assert end["errors"] == 0 and paused_stayed_paused(killed, end)
+    assert observations(history)[: len(killed.arrivals)] == observations(killed)
+    assert len(set(history.arrivals)) == len(history.arrivals) > len(killed.arrivals)
+    assert all(run.status == "done" for run in history) and BUDGET / 2 < history.spent <= BUDGET
+
+
+# -- damage
+
+
+@pytest.fixture
+def experiment(make_tuner: Callable[..., tune.Tuner], ladder: str, tmp_path: Path) -> Path:
+    """A finished experiment with two sessions of files."""
+    make_tuner(MixOptSearcher(strategy=ladder, budget=100), num_samples=-1).fit()
+    folder = tmp_path / "run"
+    for name in ("experiment_state-{}.json", "search_gen_state-{}.json", "searcher-state-{}.json"):
+        (newest,) = folder.glob(name.format("*"))
+        (folder / name.format("2001-01-01_00-00-00")).write_bytes(newest.read_bytes())
+    return folder
+
+
+def newest(folder: Path, kind: str) -> Path:
+    return max(folder.glob(f"{kind}-*.json"))
+
+
+def cut(file: Path) -> None:
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize("kind", ["experiment_state", "search_gen_state"])
+def test_a_damaged_file_of_tune_gives_way_to_the_session_before(
+    experiment: Path, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    broken = newest(experiment, kind)
+    cut(broken)
+    with caplog.at_level(logging.WARNING):
+        tuner = ray_mixopt.restore(experiment, Curve)
+    assert f"{broken.name} is damaged" in caplog.text and "are lost" in caplog.text
+    assert not broken.exists() and broken.with_name(f"damaged-{broken.name}").exists()
+    results = tuner.fit()
+    history = MixOptSearcher.load(experiment).optimizer.history
+    assert len(results) == len(history) and all(run.status == "done" for run in history)
+
+
+def test_a_damaged_searcher_state_gives_way_to_the_previous_one(
+    experiment: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = MixOptSearcher.load(experiment)
+    broken = newest(experiment, "searcher-state")
+    cut(broken)
+    with caplog.at_level(logging.WARNING):
+        ray_mixopt.restore(experiment, Curve).fit()
+    assert "what is newer is damaged" in caplog.text and broken.name in caplog.text
+    searcher = MixOptSearcher.load(experiment)
+    assert searcher.n_recoveries >= 1
+    assert searcher.optimizer.history.spent <= whole.optimizer.history.spent
+
+
+def test_without_a_good_session_restore_says_what_is_safe(experiment: Path) -> None:
+    for file in experiment.glob("experiment_state-*.json"):
+        cut(file)
+    with pytest.raises(ValueError, match=r"experiment_state.* can be read .*MixOptSearcher\.load\("):
+        ray_mixopt.restore(experiment, Curve)
+    assert len(list(experiment.glob("experiment_state-*.json"))) == 2, "nothing was renamed"
+
+
+def test_what_is_no_experiment_is_refused(experiment: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not the folder of a Tune experiment"):
+        ray_mixopt.restore(tmp_path, Curve)
+    for file in experiment.glob("*searcher-state-*.json"):
+        file.unlink()
+    with pytest.raises(ValueError, match="No readable searcher state"):
+        ray_mixopt.restore(experiment, Curve)
+    (experiment / "tuner.pkl").write_bytes(b"")
+    with pytest.raises(ValueError, match="tuner.pkl is damaged"):
+        ray_mixopt.restore(experiment, Curve)
+
+
+def test_tune_does_not_quietly_start_anew(experiment: Path) -> None:
+    """Tuner.restore itself goes on after a failed restore, with an empty space and a single sample."""
+    for file in experiment.glob("*searcher-state-*.json"):
+        file.write_text("{")
+    with pytest.raises(RuntimeError, match="No readable searcher state"):
+        unfinish(experiment)
+        tune.Tuner.restore(str(experiment), Curve).fit()
+
+
+def unfinish(experiment: Path) -> None:
+    """Makes the search generator ask for more."""
+    import cloudpickle
+
+    file = newest(experiment, "search_gen_state")
+    state = cloudpickle.loads(file.read_bytes())
+    file.write_bytes(cloudpickle.dumps(state | {"finished": False}))
+
+
+def test_a_finished_search_goes_on_in_a_new_tuner(
+    experiment: Path, make_tuner: Callable[..., tune.Tuner], ladder: str
+) -> None:
+    searcher = MixOptSearcher.load(experiment)
+    before = observations(searcher.optimizer.history)
+    assert searcher.recommend().mixture == MixOptSearcher.load(experiment).recommend().mixture
+    make_tuner(searcher, name="more", num_samples=2).fit()
+    assert observations(searcher.optimizer.history)[: len(before)] == before
