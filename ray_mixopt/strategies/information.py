@@ -31,7 +31,7 @@ from ray_mixopt.surrogate.objective import ObjectivePosterior
 N_DRAWS = 6  # of the hyper-parameters
 N_MINIMA = 32  # samples of the optimum, for each draw
 N_PLAUSIBLE = 40  # mixtures, by lower confidence bound, for each draw, that may be the optimum
-N_TOP = 12  # mixtures, by lower confidence bound, for each draw, that may be run
+N_TOP = 6  # mixtures, by lower confidence bound, for each draw, that may be run
 COST_EXPONENT = 0.8
 REFIT_GROWTH = 1.1  # hyper-parameters are refitted whenever there is a tenth more data
 

@@ -48,7 +48,28 @@ class MixtureFidelityKernel(Kernel):
     def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **params: Any) -> Tensor:
         """Covariance of ``x1`` (``batch_shape x n x d+2``) with ``x2`` (``batch_shape x m x d+2``)."""
         d = self.n_domains
-        w1, w2, f1, f2 = x1[..., :d], x2[..., :d], x1[..., d:], x2[..., d:]
+        shared, specific = self._mixture_parts(x1[..., :d], x2[..., :d], diag)
+        growth, fidelity, curve = self._fidelity_parts(x1[..., d:], x2[..., d:], diag)
+        return growth * shared + fidelity * specific + curve
+
+    @torch.no_grad()
+    def between(self, x1: Tensor, x2: Tensor) -> Tensor:
+        """``forward`` without gradients for ``n x d+2`` and ``m x d+2`` inputs that repeat mixtures and fidelities.
+
+        Each part is computed once for a pair of distinct mixtures or distinct fidelities: many runs share them.
+        """
+        d = self.n_domains
+        (w1, i1), (w2, i2) = (torch.unique(x[:, :d], dim=0, return_inverse=True) for x in (x1, x2))
+        (f1, j1), (f2, j2) = (torch.unique(x[:, d:], dim=0, return_inverse=True) for x in (x1, x2))
+        shared, specific = (_expanded(part, i1, i2) for part in self._mixture_parts(w1, w2, False))
+        growth, fidelity, curve = (_expanded(part, j1, j2) for part in self._fidelity_parts(f1, f2, False))
+        return shared.mul_(growth).add_(specific.mul_(fidelity)).add_(curve)
+
+    def _mixture_parts(self, w1: Tensor, w2: Tensor, diag: bool) -> tuple[Tensor, Tensor]:
+        return self.shared.forward(w1, w2, diag=diag), self.specific.forward(w1, w2, diag=diag)
+
+    def _fidelity_parts(self, f1: Tensor, f2: Tensor, diag: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """What multiplies the shared effect, what multiplies the specific one, and what is added."""
         amplitude = self.log_amplitudes.exp()
         a1, a2, a3 = (amplitude[..., i, None] if diag else amplitude[..., i, None, None] for i in range(3))
         g1, g2 = ((f * self.growth.unsqueeze(-2)).sum(-1).exp() for f in (f1, f2))
@@ -56,12 +77,12 @@ class MixtureFidelityKernel(Kernel):
             growth, trend = g1 * g2, (f1 * f2).sum(-1)
         else:
             growth, trend = g1.unsqueeze(-1) * g2.unsqueeze(-2), f1 @ f2.transpose(-1, -2)
-        return (
-            a1 * growth * self.shared.forward(w1, w2, diag=diag)
-            + a2 * self.specific.forward(w1, w2, diag=diag) * self.fidelity.forward(f1, f2, diag=diag)
-            + a3 * self.curve.forward(f1, f2, diag=diag)
-            + (_LEVEL_VARIANCE + _SLOPE_VARIANCE * trend)
-        )
+        curve = a3 * self.curve.forward(f1, f2, diag=diag) + (_LEVEL_VARIANCE + _SLOPE_VARIANCE * trend)
+        return a1 * growth, a2 * self.fidelity.forward(f1, f2, diag=diag), curve
+
+
+def _expanded(part: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    return part.index_select(-2, rows).index_select(-1, columns)
 
 
 def _log() -> Positive:

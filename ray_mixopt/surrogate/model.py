@@ -12,6 +12,7 @@ from botorch.models import SingleTaskGP
 from botorch.models.transforms.outcome import Standardize
 from botorch.posteriors import GPyTorchPosterior
 from botorch.posteriors.fully_bayesian import GaussianMixturePosterior
+from gpytorch.constraints import Positive
 from gpytorch.likelihoods import GaussianLikelihood
 from gpytorch.means import ZeroMean
 from torch import Tensor
@@ -57,10 +58,9 @@ class Surrogate:
             self.factor = torch.linalg.cholesky(self.hyper.covariance(x))  # (s, n, n)
             self.white = torch.linalg.solve_triangular(self.factor, self.y.unsqueeze(-1), upper=False)  # (s, n, 1)
 
-    @torch.no_grad()
     def prior_covariance(self, x1: Tensor, x2: Tensor) -> Tensor:
         """Prior covariance of ``n x d+2`` with ``m x d+2`` inputs, ``s x n x m``."""
-        return self.hyper.kernel.forward(x1, x2)
+        return self.hyper.kernel.between(x1, x2)
 
     @torch.no_grad()
     def prior_variance(self, x: Tensor) -> Tensor:
@@ -129,7 +129,7 @@ class SurrogateModel(SingleTaskGP):
         batch = theta.shape[:1]
         hyper = Hyperparameters(x.shape[-1] - 2, batch)
         hyper.unpack(theta)
-        likelihood = GaussianLikelihood(batch_shape=batch).double()
+        likelihood = GaussianLikelihood(noise_constraint=Positive(), batch_shape=batch).double()
         likelihood.noise = hyper.noise().detach()
         super().__init__(
             x.expand(*batch, *x.shape),

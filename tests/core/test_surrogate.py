@@ -52,6 +52,8 @@ def test_kernel_is_symmetric_positive_and_agrees_with_its_diagonal(batch):
     assert torch.allclose(full, full.mT)
     assert torch.linalg.eigvalsh(full).min() > -1e-9
     assert torch.allclose(full.diagonal(dim1=-2, dim2=-1), diagonal)
+    repeated = torch.cat([x, x[:5]])
+    assert torch.allclose(kernel.between(repeated, x), kernel.forward(repeated, x).detach())
 
 
 def test_kernel_follows_a_permutation_of_the_domains():
