@@ -63,12 +63,9 @@ class Roster:
         return [trial for trial in trials if trial.trial_id in self._live and trial.is_finished()]
 
     def lose(self, trial_ids: Collection[str], history: History) -> None:
-        """Gives up unfinished runs that Tune does not know. One that showed nothing was never asked for."""
+        """Gives up unfinished runs that Tune does not know. What they showed is kept."""
         for run in [run for run in history if run.trial_id in trial_ids and run.status in ("running", "paused")]:
             logger.warning("Tune does not know trial %s: it is lost after step %d.", run.trial_id, run.reached)
             run.status = "lost"
-            if not run.observations:
-                del history.trials[run.trial_id]
-                history.n_asked -= 1
             self.end(run.trial_id)
         self.unconfirmed.difference_update(trial_ids)

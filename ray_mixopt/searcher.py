@@ -21,6 +21,7 @@ from ray_mixopt.pool import Pool
 from ray_mixopt.recommendation import Recommendation
 from ray_mixopt.reports import metrics_of, training_step
 from ray_mixopt.roster import Roster
+from ray_mixopt.snapshots import SnapshotSearcher
 from ray_mixopt.space import MixtureSpace
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ MAX_FAILURES = 10  # in a row, before the first report; Tune itself would try fo
 _PARAMETER_STREAM = 7  # sets the draws of further hyper-parameters apart from the strategy's
 
 
-class MixOptSearcher(Searcher):
+class MixOptSearcher(SnapshotSearcher):
     """Searches for the mixture that is best at the target scale and steps, spending on cheaper runs where that pays.
 
     ``MixOptSearcher()`` learns everything from ``Tuner(param_space=...)`` and ``TuneConfig(metric, mode)``. A
@@ -61,8 +62,6 @@ class MixOptSearcher(Searcher):
         ValueError: for an argument that makes no sense; the message says what to change.
     """
 
-    CKPT_FILE_TMPL = snapshots.NAME
-
     def __init__(
         self,
         space: MixtureSpace | None = None,
@@ -85,7 +84,6 @@ class MixOptSearcher(Searcher):
             raise ValueError(f"metric must be one name, got {metric!r}: for several use objective={{name: weight}}.")
         check_settings(mode=mode or "min", objective=objective, strategy=strategy, budget=budget, seed=seed)
         super().__init__(metric=metric, mode=mode)
-        self.n_recoveries = 0  # damaged state files passed over, ever
         self._settings: dict[str, Any] = {
             "objective": None if objective is None else dict(objective),
             "strategy": strategy,
@@ -98,7 +96,6 @@ class MixOptSearcher(Searcher):
         self.layout = Layout(mixture=mixture, scale=scale, steps=steps)
         self._evaluated = EvaluatedPoints()
         self._optimizer: MixtureOptimizer | None = None
-        self._damage: str | None = None  # why a restore failed
         self._max_concurrent = 0
         self._told: set[str] = set()
         self.roster = Roster()
@@ -114,7 +111,7 @@ class MixOptSearcher(Searcher):
         layout = self.layout.fitted(config, self._space)
         space = self._space or layout.space(config, self._cost_per_step)
         target = (metric or self._metric, mode or self._mode)
-        if self._optimizer is not None:
+        if self._optimizer is not None and len(self._optimizer.history) > 0:
             if target != (self._metric, self._mode):
                 raise ValueError(
                     f"This MixOptSearcher has observations of {self._metric!r} ({self._mode}), which do not serve "
@@ -123,7 +120,11 @@ class MixOptSearcher(Searcher):
             # Runs that were still going are another Tuner's, and so are their checkpoints.
             self.roster = Roster(self._optimizer.history)
             self.roster.lose(set(self.roster.unconfirmed), self._optimizer.history)
+        else:
+            self._optimizer = None
         self.layout, self._space, (self._metric, self._mode) = layout, space, target
+        if self.metric_names and self._mode:
+            self._optimizer = self.optimizer
         ends = self._settings["budget"] or spec.get("stop") or spec.get("time_budget_s")
         if spec.get("num_samples", 1) >= sys.maxsize and not ends:
             logger.warning("num_samples=-1 without MixOptSearcher(budget=...): this search does not end by itself.")
@@ -198,8 +199,8 @@ class MixOptSearcher(Searcher):
         Raises:
             RuntimeError: if the space, the metric or the mode is unknown, or the state could not be restored.
         """
-        if self._damage is not None:
-            raise RuntimeError(self._damage)
+        if self.damage is not None:
+            raise RuntimeError(self.damage)
         if self._optimizer is None:
             name = type(self).__name__
             if self._space is None:
@@ -247,33 +248,41 @@ class MixOptSearcher(Searcher):
 
     # -- state
 
-    def save(self, checkpoint_path: str) -> None:
-        """Writes the state as JSON, atomically; what was there before is kept as ``previous-...``."""
-        snapshots.write(checkpoint_path, self._state_dict())
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-able state: all that a later process needs to suggest the same."""
+        return {
+            "version": STATE_VERSION,
+            "metric": self._metric,
+            "mode": self._mode,
+            "settings": self._settings,
+            "layout": self.layout.state(),
+            "cost_per_step": self._cost_per_step,
+            "space": None if self._space is None else self._space.to_dict(),
+            "history": None if self._optimizer is None else self._optimizer.history.state_dict(),
+            "evaluated": self._evaluated.state(),
+            "n_recoveries": self.n_recoveries,
+        }
 
-    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
-        """Writes ``searcher-state-<session>.json`` into a folder."""
-        self.save(os.path.join(checkpoint_dir, self.CKPT_FILE_TMPL.format(session_str)))
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Reads what ``save`` wrote. A damaged file is passed over for the one before it, with a warning.
-
-        Raises:
-            ValueError: if no file can be read.
-        """
-        self._restore(*snapshots.locate(checkpoint_path))
-
-    def restore_from_dir(self, checkpoint_dir: str) -> None:
-        """Reads the newest readable state in an experiment's folder.
-
-        Tune answers an error here by quietly starting the experiment anew: if nothing can be read, ``suggest`` raises
-        instead.
-        """
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes over a state, or raises ValueError and changes nothing."""
+        if state.get("version") != STATE_VERSION:
+            raise ValueError(f"it has version {state.get('version')!r}, this release reads {STATE_VERSION}")
+        restored = MixOptSearcher(pool=self._pool)
         try:
-            self._restore(*snapshots.locate(checkpoint_dir))
-        except ValueError as error:
-            self._damage = str(error)
-            logger.error("%s", error)
+            restored._metric, restored._mode = state["metric"], state["mode"]
+            restored._settings, restored._cost_per_step = dict(state["settings"]), state["cost_per_step"]
+            restored.layout = Layout.from_state(state["layout"])
+            restored._space = None if state["space"] is None else MixtureSpace.from_dict(state["space"])
+            if state["history"] is not None:
+                restored.optimizer.history = History.from_state_dict(state["history"])
+            restored._evaluated = EvaluatedPoints(state["evaluated"])
+            restored.n_recoveries = int(state["n_recoveries"])
+        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise ValueError(f"it is malformed: {error!r}") from error
+        if restored._optimizer is not None:
+            restored.roster = Roster(restored._optimizer.history)
+        restored._max_concurrent = self._max_concurrent
+        self.__dict__.update(restored.__dict__)
 
     @classmethod
     def load(
@@ -294,16 +303,16 @@ class MixOptSearcher(Searcher):
             ValueError: if there is no readable state.
         """
         searcher = cls(pool=pool)
-        searcher._restore(*snapshots.locate(experiment_path, storage_filesystem))
+        searcher.restore_newest(*snapshots.locate(experiment_path, storage_filesystem))
         return searcher
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle: Tune keeps the searcher as it was made, and a second Tuner one that has run."""
-        return {"pool": self._pool, "state": self._state_dict()}
+        return {"pool": self._pool, "state": self.state_dict()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(pool=state["pool"])  # type: ignore[misc]
-        self._set_state(state["state"])
+        self.load_state_dict(state["state"])
 
     # -- for MixOptScheduler
 
@@ -384,55 +393,6 @@ class MixOptSearcher(Searcher):
         if message not in self._told:
             self._told.add(message)
             logger.warning("%s", message)
-
-    def _state_dict(self) -> dict[str, Any]:
-        return {
-            "version": STATE_VERSION,
-            "metric": self._metric,
-            "mode": self._mode,
-            "settings": self._settings,
-            "layout": self.layout.state(),
-            "cost_per_step": self._cost_per_step,
-            "space": None if self._space is None else self._space.to_dict(),
-            "history": None if self._optimizer is None else self._optimizer.history.state_dict(),
-            "evaluated": self._evaluated.state(),
-            "n_recoveries": self.n_recoveries,
-        }
-
-    def _set_state(self, state: Mapping[str, Any]) -> None:
-        """Takes over a state, or raises ValueError and changes nothing."""
-        if state.get("version") != STATE_VERSION:
-            raise ValueError(f"it has version {state.get('version')!r}, this release reads {STATE_VERSION}")
-        restored = MixOptSearcher(pool=self._pool)
-        try:
-            restored._metric, restored._mode = state["metric"], state["mode"]
-            restored._settings, restored._cost_per_step = dict(state["settings"]), state["cost_per_step"]
-            restored.layout = Layout.from_state(state["layout"])
-            restored._space = None if state["space"] is None else MixtureSpace.from_dict(state["space"])
-            if state["history"] is not None:
-                restored.optimizer.history = History.from_state_dict(state["history"])
-            restored._evaluated = EvaluatedPoints(state["evaluated"])
-            restored.n_recoveries = int(state["n_recoveries"])
-        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-            raise ValueError(f"it is malformed: {error!r}") from error
-        if restored._optimizer is not None:
-            restored.roster = Roster(restored._optimizer.history)
-        restored._max_concurrent = self._max_concurrent
-        self.__dict__.update(restored.__dict__)
-
-    def _restore(self, filesystem: fs.FileSystem, path: str) -> None:
-        damaged = []
-        for file in snapshots.candidates(filesystem, path):
-            try:
-                self._set_state(snapshots.read(filesystem, file))
-            except (OSError, ValueError) as error:
-                damaged.append(f"{file} ({error})")
-                continue
-            if damaged:
-                self.n_recoveries += len(damaged)
-                logger.warning("Went on from %s, since what is newer is damaged: %s.", file, "; ".join(damaged))
-            return
-        raise ValueError(f"No readable searcher state at {path}: {'; '.join(damaged) or 'there is none'}.")
 
 
 SEARCH_ALG_IMPORT["mixopt"] = lambda: MixOptSearcher

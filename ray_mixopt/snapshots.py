@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import logging
 import os
 import shutil
+from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pyarrow import fs
+from ray.tune.search import Searcher
+
+logger = logging.getLogger(__name__)
 
 NAME = "searcher-state-{}.json"
 PREVIOUS = "previous-"
@@ -84,3 +89,72 @@ def candidates(filesystem: fs.FileSystem, path: str) -> list[str]:
         is_session = fnmatch.fnmatch(wanted, NAME.format("*"))
         sessions = [wanted, *(name for name in sessions if is_session and name < wanted)]
     return [f"{folder}/{name}" for session in sessions for name in (session, PREVIOUS + session) if name in present]
+
+
+class SnapshotSearcher(Searcher):
+    """A Tune searcher whose state is JSON. A subclass has ``state_dict`` and ``load_state_dict``.
+
+    Attributes:
+        n_recoveries: damaged files passed over, in all sessions.
+        damage: why a restore failed, None if none did.
+    """
+
+    CKPT_FILE_TMPL = NAME
+    n_recoveries = 0
+    damage: str | None = None
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """The state, JSON-able."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes over a state, or raises ValueError and changes nothing."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Writes the state as JSON, atomically; what was there before is kept as ``previous-...``."""
+        write(checkpoint_path, self.state_dict())
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Writes ``searcher-state-<session>.json`` into a folder."""
+        self.save(os.path.join(checkpoint_dir, NAME.format(session_str)))
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Reads what ``save`` wrote. A damaged file is passed over for the one before it, with a warning.
+
+        Raises:
+            ValueError: if no file can be read.
+        """
+        self.restore_newest(*locate(checkpoint_path))
+
+    def restore_from_dir(self, checkpoint_dir: str) -> None:
+        """Reads the newest readable state in an experiment's folder.
+
+        Tune answers an error here by quietly starting the experiment anew: if nothing can be read, ``damage`` says
+        so, for ``suggest`` to raise.
+        """
+        try:
+            self.restore_newest(*locate(checkpoint_dir))
+        except ValueError as error:
+            self.damage = str(error)
+            logger.error("%s", error)
+
+    def restore_newest(self, filesystem: fs.FileSystem, path: str) -> None:
+        """Reads the first of the ``candidates`` that can be read.
+
+        Raises:
+            ValueError: if none can.
+        """
+        damaged = []
+        for file in candidates(filesystem, path):
+            try:
+                self.load_state_dict(read(filesystem, file))
+            except (OSError, ValueError) as error:
+                damaged.append(f"{file} ({error})")
+                continue
+            self.damage = None
+            if damaged:
+                self.n_recoveries += len(damaged)
+                logger.warning("Went on from %s, since what is newer is damaged: %s.", file, "; ".join(damaged))
+            return
+        raise ValueError(f"No readable searcher state at {path}: {'; '.join(damaged) or 'there is none'}.")

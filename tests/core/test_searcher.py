@@ -1,0 +1,582 @@
+"""``MixOptSearcher`` without a Ray cluster: what Tune's own tests ask of every searcher, and its JSON state."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ladder import observations
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.search import ConcurrencyLimiter, Searcher, SearchGenerator
+from ray.tune.utils.mock_trainable import MOCK_TRAINABLE_NAME, register_mock_trainable
+
+from ray_mixopt import MixOptSearcher, MixtureSpace, snapshots
+from ray_mixopt.layout import Layout
+from ray_mixopt.parameters import Parameters
+from ray_mixopt.reports import metrics_of, training_step
+
+Loss = Callable[[dict[str, float], str, int], float]
+
+
+@pytest.fixture
+def searcher(space: MixtureSpace) -> MixOptSearcher:
+    made = MixOptSearcher(strategy="random", seed=5)
+    assert made.set_search_properties("loss", "min", space.param_space())
+    return made
+
+
+def complete(searcher: Searcher, trial_id: str, config: dict[str, Any], loss: float) -> None:
+    searcher.on_trial_complete(trial_id, {"step": config["steps"], "loss": loss, "training_iteration": 1})
+
+
+def drive(searcher: Searcher, names: list[str], loss: Loss) -> list[dict[str, Any]]:
+    """Suggests and completes trials one by one."""
+    configs = []
+    for name in names:
+        configs.append(searcher.suggest(name))
+        complete(searcher, name, configs[-1], loss(configs[-1]["mixture"], configs[-1]["scale"], configs[-1]["steps"]))
+    return configs
+
+
+# -- suggestions
+
+
+def test_a_suggestion_resolves_every_domain(space: MixtureSpace) -> None:
+    others = {"lr": tune.loguniform(1e-4, 1e-1), "model": {"depth": tune.randint(2, 9), "act": "gelu"}, "note": [1, 2]}
+    searcher = MixOptSearcher(strategy="random")
+    searcher.set_search_properties("loss", "min", space.param_space() | others)
+    config = searcher.suggest("a")
+    assert set(config) == {"mixture", "scale", "steps", "lr", "model"}, "constants are Tune's to keep"
+    assert set(config["mixture"]) == set(space.domains)
+    assert sum(config["mixture"].values()) == pytest.approx(1, abs=1e-12)
+    assert config["scale"] in space.scale_names and config["steps"] in space.steps
+    assert 1e-4 <= config["lr"] <= 1e-1 and config["model"]["depth"] in range(2, 9)
+    json.dumps(config)
+
+
+def test_constants_and_further_domains_reach_tunes_trials(space: MixtureSpace, tmp_path: Path) -> None:
+    register_mock_trainable()
+    config = space.param_space() | {"lr": tune.uniform(1, 2), "nested": {"list": [1, 2], "x": 3}, "pair": (1, "b")}
+    generator = SearchGenerator(MixOptSearcher(strategy="random"))
+    generator.set_search_properties("loss", "min", config)
+    spec = {"run": MOCK_TRAINABLE_NAME, "config": config, "num_samples": 2, "storage_path": str(tmp_path)}
+    generator.add_configurations({"t": spec})
+    trial = generator.next_trial()
+    assert isinstance(trial, Trial)
+    assert trial.config["nested"] == {"list": [1, 2], "x": 3} and trial.config["pair"] == (1, "b")
+    assert 1 <= trial.config["lr"] <= 2
+    assert "wikipedia=" in trial.experiment_tag
+    assert generator.next_trial() is not None and generator.next_trial() is None and generator.is_finished()
+
+
+def test_a_hand_written_space_with_other_keys(loss: Loss) -> None:
+    config = {
+        "data": {"web": tune.uniform(0, 1), "code": tune.uniform(0, 1)},
+        "size": tune.choice(["s", "l"]),
+        "length": tune.choice([10, 20]),
+    }
+    searcher = MixOptSearcher(strategy="random", scale="size", steps="length", cost_per_step={"s": 1, "l": 3})
+    searcher.set_search_properties("loss", "min", config)
+    assert searcher.optimizer.space.domains == ("web", "code")
+    suggestion = searcher.suggest("a")
+    assert set(suggestion) == {"data", "size", "length"} and suggestion["size"] == "l" and suggestion["length"] == 20
+    searcher.on_trial_complete("other", {"config/data/web": 3, "config/data/code": 1, "config/size": "s"})
+    result = {"config/data/web": 3, "config/data/code": 1, "config/size": "s", "config/length": 10}
+    searcher.on_trial_complete("other", result | {"step": 10, "loss": 2.0})
+    assert searcher.optimizer.history["other"].mixture == (0.75, 0.25)
+
+
+def test_the_limit_counts_live_trials(searcher: MixOptSearcher) -> None:
+    assert searcher.set_max_concurrency(2)
+    configs = {name: searcher.suggest(name) for name in ("a", "b", "c")}
+    assert configs["c"] is None and configs["a"] != configs["b"]
+    complete(searcher, "a", configs["a"], 1.0)
+    assert searcher.suggest("d") is not None and searcher.suggest("e") is None
+
+
+def test_the_limiter_passes_its_limit_on(space: MixtureSpace) -> None:
+    limiter = ConcurrencyLimiter(MixOptSearcher(strategy="random"), max_concurrent=1)
+    limiter.set_search_properties("loss", "min", space.param_space())
+    config = limiter.suggest("a")
+    assert limiter.suggest("b") is None
+    limiter.on_trial_complete("a", {"step": config["steps"], "loss": 1.0})
+    assert limiter.suggest("c") is not None
+
+
+def test_the_search_is_finished_when_nothing_is_affordable(space: MixtureSpace) -> None:
+    searcher = MixOptSearcher(strategy="random", budget=2.5 * space.target_cost)
+    searcher.set_search_properties("loss", "min", space.param_space())
+    configs = [searcher.suggest(name) for name in "ab"]
+    assert searcher.suggest("c") is None, "a running trial may still fail and leave its money"
+    complete(searcher, "a", configs[0], 1.0)
+    assert searcher.suggest("d") is None
+    searcher.on_trial_complete("b", error=True)
+    assert searcher.suggest("e") is not None
+    searcher.on_trial_complete("e", error=True)
+    complete(searcher, "f", searcher.suggest("f"), 1.0)
+    assert searcher.suggest("g") == Searcher.FINISHED
+
+
+def test_only_reports_and_ends_are_worth_asking_again(space: MixtureSpace, monkeypatch: pytest.MonkeyPatch) -> None:
+    searcher = MixOptSearcher(strategy="random", budget=1.5 * space.target_cost)
+    searcher.set_search_properties("loss", "min", space.param_space())
+    searcher.suggest("a")
+    assert searcher.suggest("b") is None
+    monkeypatch.setattr(searcher.optimizer, "ask", lambda trial_id: pytest.fail("asked without news"))
+    assert searcher.suggest("c") is None
+
+
+# -- results of all kinds
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_invalid_values_mark_a_run_as_diverged(searcher: MixOptSearcher, value: float) -> None:
+    config = searcher.suggest("a")
+    searcher.on_trial_result("a", {"step": 100, "loss": value})
+    complete(searcher, "a", config, 1.0)
+    assert searcher.optimizer.history["a"].status == "diverged"
+    assert searcher.suggest("b") is not None
+    assert searcher.recommend().diverged == 1
+
+
+def test_late_repeated_and_unknown_results_do_no_harm(searcher: MixOptSearcher) -> None:
+    config = searcher.suggest("a")
+    searcher.on_trial_result("a", {"step": 100, "loss": 3.0})
+    searcher.on_trial_result("a", {"step": 100, "loss": 3.0})
+    complete(searcher, "a", config, 2.0)
+    complete(searcher, "a", config, 2.0)
+    searcher.on_trial_result("a", {"step": 200, "loss": 2.5})
+    searcher.on_trial_complete("a")
+    for result in ({"step": 1, "loss": 1.0}, {}):
+        searcher.on_trial_result("nobody", result)
+        searcher.on_trial_complete("nobody", result)
+    searcher.on_trial_complete("nobody", None, error=True)
+    history = searcher.optimizer.history
+    assert [step for _, step in history.arrivals] == [100, config["steps"], 200]
+    assert history.n_duplicates == 1 and list(history.trials) == ["a"]
+
+
+def test_an_unknown_trial_is_adopted_from_its_result(searcher: MixOptSearcher, space: MixtureSpace) -> None:
+    config = {f"config/mixture/{name}": 2.0 for name in space.domains} | {"config/scale": "20M", "config/steps": 300}
+    searcher.on_trial_result("found", config | {"step": 100, "loss": 2.0})
+    searcher.on_trial_complete("found", config | {"step": 300, "loss": 1.0})
+    run = searcher.optimizer.history["found"]
+    assert run.mixture == (1 / 3, 1 / 3, 1 / 3) and run.status == "done" and list(run.observations) == [100, 300]
+    assert searcher.set_max_concurrency(1) and searcher.suggest("a") is not None
+
+
+def test_an_unknown_trial_of_another_search_is_ignored(
+    searcher: MixOptSearcher, caplog: pytest.LogCaptureFixture
+) -> None:
+    foreign = {"config/mixture/math": 1.0, "config/scale": "20M", "config/steps": 300, "step": 100, "loss": 2.0}
+    searcher.on_trial_result("foreign", foreign)
+    searcher.on_trial_result("foreign", foreign | {"step": 200})
+    assert len(searcher.optimizer.history) == 0
+    assert caplog.text.count("Trial foreign is not of this search") == 1 and "math" in caplog.text
+
+
+def test_missing_metrics_cost_and_are_counted(searcher: MixOptSearcher, caplog: pytest.LogCaptureFixture) -> None:
+    searcher.suggest("a")
+    searcher.on_trial_result("a", {"step": 100, "accuracy": 1.0})
+    searcher.on_trial_result("a", {"step": 300, "loss": None})
+    searcher.on_trial_result("a", {"step": 500, "loss": "low"})
+    history = searcher.optimizer.history
+    assert history.n_missing == 3 and history.spent == history.space.cost("1B", 500)
+    assert caplog.text.count("reported no number for loss") == 1
+
+
+def test_several_metrics_of_which_some_are_missing(space: MixtureSpace) -> None:
+    searcher = MixOptSearcher(strategy="random", objective={"a": 1.0, "b": -0.5})
+    searcher.set_search_properties(None, "max", space.param_space())
+    searcher.suggest("t")
+    searcher.on_trial_result("t", {"step": 100, "a": 1.0, "c": 7.0})
+    searcher.on_trial_result("t", {"step": 300, "a": np.float32(0.5), "b": 2})
+    assert searcher.optimizer.history["t"].observations == {100: {"a": 1.0}, 300: {"a": 0.5, "b": 2.0}}
+    assert searcher.optimizer.problem.mode == "max"
+
+
+def test_ten_failures_in_a_row_end_the_search(searcher: MixOptSearcher) -> None:
+    for number in range(9):
+        searcher.suggest(str(number))
+        searcher.on_trial_complete(str(number), error=True)
+    searcher.suggest("reports")
+    searcher.on_trial_result("reports", {"step": 100, "loss": 1.0})
+    searcher.on_trial_complete("reports", error=True)
+    for number in range(10, 20):
+        assert searcher.suggest(str(number)) is not None
+        searcher.on_trial_complete(str(number), error=True)
+    with pytest.raises(RuntimeError, match="10 trials in a row failed"):
+        searcher.suggest("last")
+
+
+@pytest.mark.parametrize(
+    ("result", "step"),
+    [
+        ({"step": 5, "training_iteration": 1}, 5),
+        ({"training_iteration": 3}, 3),
+        ({"step": np.int64(7)}, 7),
+        ({"step": 2.0}, 2),
+        ({"step": 0}, None),
+        ({"step": math.nan}, None),
+        ({"step": math.inf}, None),
+        ({"step": None}, None),
+        ({"step": "end"}, None),
+        ({}, None),
+    ],
+)
+def test_the_step_of_a_result(result: dict[str, Any], step: int | None) -> None:
+    assert training_step(result) == step
+
+
+def test_the_metrics_of_a_result() -> None:
+    found = metrics_of({"a": 1, "b": np.float64(2), "c": "x", "d": None, "e": math.nan}, "abcdef")
+    assert found.pop("e") != found and found == {"a": 1.0, "b": 2.0}
+
+
+# -- state
+
+
+def same_next_suggestion(one: MixOptSearcher, two: MixOptSearcher) -> bool:
+    return one.suggest("next") == two.suggest("next")
+
+
+def test_a_fresh_object_goes_on_from_a_file(searcher: MixOptSearcher, tmp_path: Path, loss: Loss) -> None:
+    """As Tune restores: a searcher made without arguments, ``set_search_properties`` never called."""
+    drive(searcher, ["1", "2"], loss)
+    unfinished = searcher.suggest("not_completed")
+    searcher.save(str(tmp_path / "state"))
+    other = MixOptSearcher()
+    other.restore(str(tmp_path / "state"))
+    assert other.metric == "loss" and other.mode == "min"
+    assert other.optimizer.history.state_dict() == searcher.optimizer.history.state_dict()
+    assert other.optimizer.history["not_completed"].status == "running"
+    other.set_max_concurrency(1)
+    assert other.suggest("3") is None, "not_completed is still on its way"
+    for each in (searcher, other):
+        complete(each, "not_completed", unfinished, 1.5)
+    assert same_next_suggestion(searcher, other)
+
+
+@pytest.mark.parametrize("limited", [True, False])
+@pytest.mark.parametrize("by_folder", [True, False])
+def test_five_and_five_are_ten(
+    space: MixtureSpace, tmp_path: Path, loss: Loss, limited: bool, by_folder: bool, ladder: str
+) -> None:
+    """Tune's AbstractWarmStartTest."""
+
+    def make() -> Searcher:
+        made = MixOptSearcher(strategy=ladder, seed=2)
+        return ConcurrencyLimiter(made, max_concurrent=1) if limited else made
+
+    names = [f"trial_{number}" for number in range(10)]
+    whole, first, second = make(), make(), make()
+    for each in (whole, first):
+        each.set_search_properties("loss", "min", space.param_space() | {"lr": tune.uniform(0, 1)})
+    configs = drive(whole, names, loss)
+    half = drive(first, names[:5], loss)
+    if by_folder:
+        SearchGenerator(first).save_to_dir(str(tmp_path), "2026-01-01")
+        SearchGenerator(second).restore_from_dir(str(tmp_path))
+    else:
+        first.save(str(tmp_path / "state"))
+        second.restore(str(tmp_path / "state"))
+    assert half + drive(second, names[5:], loss) == configs
+
+
+NEXT_SUGGESTION = """
+import json, sys
+from ray_mixopt import MixOptSearcher
+print(json.dumps(MixOptSearcher.load(sys.argv[1]).suggest("next")))
+"""
+
+
+@pytest.mark.parametrize("strategy", ["random", "default"])
+def test_another_process_suggests_the_same(space: MixtureSpace, tmp_path: Path, loss: Loss, strategy: str) -> None:
+    searcher = MixOptSearcher(strategy=strategy, seed=4)
+    searcher.set_search_properties("loss", "min", space.param_space() | {"lr": tune.loguniform(1e-3, 1)})
+    drive(searcher, [f"trial_{number}" for number in range(3)], loss)
+    searcher.save_to_dir(str(tmp_path), "2026-01-01_00-00-00")
+    child = subprocess.run(
+        [sys.executable, "-c", NEXT_SUGGESTION, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert child.returncode == 0, child.stderr
+    assert json.loads(child.stdout) == searcher.suggest("next")
+
+
+def test_the_state_is_json_with_the_one_before_kept(searcher: MixOptSearcher, tmp_path: Path, loss: Loss) -> None:
+    for number, session in enumerate(["2026-01-01", "2026-01-01", "2026-01-02"]):
+        drive(searcher, [str(number)], loss)
+        searcher.save_to_dir(str(tmp_path), session)
+    names = ["previous-searcher-state-2026-01-01.json", "searcher-state-2026-01-01.json"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [*names, "searcher-state-2026-01-02.json"]
+    kept = [json.loads((tmp_path / name).read_text())["history"]["n_asked"] for name in names]
+    assert kept == [1, 2] and json.loads((tmp_path / names[0]).read_text())["version"] == 1
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"version": 99}', '{"version": 1}', "\x00\xff"])
+def test_damaged_files_are_passed_over(
+    searcher: MixOptSearcher, tmp_path: Path, loss: Loss, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number, session in enumerate(["2026-01-01", "2026-01-02", "2026-01-02"]):
+        drive(searcher, [str(number)], loss)
+        searcher.save_to_dir(str(tmp_path), session)
+    sizes = []
+    for name in ("searcher-state-2026-01-02.json", "previous-searcher-state-2026-01-02.json"):
+        (tmp_path / name).write_text(damage, encoding="latin-1")
+        other = MixOptSearcher()
+        with caplog.at_level(logging.WARNING):
+            other.restore_from_dir(str(tmp_path))
+        sizes.append(len(other.optimizer.history))
+        assert name in caplog.text and other.n_recoveries == len(sizes)
+        assert other.suggest("next") is not None
+    assert sizes == [2, 1]
+
+
+def test_a_state_that_cannot_be_read_is_said_when_it_is_needed(tmp_path: Path, space: MixtureSpace) -> None:
+    (tmp_path / "searcher-state-2026.json").write_text("{")
+    searcher = MixOptSearcher(space, "loss", "min", strategy="random")
+    searcher.restore_from_dir(str(tmp_path))  # raising here would make Tune start over
+    with pytest.raises(RuntimeError, match="No readable searcher state at .*searcher-state-2026.json"):
+        searcher.suggest("a")
+    with pytest.raises(ValueError, match="there is none"):
+        MixOptSearcher.load(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="No readable searcher state"):
+        searcher.restore(str(tmp_path / "searcher-state-2026.json"))
+
+
+def test_no_file_is_ever_half_written(tmp_path: Path) -> None:
+    snapshots.write(tmp_path / "a.json", {"n": 1})
+    with pytest.raises(TypeError):
+        snapshots.write(tmp_path / "a.json", {"n": object()})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"n": 1}
+
+
+def test_a_searcher_can_be_pickled_before_and_after_a_search(searcher: MixOptSearcher, loss: Loss) -> None:
+    assert pickle.loads(pickle.dumps(MixOptSearcher())).metric is None
+    drive(searcher, ["1", "2"], loss)
+    assert same_next_suggestion(pickle.loads(pickle.dumps(searcher)), searcher)
+    assert not hasattr(searcher, "searcher"), "Tune takes the attribute for a wrapped searcher"
+
+
+def test_runs_of_an_interrupted_search_are_lost_to_a_new_one(
+    searcher: MixOptSearcher, space: MixtureSpace, tmp_path: Path
+) -> None:
+    searcher.set_max_concurrency(2)
+    searcher.suggest("silent")
+    searcher.suggest("seen")
+    searcher.on_trial_result("seen", {"step": 100, "loss": 1.0})
+    searcher.save_to_dir(str(tmp_path), "2026")
+    other = MixOptSearcher.load(tmp_path)
+    other.set_max_concurrency(2)
+    other.set_search_properties("loss", "min", space.param_space())
+    history = other.optimizer.history
+    assert {run.trial_id: (run.status, list(run.observations)) for run in history} == {
+        "silent": ("lost", []),
+        "seen": ("lost", [100]),
+    }
+    for name in "ab":
+        assert other.suggest(name) is not None
+    assert len({run.mixture for run in history}) == 4 and other.suggest("c") is None
+
+
+# -- other parameters
+
+
+def test_parameters_survive_json_and_sample_the_same() -> None:
+    space = {
+        "a": tune.uniform(-1, 1),
+        "b": {"c": tune.loguniform(1e-5, 1e-1), "d": tune.quniform(0, 1, 0.25)},
+        "e": tune.qloguniform(1, 64, 1),
+        "f": tune.randint(0, 10),
+        "g": tune.lograndint(1, 1000),
+        "h": tune.qrandint(0, 100, 10),
+        "i": tune.choice(["x", 1, None, True, 0.5, ("__ref_ph", "ab12")]),
+        "j": tune.randn(2.0, 0.1),
+        "k": tune.qrandn(0.0, 1.0, 0.5),
+        "constant": 1,
+    }
+    one = Parameters.of(space, without=["a"])
+    two = Parameters.from_state(json.loads(json.dumps(one.state())))
+    for seed in range(20):
+        sample = one.sample(np.random.default_rng(seed))
+        assert sample == two.sample(np.random.default_rng(seed))
+        assert set(sample) == set(space) - {"a", "constant"}
+        assert [type(value) for value in sample.values()] == [
+            type(value) for value in two.sample(np.random.default_rng(seed)).values()
+        ]
+        assert sample["h"] % 10 == 0 and isinstance(sample["b"]["c"], float)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"x": tune.grid_search([1, 2])}, "grid_search is not supported by MixOptSearcher .found at x"),
+        ({"x": [tune.uniform(0, 1)]}, "inside a list"),
+        ({"x": tune.sample_from(lambda: 1)}, "cannot be kept in a JSON state"),
+    ],
+)
+def test_parameters_that_cannot_be_sampled_here(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Parameters.of(config, without=[])
+
+
+# -- points from elsewhere
+
+
+def point(space: MixtureSpace, steps: int | None = 500, **more: Any) -> dict[str, Any]:
+    mixture = space.named(space.uniform())
+    return {"mixture": mixture, "scale": "20M", "steps": steps} | more
+
+
+def test_evaluated_points_wait_for_the_space(space: MixtureSpace, tmp_path: Path) -> None:
+    searcher = MixOptSearcher(strategy="random")
+    searcher.add_evaluated_point(point(space, lr=0.1), 2.0, intermediate_values=[4.0, 3.0])
+    searcher.add_evaluated_point(point(space, steps=19700), 1.0, intermediate_values={6000: 1.5})
+    searcher.add_evaluated_point(point(space), 9.0, error=True)
+    searcher.add_evaluated_point(point(space), 9.0, pruned=True)
+    searcher.add_evaluated_point(point(space), 9.0, pruned=True, intermediate_values={100: 5.0})
+    searcher.save(str(tmp_path / "state"))
+    other = MixOptSearcher()
+    other.restore(str(tmp_path / "state"))
+    for each in (searcher, other):
+        each.set_search_properties("loss", "min", space.param_space())
+        seen = [{step: metrics["loss"] for step, metrics in run.observations.items()} for run in each.optimizer.history]
+        assert seen == [{100: 4.0, 300: 3.0, 500: 2.0}, {6000: 1.5, 19700: 1.0}, {100: 5.0}]
+        assert each.optimizer.history.spent == 0 and each.recommend() is not None
+
+
+def test_evaluated_points_by_metric(space: MixtureSpace) -> None:
+    searcher = MixOptSearcher(space, mode="min", strategy="random", objective={"a": 1.0, "b": 1.0})
+    searcher.add_evaluated_point(point(space), {"a": 1.0, "b": 2.0})
+    assert searcher.optimizer.history["evaluated_00000"].observations == {500: {"a": 1.0, "b": 2.0}}
+    with pytest.raises(ValueError, match="give an evaluated point's values by name"):
+        searcher.add_evaluated_point(point(space), 1.0)
+
+
+def test_trials_of_another_experiment(searcher: MixOptSearcher, space: MixtureSpace) -> None:
+    register_mock_trainable()
+    trial = Trial(MOCK_TRAINABLE_NAME, config=point(space), stub=True)
+    trial.set_status(Trial.TERMINATED)
+    trial.run_metadata.last_result = {"loss": 2.5, "done": True, "step": 500}
+    searcher.add_evaluated_trials([trial], metric="loss")
+    assert observations(searcher.optimizer.history)[0][2:] == (500, {"loss": 2.5})
+
+
+@pytest.mark.parametrize(
+    ("change", "intermediate", "message"),
+    [
+        ({"mixture": None}, None, "needs its mixture under 'mixture'"),
+        ({"scale": None}, None, "must name its model scale"),
+        ({"scale": "2B"}, None, "Unknown scale '2B'"),
+        ({"mixture": {"book": 1.0}}, None, "missing"),
+        ({}, [4.0, 3.0, 2.0, 1.0], "more entries than there are rungs up to 500"),
+    ],
+)
+def test_points_that_do_not_fit(
+    searcher: MixOptSearcher, space: MixtureSpace, change: dict[str, Any], intermediate: Any, message: str
+) -> None:
+    assert searcher.optimizer is not None
+    parameters = {key: value for key, value in (point(space) | change).items() if value is not None}
+    with pytest.raises(ValueError, match=message):
+        searcher.add_evaluated_point(parameters, 1.0, intermediate_values=intermediate)
+
+
+# -- bad arguments
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"space": {"mixture": {}}}, "space must be a MixtureSpace"),
+        ({"metric": ["a", "b"]}, "use objective="),
+        ({"mode": "lower"}, "mode must be 'min' or 'max'"),
+        ({"objective": {}}, "objective must map metric names to weights"),
+        ({"objective": {"a": math.nan}}, "weight of metric 'a'"),
+        ({"strategy": "best"}, "Unknown strategy 'best'"),
+        ({"budget": 0}, "budget must be a positive finite cost"),
+        ({"seed": -1}, "seed must be a non-negative integer"),
+        ({"mixture": "a/b"}, "three distinct keys without '/'"),
+        ({"scale": "steps"}, "three distinct keys"),
+    ],
+)
+def test_bad_arguments_are_refused_at_once(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MixOptSearcher(**arguments)
+
+
+def test_what_is_unknown_is_asked_for(space: MixtureSpace) -> None:
+    with pytest.raises(RuntimeError, match="no search space has been defined"):
+        MixOptSearcher().suggest("a")
+    with pytest.raises(RuntimeError, match="`metric` .None."):
+        MixOptSearcher(space).suggest("a")
+    with pytest.raises(RuntimeError, match="`mode` .None."):
+        MixOptSearcher(space, metric="loss").suggest("a")
+    assert MixOptSearcher(space, "loss", "min", strategy="random").suggest("a") is not None
+
+
+PAIR = {"x": tune.uniform(0, 1), "y": tune.uniform(0, 1)}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"lr": tune.uniform(0, 1)}, "no mixture under 'mixture'"),
+        ({"a": PAIR, "b": PAIR}, "candidates: .'a', 'b'."),
+        ({"mixture": PAIR | {"x": tune.uniform(-1, 1)}}, "a >= 0"),
+        ({"mixture": PAIR, "scale": tune.choice(["s", "l"])}, "No cost is known"),
+        ({"mixture": PAIR, "steps": tune.grid_search([1, 2])}, "grid_search"),
+        ({"mixture": PAIR, "steps": tune.randint(1, 9)}, "must be tune.choice"),
+    ],
+)
+def test_a_param_space_without_a_search_in_it(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MixOptSearcher().set_search_properties("loss", "min", config)
+
+
+def test_two_spaces_are_one_too_many(searcher: MixOptSearcher, space: MixtureSpace) -> None:
+    other = MixtureSpace(domains=("a", "b"), scales=space.scales, steps=space.steps)
+    dearer = MixtureSpace(domains=space.domains, scales=space.scales, steps=space.steps, upper={"book": 0.5})
+    searcher.suggest("a")
+    for config, message in ((other, "use space.param_space"), (dearer, "another MixtureSpace")):
+        with pytest.raises(ValueError, match=message):
+            searcher.set_search_properties("loss", "min", config.param_space())
+        with pytest.raises(ValueError, match=message):
+            MixOptSearcher(space).set_search_properties("loss", "min", config.param_space())
+    with pytest.raises(ValueError, match="do not serve 'accuracy'"):
+        searcher.set_search_properties("accuracy", "max", space.param_space())
+    hand_written = {"mixture": {name: tune.uniform(0, 1) for name in space.domains}, "steps": tune.choice([100, 123])}
+    with pytest.raises(ValueError, match="123"):
+        MixOptSearcher(space).set_search_properties("loss", "min", hand_written)
+
+
+def test_a_given_space_finds_its_mixture_under_any_key(space: MixtureSpace) -> None:
+    config = {"shares": {name: tune.uniform(0, 1) for name in space.domains}, "other": {"x": tune.uniform(0, 1)}}
+    searcher = MixOptSearcher(space, strategy="random")
+    searcher.set_search_properties("loss", "min", config)
+    assert set(searcher.suggest("a")) == {"shares", "scale", "steps", "other"}
+    assert Layout.from_state(json.loads(json.dumps(searcher.layout.state()))).mixture == "shares"
+
+
+def test_a_search_without_an_end_is_said(space: MixtureSpace, caplog: pytest.LogCaptureFixture) -> None:
+    endless = {"num_samples": sys.maxsize}
+    MixOptSearcher(budget=1.0).set_search_properties("loss", "min", space.param_space(), **endless)
+    MixOptSearcher().set_search_properties("loss", "min", space.param_space(), time_budget_s=1, **endless)
+    MixOptSearcher().set_search_properties("loss", "min", space.param_space(), num_samples=3)
+    assert "does not end by itself" not in caplog.text
+    MixOptSearcher().set_search_properties("loss", "min", space.param_space(), **endless)
+    assert "does not end by itself" in caplog.text
