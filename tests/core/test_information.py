@@ -1,0 +1,210 @@
+"""The default strategy: its design, its candidates, and what it buys."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ray_mixopt.optimizer import MixtureOptimizer
+from ray_mixopt.pool import Pool
+from ray_mixopt.space import MixtureSpace, Scale
+from ray_mixopt.strategies.candidates import PoolCandidates, SimplexCandidates
+from ray_mixopt.strategies.design import initial_design
+from ray_mixopt.strategies.information import refit_size
+
+SPACE = MixtureSpace(
+    domains=("web", "code", "math"),
+    scales=(Scale("small", 0.01, 1e7), Scale("medium", 0.1, 1e8), Scale("large", 1.0, 1e9)),
+    steps=(100, 400),
+)
+BEST = np.array([0.6, 0.3, 0.1])
+
+
+def loss(mixture, scale, steps):
+    """A mixing law whose optimum moves a little with the scale."""
+    size = {"small": 1.0, "medium": 0.6, "large": 0.4}[scale]
+    shift = {"small": 0.1, "medium": 0.03, "large": 0.0}[scale]
+    w = np.array(list(mixture.values()))
+    best = BEST + shift * np.array([-1.0, 0.5, 0.5])
+    return 2.0 + size * (100 / steps) ** 0.3 + float(np.square(w - best).sum())
+
+
+def run(optimizer, suggestion, value=loss):
+    reached = optimizer.history[suggestion.trial_id].reached
+    for steps in optimizer.space.steps:
+        if reached < steps <= suggestion.steps:
+            optimizer.tell(suggestion.trial_id, steps, value(suggestion.mixture, suggestion.scale, steps))
+    optimizer.finish(suggestion.trial_id)
+
+
+def search(optimizer, n, value=loss):
+    for _ in range(n):
+        suggestion = optimizer.ask()
+        if suggestion is None:
+            break
+        run(optimizer, suggestion, value)
+    return optimizer
+
+
+@pytest.mark.parametrize("d", [2, 5, 30, 200])
+def test_the_design_varies_mixtures_at_two_fidelities_for_a_fixed_share_of_a_target_run(d):
+    space = MixtureSpace(
+        domains=tuple(f"d{i}" for i in range(d)),
+        scales=tuple(Scale(str(i), 10.0**i) for i in range(4)),
+        steps=(100, 300, 1000),
+    )
+    design = initial_design(space, np.random.default_rng(0))
+    assert sum(space.cost(p.scale, p.steps) for p in design) <= 0.25 * space.target_cost
+    assert len({(p.scale, p.steps) for p in design}) == 2
+    for cell in {(p.scale, p.steps) for p in design}:
+        assert len({tuple(p.mixture) for p in design if (p.scale, p.steps) == cell}) >= 3
+    assert space.simplex.contains([p.mixture for p in design]).all()
+
+
+def test_the_design_respects_floors_and_caps():
+    space = MixtureSpace(
+        domains=("a", "b", "c"), scales=SPACE.scales, steps=SPACE.steps, lower={"a": 0.1}, upper={"b": 0.4}
+    )
+    mixtures = [p.mixture for p in initial_design(space, np.random.default_rng(0))]
+    assert space.simplex.contains(mixtures).all()
+    assert max(w[1] for w in mixtures) > 0.35
+
+
+def test_candidates_stay_within_the_bounds_and_reach_corners_and_faces():
+    space = MixtureSpace(
+        domains=("a", "b", "c", "d"), scales=SPACE.scales, steps=SPACE.steps, upper={"a": 0.5}, lower={"b": 0.05}
+    )
+    candidates = SimplexCandidates(space)
+    rng = np.random.default_rng(0)
+    base = candidates.at_target(rng, 200)
+    near = candidates.near(base, np.arange(len(base)), rng)
+    assert space.simplex.contains(np.concatenate([base, near]), 1e-9).all()
+    for corner in space.corners():
+        assert (np.abs(base - corner).sum(1) < 1e-9).any()
+    assert (near[:, 2] == 0).any()
+
+
+@given(st.integers(2, 5000))
+def test_refit_sizes_are_a_coarse_staircase_below_n(n):
+    assert 2 <= refit_size(n) <= n
+    assert refit_size(refit_size(n)) == refit_size(n)
+    assert n < refit_size(n) * 1.1 + 2
+
+
+def test_it_finds_the_optimum_for_less_than_a_random_target_run_costs():
+    optimizer = search(MixtureOptimizer(SPACE, budget=SPACE.target_cost / 2, seed=1), 60)
+    answer = optimizer.recommend()
+    assert optimizer.history.spent <= SPACE.target_cost / 2
+    assert loss(answer.mixture, "large", 400) - loss(SPACE.named(BEST), "large", 400) < 0.01
+    assert answer.predicted is not None and answer.predicted.low < answer.predicted.high
+    assert answer.predicted.mean < answer.uniform.mean
+    assert answer.value_of_next_run >= 0
+    assert answer.calibration.n >= 20
+
+
+def test_maximising_the_negative_is_the_same_search():
+    down = search(MixtureOptimizer(SPACE, seed=2), 16)
+    up = search(MixtureOptimizer(SPACE, seed=2, mode="max"), 16, lambda *at: -loss(*at))
+    assert [t.mixture for t in down.history] == [t.mixture for t in up.history]
+    assert down.recommend().predicted.mean == pytest.approx(-up.recommend().predicted.mean)
+
+
+def test_runs_in_flight_are_distinct_and_inform_each_other():
+    optimizer = search(MixtureOptimizer(SPACE, seed=3), 14)
+    asked = [optimizer.ask() for _ in range(5)]
+    assert len({(tuple(s.mixture.values()), s.scale, s.steps) for s in asked}) == 5
+
+
+def test_a_restored_optimizer_goes_on_bit_for_bit():
+    optimizer = search(MixtureOptimizer(SPACE, seed=4), 15)
+    optimizer.ask()  # in flight
+    restored = MixtureOptimizer.from_state_dict(json.loads(json.dumps(optimizer.state_dict())))
+    for _ in range(3):
+        one, other = optimizer.ask(), restored.ask()
+        assert one == other
+        run(optimizer, one)
+        run(restored, other)
+    assert optimizer.recommend() == restored.recommend()
+
+
+@pytest.mark.parametrize("continuation", [True, False])
+def test_it_continues_paused_runs_at_marginal_cost_unless_told_not_to(continuation):
+    optimizer = search(MixtureOptimizer(SPACE, seed=5, continuation=continuation), 10)
+    continued = []
+    for _ in range(30):
+        suggestion = optimizer.ask()
+        if suggestion.continues:
+            assert suggestion.trial_id == suggestion.continues
+            assert suggestion.cost < SPACE.cost(suggestion.scale, suggestion.steps)
+            continued.append(suggestion)
+        run(optimizer, suggestion)
+    assert bool(continued) == continuation
+
+
+def test_several_metrics_are_modelled_and_combined():
+    def metrics(mixture, scale, steps):
+        value = loss(mixture, scale, steps)
+        return {"loss": value, "accuracy": 0.5 - 0.1 * value}
+
+    optimizer = MixtureOptimizer(SPACE, objective={"loss": 1.0, "accuracy": -2.0}, seed=6, budget=SPACE.target_cost)
+    search(optimizer, 30, metrics)
+    trial = next(iter(optimizer.history))
+    optimizer.history.observe(trial.trial_id, 200, {"loss": 2.5})  # a report that lacks the other metric
+    answer = optimizer.recommend()
+    best = metrics(SPACE.named(BEST), "large", 400)
+    assert answer.predicted.low < best["loss"] - 2 * best["accuracy"] < answer.predicted.high
+    assert loss(answer.mixture, "large", 400) - best["loss"] < 0.02
+
+
+def test_a_diverged_mixture_is_priced_as_bad():
+    optimizer = search(MixtureOptimizer(SPACE, seed=7), 14)
+    suggestion = optimizer.ask()
+    run(optimizer, suggestion, lambda *_: math.nan)
+    assert optimizer.history[suggestion.trial_id].status == "diverged"
+    assert optimizer.ask() is not None
+    assert optimizer.recommend().diverged == 1
+
+
+def test_a_constant_metric_and_an_empty_history_still_get_answers():
+    optimizer = MixtureOptimizer(SPACE, seed=8)
+    assert optimizer.recommend().predicted is None
+    search(optimizer, 14, lambda *_: 1.0)
+    assert optimizer.recommend().predicted.mean == pytest.approx(1.0, abs=1e-3)
+
+
+def pool():
+    rng = np.random.default_rng(0)
+    available = np.ones((12, 3, 2), dtype=bool)
+    available[4:, 2] = False  # only four mixtures were trained at the large scale
+    available[0, 0, 1] = False
+    return Pool(mixtures=rng.dirichlet(np.ones(3), 12), available=available)
+
+
+def test_a_pool_is_searched_without_leaving_it_until_it_is_used_up():
+    logged = pool()
+    optimizer = MixtureOptimizer(SPACE, pool=logged, seed=0)
+    rows = {tuple(w): i for i, w in enumerate(logged.mixtures.tolist())}
+    taken = set()
+    while (s := optimizer.ask()) is not None:
+        row, scale, steps = (
+            rows[tuple(s.mixture.values())],
+            SPACE.scale_names.index(s.scale),
+            SPACE.steps.index(s.steps),
+        )
+        assert logged.available[row, scale, steps]
+        assert (row, scale, steps) not in taken
+        taken.add((row, scale, steps))
+        run(optimizer, s)
+    answer = optimizer.recommend()
+    values = [loss(SPACE.named(w), "large", 400) for w in logged.mixtures[:4]]
+    assert loss(answer.mixture, "large", 400) == min(values)
+
+
+def test_a_pool_without_the_target_is_refused():
+    logged = pool()
+    logged.available[:, 2] = False
+    with pytest.raises(ValueError, match="No logged run reaches the target large x 400 steps"):
+        PoolCandidates(SPACE, logged)
