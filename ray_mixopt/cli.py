@@ -10,6 +10,7 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
+from zipfile import BadZipFile
 
 import click
 
@@ -125,7 +126,7 @@ def _bad_arguments() -> Iterator[None]:
     """What the library refuses is a usage error here: exit code 2."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, OSError, BadZipFile) as error:
         raise click.UsageError(str(error)) from error
 
 
@@ -167,6 +168,9 @@ def _simulator(name: str, strategy: str, noise: float, seed: int, target: tuple[
 def _folder(out: Path | None, settings: Replay) -> Path:
     """Where the results go: ``out``, if that holds none yet, or a new folder."""
     if out is not None:
+        blocked = next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None)
+        if blocked is not None:
+            raise ValueError(f"{out} cannot be a folder, since {blocked} is a file: choose another --out.")
         if (out / EXPERIMENT).exists() or (out / RESULT).exists():
             raise ValueError(f"{out} holds the results of another replay: remove them, or choose another --out.")
         return out
@@ -192,7 +196,7 @@ def _run(settings: Replay, folder: Path, as_json: bool) -> int:
         try:
             with Progress(errors, settings.budget).shown() as progress:
                 outcome = settings.run(folder / EXPERIMENT, progress.update)
-        except TuneError as error:
+        except (TuneError, OSError) as error:
             raise click.ClickException(f"The search broke down: {error}") from error
         with errors.status("Looking back at what it would have recommended on the way"):
             summary = summarise(settings, outcome, trajectory(outcome.optimizer))

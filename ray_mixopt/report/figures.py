@@ -41,8 +41,9 @@ def _draw_progress(axes: Axes, summary: Mapping[str, Any]) -> None:
         if uniform is not None:
             axes.axhline(max(uniform, FLOOR), color=ORANGE, linestyle="--", label="uniform mixture")
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(lambda value, position: f"{value:g}")
-        axes.set_ylim(bottom=max(FLOOR, min(y) / 2) * 0.8)
+        axes.yaxis.set_major_formatter(_plain)
+        axes.yaxis.set_minor_formatter(_unlabelled)
+        axes.set_ylim(bottom=min(0.08, min(y) * 0.6), top=max(2.0, max(y) * 1.5))  # at least the decade below 1
         axes.set_ylabel("regret at the target\n(0: best mixture, 1: median random one)")
         axes.set_title("Regret of the recommendation", fontsize=10)
     else:
@@ -53,7 +54,8 @@ def _draw_progress(axes: Axes, summary: Mapping[str, Any]) -> None:
         axes.set_ylabel(f"predicted {summary['metric']} at the target (95%)")
         axes.set_title("Prediction for the recommendation", fontsize=10)
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(lambda value, position: f"{value:g}")
+    axes.xaxis.set_major_formatter(_plain)
+    axes.xaxis.set_minor_formatter(_unlabelled)
     axes.axvline(1.0, color=GREY, linestyle=":", label="cost of one full run")
     axes.set_xlabel(_cost_label(summary))
     axes.grid(alpha=0.25)
@@ -71,6 +73,14 @@ def _draw_spending(axes: Axes, summary: Mapping[str, Any]) -> None:
     axes.set_title("Where the money went", fontsize=10)
     axes.grid(axis="x", alpha=0.25)
     axes.set_axisbelow(True)
+
+
+def _plain(value: float, position: float) -> str:
+    return f"{value:g}"
+
+
+def _unlabelled(value: float, position: float) -> str:
+    return ""
 
 
 def _full_runs(summary: Mapping[str, Any], row: Mapping[str, Any]) -> float:

@@ -107,7 +107,7 @@ def tables(summary: Mapping[str, Any]) -> Iterator[RenderableType]:
 
     lines = [
         "Regret: 0 is the best mixture there is, 1 the median random one.",
-        f"Spent {summary['spent']:.4g} of {summary['budget']:.4g}, the price of {summary['target_runs']:.2f} full runs.",
+        f"Spent {summary['spent']:.4g} of {summary['budget']:.4g}, {summary['target_runs']:.2f} times a full run.",
         f"{summary['runs']} runs and {summary['continued']} continuations in {summary['seconds']:.0f} s.",
     ]
     if summary["value_of_next_run"] is not None:

@@ -1,0 +1,157 @@
+"""Regret, the way a recommendation went, and the picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ray_mixopt import MixtureOptimizer, simulators
+from ray_mixopt.report.figures import draw_replay
+from ray_mixopt.report.regret import Regret
+from ray_mixopt.report.trajectory import costs, prefix, trajectory
+from ray_mixopt.simulators import RunTable, Simulator
+
+RUNS = """scale,cost_per_step,step,mixture/web,mixture/code,loss,acc
+S,1,100,0.5,0.5,4.0,0.1
+S,1,100,1,0,3.9,0.2
+L,10,100,0.5,0.5,3.0,0.5
+L,10,100,0.25,0.75,2.0,0.3
+L,10,100,0,1,5.0,0.9
+"""
+
+
+@pytest.fixture(scope="module")
+def simulator() -> Simulator:
+    return simulators.load("slimpajama")
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> RunTable:
+    path = tmp_path / "runs.csv"
+    path.write_text(RUNS)
+    return RunTable.read(path)
+
+
+@pytest.fixture
+def searched(simulator: Simulator) -> MixtureOptimizer:
+    """Four random full runs, told rung by rung, the last one not to its end."""
+    optimizer = MixtureOptimizer(simulator.space, objective={"loss": 1.0}, strategy="random", budget=1000.0)
+    for i in range(4):
+        run = optimizer.ask()
+        assert run is not None
+        for step in simulator.space.steps[: 2 if i == 3 else None]:
+            optimizer.tell(run.trial_id, step, simulator.observe(run.mixture, run.scale, step))
+        if i < 3:
+            optimizer.finish(run.trial_id)
+    return optimizer
+
+
+# -- regret
+
+
+@pytest.mark.parametrize("metric", ["loss", "accuracy/hellaswag"])
+def test_regret_is_0_at_the_best_and_1_at_a_random_mixture(simulator: Simulator, metric: str) -> None:
+    regret = Regret(simulator, metric, simulator.modes[metric])
+    mixtures = simulator.space.sample(2000, np.random.default_rng(5), 0.5)
+    values = [regret(mixture) for mixture in mixtures]
+    assert min(values) >= 0
+    uniform = [regret(mixture) for mixture in simulator.space.sample(2000, np.random.default_rng(6))]
+    assert np.median(uniform) == pytest.approx(1.0, abs=0.05)
+    assert sum(value < 0.2 for value in values) > 0
+
+
+def test_regret_follows_the_direction(simulator: Simulator) -> None:
+    least, most = (Regret(simulator, "loss", mode) for mode in ("min", "max"))
+    assert least.best < least.median < most.best
+    assert least.median == most.median
+
+
+@pytest.mark.parametrize(
+    ("metric", "mode", "expected"), [("loss", "min", (1.0, 0.0, 3.0)), ("acc", "max", (1.0, 1.5, 0.0))]
+)
+def test_regret_among_logged_runs(table: RunTable, metric: str, mode: str, expected: tuple[float, ...]) -> None:
+    regret = Regret(table, metric, mode)
+    assert [regret(np.array(w)) for w in ([0.5, 0.5], [0.25, 0.75], [0.0, 1.0])] == pytest.approx(expected)
+
+
+def test_regret_is_unknown_where_nothing_was_logged_at_the_target(table: RunTable) -> None:
+    regret = Regret(table, "loss", "min")
+    for mixture in ([1.0, 0.0], [0.4, 0.6]):
+        assert regret.value(np.array(mixture)) is None
+        assert regret(np.array(mixture)) is None
+
+
+# -- the way there
+
+
+def test_costs_end_at_what_was_spent(searched: MixtureOptimizer) -> None:
+    spent = costs(searched.history)
+    assert len(spent) == len(searched.history.arrivals)
+    assert (np.diff(spent) > 0).all()
+    assert spent[-1] == pytest.approx(searched.history.spent)
+
+
+def test_costs_of_a_report_out_of_turn_and_of_a_given_run_are_0(simulator: Simulator) -> None:
+    optimizer = MixtureOptimizer(simulator.space, strategy="random")
+    run = optimizer.ask()
+    for step in (6000, 2000, 12000):
+        optimizer.tell(run.trial_id, step, 1.0)
+    optimizer.add_evaluated_point(run.mixture, "20M", 19700, 2.0)
+    assert costs(optimizer.history) == pytest.approx([60.0, 60.0, 120.0, 120.0])
+
+
+def test_a_prefix_is_the_history_as_it_was(searched: MixtureOptimizer) -> None:
+    history = searched.history
+    for n in range(len(history.arrivals) + 1):
+        part = prefix(history, n)
+        assert part.arrivals == history.arrivals[:n]
+        assert part.spent == pytest.approx(([0.0, *costs(history)])[n])
+        assert {t.trial_id for t in part} == {trial_id for trial_id, _ in history.arrivals[:n]}
+        type(history).from_state_dict(part.state_dict())  # it is consistent
+
+
+def test_the_trajectory_ends_at_the_answer_and_leaves_the_search_alone(searched: MixtureOptimizer) -> None:
+    before = json.dumps(searched.state_dict())
+    points = trajectory(searched, 8)
+    assert json.dumps(searched.state_dict()) == before
+    assert points[-1] == searched.recommend()
+    spent = [point.spent for point in points]
+    assert spent == sorted(set(spent))
+    assert 2 < len(points) <= 8
+
+
+def test_the_trajectory_of_nothing_is_empty(simulator: Simulator) -> None:
+    assert trajectory(MixtureOptimizer(simulator.space, strategy="random")) == []
+
+
+# -- the picture
+
+
+def summary(points: list[dict], **changes: object) -> dict:
+    scales = [{"scale": "20M", "runs": 1, "spent": 2.0}, {"scale": "1B", "runs": 0, "spent": 0.0}]
+    basic = {"source": "s", "metric": "loss", "strategy": "default", "by_scale": scales, "trajectory": points}
+    return basic | {"target": {"scale": "1B", "steps": 100, "cost": 10.0}, "uniform": {"regret": 0.9}} | changes
+
+
+INTERVAL = {"mean": 2.0, "low": 1.9, "high": 2.1}
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        [],
+        [{"spent": 1.0, "regret": 0.0, "predicted": None}, {"spent": 2.0, "regret": None, "predicted": INTERVAL}],
+        [{"spent": 1.0, "regret": None, "predicted": None}, {"spent": 2.0, "regret": None, "predicted": INTERVAL}],
+    ],
+    ids=["nothing", "regret", "prediction"],
+)
+def test_the_picture_is_a_png(tmp_path: Path, points: list[dict]) -> None:
+    from matplotlib.image import imread
+
+    draw_replay(summary(points), tmp_path / "replay.png")
+    pixels = imread(tmp_path / "replay.png")
+    assert min(pixels.shape[:2]) > 300
+    assert pixels[..., :3].std() > 0

@@ -1,0 +1,169 @@
+"""``ray-mixopt replay`` as a user runs it: its own process, its own Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.image import imread
+
+from ray_mixopt import MixOptSearcher, MixtureOptimizer, simulators
+from ray_mixopt.history import History
+from ray_mixopt.replay import Replay, paper_rungs
+
+Command = Callable[..., Any]
+COMMAND = Path(sys.executable).with_name("ray-mixopt")
+RUNS = """scale,cost_per_step,step,mixture/web,mixture/code,loss
+S,1,100,1,0,4.0
+S,1,100,0,1,4.5
+S,1,100,0.5,0.5,3.9
+L,10,100,1,0,3.0
+L,10,100,0,1,3.5
+L,10,100,0.5,0.5,2.5
+"""
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """``start(*arguments, **environment)``: the command in a process group of its own."""
+    children = []
+
+    def begin(*arguments: object, **environment: str) -> subprocess.Popen[str]:
+        child = subprocess.Popen(
+            [str(COMMAND), "replay", *map(str, arguments)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environment},
+            start_new_session=True,
+        )
+        children.append(child)
+        return child
+
+    yield begin
+    for child in children:
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+        child.communicate()
+
+
+@pytest.fixture
+def replay(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., tuple[int, str, str]]:
+    """``replay(*arguments, **environment)``: exit code, stdout and stderr."""
+
+    def finish(*arguments: object, **environment: str) -> tuple[int, str, str]:
+        child = start(*arguments, **environment)
+        out, err = child.communicate(timeout=300)
+        return child.returncode, out, err
+
+    return finish
+
+
+def test_a_replay_says_the_same_to_machines_and_in_its_files(tmp_path: Path, replay: Command) -> None:
+    folder = tmp_path / "out"
+    code, out, err = replay(
+        "--strategy", "random", "--budget", 600, "--metric", "val_loss/book", "--json", "--out", folder
+    )
+    assert code == 0, err
+    result = json.loads(out)
+    assert result == json.loads((folder / "result.json").read_text())
+    assert (result["source"], result["metric"], result["mode"]) == ("slimpajama", "val_loss/book", "min")
+    assert (result["runs"], result["spent"], result["failed"]) == (3, pytest.approx(591), 0)
+    assert result["by_scale"][-1] == {"scale": "1B", "runs": 3, "spent": pytest.approx(591)}
+    assert result["trajectory"][-1]["mixture"] == result["recommended"]["mixture"]
+
+    history = History.from_state_dict(json.loads((folder / "history.json").read_text()))
+    simulator = simulators.load("slimpajama")
+    for trial in history:
+        for step, seen in trial.observations.items():
+            expected = simulator.observe(trial.mixture, trial.scale, step)["val_loss/book"]
+            assert seen == {"val_loss/book": expected}
+    best = min(history, key=lambda trial: trial.observations[19700]["val_loss/book"])
+    assert result["recommended"]["mixture"] == pytest.approx(history.space.named(best.mixture))
+    assert result["recommended"]["true"] == pytest.approx(best.observations[19700]["val_loss/book"])
+    assert 0 < result["recommended"]["regret"] < result["uniform"]["regret"] * 3
+    assert imread(folder / "replay.png").shape[2] == 4
+    assert len(MixOptSearcher.load(folder / "experiment").optimizer.history) == 3
+
+
+def test_the_default_strategy_runs_small_and_continues(tmp_path: Path, replay: Command) -> None:
+    code, out, err = replay("--budget", 12, "--concurrency", 1, "--json", "--out", tmp_path / "out")
+    assert code == 0, err
+    result = json.loads(out)
+    assert 0 < result["spent"] <= 12
+    assert result["runs"] > 5
+    assert result["recommended"]["predicted"]["low"] < result["recommended"]["predicted"]["high"]
+
+
+def test_people_get_tables_and_no_word_from_ray(tmp_path: Path, replay: Command) -> None:
+    (tmp_path / "runs.csv").write_text(RUNS)
+    code, out, err = replay(
+        "--runs", tmp_path / "runs.csv", "--strategy", "random", "--budget", 3000, "--out", tmp_path / "out"
+    )
+    assert code == 0, err
+    assert "loss (min) at L x 100 steps" in out
+    assert "50.0%" in out and "0.000" in out  # the best logged mixture, found
+    assert "Spent 3000 of 3000, 3.00 times a full run." in out
+    assert f"Results: {tmp_path / 'out'}/" in out.replace("\n", "")
+    assert all(line.startswith("spent: ") for line in err.splitlines()), err
+
+
+def test_ctrl_c_ends_it_with_what_is_known(tmp_path: Path, start: Command) -> None:
+    folder = tmp_path / "out"
+    child = start("--budget", 1e6, "--json", "--strategy", "random", "--out", folder)
+    assert "spent: " in child.stderr.readline()  # the first news, some seconds into the search
+    os.killpg(child.pid, signal.SIGINT)
+    out, err = child.communicate(timeout=120)
+    assert child.returncode == 130, err
+    result = json.loads(out)
+    assert result["interrupted"]
+    assert 0 < result["spent"] < 1e6
+    assert "Interrupted" in err
+
+
+def test_a_search_that_breaks_down_is_no_usage_error(tmp_path: Path, replay: Command) -> None:
+    code, out, err = replay("--strategy", "random", "--out", tmp_path / "out", RAY_TMPDIR="/dev/null/ray")
+    assert (code, out) == (1, "")
+    assert "The search broke down" in err
+
+
+def test_it_runs_on_a_ray_that_is_there_already(tmp_path: Path) -> None:
+    settings = Replay(
+        source=simulators.load("slimpajama"), metric="loss", mode="min", strategy="random", budget=400.0, concurrency=4
+    )
+    seen: list[float] = []
+    outcome = settings.run(tmp_path / "experiment", lambda optimizer: seen.append(optimizer.history.spent))
+    assert not outcome.errors and not outcome.interrupted
+    assert outcome.optimizer.history.spent == pytest.approx(394)
+    assert seen[-1] == pytest.approx(394)
+    assert len(set(seen)) > 2
+
+
+def test_with_one_run_at_a_time_it_is_the_search_without_tune(tmp_path: Path) -> None:
+    source = simulators.load("slimpajama", steps=paper_rungs(19700))
+    settings = Replay(source=source, metric="loss", mode="min", strategy="paper", budget=40.0)
+    outcome = settings.run(tmp_path / "experiment", lambda optimizer: None)
+    alone: MixtureOptimizer = settings.optimizer()
+    while (run := alone.ask()) is not None:
+        for step in source.space.steps:
+            if alone.history[run.trial_id].reached < step <= run.steps:
+                alone.tell(run.trial_id, step, source.observe(run.mixture, run.scale, step))
+        alone.finish(run.trial_id)
+    runs, expected = outcome.optimizer.history, alone.history
+    assert [(t.mixture, t.scale, t.steps) for t in runs] == [(t.mixture, t.scale, t.steps) for t in expected]
+    assert [t.observations for t in runs] == [t.observations for t in expected]
+    assert len(runs) > 20
+    assert outcome.optimizer.recommend().mixture == alone.recommend().mixture
+
+
+def test_the_papers_rungs_are_in_proportion() -> None:
+    assert paper_rungs(19700) == (*range(100, 1000, 100), 6000, 12000, 19700)
+    assert paper_rungs(1970) == (*range(10, 100, 10), 600, 1200, 1970)
