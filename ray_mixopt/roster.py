@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from ray_mixopt.history import History
@@ -58,9 +58,10 @@ class Roster:
                 self._live.discard(trial_id)
         return len(self._live)
 
-    def ended_unheard(self, trials: Iterable[Trial]) -> list[Trial]:
+    def ended_unheard(self) -> list[Trial]:
         """Trials that Tune ended without a word, as it does when time is up or an actor cannot be reused."""
-        return [trial for trial in trials if trial.trial_id in self._live and trial.is_finished()]
+        live = (self._trials[trial_id] for trial_id in self._live & self._trials.keys())
+        return [trial for trial in live if trial.is_finished()]
 
     def lose(self, trial_ids: Collection[str], history: History) -> None:
         """Gives up unfinished runs that Tune does not know. What they showed is kept."""

@@ -80,12 +80,10 @@ class MixOptScheduler(TrialScheduler):
     def choose_trial_to_run(self, tune_controller: TuneController) -> Trial | None:
         """A paused trial that is to go on. Tune starts new ones by itself."""
         searcher = _mixopt_searcher(tune_controller)
-        trials = tune_controller.get_trials()
-        paused = [trial for trial in trials if trial.status == Trial.PAUSED]
+        paused = [trial for trial in tune_controller.get_trials() if trial.status == Trial.PAUSED]
         if searcher is None:
             return paused[0] if paused else None
-        for trial in searcher.roster.ended_unheard(trials):
-            searcher.on_trial_complete(trial.trial_id, error=trial.status == Trial.ERROR)
+        searcher.settle()
         for trial in paused:
             run = searcher.run_of(trial.trial_id)
             if run is None or run.status == "running":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pyarrow import fs
 from ray.tune.search import SEARCH_ALG_IMPORT, UNDEFINED_METRIC_MODE, UNDEFINED_SEARCH_SPACE, Searcher
+from ray.tune.utils import flatten_dict
 
 from ray_mixopt import snapshots
 from ray_mixopt.evaluated import EvaluatedPoints
@@ -151,6 +152,7 @@ class MixOptSearcher(SnapshotSearcher):
                 f"{MAX_FAILURES} trials in a row failed before their first report: see their errors, then go on with "
                 "ray_mixopt.restore. Failed trials cost nothing, so that this search would never end."
             )
+        self.settle()
         roster, history = self.roster, optimizer.history
         if roster.pausing and roster.unconfirmed:
             roster.lose(set(roster.unconfirmed), history)
@@ -331,13 +333,25 @@ class MixOptSearcher(SnapshotSearcher):
         restored = trial.trial_id in self.roster.unconfirmed
         self.roster.confirm(trial)
         run = self.run_of(trial.trial_id, config=trial.config)
-        if run is None or trial.is_finished():
+        if run is None:
+            return None
+        if trial.is_finished():
+            # The state may be older than the experiment, and not know of the end.
+            if run.status in ("running", "paused"):
+                self.roster.start(trial.trial_id)
+                self.settle()
             return run
         if run.status in ("failed", "lost") or (run.status == "paused" and not restored):
             run.status = "running"
         if run.status == "running":
             self.roster.start(trial.trial_id)
         return run
+
+    def settle(self) -> None:
+        """Takes in the end of trials of which Tune did not tell."""
+        for trial in self.roster.ended_unheard():
+            last = flatten_dict(trial.last_result or {})
+            self.on_trial_complete(trial.trial_id, last, error=trial.status == trial.ERROR)
 
     def run_of(
         self, trial_id: str, result: Mapping[str, Any] | None = None, *, config: Mapping[str, Any] | None = None

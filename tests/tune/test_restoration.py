@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
 import replay_driver
 from curve import Curve
@@ -19,7 +20,7 @@ from ladder import observations, wait_until
 from ray import tune
 
 import ray_mixopt
-from ray_mixopt import MixOptSearcher
+from ray_mixopt import MixOptSearcher, MixtureSpace
 from ray_mixopt.history import History
 
 DRIVER = Path(replay_driver.__file__)
@@ -151,6 +152,58 @@ def test_a_damaged_file_of_tune_gives_way_to_the_session_before(
     assert len(results) == len(history) and all(run.status == "done" for run in history)
 
 
+def test_trials_that_an_older_searcher_state_lacks_are_taken_over(experiment: Path) -> None:
+    whole = MixOptSearcher.load(experiment).optimizer.history
+    state = json.loads(newest(experiment, "searcher-state").read_text())
+    history = state["history"]
+    gone = {trial["trial_id"] for trial in history["trials"][-2:]}
+    history["trials"] = history["trials"][:-2]
+    history["arrivals"] = [arrival for arrival in history["arrivals"] if arrival[0] not in gone]
+    newest(experiment, "searcher-state").write_text(json.dumps(state))
+    unfinish(experiment)
+    ray_mixopt.restore(experiment, Curve).fit()
+    history = MixOptSearcher.load(experiment).optimizer.history
+    for name in gone:
+        assert history[name].reached == whole[name].reached and history[name].status == "done"
+        assert history[name].mixture == whole[name].mixture
+
+
+def test_runs_that_an_older_experiment_state_lacks_are_lost(experiment: Path) -> None:
+    state = json.loads(newest(experiment, "searcher-state").read_text())
+    more = [state["history"]["trials"][-1] | {"trial_id": f"gone_{status}"} for status in ("running", "paused", "done")]
+    for trial, status in zip(more, ("running", "paused", "done"), strict=True):
+        trial.update(status=status, observations=[])
+    state["history"]["trials"] += more
+    state["settings"]["budget"] += 40
+    newest(experiment, "searcher-state").write_text(json.dumps(state))
+    unfinish(experiment)
+    before = len(MixOptSearcher.load(experiment).optimizer.history.arrivals)
+    ray_mixopt.restore(experiment, Curve).fit()
+    history = MixOptSearcher.load(experiment).optimizer.history
+    assert [history[f"gone_{status}"].status for status in ("running", "paused", "done")] == ["lost", "lost", "done"]
+    assert len(history.arrivals) > before and 130 < history.spent <= 140
+
+
+def test_a_restored_errored_trial_is_wanted_again(
+    make_tuner: Callable[..., tune.Tuner], ladder: str, tmp_path: Path, space: MixtureSpace
+) -> None:
+    class FailsOnce(Curve):
+        def step(self) -> dict[str, Any]:
+            mark = tmp_path / "failed"
+            if self.reached == 10 and not mark.exists():
+                mark.touch()
+                raise RuntimeError("node lost")
+            return super().step()
+
+    searcher = MixOptSearcher(strategy=ladder, budget=100)
+    make_tuner(searcher, None, FailsOnce, num_samples=-1, reuse_actors=True, max_concurrent_trials=1).fit()
+    (failed,) = [run.trial_id for run in searcher.optimizer.history if run.status == "failed"]
+    tuner = ray_mixopt.restore(tmp_path / "run", FailsOnce, resume_errored=True, param_space=space.param_space())
+    assert not tuner.fit().errors
+    run = MixOptSearcher.load(tmp_path / "run").optimizer.history[failed]
+    assert run.status == "done" and run.reached == run.steps
+
+
 def test_a_damaged_searcher_state_gives_way_to_the_previous_one(
     experiment: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -196,8 +249,6 @@ def test_tune_does_not_quietly_start_anew(experiment: Path) -> None:
 
 def unfinish(experiment: Path) -> None:
     """Makes the search generator ask for more."""
-    import cloudpickle
-
     file = newest(experiment, "search_gen_state")
     state = cloudpickle.loads(file.read_bytes())
     file.write_bytes(cloudpickle.dumps(state | {"finished": False}))
