@@ -8,6 +8,12 @@ from typing import Any
 from ray import tune
 from ray.tune.experiment import Trial
 
+from ray_mixopt import MixOptScheduler, MixtureSpace, Scale
+
+SPACE = MixtureSpace(
+    domains=("web", "code", "math"), scales=(Scale("20M", 1.0, 20e6), Scale("60M", 3.0, 60e6)), steps=(10, 20, 40)
+)
+
 
 class Curve(tune.Trainable):
     """Reports every 10 steps; lowest where half of the tokens are web."""
@@ -58,3 +64,39 @@ class Watch(tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         self.reports.append((trial.trial_id, result.get("step", -1), result.get("loss", float("nan"))))
+
+
+def curve_tuner(
+    folder: Path,
+    searcher: Any,
+    scheduler: Any = None,
+    trainable: Any = Curve,
+    *,
+    param_space: dict[str, Any] | None = None,
+    name: str = "run",
+    watch: Watch | None = None,
+    max_failures: int = 0,
+    stop: Any = None,
+    **settings: Any,
+) -> tune.Tuner:
+    """A small, quiet Tuner over ``SPACE`` in ``folder/name``; ``settings`` go to ``TuneConfig``."""
+    defaults = {"metric": "loss", "mode": "min", "reuse_actors": trainable is Curve, "max_concurrent_trials": 2}
+    return tune.Tuner(
+        trainable,
+        param_space=SPACE.param_space() if param_space is None else param_space,
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=MixOptScheduler() if scheduler is None else scheduler,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+            **(defaults | settings),
+        ),
+        run_config=tune.RunConfig(
+            storage_path=str(folder),
+            name=name,
+            verbose=0,
+            stop=stop,
+            callbacks=[] if watch is None else [watch],
+            failure_config=tune.FailureConfig(max_failures=max_failures),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        ),
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,16 +16,17 @@ from typing import Any
 import cloudpickle
 import pytest
 import replay_driver
-from curve import Curve
+from curve import Curve, curve_tuner
 from ladder import observations, wait_until
 from ray import tune
 
 import ray_mixopt
 from ray_mixopt import MixOptSearcher, MixtureSpace
 from ray_mixopt.history import History
+from ray_mixopt.strategies import STRATEGIES
 
 DRIVER = Path(replay_driver.__file__)
-BUDGET = 80.0
+BUDGET = 60.0
 SEED = 11
 StartDriver = Callable[..., subprocess.Popen]
 
@@ -117,15 +119,23 @@ def test_kill_9_of_four_trials_at_once(tmp_path: Path, start_driver: StartDriver
 # -- damage
 
 
-@pytest.fixture
-def experiment(make_tuner: Callable[..., tune.Tuner], ladder: str, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished experiment with two sessions of files."""
-    make_tuner(MixOptSearcher(strategy=ladder, budget=100), num_samples=-1).fit()
-    folder = tmp_path / "run"
-    for name in ("experiment_state-{}.json", "search_gen_state-{}.json", "searcher-state-{}.json"):
-        (newest,) = folder.glob(name.format("*"))
-        (folder / name.format("2001-01-01_00-00-00")).write_bytes(newest.read_bytes())
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(STRATEGIES, "ladder", ("ladder", "LadderStrategy", {}))
+        folder = tmp_path_factory.mktemp("finished")
+        curve_tuner(folder, MixOptSearcher(strategy="ladder", budget=100), num_samples=-1).fit()
+    for kind in ("experiment_state", "search_gen_state", "searcher-state"):
+        file = newest(folder / "run", kind)
+        file.with_name(f"{kind}-2001-01-01_00-00-00.json").write_bytes(file.read_bytes())
+    return folder / "run"
+
+
+@pytest.fixture
+def experiment(finished: Path, tmp_path: Path, ladder: str) -> Path:
+    """A copy of it, to be damaged; under a name of its own, since Tune's local cache goes by the name."""
+    return Path(shutil.copytree(finished, tmp_path / f"copy-{tmp_path.name}"))
 
 
 def newest(folder: Path, kind: str) -> Path:

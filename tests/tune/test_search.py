@@ -17,6 +17,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, Repeater
 from ray.tune.search.optuna import OptunaSearch
 
+import ray_mixopt.searcher
 from ray_mixopt import MixOptScheduler, MixOptSearcher, MixtureSpace, simulators
 
 MakeTuner = Callable[..., tune.Tuner]
@@ -35,7 +36,7 @@ def test_a_search_pauses_continues_and_ends_at_its_budget(
     results = make_tuner(searcher, watch=watch, num_samples=-1, max_concurrent_trials=concurrency).fit()
     history = searcher.optimizer.history
     assert not results.errors and all(result.metrics["step"] <= 40 for result in results)
-    assert watch.most_running <= watch.most_busy <= concurrency and watch.most_paused >= 2
+    assert watch.most_running <= watch.most_busy == concurrency and watch.most_paused >= 2
     assert over(searcher)
     assert 400 - 10 < history.spent <= 400, "the cheapest run costs 10"
     assert history.spent == sum(space.cost(run.scale, run.reached) for run in history)
@@ -43,12 +44,6 @@ def test_a_search_pauses_continues_and_ends_at_its_budget(
     assert all(sorted(run.observations) == list(range(10, run.reached + 1, 10)) for run in history)
     assert len(watch.reports) == len(history.arrivals) and history.n_duplicates == 0
     assert [(name, step) for name, step, _ in watch.reports] == history.arrivals
-
-
-def test_four_at_once_do_run_at_once(make_tuner: MakeTuner, ladder: str) -> None:
-    watch = Watch()
-    make_tuner(MixOptSearcher(strategy=ladder), watch=watch, num_samples=12, max_concurrent_trials=4).fit()
-    assert watch.most_busy == 4
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
@@ -89,11 +84,11 @@ def test_one_searcher_serves_two_tuners_in_turn(make_tuner: MakeTuner, ladder: s
 
 
 def test_two_tuners_with_a_searcher_each(make_tuner: MakeTuner, ladder: str) -> None:
-    one, two = MixOptSearcher(strategy=ladder, budget=100), MixOptSearcher(strategy=ladder, budget=200, seed=1)
+    one, two = MixOptSearcher(strategy=ladder, budget=40), MixOptSearcher(strategy=ladder, budget=80, seed=1)
     first, second = (make_tuner(s, name=f"tuner{i}", num_samples=-1) for i, s in enumerate((one, two)))
     first.fit()
     second.fit()
-    assert one.optimizer.history.spent <= 100 < two.optimizer.history.spent <= 200
+    assert one.optimizer.history.spent <= 40 < two.optimizer.history.spent <= 80
     assert not set(one.optimizer.history.trials) & set(two.optimizer.history.trials)
 
 
@@ -126,13 +121,17 @@ def test_a_failed_run_is_kept_with_what_it_showed(make_tuner: MakeTuner, ladder:
     assert over(searcher)
 
 
-def test_a_broken_trainable_ends_the_search(make_tuner: MakeTuner, ladder: str) -> None:
+def test_a_broken_trainable_ends_the_search(
+    make_tuner: MakeTuner, ladder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_mixopt.searcher, "MAX_FAILURES", 3)
+
     class Broken(Curve):
         def step(self) -> dict[str, Any]:
             raise RuntimeError("no such file")
 
     searcher = MixOptSearcher(strategy=ladder, budget=400)
-    with pytest.raises(RuntimeError, match="10 trials in a row failed before their first report"):
+    with pytest.raises(RuntimeError, match="3 trials in a row failed before their first report"):
         make_tuner(searcher, None, Broken, num_samples=-1, max_concurrent_trials=4).fit()
     assert searcher.optimizer.history.spent == 0
 
@@ -146,7 +145,7 @@ def test_a_retried_run_is_seen_once(make_tuner: MakeTuner, ladder: str, tmp_path
                 raise RuntimeError("node lost")
             return super().step()
 
-    searcher = MixOptSearcher(strategy=ladder, budget=100)
+    searcher = MixOptSearcher(strategy=ladder, budget=60)
     results = make_tuner(searcher, None, FailsOnce, num_samples=-1, max_failures=2).fit()
     history = searcher.optimizer.history
     assert not results.errors and list(tmp_path.glob("failed-*"))
@@ -256,7 +255,7 @@ def test_function_trainables_pause_and_continue(make_tuner: MakeTuner, ladder: s
             if report.pop("done"):
                 return
 
-    searcher = MixOptSearcher(strategy=ladder, budget=90)
+    searcher = MixOptSearcher(strategy=ladder, budget=70)
     results = make_tuner(searcher, None, train, num_samples=-1, reuse_actors=False).fit()
     history = searcher.optimizer.history
     assert not results.errors and over(searcher) and any(run.reached > 10 for run in history)
