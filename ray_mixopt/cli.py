@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -181,6 +182,7 @@ def _folder(out: Path | None, settings: Replay) -> Path:
 
 def _run(settings: Replay, folder: Path, as_json: bool) -> int:
     """Runs the search, writes and prints the results; gives the exit code."""
+    import torch
     from ray.tune.error import TuneError
     from rich.console import Console
 
@@ -189,6 +191,8 @@ def _run(settings: Replay, folder: Path, as_json: bool) -> int:
     from ray_mixopt.report.summary import summarise, tables
     from ray_mixopt.report.trajectory import trajectory
 
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)  # the matrices are small: on a busy machine threads wait for each other
     folder.mkdir(parents=True, exist_ok=True)
     errors = Console(stderr=True)
     # Whatever a library prints must not end up in the JSON.
