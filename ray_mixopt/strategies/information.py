@@ -33,7 +33,8 @@ N_MINIMA = 32  # samples of the optimum, for each draw
 N_PLAUSIBLE = 40  # mixtures, by lower confidence bound, for each draw, that may be the optimum
 N_TOP = 6  # mixtures, by lower confidence bound, for each draw, that may be run
 COST_EXPONENT = 0.8
-REFIT_GROWTH = 1.25  # hyper-parameters are refitted whenever there is a quarter more data
+LEAST_COST = 0.0025  # of what is committed: the more is known, the less very cheap runs add
+REFIT_GROWTH = 1.2  # hyper-parameters are refitted whenever there is a fifth more data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +156,8 @@ class InformationStrategy:
                 result.append(
                     Purchase(mixture=shares, scale=trial.scale, steps=steps, cost=cost, continues=trial.trial_id)
                 )
-        return [run for run in result if run.cost <= affordable]
+        worthwhile = [run for run in result if LEAST_COST * history.committed <= run.cost <= affordable]
+        return worthwhile or [run for run in result if run.cost <= affordable]
 
     def _optima(self, posterior: ObjectivePosterior, history: History, rng: np.random.Generator) -> np.ndarray:
         """Mixtures that may be the optimum at the target, ``c x d``."""
