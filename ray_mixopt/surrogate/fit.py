@@ -15,6 +15,7 @@ from ray_mixopt.surrogate.kernels import MixtureFidelityKernel
 _MAX_ITERATIONS = 100
 _BOUND = 4.0  # prior standard deviations a hyper-parameter may go
 _STEP = 1e-3  # of the central differences
+_CACHED = 2**17  # entries of a batch of covariances
 _NOISE_FLOOR = 1e-6  # standardised variance; keeps replicates from making the covariance singular
 
 # Location and width of the Gaussian prior of each (log) hyper-parameter: weakly informative, lengthscales of the order
@@ -135,15 +136,19 @@ def map_estimate(x: Tensor, y: Tensor, n_domains: int) -> Tensor:
 def laplace_draws(x: Tensor, y: Tensor, n_domains: int, mode: Tensor, n_draws: int, rng: np.random.Generator) -> Tensor:
     """The mode and ``n_draws - 1`` draws from the Gaussian that fits the posterior at the mode, ``n_draws x p``.
 
-    The Hessian comes from central differences of the gradient, all evaluated in one batch. Curvatures below the
-    prior's are raised to it.
+    The Hessian comes from central differences of the gradient, evaluated in batches that fit a core's cache. Curvatures
+    below the prior's are raised to it.
     """
     p = len(mode)
     steps = _STEP * torch.eye(p, dtype=mode.dtype)
     shifted = torch.cat([mode + steps, mode - steps])
-    batch = Hyperparameters(n_domains, torch.Size([2 * p]))
-    prior = batch.prior()
-    _, grads = _loss_and_grad(batch, prior, shifted, x, y)
+    prior = Hyperparameters(n_domains).prior()
+    grads = torch.cat(
+        [
+            _loss_and_grad(Hyperparameters(n_domains, chunk.shape[:1]), prior, chunk, x, y)[1]
+            for chunk in shifted.split(max(1, _CACHED // len(y) ** 2))
+        ]
+    )
     hessian = (grads[:p] - grads[p:]) / (2 * _STEP)
     scaled = prior.std[:, None] * 0.5 * (hessian + hessian.T) * prior.std  # in units of the prior
     values, vectors = torch.linalg.eigh(scaled)
