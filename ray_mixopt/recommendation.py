@@ -39,7 +39,7 @@ class Calibration:
 
     @property
     def trustworthy(self) -> bool:
-        """Whether the coverage is within 90-98%, give or take what ``n`` observations can tell."""
+        """Whether the coverage is at least 90%, give or take what ``n`` observations (20 or more) can tell."""
         margin = 2 * (0.95 * 0.05 / max(self.n, 1)) ** 0.5
         return 0.90 - margin <= self.coverage and self.n >= 20
 
