@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ray_mixopt.strategies.base import Mode
 
 DEFAULT_SIMULATOR = "slimpajama"
-DEFAULT_TARGET_RUNS = 2
+DEFAULT_TARGET_RUNS = 0.5
 RESULT, HISTORY, FIGURE, EXPERIMENT = "result.json", "history.json", "replay.png", "experiment"
 INTERRUPTED = 130  # the shell's exit code of a program that Ctrl-C ended
 
@@ -41,7 +41,7 @@ def main() -> None:
 @click.option("--mode", type=click.Choice(["min", "max"]), help="Direction.  [default: the metric's own]")
 @click.option("--strategy", type=click.Choice(list(STRATEGIES)), default="default", show_default=True)
 @click.option(
-    "--budget", type=float, help=f"Most to spend, in units of cost.  [default: {DEFAULT_TARGET_RUNS} full runs]"
+    "--budget", type=float, help=f"Most to spend, in units of cost.  [default: {DEFAULT_TARGET_RUNS} of a full run]"
 )
 @click.option("--concurrency", type=click.IntRange(min=1), default=2, show_default=True, help="Runs at a time.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)

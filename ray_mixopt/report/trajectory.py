@@ -49,7 +49,7 @@ def trajectory(optimizer: MixtureOptimizer, n_points: int = 20) -> list[Recommen
     paid = spent[spent > 0]
     if not len(paid):
         return []
-    grid = np.geomspace(max(paid[0], paid[-1] / 200), paid[-1], n_points)
+    grid = np.geomspace(max(paid[0], paid[-1] / 100), paid[-1], n_points)
     # Of the reports paid by then, all; the tolerance is for the rounding of the grid's ends.
     lengths = np.unique(np.searchsorted(spent, grid * (1 + 1e-9), side="right"))
     past = MixtureOptimizer.from_state_dict(optimizer.state_dict(), pool=optimizer.problem.pool)
