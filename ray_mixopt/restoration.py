@@ -50,7 +50,8 @@ def restore(path: str | os.PathLike[str], trainable: Any, **kwargs: Any) -> tune
     MixOptSearcher.load(path, storage_filesystem=kwargs.get("storage_filesystem"))
     for pattern, check in (("experiment_state-*.json", _check_trials), ("search_gen_state-*.json", _check_pickle)):
         _set_aside_damaged(filesystem, folder, sorted(fnmatch.filter(names, pattern), reverse=True), check, path)
-    return tune.Tuner.restore(os.fspath(path), trainable, **kwargs)
+    local = isinstance(filesystem, fs.LocalFileSystem)
+    return tune.Tuner.restore(folder if local else os.fspath(path), trainable, **kwargs)
 
 
 def _set_aside_damaged(

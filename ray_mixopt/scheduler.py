@@ -30,7 +30,8 @@ class MixOptScheduler(TrialScheduler):
     """Pauses a trial at the rung it was asked for, and resumes it when ``MixOptSearcher`` wants more of it.
 
     Diverged trials are stopped at once, paused ones when the search is over. With any other searcher a trial is
-    stopped at ``config["steps"]``.
+    stopped at ``config["steps"]``. What it asks of a trainable: reports with "step", checkpoints to resume from, and
+    that it heeds ``CONTINUABLE`` if it ends by itself.
 
     The scheduler holds no state, since Tune never saves a scheduler's; all it needs is in the searcher. Setting it up
     sets the environment variable ``TUNE_GLOBAL_CHECKPOINT_S`` to 1 (seconds between snapshots of the experiment)

@@ -27,7 +27,7 @@ class SlowReplay(simulators.SimulatorTrainable):
     """A simulated run that takes a moment."""
 
     def step(self) -> dict[str, Any]:
-        time.sleep(0.05)
+        time.sleep(0.1)
         return super().step()
 
 

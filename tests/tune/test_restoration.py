@@ -26,7 +26,7 @@ from ray_mixopt.history import History
 from ray_mixopt.strategies import STRATEGIES
 
 DRIVER = Path(replay_driver.__file__)
-BUDGET = 60.0
+BUDGET = 100.0
 SEED = 11
 StartDriver = Callable[..., subprocess.Popen]
 
@@ -92,9 +92,8 @@ def test_kill_9_twice_and_restore(tmp_path: Path, start_driver: StartDriver, lad
     whole = searcher.optimizer.history
 
     folder = tmp_path / "killed"
-    kills = [kill_after(start_driver("start", folder, 1), folder, len(whole.arrivals) // 5)]
-    more = len(kills[0].arrivals) + len(whole.arrivals) // 5
-    kills.append(kill_after(start_driver("restore", folder, 1), folder, more))
+    kills = [kill_after(start_driver("start", folder, 1), folder, 5)]
+    kills.append(kill_after(start_driver("restore", folder, 1), folder, len(kills[0].arrivals) + 5))
     assert len(kills[0].arrivals) < len(kills[1].arrivals) < len(whole.arrivals)
     end = outcome(start_driver("restore", folder, 1))
     history = History.from_state_dict(end["history"])
@@ -107,7 +106,7 @@ def test_kill_9_twice_and_restore(tmp_path: Path, start_driver: StartDriver, lad
 
 
 def test_kill_9_of_four_trials_at_once(tmp_path: Path, start_driver: StartDriver, ladder: str) -> None:
-    killed = kill_after(start_driver("start", tmp_path, 4), tmp_path, 12)
+    killed = kill_after(start_driver("start", tmp_path, 4), tmp_path, 8)
     end = outcome(start_driver("restore", tmp_path, 4))
     history = History.from_state_dict(end["history"])
     assert end["errors"] == 0 and paused_stayed_paused(killed, end)
