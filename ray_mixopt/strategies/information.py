@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ray_mixopt.acquisition.information import log_information_gain, mean_shrinkage, sample_minima
-from ray_mixopt.history import History, Trial
+from ray_mixopt.history import History
 from ray_mixopt.recommendation import Calibration, Recommendation
 from ray_mixopt.strategies.base import Problem, Proposal
 from ray_mixopt.strategies.candidates import PoolCandidates, SimplexCandidates
@@ -33,8 +33,7 @@ N_MINIMA = 32  # samples of the optimum, for each draw
 N_PLAUSIBLE = 40  # mixtures, by lower confidence bound, for each draw, that may be the optimum
 N_TOP = 6  # mixtures, by lower confidence bound, for each draw, that may be run
 COST_EXPONENT = 0.8
-LEAST_COST = 0.0025  # of what is committed: the more is known, the less very cheap runs add
-REFIT_GROWTH = 1.2  # hyper-parameters are refitted whenever there is a fifth more data
+REFIT_GROWTH = 1.1  # hyper-parameters are refitted whenever there is a tenth more data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +84,7 @@ class InformationStrategy:
 
     def _blind(self, history: History, affordable: float, rng: np.random.Generator) -> Purchase | None:
         """A random mixture at the cheapest fidelity, while some metric was never observed."""
-        runs = self._purchases(self.candidates.at_target(rng, 1), history, affordable, [])
+        runs = self._purchases(self.candidates.at_target(rng, 1), history, affordable)
         if not runs:
             return None
         cheapest = min(run.cost for run in runs)
@@ -103,7 +102,7 @@ class InformationStrategy:
         against = posterior.marginal(mixtures, plausible)
         best = posterior.mean(mixtures).argsort(dim=0, stable=True)[:4].numpy()
         top = mixtures[np.union1d(_lowest(against, N_TOP), best)]
-        runs = self._purchases(top, history, affordable, self._promising(posterior, history, plausible))
+        runs = self._purchases(top, history, affordable)
         if not runs:
             return None
         mean, covariance = posterior.contrasts(plausible)
@@ -135,29 +134,24 @@ class InformationStrategy:
         about_hyperparameters = -0.5 * torch.log1p(-between.gather(-1, about.T).mean(-1).clamp_max(1 - 1e-9))
         return torch.logaddexp(within, about_hyperparameters.clamp_min(1e-300).log())
 
-    def _promising(self, posterior: ObjectivePosterior, history: History, plausible: np.ndarray) -> list[Trial]:
-        """The paused runs whose mixtures may be the optimum."""
-        paused = history.paused() if self.problem.continuation else []
-        if not paused:
-            return []
-        lowest = _lowest(posterior.marginal(np.array([trial.mixture for trial in paused]), plausible), N_TOP)
-        return [paused[i] for i in lowest]
-
-    def _purchases(
-        self, mixtures: np.ndarray, history: History, affordable: float, paused: Sequence[Trial]
-    ) -> list[Purchase]:
+    def _purchases(self, mixtures: np.ndarray, history: History, affordable: float) -> list[Purchase]:
         """Affordable runs: the mixtures at every fidelity, and the paused runs continued to every further rung."""
         runs = self.candidates.runs(mixtures, history)
         result = [Purchase(mixture=w, scale=m, steps=z, cost=self.space.cost(m, z)) for w, m, z in runs]
-        for trial in paused:
-            for steps in self.candidates.further_steps(trial):
-                cost = self.space.cost(trial.scale, steps, start=trial.reached)
-                shares = np.array(trial.mixture)
-                result.append(
-                    Purchase(mixture=shares, scale=trial.scale, steps=steps, cost=cost, continues=trial.trial_id)
-                )
-        worthwhile = [run for run in result if LEAST_COST * history.committed <= run.cost <= affordable]
-        return worthwhile or [run for run in result if run.cost <= affordable]
+        if self.problem.continuation:
+            for trial in history.paused():
+                for steps in self.candidates.further_steps(trial):
+                    cost = self.space.cost(trial.scale, steps, start=trial.reached)
+                    result.append(
+                        Purchase(
+                            mixture=np.array(trial.mixture),
+                            scale=trial.scale,
+                            steps=steps,
+                            cost=cost,
+                            continues=trial.trial_id,
+                        )
+                    )
+        return [run for run in result if run.cost <= affordable]
 
     def _optima(self, posterior: ObjectivePosterior, history: History, rng: np.random.Generator) -> np.ndarray:
         """Mixtures that may be the optimum at the target, ``c x d``."""

@@ -359,8 +359,8 @@ json.dump(answers, sys.stdout)
 def test_a_new_process_goes_on_bit_for_bit(space, drive, loss) -> None:
     """Two more suggestions and the answer, from states within and after the initial design."""
     here, states = [], []
-    for strategy in [name for name in STRATEGIES if name.startswith(("random", "paper"))]:
-        for n in (0, 7, 20, 24):
+    for strategy in STRATEGIES:
+        for n in (0, 22) if strategy == "default" else (0, 7, 20, 24):  # each of its answers takes a fit
             optimizer = MixtureOptimizer(space, strategy=strategy, seed=11, budget=1e6)
             drive(optimizer, n)
             if n == 24:  # one run half-way, one not started
