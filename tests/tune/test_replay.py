@@ -130,7 +130,9 @@ def test_ctrl_c_ends_it_with_what_is_known(tmp_path: Path, start: Command) -> No
 
 
 def test_a_search_that_breaks_down_is_no_usage_error(tmp_path: Path, replay: Command) -> None:
-    code, out, err = replay("--strategy", "random", "--out", tmp_path / "out", RAY_TMPDIR="/dev/null/ray")
+    code, out, err = replay(
+        "--strategy", "random", "--budget", 200, "--out", tmp_path / "out", RAY_TMPDIR="/dev/null/ray"
+    )
     assert (code, out) == (1, "")
     assert "The search broke down" in err
 
