@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ray_mixopt.acquisition.information import log_information_gain, mean_shrinkage, sample_minima
+from ray_mixopt.acquisition.regret import Regret
 from ray_mixopt.history import History
 from ray_mixopt.recommendation import Calibration, Recommendation
 from ray_mixopt.strategies.base import Problem, Proposal
@@ -32,7 +32,8 @@ N_DRAWS = 6  # of the hyper-parameters
 N_MINIMA = 32  # samples of the optimum, for each draw
 N_PLAUSIBLE = 40  # mixtures, by lower confidence bound, for each draw, that may be the optimum
 N_TOP = 6  # mixtures, by lower confidence bound, for each draw, that may be run
-COST_EXPONENT = 0.8
+import os
+COST_EXPONENT = float(os.environ.get('CE','1'))
 REFIT_GROWTH = 1.1  # hyper-parameters are refitted whenever there is a tenth more data
 
 
@@ -97,42 +98,18 @@ class InformationStrategy:
         posterior = posterior.given_pending(self._pending(history))
         mixtures = self._optima(posterior, history, rng)
         plausible = mixtures[_lowest(posterior.marginal(mixtures), N_PLAUSIBLE)]
-        # The level of the objective at the target is uncertain too, but moves all mixtures alike: only contrasts
-        # between plausible optima say where the optimum is.
-        against = posterior.marginal(mixtures, plausible)
-        best = posterior.mean(mixtures).argsort(dim=0, stable=True)[:4].numpy()
-        top = mixtures[np.union1d(_lowest(against, N_TOP), best)]
-        runs = self._purchases(top, history, affordable)
-        if not runs:
-            return None
+        plausible = plausible[_lowest(posterior.marginal(plausible, plausible), N_PLAUSIBLE)]
         mean, covariance = posterior.contrasts(plausible)
         normals = torch.from_numpy(rng.standard_normal((*mean.shape, N_MINIMA)))
-        log_gain = self._log_gain(posterior, runs, plausible, sample_minima(mean, covariance, normals))
-        log_cost = torch.tensor([run.cost for run in runs], dtype=torch.float64).log()
-        return runs[int((log_gain - COST_EXPONENT * log_cost).argmax())]
-
-    def _log_gain(
-        self, posterior: ObjectivePosterior, runs: Sequence[Purchase], plausible: np.ndarray, minima: Tensor
-    ) -> Tensor:
-        """Log information of each run about the optimum, ``(a,)``.
-
-        A run is about the target value of its own mixture, or, where that mixture cannot be recommended (in a pool),
-        about that of the plausible optimum (``c x d``) it tells most about. ``minima`` are ``s x k``.
-        """
-        recommendable = self.candidates.recommendable(np.stack([run.mixture for run in runs]))
-        own = np.stack([run.mixture for run, ok in zip(runs, recommendable, strict=True) if ok] or [plausible[0]])
-        own, row = np.unique(own, axis=0, return_inverse=True)
-        optima = own if recommendable.all() else np.concatenate([own, plausible])
-        mean, variance = posterior.marginal(optima, plausible)
-        gamma = (mean.unsqueeze(-1) - minima.unsqueeze(-2)) / variance.sqrt().unsqueeze(-1)  # (s, c, k)
-        squared, between = posterior.correlations(self._encode(runs), optima, plausible)  # (s, a, c), (a, c)
-        about = (squared * mean_shrinkage(gamma).unsqueeze(-2)).argmax(-1)  # (s, a)
-        about[:, np.flatnonzero(recommendable)] = torch.from_numpy(row.reshape(-1)[: recommendable.sum()])
-        squared = squared.gather(-1, about.unsqueeze(-1)).squeeze(-1)
-        gamma = gamma.gather(1, about.unsqueeze(-1).expand(-1, -1, gamma.shape[-1]))  # (s, a, k)
-        within = log_information_gain(squared, gamma).logsumexp(0) - math.log(posterior.n_draws)
-        about_hyperparameters = -0.5 * torch.log1p(-between.gather(-1, about.T).mean(-1).clamp_max(1 - 1e-9))
-        return torch.logaddexp(within, about_hyperparameters.clamp_min(1e-300).log())
+        regret = Regret.sampled(mean, covariance, normals)
+        runs = self._purchases(plausible[regret.contenders(N_TOP)], history, affordable)
+        if not runs:
+            return None
+        explained, information = posterior.explained(self._encode(runs), plausible, regret.bases)
+        floor = float(os.environ.get('KA','0.01')) * history.spent
+        log_cost = torch.tensor([max(run.cost, floor) for run in runs], dtype=torch.float64).log()
+        gain = regret.removed(explained, information)
+        return runs[int((gain.clamp_min(1e-300).log() - COST_EXPONENT * log_cost).argmax())]
 
     def _purchases(self, mixtures: np.ndarray, history: History, affordable: float) -> list[Purchase]:
         """Affordable runs: the mixtures at every fidelity, and the paused runs continued to every further rung."""

@@ -16,17 +16,20 @@ _MAX_ITERATIONS = 100
 _BOUND = 4.0  # prior standard deviations a hyper-parameter may go
 _STEP = 1e-3  # of the central differences
 _CACHED = 2**17  # entries of a batch of covariances
+_JITTER = 1e-8
 _NOISE_FLOOR = 1e-6  # standardised variance; keeps replicates from making the covariance singular
 
 # Location and width of the Gaussian prior of each (log) hyper-parameter: weakly informative, lengthscales of the order
 # of the simplex, mixture effects that are small next to the scaling curve.
 _PRIORS: dict[str, tuple[float | list[float], float | list[float]]] = {
     "log_noise": (math.log(1e-4), 2.0),
-    "kernel.log_amplitudes": ([math.log(0.1), math.log(0.01), 0.0], [1.5, 1.5, 1.0]),
-    "kernel.growth": (0.0, 0.3),
-    "kernel.shared.raw_lengthscale": (math.log(0.8), 0.8),
-    "kernel.specific.raw_lengthscale": (math.log(0.8), 0.8),
-    "kernel.fidelity.raw_lengthscale": (math.log(2.0), 0.7),
+    "kernel.log_amplitudes": ([math.log(0.1), 0.0], [1.5, 1.0]),
+    "kernel.log_linear": (0.0, 1.5),
+    "kernel.logit_shared": (2.0, 1.5),
+    "kernel.growth": (0.0, 0.4),
+    "kernel.mixture.raw_lengthscale": (math.log(0.8), 0.8),
+    "kernel.scale.raw_lengthscale": (math.log(3.0), 0.4),
+    "kernel.steps.raw_lengthscale": (math.log(3.0), 0.4),
     "kernel.curve.raw_lengthscale": (math.log(3.0), 0.7),
 }
 
@@ -93,7 +96,10 @@ class Hyperparameters(torch.nn.Module):
 
     def covariance(self, x: Tensor) -> Tensor:
         """Covariance of noisy observations at ``n x d+2``, ``batch_shape x n x n``."""
-        return self.kernel.forward(x, x) + self.noise().unsqueeze(-1) * torch.eye(x.shape[-2], dtype=x.dtype)
+        covariance = self.kernel.forward(x, x)
+        # In proportion to each variance: amplitudes may differ by orders of magnitude between fidelities.
+        jitter = _JITTER * covariance.diagonal(dim1=-2, dim2=-1)
+        return covariance + torch.diag_embed(jitter + self.noise())
 
     def log_likelihood(self, x: Tensor, y: Tensor) -> Tensor:
         """Log marginal likelihood of ``(n,)`` values at ``n x d+2``, ``batch_shape``."""

@@ -3,15 +3,21 @@
 Inputs are rows ``x = [w, s, t]``: the mixture ``w`` (``d`` shares), ``s`` the log size of the model and ``t`` the log
 training steps, both relative to the target, where ``s = t = 0``. With ``f = (s, t)``,
 
-    k(x, x') = a1 k1(w, w') g(f) g(f')  +  a2 k2(w, w') kf(f, f')  +  a3 k3(f, f')  +  l(f, f')
+    k(x, x') = a1 g(f) g(f') (kw(u, u') kf(f, f') + c <w, w'> (r + (1 - r) kf(f, f')))  +  a2 kc(f, f')  +  l(f, f')
 
-an effect of the mixture that all fidelities share, whose amplitude ``g(f) = exp(b . f)`` may grow or shrink with the
-fidelity; an effect of the mixture that is specific to a fidelity and its neighbours; a scaling curve common to all
-mixtures, on a linear trend ``l`` with a wide fixed prior.
+a coarse effect of the mixture, linear in the shares, of which a part ``r`` is shared by all fidelities; a fine one,
+which only neighbouring fidelities share, for small models tell which domains help long before they tell how much of
+each; an amplitude ``g(f) = exp(b . f)`` of both that may grow or shrink with the fidelity; and a scaling curve common
+to all mixtures, on a linear trend ``l`` with a wide fixed prior. ``<w, w'>`` is the inner product of the deviations
+from equal shares, 1 for a corner with itself.
+
+The fine effect is stationary in ``u = log(1 + w / e) / log(1 + 1 / e)`` with ``e`` a tenth of an equal share: losses fall like
+powers of the tokens of a domain, so that going from none to 2% matters as much as from 20% to 100%.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -19,15 +25,23 @@ from gpytorch.constraints import Positive
 from gpytorch.kernels import Kernel, MaternKernel, RBFKernel
 from torch import Tensor
 
+_SMALL_SHARE = 0.15  # of an equal share: below it the effect of a share is linear, above it logarithmic
 # Prior variance of the linear trend in units of the standardised metric: level 2 sd, slope 0.5 sd an e-fold.
 _LEVEL_VARIANCE = 4.0
 _SLOPE_VARIANCE = 0.25
 
 
+def log_shares(mixtures: Tensor) -> Tensor:
+    """Shares ``... x d`` on the scale on which the surrogate is stationary, in [0, 1]."""
+    small = _SMALL_SHARE / mixtures.shape[-1]
+    return torch.log1p(mixtures / small) / math.log1p(1 / small)
+
+
 class MixtureFidelityKernel(Kernel):
     """The covariance above, batched over hyper-parameter draws.
 
-    All positive hyper-parameters are stored as logarithms, so their log-normal priors are Gaussian in the parameters.
+    All positive hyper-parameters are stored as logarithms and ``r`` as its logit, so that their priors are Gaussian in
+    the parameters.
 
     Args:
         n_domains: number of domains, ``d``; inputs have ``d + 2`` columns.
@@ -38,19 +52,21 @@ class MixtureFidelityKernel(Kernel):
         batch = torch.Size() if batch_shape is None else batch_shape
         super().__init__(batch_shape=batch)
         self.n_domains = n_domains
-        self.shared = MaternKernel(2.5, ard_num_dims=n_domains, batch_shape=batch, lengthscale_constraint=_log())
-        self.specific = MaternKernel(2.5, ard_num_dims=n_domains, batch_shape=batch, lengthscale_constraint=_log())
-        self.fidelity = RBFKernel(ard_num_dims=2, batch_shape=batch, lengthscale_constraint=_log())
+        self.mixture = MaternKernel(2.5, ard_num_dims=n_domains, batch_shape=batch, lengthscale_constraint=_log())
+        self.scale = MaternKernel(2.5, batch_shape=batch, lengthscale_constraint=_log())
+        self.steps = MaternKernel(2.5, batch_shape=batch, lengthscale_constraint=_log())
         self.curve = RBFKernel(ard_num_dims=2, batch_shape=batch, lengthscale_constraint=_log())
-        self.register_parameter("log_amplitudes", torch.nn.Parameter(torch.zeros(*batch, 3)))
+        self.register_parameter("log_amplitudes", torch.nn.Parameter(torch.zeros(*batch, 2)))
+        self.register_parameter("log_linear", torch.nn.Parameter(torch.zeros(*batch, 1)))
+        self.register_parameter("logit_shared", torch.nn.Parameter(torch.zeros(*batch, 1)))
         self.register_parameter("growth", torch.nn.Parameter(torch.zeros(*batch, 2)))
 
     def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **params: Any) -> Tensor:
         """Covariance of ``x1`` (``batch_shape x n x d+2``) with ``x2`` (``batch_shape x m x d+2``)."""
         d = self.n_domains
-        shared, specific = self._mixture_parts(x1[..., :d], x2[..., :d], diag)
-        growth, fidelity, curve = self._fidelity_parts(x1[..., d:], x2[..., d:], diag)
-        return growth * shared + fidelity * specific + curve
+        coarse, fine = self._mixture_parts(x1[..., :d], x2[..., :d], diag)
+        on_coarse, on_fine, offset = self._fidelity_parts(x1[..., d:], x2[..., d:], diag)
+        return on_coarse * coarse + on_fine * fine + offset
 
     @torch.no_grad()
     def between(self, x1: Tensor, x2: Tensor) -> Tensor:
@@ -59,26 +75,46 @@ class MixtureFidelityKernel(Kernel):
         Each part is computed once for a pair of distinct mixtures or distinct fidelities: many runs share them.
         """
         d = self.n_domains
-        (w1, i1), (w2, i2) = (torch.unique(x[:, :d], dim=0, return_inverse=True) for x in (x1, x2))
-        (f1, j1), (f2, j2) = (torch.unique(x[:, d:], dim=0, return_inverse=True) for x in (x1, x2))
-        shared, specific = (_expanded(part, i1, i2) for part in self._mixture_parts(w1, w2, False))
-        growth, fidelity, curve = (_expanded(part, j1, j2) for part in self._fidelity_parts(f1, f2, False))
-        return shared.mul_(growth).add_(specific.mul_(fidelity)).add_(curve)
+        (w1, i1), (w2, i2) = (_distinct(x[:, :d]) for x in (x1, x2))
+        (f1, j1), (f2, j2) = (_distinct(x[:, d:]) for x in (x1, x2))
+        coarse, fine = (_expanded(part, i1, i2) for part in self._mixture_parts(w1, w2, False))
+        on_coarse, on_fine, offset = (_expanded(part, j1, j2) for part in self._fidelity_parts(f1, f2, False))
+        return coarse.mul_(on_coarse).add_(fine.mul_(on_fine)).add_(offset)
 
     def _mixture_parts(self, w1: Tensor, w2: Tensor, diag: bool) -> tuple[Tensor, Tensor]:
-        return self.shared.forward(w1, w2, diag=diag), self.specific.forward(w1, w2, diag=diag)
+        """The coarse and the fine effect."""
+        v1, v2 = w1 - 1 / self.n_domains, w2 - 1 / self.n_domains
+        inner = (v1 * v2).sum(-1) if diag else v1 @ v2.transpose(-1, -2)
+        weight = _column(self.log_linear.exp(), diag) / (1 - 1 / self.n_domains)
+        return weight * inner, self.mixture.forward(log_shares(w1), log_shares(w2), diag=diag)
 
     def _fidelity_parts(self, f1: Tensor, f2: Tensor, diag: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """What multiplies the shared effect, what multiplies the specific one, and what is added."""
-        amplitude = self.log_amplitudes.exp()
-        a1, a2, a3 = (amplitude[..., i, None] if diag else amplitude[..., i, None, None] for i in range(3))
+        """What multiplies the coarse and the fine effect, and what is added."""
         g1, g2 = ((f * self.growth.unsqueeze(-2)).sum(-1).exp() for f in (f1, f2))
-        if diag:
-            growth, trend = g1 * g2, (f1 * f2).sum(-1)
-        else:
-            growth, trend = g1.unsqueeze(-1) * g2.unsqueeze(-2), f1 @ f2.transpose(-1, -2)
-        curve = a3 * self.curve.forward(f1, f2, diag=diag) + (_LEVEL_VARIANCE + _SLOPE_VARIANCE * trend)
-        return a1 * growth, a2 * self.fidelity.forward(f1, f2, diag=diag), curve
+        growth = g1 * g2 if diag else g1.unsqueeze(-1) * g2.unsqueeze(-2)
+        trend = (f1 * f2).sum(-1) if diag else f1 @ f2.transpose(-1, -2)
+        amplitude, curve = (_column(a, diag) for a in self.log_amplitudes.exp().split(1, -1))
+        near = self.scale.forward(f1[..., :1], f2[..., :1], diag=diag)
+        near = near * self.steps.forward(f1[..., 1:], f2[..., 1:], diag=diag)
+        shared = _column(self.logit_shared.sigmoid(), diag)
+        on_fine = amplitude * growth * near
+        on_coarse = amplitude * growth * (shared + (1 - shared) * near)
+        offset = curve * self.curve.forward(f1, f2, diag=diag) + _LEVEL_VARIANCE + _SLOPE_VARIANCE * trend
+        return on_coarse, on_fine, offset
+
+
+def _column(parameter: Tensor, diag: bool) -> Tensor:
+    """A parameter ``batch_shape x 1`` in the shape that multiplies a covariance or its diagonal."""
+    return parameter if diag else parameter.unsqueeze(-1)
+
+
+def _distinct(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct rows of ``n x k`` and where each one went, ``(n,)``."""
+    index: dict[bytes, int] = {}
+    places = [index.setdefault(row.tobytes(), len(index)) for row in rows.numpy()]
+    first = torch.zeros(len(index), dtype=torch.long)
+    first[places] = torch.arange(len(places))
+    return rows[first], torch.tensor(places, dtype=torch.long)
 
 
 def _expanded(part: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

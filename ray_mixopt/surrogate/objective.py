@@ -93,40 +93,32 @@ class ObjectivePosterior:
         return mean - mean.mean(-1, keepdim=True), covariance - covariance.mean(-2, keepdim=True)
 
     @torch.no_grad()
-    def correlations(self, runs: Tensor, mixtures: np.ndarray, reference: np.ndarray) -> tuple[Tensor, Tensor]:
-        """How much the reports of runs would tell about contrasts between mixtures at the target.
-
-        With several metrics, all reported, the explained share of the contrast's variance takes the place of the
-        squared correlation.
+    def explained(self, runs: Tensor, mixtures: np.ndarray, bases: Tensor) -> tuple[Tensor, Tensor]:
+        """What the reports of runs would tell about contrasts between mixtures at the target.
 
         Args:
             runs: inputs of the runs, ``a x d+2``.
             mixtures: mixtures at the target, ``c x d``.
-            reference: what they are compared with, on average, ``r x d``.
+            bases: for each draw, the index of the mixture that the others are compared with, ``(s,)``.
 
         Returns:
-            The squared correlation within each draw, ``s x a x c``, and that of the means across the draws,
-            ``a x c``: what a report would tell about the hyper-parameters.
+            The variance of each contrast that a report would explain in each draw, ``s x a x c``, and the information
+            (nats) that it would give about which draw is right, ``(a,)``.
         """
-        x, base = (encode(self.space, w, self._target) for w in (mixtures, reference))
-        explained: list[Tensor] = []
-        explained_between: list[Tensor] = []
-        variance_between = torch.zeros(len(mixtures), dtype=torch.float64)
+        x = encode(self.space, mixtures, self._target)
+        index = bases[:, None, None]
+        explained = torch.zeros(self.n_draws, len(runs), len(mixtures), dtype=torch.float64)
+        information = torch.zeros(len(runs), dtype=torch.float64)
         for weight, s in zip(self.weights, self.surrogates, strict=True):
             run = s.whitened(runs)
-            target = s.whitened(x) - s.whitened(base).mean(-1, keepdim=True)
-            prior = s.prior_covariance(runs, x) - s.prior_covariance(runs, base).mean(-1, keepdim=True)
+            covariance = s.prior_covariance(runs, x) - run.mT @ s.whitened(x)
+            covariance -= covariance.gather(-1, index.expand(-1, len(runs), 1))
             own = (s.prior_variance(runs) - run.square().sum(-2)).clamp_min(1e-12) + s.noise  # (s, a)
-            explained.append(weight**2 * (prior - run.mT @ target).square() / own.unsqueeze(-1))  # (s, a, c)
-            spread_run, spread_target = (_centered((w.mT @ s.white).squeeze(-1)) for w in (run, target))
-            between = spread_run.mT @ spread_target / self.n_draws  # (a, c)
-            total = spread_run.square().mean(0) + own.mean(0)  # (a,)
-            explained_between.append(weight**2 * between.square() / total.unsqueeze(-1))
-            variance_between += weight**2 * spread_target.square().mean(0)
-        _, variance = self.marginal(mixtures, reference)
-        return sum(explained[1:], explained[0]) / variance.unsqueeze(-2), sum(
-            explained_between[1:], explained_between[0]
-        ) / variance_between.clamp_min(_TINY)
+            explained += weight**2 * covariance.square() / own.unsqueeze(-1)
+            total = own.mean(0) + (run.mT @ s.white).squeeze(-1).var(0, correction=0)
+            # Of the Gaussian that has the moments of the mixture over the draws.
+            information = torch.maximum(information, 0.5 * (total.log() - own.log().mean(0)))
+        return explained, information
 
     @torch.no_grad()
     def expected_gain(self, run: Tensor, mixtures: np.ndarray, rng: np.random.Generator, n_samples: int = 256) -> float:
