@@ -20,7 +20,7 @@ from ray_mixopt.space import MixtureSpace
 from ray_mixopt.strategies.base import Mode
 
 TARGET_RUNS = (0.25, 0.5, 1.0, 2.0, 3.0, 4.0)  # costs at which problems are scored, in target runs
-UNKNOWN_REGRET = 1.0  # of a mixture that was never logged at the target: as if drawn at random
+UNKNOWN_REGRET = 1.0  # of a mixture that was never measured at the target: as if drawn at random
 
 
 class Source(Protocol):
@@ -171,12 +171,13 @@ class Problem:
     def regret(self, mixture: np.ndarray) -> float:
         """Normalised regret of a mixture ``(d,)`` at the target: 0 is the best mixture, 1 the median random one.
 
-        A mixture that was never logged at the target counts as ``UNKNOWN_REGRET``.
+        A mixture that was never measured at the target counts as ``UNKNOWN_REGRET``.
         """
         if not self.logged(mixture, self.space.target_scale, self.space.target_steps):
             return UNKNOWN_REGRET
         best, median = self.landmarks
-        return (float(self.losses(mixture[None])[0]) - best) / (median - best)
+        loss = float(self.losses(mixture[None])[0])
+        return UNKNOWN_REGRET if math.isnan(loss) else (loss - best) / (median - best)
 
     @cached_property
     def landmarks(self) -> tuple[float, float]:

@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from ray_mixopt.benchmark import slimpajama
+from ray_mixopt.benchmark import logged, slimpajama, synthetic
 from ray_mixopt.benchmark.naming import ProblemName
 from ray_mixopt.benchmark.problem import Problem
 
 FAMILIES: dict[str, Callable[[ProblemName, Path | None], Problem]] = {
     slimpajama.FAMILY: slimpajama.load,
+    **dict.fromkeys(logged.LOGS, logged.load),
+    synthetic.FAMILY: synthetic.load,
 }
 
 
@@ -29,6 +31,9 @@ SUITES: dict[str, tuple[str, ...]] = {
     "targets": tuple(
         name for target in slimpajama.TARGETS for name in _names("slimpajama", _METRICS, f"@{target}+noise")
     ),
+    "tables": tuple(name for family, metrics in logged.OBJECTIVES.items() for name in _names(family, metrics)),
+    "synthetic": _names(synthetic.FAMILY, synthetic.PROBLEMS),
+    "failures": _names("slimpajama", _METRICS, "+noise=0.005+failures=0.1"),
 }
 
 
