@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from ray_mixopt.pool import Pool
-from ray_mixopt.report.regret import SAMPLES, dense_minimum
+from ray_mixopt.report.regret import SAMPLES, dense_minimiser
 from ray_mixopt.simulators.run_table import SAME_MIXTURE
 from ray_mixopt.space import MixtureSpace
 from ray_mixopt.strategies.base import Mode
@@ -188,9 +188,8 @@ class Problem:
             losses = self.losses(self.pool.mixtures[there])
             return float(np.nanmin(losses)), float(np.nanmedian(losses))
         median = float(np.median(self.losses(self.space.sample(SAMPLES, np.random.default_rng(0)))))
-        if self.optimum is not None:
-            return float(self.losses(self.optimum[None])[0]), median
-        return dense_minimum(self.losses, self.space), median
+        optimum = dense_minimiser(self.losses, self.space) if self.optimum is None else self.optimum
+        return float(self.losses(optimum[None])[0]), median
 
     @cached_property
     def spread(self) -> np.ndarray:

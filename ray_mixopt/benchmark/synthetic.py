@@ -4,9 +4,9 @@ Each is a data-mixing law. Domain ``i`` of ``d`` has the validation loss
 
     L_i(w, m, z) = c(m, z) + a(m, z) (m z)^-b_i k_i exp(-t_i . w)
 
-with scale ``m`` and steps ``z`` relative to the target, and the objective is their mean. At the target it is ``c`` plus
-the mean of ``k_i exp(-t_i . w)``. For positive ``k`` that is convex in ``w``, so ``w*`` is the optimum if and only if the
-gradient there is the same in every domain that ``w*`` uses and no smaller in those it does not:
+with scale ``m`` and steps ``z`` relative to the target, and the objective is their mean. At the target it is ``c``
+plus the mean of ``k_i exp(-t_i . w)``. For positive ``k`` that is convex in ``w``, so ``w*`` is the optimum if and only
+if the gradient there is the same in every domain that ``w*`` uses and no smaller in those it does not:
 ``sum_i y_i t_ij = 1 - s_j`` with ``y_i = k_i exp(-t_i . w*)``, ``s_j = 0`` where ``w*_j > 0`` and ``s_j >= 0``
 elsewhere. So draw ``t``, choose ``w*`` and ``s``, solve for ``y``, and read off ``k``.
 """

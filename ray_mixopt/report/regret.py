@@ -36,7 +36,9 @@ class Regret:
         self._sign = 1.0 if mode == "min" else -1.0
         random = self._losses(self._space.sample(SAMPLES, np.random.default_rng(0)) if self._dense else self._logged())
         self._median = float(np.nanmedian(random))
-        self._best = dense_minimum(self._losses, self._space) if self._dense else float(np.nanmin(random))
+        if self._dense:
+            random = self._losses(dense_minimiser(self._losses, self._space)[None])
+        self._best = float(np.nanmin(random))
         self.best, self.median = self._sign * self._best, self._sign * self._median
 
     def value(self, mixture: np.ndarray) -> float | None:
@@ -72,19 +74,23 @@ class Regret:
         return losses
 
 
-def dense_minimum(losses: Callable[[np.ndarray], np.ndarray], space: MixtureSpace) -> float:
-    """The lowest loss on the simplex: a dense search, then an evolution of ever smaller steps.
+def dense_minimiser(
+    losses: Callable[[np.ndarray], np.ndarray], space: MixtureSpace, *, samples: int = SAMPLES
+) -> np.ndarray:
+    """The mixture ``(d,)`` of the lowest loss: a dense search, then an evolution of ever smaller steps.
 
     Args:
         losses: of ``n x d`` mixtures, ``(n,)``.
         space: the mixtures that count.
+        samples: number of mixtures of the dense search from each of two distributions; the corners come on top.
     """
     rng = np.random.default_rng(1)
-    dense = [space.sample(SAMPLES, rng, concentration) for concentration in (1.0, 0.3)]
+    dense = [space.sample(samples, rng, concentration) for concentration in (1.0, 0.3)]
     best = np.concatenate([*dense, space.corners()])
     for reach in (None, *REACHES):
         if reach is not None:
             near = np.repeat(best, CHILDREN, axis=0) + rng.normal(0, reach, (len(best) * CHILDREN, space.n_domains))
             best = np.concatenate([best, space.simplex.project(near)])
         best = best[np.argsort(losses(best), kind="stable")[:SURVIVORS]]
-    return float(losses(best[:1])[0])
+    found: np.ndarray = best[0]
+    return found
