@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import product
 
 import numpy as np
 
@@ -59,6 +60,14 @@ class Rival:
     def d(self) -> int:
         """Number of domains."""
         return self.space.n_domains
+
+    def cells(self) -> list[tuple[str, int]]:
+        """Scales and rungs up to those of the target, cheapest first."""
+        space = self.space
+        most = space.scale(space.target_scale).cost_per_step
+        scales = [scale.name for scale in space.scales if scale.cost_per_step <= most]
+        steps = [z for z in space.steps if z <= space.target_steps]
+        return sorted(product(scales, steps), key=lambda cell: space.cost(*cell))
 
     def start(self, mixture: np.ndarray, scale: str, steps: int) -> Suggestion:
         """Files a new run."""

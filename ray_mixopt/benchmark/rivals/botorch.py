@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from itertools import product
 
 import numpy as np
 import torch
@@ -20,6 +19,8 @@ from torch import Tensor
 from ray_mixopt.benchmark.problem import Task
 from ray_mixopt.benchmark.rivals.base import Rival
 from ray_mixopt.strategies import Suggestion
+
+DESIGN_CELLS = 4  # fidelities, at least, of the first runs
 
 
 class BotorchGibbon(Rival):
@@ -51,15 +52,10 @@ class BotorchGibbon(Rival):
         self.n_design = design_per_domain * self.d
         self.candidates, self.max_value_samples = candidates, max_value_samples
         self.linear_truncated = linear_truncated
-        space = task.space
-        cells = [
-            cell
-            for cell in product(space.scale_names, space.steps)
-            if space.cost(*cell) <= space.target_cost and cell[1] <= space.target_steps
-        ]
-        self.cells = sorted(cells, key=lambda cell: space.cost(*cell))
-        self.cheap = [cell for cell in self.cells if space.cost(*cell) <= design_share * space.target_cost]
-        self.cheap = self.cheap or self.cells[:1]
+        self._model: SingleTaskMultiFidelityGP | None = None
+        cheapest = self.cells()
+        within = [cell for cell in cheapest if self.space.cost(*cell) <= design_share * self.space.target_cost]
+        self.cheap = max(within, cheapest[:DESIGN_CELLS], key=len)
 
     def ask(self) -> Suggestion | None:
         """The design first, then the run with the most information about the optimum's value per cost."""
@@ -92,15 +88,15 @@ class BotorchGibbon(Rival):
 
     def _best_run(self) -> tuple[np.ndarray, str, int] | None:
         left = self.task.budget - math.fsum(self.space.cost(run.scale, run.steps) for run in self.runs.values())
-        cells = [cell for cell in self.cells if self.space.cost(*cell) <= left]
+        cells = [cell for cell in self.cells() if self.space.cost(*cell) <= left]
         if not cells:
             return None
         model = self._fitted()
         mixtures = self._near_best(self.candidates)
-        log_costs = np.log([self.space.cost(*cell) for cell in self.cells])
-        fidelities = np.array([self._fidelity(*cell) for cell in self.cells])
-        # The log cost is linear in the two fidelities: the cost is a product.
+        fidelities = np.array([self._fidelity(*cell) for cell in self.cells()])
+        # The cost is a product, so its logarithm is linear in the two fidelities.
         basis = np.column_stack([fidelities, np.ones(len(fidelities))])
+        log_costs = np.log([self.space.cost(*cell) for cell in self.cells()])
         slopes = torch.from_numpy(np.linalg.lstsq(basis, log_costs, rcond=None)[0])
         cost = GenericDeterministicModel(lambda x: (x[..., self.d :] @ slopes[:2] + slopes[2]).exp().unsqueeze(-1))
         with manual_seed(int(self.rng.integers(2**31))):
@@ -134,11 +130,12 @@ class BotorchGibbon(Rival):
 
     def _fitted(self) -> SingleTaskMultiFidelityGP:
         x, y = self._data()
-        model = SingleTaskMultiFidelityGP(
-            x, y, data_fidelities=[self.d, self.d + 1], linear_truncated=self.linear_truncated
-        )
-        fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
-        return model
+        if self._model is None or len(self._model.train_inputs[0]) != len(x):
+            fidelities = [self.d, self.d + 1]
+            model = SingleTaskMultiFidelityGP(x, y, data_fidelities=fidelities, linear_truncated=self.linear_truncated)
+            fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
+            self._model = model
+        return self._model
 
     def _data(self) -> tuple[Tensor, Tensor]:
         """Inputs ``n x (d + 2)`` and values to maximise ``n x 1``."""
@@ -157,7 +154,7 @@ class BotorchGibbon(Rival):
             return 1.0 if low == high else math.log(value / low) / math.log(high / low)
 
         price, lowest, highest = (
-            space.scale(name).cost_per_step for name in (scale, self.cells[0][0], space.target_scale)
+            space.scale(name).cost_per_step for name in (scale, self.cells()[0][0], space.target_scale)
         )
         return along(price, lowest, highest), along(steps, space.steps[0], space.target_steps)
 

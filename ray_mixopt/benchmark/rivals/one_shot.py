@@ -45,9 +45,8 @@ class RegMix(Rival):
         self.regression, self.concentration = regression, concentration
         self.simulated, self.averaged, self.lightgbm = simulated, averaged, dict(lightgbm or {})
         swarm = runs_per_domain * self.d
-        space = task.space
-        cells = sorted(product(space.scale_names, space.steps), key=lambda cell: space.cost(*cell))
-        affordable = [cell for cell in cells if swarm * space.cost(*cell) <= task.budget] or cells[:1]
+        cells = self.cells()
+        affordable = [cell for cell in cells if swarm * self.space.cost(*cell) <= task.budget] or cells[:1]
         self.scale, self.steps = affordable[-1]
 
     def ask(self) -> Suggestion:

@@ -11,7 +11,6 @@ import numpy as np
 
 from ray_mixopt.benchmark.problem import Task
 from ray_mixopt.benchmark.rivals.base import Rival, Run
-from ray_mixopt.space import MixtureSpace
 from ray_mixopt.strategies import Suggestion
 
 ENDLESS = 10**7  # trials: the budget is counted elsewhere
@@ -35,7 +34,7 @@ class SmacHyperband(Rival):
         self.axis = axis
         space = task.space
         if axis == "scale":
-            self._scales = [s.name for s in space.scales if s.cost_per_step <= space.target_cost / space.target_steps]
+            self._scales = list(dict.fromkeys(scale for scale, _ in self.cells()))
             low, high = (space.cost(name, space.target_steps) for name in (self._scales[0], space.target_scale))
         else:
             low, high = smallest * space.target_steps, float(space.target_steps)
@@ -71,11 +70,6 @@ class SmacHyperband(Rival):
         status = StatusType.CRASHED if broken else StatusType.SUCCESS
         cost = float("inf") if broken else run.losses[run.steps]
         self._smac.tell(self._info.pop(trial_id), TrialValue(cost=cost, status=status))
-
-    @property
-    def space(self) -> MixtureSpace:
-        """The search space, with Hyperband's budgets as rungs."""
-        return self.task.space
 
     def _fidelity(self, budget: float) -> tuple[str, int]:
         space = self.space
