@@ -67,7 +67,7 @@ def plan(
 
     Args:
         names: of the problems.
-        method_names: of the methods.
+        method_names: of the methods, or patterns.
         seeds: of the methods.
         budget: of a problem, in its cost unit.
         out: folder of the records.
@@ -78,7 +78,7 @@ def plan(
     """
     done, missing = [], []
     skipped: dict[str, None] = {}
-    entries = [methods.find(name) for name in method_names]
+    entries = methods.expand(method_names)
     loaded = []
     for name in names:
         try:
@@ -123,8 +123,8 @@ def run(
 ) -> list[str]:
     """Runs searches in fresh processes with one thread each, and says how each ended.
 
-    A search that fails is reported by name and the others go on. One that takes its process down, and with it those
-    that ran beside it, is tried once more alone.
+    A search that fails is reported by name and the others go on. One that takes its process down ends those beside it;
+    what is left is tried again, and alone once that gets nowhere.
 
     Args:
         jobs: the searches.
@@ -153,20 +153,21 @@ def run(
         report(f"[{n_ended}/{len(jobs)}] {line}")
         return True
 
-    again: list[Job] = []
-    with _single_threaded():
-        with _pool(processes) as pool:
+    def together(jobs: Sequence[Job], width: int) -> list[Job]:
+        """Runs searches in one pool, and gives those that a dying process left undone."""
+        with _pool(width) as pool:
             waiting = {pool.submit(_run, job, out, data): job for job in jobs}
-            for future in as_completed(waiting):
-                if not ended(waiting[future], future):
-                    again.append(waiting[future])
-        for job in again:
-            with _pool(1) as pool:
-                future = pool.submit(_run, job, out, data)
-                if not ended(job, future):
-                    n_ended += 1
-                    failures.append(f"{job}: its process died")
-                    report(f"[{n_ended}/{len(jobs)}] {failures[-1]} (failed)")
+            return [waiting[future] for future in as_completed(waiting) if not ended(waiting[future], future)]
+
+    with _single_threaded():
+        left = list(jobs)
+        while left and len(undone := together(left, processes)) < len(left):
+            left = undone
+        for job in left:
+            if together([job], 1):
+                n_ended += 1
+                failures.append(f"{job}: its process died")
+                report(f"[{n_ended}/{len(jobs)}] {failures[-1]} (failed)")
     return failures
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -148,3 +149,18 @@ def find(name: str) -> Entry:
     if name not in registry():
         raise ValueError(f"Unknown method {name!r}: choose one of {', '.join(registry())}.")
     return registry()[name]
+
+
+def expand(patterns: Sequence[str]) -> list[Entry]:
+    """The methods of some names or patterns (``*``), each once.
+
+    Raises:
+        ValueError: for an unknown name, or a pattern that matches nothing.
+    """
+    names: list[str] = []
+    for pattern in patterns:
+        matching = [name for name in registry() if fnmatchcase(name, pattern)] if "*" in pattern else [pattern]
+        if not matching:
+            raise ValueError(f"No method matches {pattern!r}: there are {', '.join(registry())}.")
+        names += matching
+    return [find(name) for name in dict.fromkeys(names)]

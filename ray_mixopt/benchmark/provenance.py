@@ -26,14 +26,20 @@ def versions(packages: Sequence[str] = ()) -> dict[str, str]:
 
 def commit() -> str:
     """The commit of the checkout, with "-dirty" where files differ from it; "unknown" outside of one."""
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return git.stdout.strip() or "unknown"
+    here = Path(__file__)
+    if _git(
+        "ls-files", "--error-unmatch", here.name, folder=here.parent
+    ):  # not the repository of somebody's virtualenv
+        return _git("describe", "--always", "--dirty", folder=here.parent) or "unknown"
+    return "unknown"
+
+
+def _git(*arguments: str, folder: Path) -> str:
+    try:
+        result = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    except OSError:  # no git
+        return ""
+    return result.stdout.strip()
 
 
 def machine() -> dict[str, str | int]:

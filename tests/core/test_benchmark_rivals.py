@@ -71,6 +71,9 @@ def test_what_cannot_run_has_a_reason() -> None:
     assert missing.obstacle == "it needs no_such_package: pip install 'ray-mixopt[benchmark]'"
     with pytest.raises(ValueError, match="Unknown method 'y': choose one of default"):
         methods.find("y")
+    assert [entry.name for entry in methods.expand(["optuna-*", "optuna-gp"])] == ["optuna-tpe", "optuna-gp"]
+    with pytest.raises(ValueError, match="No method matches 'y\\*'"):
+        methods.expand(["y*"])
 
 
 def test_rungs_are_powers_of_eta_below_the_target() -> None:

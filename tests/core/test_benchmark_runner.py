@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import dying
 import numpy as np
 import pytest
 
@@ -203,6 +204,15 @@ def test_a_search_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> No
     failures = campaign.run(jobs, out=tmp_path, data=None, processes=1, report=lines.append)
     assert len(failures) == 1 and "ranking on synthetic/mixing_law, seed 0: ValueError" in failures[0]
     assert len(lines) == 2 and [record.method for record in read_all(tmp_path)] == ["random"]
+
+
+def test_a_search_that_takes_its_process_down_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(campaign, "_run", dying.run)
+    jobs = [Job(problem=NAME, method="random", seed=seed, budget=1.0) for seed in range(4)]
+    lines: list[str] = []
+    failures = campaign.run(jobs, out=tmp_path, data=None, processes=2, report=lines.append)
+    assert failures == [f"random on {NAME}, seed 1: its process died"]
+    assert len(lines) == 4 and sum("is done" in line for line in lines) == 3
 
 
 def test_what_cannot_be_run_is_skipped_with_a_reason(tmp_path: Path) -> None:

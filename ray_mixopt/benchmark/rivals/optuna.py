@@ -21,14 +21,18 @@ class OptunaSearch(Rival):
         bound: logits are between -bound and bound.
         eta: factor between rungs.
         smallest: the first rung, as a share of the target's steps.
+        bootstrap: trials that must have reached a rung before one may go beyond it. Without it the first trial is run
+            to the end.
     """
 
-    def __init__(self, task: Task, *, sampler: str, pruner: str, bound: float, eta: int, smallest: float) -> None:
+    def __init__(
+        self, task: Task, *, sampler: str, pruner: str, bound: float, eta: int, smallest: float, bootstrap: int
+    ) -> None:
         super().__init__(task)
         self.rungs = geometric_rungs(task, eta, smallest * task.space.target_steps)
         self.task = task.with_rungs(self.rungs) if task.any_steps else task
         self.bound = bound
-        self._study = _study(sampler, pruner, task.seed, self.rungs, eta)
+        self._study = _study(sampler, pruner, task.seed, self.rungs, eta, bootstrap)
         self._trial: Any = None  # the one on its way, and its run
         self._run = ""
 
@@ -62,7 +66,7 @@ class OptunaSearch(Rival):
         self._trial = None
 
 
-def _study(sampler: str, pruner: str, seed: int, rungs: tuple[int, ...], eta: int) -> Any:
+def _study(sampler: str, pruner: str, seed: int, rungs: tuple[int, ...], eta: int, bootstrap: int) -> Any:
     import warnings
 
     import optuna
@@ -75,10 +79,10 @@ def _study(sampler: str, pruner: str, seed: int, rungs: tuple[int, ...], eta: in
     }
     pruners = {
         "hyperband": lambda: optuna.pruners.HyperbandPruner(
-            min_resource=rungs[0], max_resource=rungs[-1], reduction_factor=eta
+            min_resource=rungs[0], max_resource=rungs[-1], reduction_factor=eta, bootstrap_count=bootstrap
         ),
         "successive-halving": lambda: optuna.pruners.SuccessiveHalvingPruner(
-            min_resource=rungs[0], reduction_factor=eta
+            min_resource=rungs[0], reduction_factor=eta, bootstrap_count=bootstrap
         ),
     }
     # Hyperband picks a trial's bracket by the study's name.
