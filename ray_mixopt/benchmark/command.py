@@ -68,6 +68,7 @@ def benchmark(
         _list()
         return
     failures: list[str] = []
+    data = default_data() if data is None else data
     if not report_only:
         wanted = _split(problems)
         try:
@@ -77,7 +78,7 @@ def benchmark(
                 _seeds(seeds),
                 _budget(budget),
                 out=out,
-                data=default_data() if data is None else data,
+                data=data,
             )
         except ValueError as error:
             raise click.UsageError(str(error)) from error
@@ -87,7 +88,7 @@ def benchmark(
         failures = campaign.run(
             plan.missing,
             out=out,
-            data=default_data() if data is None else data,
+            data=data,
             processes=processes,
             report=lambda line: click.echo(line, err=True),
         )

@@ -41,6 +41,7 @@ def draw(records: Sequence[Record], out: Path) -> list[Path]:
 
 
 def _figure(path: Path, panels: Sequence[tuple[str, Mapping[str, Mapping[str, Curve]]]]) -> Path:
+    from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -51,9 +52,10 @@ def _figure(path: Path, panels: Sequence[tuple[str, Mapping[str, Mapping[str, Cu
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
     names = list(dict.fromkeys(method for _, by_method in panels for method in by_method))
+    colors = colormaps["tab10" if len(names) <= 10 else "tab20"]
     for ax, (title, by_method) in zip(axes, panels, strict=False):
         for method, by_problem in by_method.items():
-            _line(ax, method, f"C{names.index(method)}", list(by_problem.values()))
+            _line(ax, method, colors(names.index(method) % colors.N), list(by_problem.values()))
         first = next(iter(next(iter(by_method.values())).values())).records[0]
         ax.set(xscale="log", yscale="log", xlabel=f"cost ({first.cost_unit})", ylabel="regret")
         ax.set_title(title if len(panels) == 1 else title.partition("/")[2], fontsize="small")
@@ -66,7 +68,7 @@ def _figure(path: Path, panels: Sequence[tuple[str, Mapping[str, Mapping[str, Cu
     return path
 
 
-def _line(ax: Any, method: str, color: str, curves: Sequence[Curve]) -> None:
+def _line(ax: Any, method: str, color: Any, curves: Sequence[Curve]) -> None:
     """The mean over problems and seeds, and a band over seeds of the mean over problems."""
     budget = min(curve.budget for curve in curves)
     costs = np.unique(np.concatenate([[budget], *(curve.costs for curve in curves)]))

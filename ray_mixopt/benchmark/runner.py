@@ -66,8 +66,10 @@ class Bill:
         run = self.runs.get(suggestion.continues)
         if run is None or run.failed or suggestion.continues != suggestion.trial_id:
             raise ValueError(f"The method continued trial {suggestion.continues!r}, which cannot be continued.")
+        if suggestion.steps <= run.reached:
+            raise ValueError(f"The method continued trial {suggestion.continues!r} to a step that it has passed.")
         if run.scale != suggestion.scale or not np.allclose(run.mixture, mixture, atol=1e-9):
-            raise ValueError(f"The method continued trial {run!r} with another mixture or scale.")
+            raise ValueError(f"The method continued trial {suggestion.continues!r} with another mixture or scale.")
         return run
 
     def cost(self, run: Run, steps: float) -> float:

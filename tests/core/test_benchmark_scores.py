@@ -181,4 +181,4 @@ def test_problems_and_methods_are_listed() -> None:
     result = call("--list")
     assert result.exit_code == 0
     assert "suite headline: slimpajama/val_loss/common_crawl, " in result.stdout
-    assert "method tune-bohb: Ray Tune's TuneBOHB (cannot run: it needs hpbandster" in result.stdout
+    assert "method botorch-mfkg: BoTorch's qMFKG (cannot run: its one-shot" in result.stdout

@@ -1,58 +1,61 @@
-"""BOHB (Falkner et al., 2018): Hyperband whose configurations come from two kernel density estimates."""
+"""BOHB (Falkner et al., 2018): Hyperband whose configurations come from hpbandster's model, as in Ray's TuneBOHB."""
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
-from scipy.stats import norm, truncnorm
 
 from ray_mixopt.benchmark.problem import Task
-from ray_mixopt.benchmark.rivals.base import Rival, Run, geometric_rungs
+from ray_mixopt.benchmark.rivals.base import Rival, geometric_rungs
 from ray_mixopt.strategies import Suggestion
 
 
 class Bohb(Rival):
-    """BOHB over softmax logits and the steps of the target scale, with the constants of its authors.
+    """hpbandster's density model over softmax logits, under synchronous Hyperband over the target scale's steps.
 
     Args:
         task: what is searched.
         bound: logits are between -bound and bound.
         eta: Hyperband's factor between rungs.
         smallest: the first rung, as a share of the target's steps.
-        top_percent: share of the observations that count as good.
-        samples: draws from the good density, of which the one with the best ratio of densities is run.
-        random_fraction: share of the configurations that are drawn uniformly.
-        bandwidth_factor: widens the density that is drawn from.
-        min_bandwidth: smallest bandwidth, in the unit cube.
+        model: keyword arguments of hpbandster's BOHB.
     """
 
-    def __init__(
-        self,
-        task: Task,
-        *,
-        bound: float,
-        eta: int,
-        smallest: float,
-        top_percent: float,
-        samples: int,
-        random_fraction: float,
-        bandwidth_factor: float,
-        min_bandwidth: float,
-    ) -> None:
+    def __init__(self, task: Task, *, bound: float, eta: int, smallest: float, model: dict[str, Any]) -> None:
+        from ConfigSpace import ConfigurationSpace, Float
+        from hpbandster.optimizers.config_generators.bohb import BOHB
+
         super().__init__(task)
         self.rungs = geometric_rungs(task, eta, smallest * task.space.target_steps)
         self.task = task.with_rungs(self.rungs) if task.any_steps else task
-        self.bound, self.eta, self.top_percent, self.samples = bound, eta, top_percent, samples
-        self.random_fraction, self.bandwidth_factor = random_fraction, bandwidth_factor
-        self.min_bandwidth = min_bandwidth
-        self._points: dict[str, np.ndarray] = {}  # in the unit cube, by trial
+        self.eta = eta
+        space = ConfigurationSpace(seed=task.seed)
+        space.add([Float(f"logit_{i}", (-bound, bound)) for i in range(self.d)])
+        with _without_its_warnings():
+            self._model = BOHB(space, **model)
+        self._configurations: dict[str, dict[str, float]] = {}  # by trial
         self._schedule = self._hyperband()
 
     def ask(self) -> Suggestion:
         """The next run of Hyperband."""
         return next(self._schedule)
+
+    def finish(self, trial_id: str, failed: bool = False) -> None:
+        """Tells the model."""
+        super().finish(trial_id, failed)
+        run = self.runs[trial_id]
+        loss = run.losses.get(run.steps)
+        kwargs = {"budget": float(run.steps), "config": self._configurations[trial_id]}
+        result = None if failed or loss is None else {"loss": loss}
+        job = SimpleNamespace(id=trial_id, kwargs=kwargs, result=result, exception=None, timestamps={})
+        with _without_its_warnings():
+            self._model.new_result(job)
 
     def _hyperband(self) -> Iterator[Suggestion]:
         most = len(self.rungs) - 1
@@ -61,52 +64,33 @@ class Bohb(Rival):
                 first = self.rungs[most - s]
                 runs = []
                 for _ in range(math.ceil((most + 1) / (s + 1) * self.eta**s)):
-                    point = self._sample()
-                    mixture = self.softmax(self.bound * (2 * point - 1))
-                    suggestion = self.start(mixture, self.space.target_scale, first)
-                    self._points[suggestion.trial_id] = point
+                    configuration = self._configuration(first)
+                    logits = np.array([configuration[f"logit_{i}"] for i in range(self.d)])
+                    suggestion = self.start(self.softmax(logits), self.space.target_scale, first)
+                    self._configurations[suggestion.trial_id] = configuration
                     runs.append(self.runs[suggestion.trial_id])
                     yield suggestion
                 for rung in self.rungs[most - s + 1 :]:
-                    runs = sorted((r for r in runs if not r.failed), key=lambda r: r.loss)[: len(runs) // self.eta]
+                    n_kept = len(runs) // self.eta
+                    runs = sorted((run for run in runs if not run.failed), key=lambda run: run.loss)[:n_kept]
                     for run in runs:
                         yield self.go_on(run, rung)
 
-    def _sample(self) -> np.ndarray:
-        """A configuration in the unit cube, ``(d,)``."""
-        points, losses = self._observations()
-        n_min = self.d + 1
-        if len(losses) < n_min + 2 or self.rng.random() < self.random_fraction:
-            return self.rng.random(self.d)
-        order = np.argsort(losses, kind="stable")
-        n_good = max(n_min, int(self.top_percent * len(losses)))
-        n_bad = max(n_min, len(losses) - n_good)
-        good, bad = points[order[:n_good]], points[order[-n_bad:]]
-        h_good, h_bad = (np.maximum(_bandwidth(x), self.min_bandwidth) for x in (good, bad))
-        centres = good[self.rng.integers(len(good), size=self.samples)]
-        wide = self.bandwidth_factor * h_good
-        draws = truncnorm.rvs(-centres / wide, (1 - centres) / wide, centres, wide, random_state=self.rng)
-        ratio = _log_density(draws, good, h_good) - _log_density(draws, bad, h_bad)
-        return draws[int(ratio.argmax())]
-
-    def _observations(self) -> tuple[np.ndarray, np.ndarray]:
-        """Points and losses of the highest rung that has enough of them."""
-        for rung in reversed(self.rungs):
-            runs: list[Run] = [run for run in self.runs.values() if rung in run.losses]
-            if len(runs) >= self.d + 3:
-                return np.array([self._points[r.trial_id] for r in runs]), np.array([r.losses[rung] for r in runs])
-        return np.empty((0, self.d)), np.empty(0)
+    def _configuration(self, rung: int) -> dict[str, float]:
+        """The model's next configuration; it draws from numpy's global stream, which is put back afterwards."""
+        before = np.random.get_state()
+        np.random.seed(int(self.rng.integers(2**32)))
+        try:
+            with _without_its_warnings():
+                return dict(self._model.get_config(float(rung))[0])
+        finally:
+            np.random.set_state(before)
 
 
-def _bandwidth(points: np.ndarray) -> np.ndarray:
-    """Bandwidths by the normal reference rule, ``(d,)``."""
-    n, d = points.shape
-    found: np.ndarray = 1.06 * points.std(axis=0) * n ** (-1 / (4 + d))
-    return found
-
-
-def _log_density(x: np.ndarray, centres: np.ndarray, width: np.ndarray) -> np.ndarray:
-    """Log density of ``k x d`` points under Gaussians around ``n x d`` centres, ``(k,)``."""
-    logs = norm.logpdf(x[:, None], centres[None], width).sum(axis=-1)  # (k, n)
-    result: np.ndarray = np.logaddexp.reduce(logs, axis=1) - math.log(len(centres))
-    return result
+@contextmanager
+def _without_its_warnings() -> Iterator[None]:
+    """Hpbandster is of 2018, and much of what it calls is deprecated."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
