@@ -78,10 +78,11 @@ class BotorchGibbon(Rival):
             found: np.ndarray = torch.cat(parts).squeeze(-1).numpy()
             return found
 
-        best = self._near_best(4 * self.candidates)
+        rng = np.random.default_rng([self.task.seed, 2, len(self.runs)])  # what is recommended changes no later run
+        best = self._near_best(4 * self.candidates, rng)
         for reach in (None, *np.geomspace(0.1, 1e-3, 8)):
             if reach is not None:
-                near = np.repeat(best, 16, axis=0) + self.rng.normal(0, reach, (16 * len(best), self.d))
+                near = np.repeat(best, 16, axis=0) + rng.normal(0, reach, (16 * len(best), self.d))
                 best = np.concatenate([best, self.space.simplex.project(near)])
             best = best[np.argsort(-mean(best), kind="stable")[:8]]
         return self.space.named(best[0])
@@ -92,7 +93,7 @@ class BotorchGibbon(Rival):
         if not cells:
             return None
         model = self._fitted()
-        mixtures = self._near_best(self.candidates)
+        mixtures = self._near_best(self.candidates, self.rng)
         fidelities = np.array([self._fidelity(*cell) for cell in self.cells()])
         # The cost is a product, so its logarithm is linear in the two fidelities.
         basis = np.column_stack([fidelities, np.ones(len(fidelities))])
@@ -115,16 +116,14 @@ class BotorchGibbon(Rival):
         scale, steps = cells[best // len(mixtures)]
         return mixtures[best % len(mixtures)], scale, steps
 
-    def _near_best(self, n: int) -> np.ndarray:
+    def _near_best(self, n: int, rng: np.random.Generator) -> np.ndarray:
         """Mixtures ``k x d``: Dirichlet(1), the corners, and neighbours of the ten best observed ones."""
         space = self.space
         ranked = sorted(self.runs.values(), key=lambda run: (-space.cost(run.scale, run.steps), run.loss))[:10]
         centres = np.array([run.mixture for run in ranked])
-        reach = 10 ** self.rng.uniform(-2.5, -0.5, (n // 2, 1))
-        near = centres[self.rng.integers(len(centres), size=n // 2)] + reach * self.rng.standard_normal(
-            (n // 2, self.d)
-        )
-        return np.concatenate([space.sample(n - n // 2, self.rng), space.corners(), space.simplex.project(near)])
+        reach = 10 ** rng.uniform(-2.5, -0.5, (n // 2, 1))
+        near = centres[rng.integers(len(centres), size=n // 2)] + reach * rng.standard_normal((n // 2, self.d))
+        return np.concatenate([space.sample(n - n // 2, rng), space.corners(), space.simplex.project(near)])
 
     # -- the model
 
