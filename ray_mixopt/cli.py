@@ -15,6 +15,7 @@ from zipfile import BadZipFile
 
 import click
 
+from ray_mixopt.benchmark.command import benchmark
 from ray_mixopt.strategies import STRATEGIES
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ INTERRUPTED = 130  # the shell's exit code of a program that Ctrl-C ended
 @click.version_option(package_name="ray-mixopt")
 def main() -> None:
     """Finds the mixture of training data that is best for a large model, from cheap runs of small ones."""
+
+
+main.add_command(benchmark)
 
 
 @main.command()
@@ -156,7 +160,7 @@ def _costs(texts: Sequence[str]) -> dict[str, float] | None:
 def _simulator(name: str, strategy: str, noise: float, seed: int, target: tuple[str, int] | None) -> Simulator:
     """The simulator, with the rungs that the strategy and the target ask for."""
     from ray_mixopt import simulators
-    from ray_mixopt.replay import paper_rungs
+    from ray_mixopt.strategies.rungs import paper_rungs
 
     space = simulators.load(name).space
     scale, steps = target or (space.target_scale, space.target_steps)

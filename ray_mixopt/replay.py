@@ -26,9 +26,6 @@ from ray_mixopt.searcher import MixOptSearcher
 from ray_mixopt.simulators import RunTable, Simulator, SimulatorTrainable
 from ray_mixopt.strategies.base import Mode
 
-PAPER_RUNGS = (*range(100, 1000, 100), 6000, 12000, 19700)
-"""Rungs of the paper's strategy (arXiv 2503.21023): its initial design needs short ones."""
-
 _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the new output greets even with verbose=0
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else a warning about GPUs, of which a replay uses none
@@ -211,11 +208,6 @@ class Interrupt(tune.Stopper):
             yield
         finally:
             signal.signal(signal.SIGINT, before)
-
-
-def paper_rungs(target_steps: int) -> tuple[int, ...]:
-    """The paper's rungs, in proportion to the training steps of the target."""
-    return tuple(sorted({max(1, round(rung * target_steps / PAPER_RUNGS[-1])) for rung in PAPER_RUNGS}))
 
 
 def _trial_id(trial: Trial) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ray_mixopt.simulators import RunTable, Simulator
+from ray_mixopt.space import MixtureSpace
 
 SAMPLES = 250_000
 SURVIVORS, CHILDREN = 50, 40
@@ -33,7 +36,9 @@ class Regret:
         self._sign = 1.0 if mode == "min" else -1.0
         random = self._losses(self._space.sample(SAMPLES, np.random.default_rng(0)) if self._dense else self._logged())
         self._median = float(np.nanmedian(random))
-        self._best = self._search() if self._dense else float(np.nanmin(random))
+        if self._dense:
+            random = self._losses(dense_minimiser(self._losses, self._space)[None])
+        self._best = float(np.nanmin(random))
         self.best, self.median = self._sign * self._best, self._sign * self._median
 
     def value(self, mixture: np.ndarray) -> float | None:
@@ -68,15 +73,24 @@ class Regret:
         losses: np.ndarray = self._sign * values[:, self._column]
         return losses
 
-    def _search(self) -> float:
-        """The lowest loss on the simplex: a dense search, then an evolution of ever smaller steps."""
-        rng = np.random.default_rng(1)
-        dense = [self._space.sample(SAMPLES, rng, concentration) for concentration in (1.0, 0.3)]
-        best = np.concatenate([*dense, self._space.corners()])
-        for reach in (None, *REACHES):
-            if reach is not None:
-                shape = len(best) * CHILDREN, self._space.n_domains
-                near = np.repeat(best, CHILDREN, axis=0) + rng.normal(0, reach, shape)
-                best = np.concatenate([best, self._space.simplex.project(near)])
-            best = best[np.argsort(self._losses(best), kind="stable")[:SURVIVORS]]
-        return float(self._losses(best[:1])[0])
+
+def dense_minimiser(
+    losses: Callable[[np.ndarray], np.ndarray], space: MixtureSpace, *, samples: int = SAMPLES
+) -> np.ndarray:
+    """The mixture ``(d,)`` of the lowest loss: a dense search, then an evolution of ever smaller steps.
+
+    Args:
+        losses: of ``n x d`` mixtures, ``(n,)``.
+        space: the mixtures that count.
+        samples: number of mixtures of the dense search from each of two distributions; the corners come on top.
+    """
+    rng = np.random.default_rng(1)
+    dense = [space.sample(samples, rng, concentration) for concentration in (1.0, 0.3)]
+    best = np.concatenate([*dense, space.corners()])
+    for reach in (None, *REACHES):
+        if reach is not None:
+            near = np.repeat(best, CHILDREN, axis=0) + rng.normal(0, reach, (len(best) * CHILDREN, space.n_domains))
+            best = np.concatenate([best, space.simplex.project(near)])
+        best = best[np.argsort(losses(best), kind="stable")[:SURVIVORS]]
+    found: np.ndarray = best[0]
+    return found

@@ -16,7 +16,8 @@ from matplotlib.image import imread
 
 from ray_mixopt import MixOptSearcher, MixtureOptimizer, simulators
 from ray_mixopt.history import History
-from ray_mixopt.replay import Replay, paper_rungs
+from ray_mixopt.replay import Replay
+from ray_mixopt.strategies.rungs import paper_rungs
 
 Command = Callable[..., Any]
 COMMAND = Path(sys.executable).with_name("ray-mixopt")

@@ -1,0 +1,160 @@
+"""The command ``ray-mixopt benchmark``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from ray_mixopt.benchmark.problem import Problem
+
+TABLE = "table.md"
+DEFAULT_SUITE, DEFAULT_METHOD, DEFAULT_BUDGET = "headline", "default", "2x"
+
+
+@click.command()
+@click.option("--suite", "suites", metavar="NAME", multiple=True, help="A named list of problems; may be repeated.")
+@click.option(
+    "--problems", metavar="NAMES", multiple=True, help="Problems by name or pattern, separated by commas or repeated."
+)
+@click.option("--methods", metavar="NAMES", multiple=True, help="Methods by name or pattern, likewise.")
+@click.option("--seeds", default="0-4", show_default=True, metavar="A-B", help="Seeds of the methods, both ends count.")
+@click.option(
+    "--budget",
+    default=DEFAULT_BUDGET,
+    show_default=True,
+    help="In the problem's unit of cost (100 steps of the 1B model, or a target run), or in target runs, as in 3x.",
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("results/benchmark"),
+    show_default=True,
+    help="Folder of the results; what is there is not run again.",
+)
+@click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True, help="Searches at a time.")
+@click.option(
+    "--data",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of the reference data.  [default: ../shared/data beside a checkout]",
+)
+@click.option("--list", "listing", is_flag=True, help="Print the suites, problems and methods, and run nothing.")
+@click.option("--report", "report_only", is_flag=True, help="Only make the tables and figures of what is there.")
+def benchmark(
+    suites: Sequence[str],
+    problems: Sequence[str],
+    methods: Sequence[str],
+    seeds: str,
+    budget: str,
+    out: Path,
+    processes: int,
+    data: Path | None,
+    listing: bool,
+    report_only: bool,
+) -> None:
+    """Runs search methods on problems with a known truth, and scores them.
+
+    Writes one JSON file for each problem, method and seed, and makes table.md and the figures of all that is in the
+    folder of the results. A run whose file is there is not repeated.
+    """
+    from ray_mixopt.benchmark import campaign
+    from ray_mixopt.benchmark.problems import default_data, expand
+
+    if listing:
+        _list()
+        return
+    failures: list[str] = []
+    data = default_data() if data is None else data
+    if not report_only:
+        wanted = _split(problems)
+        try:
+            plan = campaign.plan(
+                expand(suites or (() if wanted else (DEFAULT_SUITE,)), wanted),
+                _split(methods) or (DEFAULT_METHOD,),
+                _seeds(seeds),
+                _budget(budget),
+                out=out,
+                data=data,
+            )
+        except ValueError as error:
+            raise click.UsageError(str(error)) from error
+        for sentence in plan.skipped:
+            click.echo(f"Skipped {sentence}.", err=True)
+        click.echo(f"{len(plan.done)} searches are there, {len(plan.missing)} to do", err=True)
+        failures = campaign.run(
+            plan.missing,
+            out=out,
+            data=data,
+            processes=processes,
+            report=lambda line: click.echo(line, err=True),
+        )
+    _report(out)
+    if failures:
+        raise click.ClickException("\n".join([f"{len(failures)} searches failed:", *failures]))
+
+
+def _report(out: Path) -> None:
+    """Prints the tables and writes them with the figures."""
+    from ray_mixopt.benchmark.figures import draw
+    from ray_mixopt.benchmark.markdown import tables
+    from ray_mixopt.benchmark.record import read_all
+
+    try:
+        records = read_all(out)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    text = tables(records)
+    click.echo(text)
+    if records:
+        (out / TABLE).write_text(text + "\n")
+        for path in draw(records, out):
+            click.echo(f"Figure: {path}", err=True)
+
+
+def _list() -> None:
+    from ray_mixopt.benchmark.methods import registry
+    from ray_mixopt.benchmark.problems import SUITES
+
+    for suite, names in SUITES.items():
+        click.echo(f"suite {suite}: {', '.join(names)}")
+    for entry in registry().values():
+        obstacle = f" (cannot run: {entry.obstacle})" if entry.obstacle else ""
+        click.echo(f"method {entry.name}: {entry.about}{obstacle}")
+
+
+def _split(texts: Sequence[str]) -> tuple[str, ...]:
+    return tuple(part.strip() for text in texts for part in text.split(",") if part.strip())
+
+
+def _seeds(text: str) -> range:
+    first, separator, last = text.partition("-")
+    if not first.isdecimal() or (separator and not last.isdecimal()):
+        raise ValueError(f"--seeds is A-B or a single A, for instance 100-119, got {text!r}.")
+    start, end = int(first), int(last) if separator else int(first)
+    if end < start:
+        raise ValueError(f"--seeds runs from small to large, got {text!r}.")
+    return range(start, end + 1)
+
+
+class _Budget:
+    """A budget for each problem, from what was asked for."""
+
+    def __init__(self, amount: float, in_target_runs: bool) -> None:
+        self.amount, self.in_target_runs = amount, in_target_runs
+
+    def __call__(self, problem: Problem) -> float:
+        return self.amount * problem.space.target_cost if self.in_target_runs else self.amount
+
+
+def _budget(text: str) -> _Budget:
+    try:
+        amount = float(text.removesuffix("x"))
+    except ValueError:
+        amount = math.nan
+    if not (math.isfinite(amount) and amount > 0):
+        raise ValueError(f"--budget is a positive cost, or a number of target runs such as 3x, got {text!r}.")
+    return _Budget(amount, text.endswith("x"))

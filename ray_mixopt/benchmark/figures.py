@@ -1,0 +1,84 @@
+"""The figures of a benchmark, from the records alone: regret against cost by method, for a group and by problem."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ray_mixopt.benchmark.record import Record
+from ray_mixopt.benchmark.scores import Curve, grouped
+
+FLOOR = 1e-4  # regrets below are drawn there: the axis is logarithmic
+BAND = 0.1, 0.9  # quantiles over seeds
+COLUMNS = 4
+MOST_POINTS = 300
+
+
+def draw(records: Sequence[Record], out: Path) -> list[Path]:
+    """Draws two figures for each group, and gives their paths.
+
+    Args:
+        records: what was measured.
+        out: folder of the figures.
+    """
+    paths = []
+    for group, by_method in grouped(records).items():
+        name = re.sub(r"[^A-Za-z0-9_.=+@-]", "-", group)
+        problems = list(dict.fromkeys(problem for by_problem in by_method.values() for problem in by_problem))
+        paths.append(_figure(out / f"{name}.png", [(group, by_method)]))
+        if len(problems) > 1:
+            panels = [
+                (problem, {m: {problem: curves[problem]} for m, curves in by_method.items() if problem in curves})
+                for problem in problems
+            ]
+            paths.append(_figure(out / f"{name}-by-problem.png", panels))
+    return paths
+
+
+def _figure(path: Path, panels: Sequence[tuple[str, Mapping[str, Mapping[str, Curve]]]]) -> Path:
+    from matplotlib import colormaps
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(COLUMNS, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    width, height = (7.0, 4.5) if len(panels) == 1 else (3.4 * columns, 2.6 * rows)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
+    names = list(dict.fromkeys(method for _, by_method in panels for method in by_method))
+    colors = colormaps["tab10" if len(names) <= 10 else "tab20"]
+    for ax, (title, by_method) in zip(axes, panels, strict=False):
+        for method, by_problem in by_method.items():
+            _line(ax, method, colors(names.index(method) % colors.N), list(by_problem.values()))
+        first = next(iter(next(iter(by_method.values())).values())).records[0]
+        ax.set(xscale="log", yscale="log", xlabel=f"cost ({first.cost_unit})", ylabel="regret")
+        ax.set_title(title if len(panels) == 1 else title.partition("/")[2], fontsize="small")
+        ax.grid(alpha=0.3)
+    for ax in axes[len(panels) :]:
+        ax.set_axis_off()
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)), fontsize="small")
+    figure.savefig(path, dpi=150)
+    return path
+
+
+def _line(ax: Any, method: str, color: Any, curves: Sequence[Curve]) -> None:
+    """The mean over problems and seeds, and a band over seeds of the mean over problems."""
+    budget = min(curve.budget for curve in curves)
+    costs = np.unique(np.concatenate([[budget], *(curve.costs for curve in curves)]))
+    costs = costs[costs <= budget]
+    if len(costs) > MOST_POINTS:
+        costs = np.geomspace(costs[0], budget, MOST_POINTS)
+    n_seeds = min(len(curve.records) for curve in curves)
+    by_seed = np.mean([curve.regrets(costs)[:n_seeds] for curve in curves], axis=0)  # (n_seeds, n_costs)
+    mean = np.mean([curve.regrets(costs).mean(axis=0) for curve in curves], axis=0)
+    ax.step(costs, np.maximum(mean, FLOOR), where="post", label=method, color=color)
+    if n_seeds > 1:
+        low, high = np.maximum(np.quantile(by_seed, BAND, axis=0), FLOOR)
+        ax.fill_between(costs, low, high, step="post", alpha=0.15, color=color, linewidth=0)

@@ -1,0 +1,133 @@
+"""The tables of a benchmark, in Markdown, from the records alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ray_mixopt.benchmark.record import Record
+from ray_mixopt.benchmark.scores import Curve, SpeedUp, found, geometric_mean, grouped, speed_up
+
+OURS = "default"
+NO_RESULT = ""
+
+ByProblem = Mapping[str, Curve]
+ByMethod = Mapping[str, ByProblem]
+
+
+def tables(records: Sequence[Record]) -> str:
+    """All tables: for each group a summary by method, speed-ups of ours, and regret by problem."""
+    if not records:
+        return "No results."
+    parts = []
+    for group, by_method in grouped(records).items():
+        curves = [curve for by_problem in by_method.values() for curve in by_problem.values()]
+        logged = curves[0].records[0].logged
+        parts += [f"## {group}", _conditions(curves), _summary(by_method)]
+        if logged:
+            parts += ["Cost to find the best logged mixture (share of the seeds that found it):", _found(by_method)]
+        elif OURS in by_method and len(by_method) > 1:
+            parts += [
+                f"Speed-up of `{OURS}`: what the other method costs to reach its own final mean regret first, over "
+                f"what `{OURS}` costs to reach that level and stay there. `<`: `{OURS}` never reached it somewhere.",
+                _speed_ups(by_method),
+            ]
+        parts += ["By problem: mean regret over seeds (worst seed):", _by_problem(by_method)]
+    return "\n\n".join(parts)
+
+
+def _conditions(curves: Sequence[Curve]) -> str:
+    first = curves[0].records[0]
+    records = [record for curve in curves for record in curve.records]
+    commits = sorted({record.commit for record in records})
+    machines = sorted({f"{record.machine['cpu']}, {record.machine['cores']} cores" for record in records})
+    return (
+        f"Costs in units of {first.cost_unit}; a target run costs {first.target_cost:.4g}. "
+        f"Commit {', '.join(commits)}; {'; '.join(machines)}; one thread a search."
+    )
+
+
+def _costs(by_method: ByMethod) -> list[float]:
+    """Costs at which the group is scored, up to the largest budget."""
+    curves = [curve for by_problem in by_method.values() for curve in by_problem.values()]
+    largest = max(curve.budget for curve in curves)
+    costs = [cost for cost in curves[0].records[0].score_costs if cost <= largest * (1 + 1e-9)]
+    return costs or [min(curve.budget for curve in curves)]
+
+
+def _summary(by_method: ByMethod) -> str:
+    costs = _costs(by_method)
+    common = min(curve.budget for by_problem in by_method.values() for curve in by_problem.values())
+    head = ["method", "problems", "seeds", *(f"at {cost:.4g}" for cost in costs)]
+    head += [f"area to {common:.4g}", "runs", "s per suggestion, median (p95)"]
+    rows = []
+    for method, by_problem in by_method.items():
+        curves = list(by_problem.values())
+        cells = []
+        for cost in costs:
+            if all(cost <= curve.budget * (1 + 1e-9) for curve in curves):
+                means = [curve.regret(cost) for curve in curves]
+                cells.append(f"{np.mean(means):.3f} ({max(means):.3f})")
+            else:
+                cells.append(NO_RESULT)
+        records = [record for curve in curves for record in curve.records]
+        seeds = sorted({len(curve.records) for curve in curves})
+        median, p95 = (np.mean([record.seconds[key] for record in records]) for key in ("median", "p95"))
+        cells += [f"{np.mean([curve.area(common) for curve in curves]):.3f}"]
+        cells += [f"{np.mean([record.runs for record in records]):.0f}", f"{median:.2g} ({p95:.2g})"]
+        rows.append([f"`{method}`", str(len(curves)), "-".join(map(str, seeds)), *cells])
+    caption = "Mean regret over problems and seeds (worst problem's mean over seeds):"
+    return f"{caption}\n\n{_table(head, rows)}"
+
+
+def _by_problem(by_method: ByMethod) -> str:
+    costs = _costs(by_method)
+    rows = []
+    for problem in dict.fromkeys(problem for by_problem in by_method.values() for problem in by_problem):
+        for method, by_problem in by_method.items():
+            if problem in by_problem:
+                curve = by_problem[problem]
+                regrets = curve.regrets(costs).T  # (n_costs, n_seeds)
+                cells = [
+                    f"{r.mean():.3f} ({r.max():.3f})" if cost <= curve.budget * (1 + 1e-9) else NO_RESULT
+                    for r, cost in zip(regrets, costs, strict=True)
+                ]
+                rows.append([problem, f"`{method}`", *cells])
+    return _table(["problem", "method", *(f"at {cost:.4g}" for cost in costs)], rows)
+
+
+def _speed_ups(by_method: ByMethod) -> str:
+    head = ["over", "problems", "its budget", "search only", "worst problem", "with the final run", "worst problem"]
+    rows = []
+    for method, by_problem in by_method.items():
+        shared = [problem for problem in by_problem if problem in by_method[OURS]]
+        if method == OURS or not shared:
+            continue
+        ratios = [speed_up(by_method[OURS][problem], by_problem[problem]) for problem in shared]
+        budget = min(by_problem[problem].budget for problem in shared)
+        cells = [*_mean_and_worst(ratios, "search"), *_mean_and_worst(ratios, "with_final")]
+        rows.append([f"`{method}`", str(len(shared)), f"{budget:.4g}", *cells])
+    return _table(head, rows)
+
+
+def _mean_and_worst(ratios: Sequence[SpeedUp], which: str) -> tuple[str, str]:
+    values = [getattr(ratio, which) for ratio in ratios]
+    worst = ratios[int(np.argmin(values))]
+    mean = f"{'<' if any(ratio.bound for ratio in ratios) else ''}{geometric_mean(values):.3g}x"
+    return mean, f"{'<' if worst.bound else ''}{min(values):.3g}x"
+
+
+def _found(by_method: ByMethod) -> str:
+    names = dict.fromkeys(problem for by_problem in by_method.values() for problem in by_problem)
+    rows = []
+    for method, by_problem in by_method.items():
+        results = {problem: found(curve) for problem, curve in by_problem.items()}
+        cells = [f"{results[p].cost:.3g} ({results[p].share:.0%})" if p in results else NO_RESULT for p in names]
+        rows.append([f"`{method}`", f"{np.mean([result.cost for result in results.values()]):.3g}", *cells])
+    return _table(["method", "mean", *names], rows)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,166 @@
+"""The methods by name: our strategies, and the rivals of ``rivals/settings.toml``."""
+
+from __future__ import annotations
+
+import importlib
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from ray_mixopt.benchmark.problem import Task
+from ray_mixopt.space import MixtureSpace
+from ray_mixopt.strategies import STRATEGIES, Suggestion
+from ray_mixopt.strategies.rungs import paper_rungs
+
+SETTINGS = Path(__file__).parent / "rivals" / "settings.toml"
+
+
+class Method(Protocol):
+    """A search, as the runner sees it."""
+
+    @property
+    def space(self) -> MixtureSpace:
+        """The task's space with the rungs at which this method wants reports."""
+        ...
+
+    def ask(self) -> Suggestion | None:
+        """The next run; None when the method has nothing more to run."""
+        ...
+
+    def tell(self, trial_id: str, step: int, metrics: Mapping[str, float]) -> None:
+        """What a run reported at a rung."""
+        ...
+
+    def finish(self, trial_id: str, failed: bool = False) -> None:
+        """The run is at its rung, or failed on the way."""
+        ...
+
+    def recommend(self) -> dict[str, float]:
+        """The mixture to train at the target, as far as is known."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A method of the registry.
+
+    Args:
+        name: how it is asked for.
+        about: what it is, in a line.
+        implementation: ``module:class`` of a rival; "" for a strategy of ours.
+        packages: what must be importable.
+        settings: keyword arguments of the class.
+        domain: "simplex", "pool" or "both": whether it searches freely or among logged runs.
+        reason: why it cannot run here; "" where it can.
+    """
+
+    name: str
+    about: str = ""
+    implementation: str = ""
+    packages: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    domain: str = "simplex"
+    reason: str = ""
+
+    @property
+    def obstacle(self) -> str:
+        """Why it cannot run in this environment; "" where it can."""
+        missing = [package for package in self.packages if find_spec(package) is None]
+        if self.reason or not missing:
+            return self.reason
+        return f"it needs {', '.join(missing)}: pip install 'ray-mixopt[benchmark]'"
+
+    def suits(self, task: Task) -> bool:
+        """Whether it can search that kind of task."""
+        return self.domain in ("both", "simplex" if task.pool is None else "pool")
+
+    def start(self, task: Task) -> Method:
+        """A fresh search."""
+        if not self.implementation:
+            return Ours(task, self.name)
+        module, _, cls = self.implementation.partition(":")
+        rival = getattr(importlib.import_module(f"ray_mixopt.benchmark.rivals.{module}"), cls)
+        return cast(Method, rival(task, **self.settings))
+
+
+class Ours:
+    """A strategy of ``MixtureOptimizer``.
+
+    Args:
+        task: what is searched. The paper's presets get the paper's rungs, where any step can be reported.
+        strategy: its name.
+    """
+
+    def __init__(self, task: Task, strategy: str) -> None:
+        from ray_mixopt.optimizer import MixtureOptimizer
+
+        if strategy.startswith("paper") and task.any_steps:
+            task = task.with_rungs(paper_rungs(task.space.target_steps))
+        self.space = task.space
+        self._optimizer = MixtureOptimizer(
+            task.space,
+            mode=task.mode,
+            objective=task.objective,
+            strategy=strategy,
+            budget=task.budget,
+            seed=task.seed,
+            pool=task.pool,
+        )
+
+    def ask(self) -> Suggestion | None:
+        """The strategy's next run."""
+        return self._optimizer.ask()
+
+    def tell(self, trial_id: str, step: int, metrics: Mapping[str, float]) -> None:
+        """Passed on."""
+        self._optimizer.tell(trial_id, step, metrics)
+
+    def finish(self, trial_id: str, failed: bool = False) -> None:
+        """Passed on."""
+        self._optimizer.finish(trial_id, failed)
+
+    def recommend(self) -> dict[str, float]:
+        """The strategy's recommendation."""
+        return self._optimizer.recommend().mixture
+
+
+@cache
+def registry() -> dict[str, Entry]:
+    """All methods by name, ours first."""
+    rivals = tomllib.loads(SETTINGS.read_text())
+    entries = [Entry(name=name, about="of this package", domain="both") for name in STRATEGIES]
+    entries += [
+        Entry(name=name, **{**rival, "packages": tuple(rival.get("packages", ()))}) for name, rival in rivals.items()
+    ]
+    return {entry.name: entry for entry in entries}
+
+
+def find(name: str) -> Entry:
+    """The method of that name.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    if name not in registry():
+        raise ValueError(f"Unknown method {name!r}: choose one of {', '.join(registry())}.")
+    return registry()[name]
+
+
+def expand(patterns: Sequence[str]) -> list[Entry]:
+    """The methods of some names or patterns (``*``), each once.
+
+    Raises:
+        ValueError: for an unknown name, or a pattern that matches nothing.
+    """
+    names: list[str] = []
+    for pattern in patterns:
+        matching = [name for name in registry() if fnmatchcase(name, pattern)] if "*" in pattern else [pattern]
+        if not matching:
+            raise ValueError(f"No method matches {pattern!r}: there are {', '.join(registry())}.")
+        names += matching
+    return [find(name) for name in dict.fromkeys(names)]

@@ -1,0 +1,125 @@
+"""What is kept of a run: one JSON file, from which all tables and figures are made."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A recommendation on the way.
+
+    Attributes:
+        cost: spent when it was made.
+        regret: of the recommended mixture at the target.
+        trained: whether that very mixture had been trained at the target by then.
+        mixture: the recommended shares in domain order, ``(d,)``.
+    """
+
+    cost: float
+    regret: float
+    trained: bool
+    mixture: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One search, from nothing to the end of its budget.
+
+    Attributes:
+        problem: id of the problem, which says where its metrics come from.
+        group: problems that are averaged in one table.
+        method: name of the method.
+        seed: of the method; the problem's noise and failures have a seed of their own, derived from it.
+        budget: most that could be spent.
+        settings: of the method, where it is a rival.
+        logged: whether only logged runs could be made.
+        cost_unit: what a cost of 1 means.
+        target_cost: cost of one run at the target.
+        score_costs: costs at which the problem is scored.
+        best: objective of the best mixture at the target, in its own unit.
+        median: the same of a random mixture.
+        trace: recommendations, by cost; one holds until the next.
+        spent: cost of all runs.
+        spent_by_scale: the same by scale.
+        runs: number of suggestions that were run.
+        failed: number of them that failed.
+        seconds: median and 95th percentile of the method's own time per suggestion, and in total.
+        versions: of Python and packages.
+        commit: of this package.
+        machine: where it ran.
+    """
+
+    problem: str
+    group: str
+    method: str
+    seed: int
+    budget: float
+    settings: Mapping[str, Any]
+    logged: bool
+    cost_unit: str
+    target_cost: float
+    score_costs: tuple[float, ...]
+    best: float
+    median: float
+    trace: tuple[Point, ...]
+    spent: float
+    spent_by_scale: Mapping[str, float]
+    runs: int
+    failed: int
+    seconds: Mapping[str, float]
+    versions: Mapping[str, str]
+    commit: str
+    machine: Mapping[str, str | int]
+
+    def write(self, out: Path) -> Path:
+        """Writes the file atomically to its place below ``out``."""
+        path = place(out, self.problem, self.method, self.seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(f".{os.getpid()}.tmp")
+        draft.write_text(json.dumps({"version": FORMAT_VERSION, **asdict(self)}, allow_nan=False) + "\n")
+        os.replace(draft, path)
+        return path
+
+    @classmethod
+    def read(cls, path: Path) -> Record:
+        """The record in a file.
+
+        Raises:
+            ValueError: if the file is no record of this release.
+        """
+        try:
+            fields = json.loads(path.read_text())
+            version = fields.pop("version")
+            fields["trace"] = tuple(Point(**{**p, "mixture": tuple(p["mixture"])}) for p in fields["trace"])
+            fields["score_costs"] = tuple(fields["score_costs"])
+            record = cls(**fields)
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f"{path} is no record of a run ({error!r}): remove it, or choose another --out."
+            ) from error
+        if version != FORMAT_VERSION or not record.trace:
+            raise ValueError(f"{path} was written by another release: remove it, or choose another --out.")
+        return record
+
+
+def place(out: Path, problem: str, method: str, seed: int) -> Path:
+    """Where the record of a run lies below ``out``."""
+    return out / re.sub(r"[^A-Za-z0-9_.=+@-]", "-", problem) / f"{method}-{seed}.json"
+
+
+def read_all(out: Path) -> list[Record]:
+    """All records below a folder.
+
+    Raises:
+        ValueError: if one of its JSON files is no record.
+    """
+    return [Record.read(path) for path in sorted(out.glob("*/*.json"))]

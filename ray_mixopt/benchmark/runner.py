@@ -1,0 +1,229 @@
+"""One search from nothing to the end of its budget, watched from outside.
+
+Cost is counted here, from what was run and not from what the method says: a run costs its steps, a continued run only
+the further ones, and what it reports at rungs on the way is free. A run that fails has cost what it took until then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from ray_mixopt.benchmark import provenance
+from ray_mixopt.benchmark.methods import Entry, Method
+from ray_mixopt.benchmark.problem import Problem
+from ray_mixopt.benchmark.record import Point, Record
+from ray_mixopt.strategies import Suggestion
+
+PER_DECADE = 16  # costs, in each factor of 10, at which the recommendation is looked at
+FIRST_CHECKPOINT = 0.01  # of a target run
+TRAINED_WITHIN = 1e-3  # mixtures whose shares differ by less have been trained, if one of them has
+_TOLERANCE = 1 + 1e-9
+
+
+@dataclass(kw_only=True)
+class Run:
+    """A training run as the bill knows it."""
+
+    mixture: np.ndarray  # (d,)
+    scale: str
+    reached: float = 0.0
+    failed: bool = False
+
+
+class Bill:
+    """What has been run, and what it cost.
+
+    Args:
+        problem: sets the costs.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.runs: dict[str, Run] = {}
+        self.by_scale = dict.fromkeys(problem.space.scale_names, 0.0)
+
+    @property
+    def spent(self) -> float:
+        """Cost of all runs."""
+        return math.fsum(self.by_scale.values())
+
+    def run(self, suggestion: Suggestion) -> Run:
+        """The run that a suggestion starts or goes on with.
+
+        Raises:
+            ValueError: if it continues what cannot be continued, or gives an old name to a new run.
+        """
+        mixture = self.problem.space.mixture(suggestion.mixture)
+        if suggestion.continues is None:
+            if suggestion.trial_id in self.runs:
+                raise ValueError(f"The method started trial {suggestion.trial_id!r} twice.")
+            return Run(mixture=mixture, scale=suggestion.scale)
+        run = self.runs.get(suggestion.continues)
+        if run is None or run.failed or suggestion.continues != suggestion.trial_id:
+            raise ValueError(f"The method continued trial {suggestion.continues!r}, which cannot be continued.")
+        if suggestion.steps <= run.reached:
+            raise ValueError(f"The method continued trial {suggestion.continues!r} to a step that it has passed.")
+        if run.scale != suggestion.scale or not np.allclose(run.mixture, mixture, atol=1e-9):
+            raise ValueError(f"The method continued trial {suggestion.continues!r} with another mixture or scale.")
+        return run
+
+    def cost(self, run: Run, steps: float) -> float:
+        """What it costs to take a run to a step."""
+        return self.problem.space.cost(run.scale, steps, start=run.reached)
+
+    def pay(self, trial_id: str, run: Run, steps: float) -> None:
+        """Takes a run to a step and files it."""
+        self.by_scale[run.scale] += self.cost(run, steps)
+        run.reached = steps
+        self.runs[trial_id] = run
+
+    def trained(self, mixture: np.ndarray) -> bool:
+        """Whether a mixture ``(d,)`` has been trained at the target."""
+        space = self.problem.space
+        return any(
+            run.scale == space.target_scale
+            and run.reached >= space.target_steps
+            and bool(np.abs(run.mixture - mixture).max() <= TRAINED_WITHIN)
+            for run in self.runs.values()
+        )
+
+
+def problem_seed(problem: Problem, seed: int) -> int:
+    """Seed of a problem's noise and failures: one for each problem and seed, and not the method's."""
+    return int.from_bytes(hashlib.blake2b(f"{problem.id}|{seed}".encode(), digest_size=8).digest(), "little")
+
+
+def checkpoints(problem: Problem, budget: float) -> tuple[float, ...]:
+    """Costs up to the budget at which the recommendation is looked at, ascending."""
+    first, last = FIRST_CHECKPOINT * problem.space.target_cost, budget * _TOLERANCE
+    n = max(0, math.floor(PER_DECADE * math.log10(last / first)) + 1)
+    grid = [first * 10 ** (i / PER_DECADE) for i in range(n)]
+    return tuple(sorted({*grid, *(cost for cost in problem.score_costs if cost <= last), budget}))
+
+
+def search(problem: Problem, entry: Entry, seed: int, budget: float) -> Record:
+    """Runs one method on one problem.
+
+    Args:
+        problem: what is searched.
+        entry: the method.
+        seed: of the method, and, hashed with the problem's id, of the noise and the failures.
+        budget: most that may be spent, in the problem's cost unit. The search ends with the first suggestion that does
+            not fit, or when the method has none.
+
+    Raises:
+        ValueError: if the method cannot search this problem, or suggests what makes no sense.
+    """
+    task = problem.task(budget, seed)
+    if not entry.suits(task):
+        raise ValueError(f"Method {entry.name!r} does not search {'a pool' if task.pool else 'the simplex'}.")
+    if entry.obstacle:
+        raise ValueError(f"Method {entry.name!r} cannot run: {entry.obstacle}.")
+    method = entry.start(task)
+    bill, watch = Bill(problem), _Watch(problem, method, budget)
+    noise_seed = problem_seed(problem, seed)
+    seconds: list[float] = []
+    n_failed = 0
+    watch.look(bill)
+    while True:
+        start = time.perf_counter()
+        suggestion = method.ask()
+        elapsed = time.perf_counter() - start
+        if suggestion is None:
+            break
+        run = bill.run(suggestion)
+        cost = bill.cost(run, suggestion.steps)
+        if bill.spent + cost > budget * _TOLERANCE:
+            break
+        if not problem.logged(run.mixture, run.scale, suggestion.steps):
+            raise ValueError(f"The method asked for a run that is not logged: {suggestion}.")
+        watch.before(bill, cost)
+        stream = noise_seed, len(seconds)
+        end, failed = _end(problem, run, suggestion.steps, stream)
+        began = run.reached
+        bill.pay(suggestion.trial_id, run, end)
+        run.failed = failed
+        n_failed += failed
+        rungs = [z for z in method.space.steps if began < z <= end and problem.logged(run.mixture, run.scale, z)]
+        reports = [(z, problem.observe(run.mixture, run.scale, z, stream)) for z in rungs]
+        start = time.perf_counter()
+        for step, metrics in reports:
+            method.tell(suggestion.trial_id, step, metrics)
+        method.finish(suggestion.trial_id, failed)
+        seconds.append(elapsed + time.perf_counter() - start)
+        if run.scale == problem.space.target_scale and run.reached >= problem.space.target_steps:
+            watch.look(bill)
+    watch.look(bill)
+    best, median = problem.landmarks
+    sign = 1.0 if problem.mode == "min" else -1.0
+    return Record(
+        problem=problem.id,
+        group=problem.group,
+        method=entry.name,
+        seed=seed,
+        budget=budget,
+        settings=entry.settings,
+        logged=problem.pool is not None,
+        cost_unit=problem.cost_unit,
+        target_cost=problem.space.target_cost,
+        score_costs=problem.score_costs,
+        best=sign * best,
+        median=sign * median,
+        trace=tuple(watch.trace),
+        spent=bill.spent,
+        spent_by_scale=bill.by_scale,
+        runs=len(seconds),
+        failed=n_failed,
+        seconds={
+            "median": float(np.median(seconds)) if seconds else 0.0,
+            "p95": float(np.quantile(seconds, 0.95)) if seconds else 0.0,
+            "total": math.fsum(seconds),
+        },
+        versions=provenance.versions(entry.packages),
+        commit=provenance.commit(),
+        machine=provenance.machine(),
+    )
+
+
+class _Watch:
+    """Looks at the recommendation whenever a checkpoint is about to be passed."""
+
+    def __init__(self, problem: Problem, method: Method, budget: float) -> None:
+        self.problem, self.method = problem, method
+        self.costs = checkpoints(problem, budget)
+        self.trace: list[Point] = []
+
+    def before(self, bill: Bill, cost: float) -> None:
+        """The next run costs that much: whatever is recommended now holds for the checkpoints until then."""
+        spent = bill.spent
+        if any(spent <= c < spent + cost for c in self.costs):
+            self.look(bill)
+
+    def look(self, bill: Bill) -> None:
+        """Records the recommendation as it stands, unless nothing was run since the last one."""
+        spent = bill.spent
+        if self.trace and self.trace[-1].cost == spent:
+            return
+        mixture = self.problem.space.mixture(self.method.recommend())
+        self.trace.append(
+            Point(
+                cost=spent,
+                regret=self.problem.regret(mixture),
+                trained=bill.trained(mixture),
+                mixture=tuple(mixture.tolist()),
+            )
+        )
+
+
+def _end(problem: Problem, run: Run, steps: int, stream: tuple[int, int]) -> tuple[float, bool]:
+    """Where a run ends: at its rung, or, if it fails, at a random step before it."""
+    if problem.failures == 0:
+        return steps, False
+    rng = np.random.default_rng([*stream, 1])
+    failed = bool(rng.random() < problem.failures)
+    return (run.reached + rng.random() * (steps - run.reached), True) if failed else (steps, False)

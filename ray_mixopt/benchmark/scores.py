@@ -1,0 +1,157 @@
+"""Scores, from the records alone.
+
+Everything is about the mean regret curve of a method on a problem: at a cost, the mean over seeds of the regret of the
+last recommendation made with no more than that spent. A group's score is the mean over its problems.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from ray_mixopt.benchmark.record import Record
+
+AREA_FROM = 0.025  # of a target run: where the area under the curve begins
+FOUND = 1e-9  # regret of the best logged mixture, up to rounding
+_TOLERANCE = 1 + 1e-9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """A method on a problem, over all its seeds.
+
+    Args:
+        records: one a seed, all of the same problem and method.
+    """
+
+    records: tuple[Record, ...]
+
+    @cached_property
+    def budget(self) -> float:
+        """What every seed could spend."""
+        return min(record.budget for record in self.records)
+
+    @cached_property
+    def costs(self) -> np.ndarray:
+        """Costs above 0 at which any seed's recommendation was looked at, ascending, ``(k,)``."""
+        costs = np.unique([point.cost for record in self.records for point in record.trace])
+        found: np.ndarray = costs[(costs > 0) & (costs <= self.budget * _TOLERANCE)]
+        return found
+
+    def regrets(self, costs: Sequence[float] | np.ndarray) -> np.ndarray:
+        """Regret of each seed at some costs ``(k,)``, ``n_seeds x k``."""
+        return self._at(costs, self._regrets)
+
+    def regret(self, cost: float) -> float:
+        """Mean regret at a cost."""
+        return float(self.regrets([cost]).mean())
+
+    def area(self, upto: float) -> float:
+        """Area under the mean regret against log cost, over the length of that interval: a mean regret."""
+        start = AREA_FROM * self.records[0].target_cost
+        if upto <= start:
+            return self.regret(upto)
+        between = self.costs[(self.costs > start) & (self.costs < upto)]
+        ends = np.concatenate([[start], between, [upto]])
+        pieces = self.regrets(ends[:-1]).mean(axis=0) * np.diff(np.log(ends))
+        return float(pieces.sum() / math.log(upto / start))
+
+    def first(self, level: float, *, stays: bool) -> float | None:
+        """The cost at which the mean regret first is at or below a level (and stays there); None if it never is."""
+        low = self.regrets(self.costs).mean(axis=0) <= level + 1e-12  # (k,)
+        if stays:
+            low = np.logical_and.accumulate(low[::-1])[::-1]
+        return float(self.costs[low.argmax()]) if low.any() else None
+
+    def final_run(self, cost: float) -> float:
+        """What the final full run still costs at a point.
+
+        The target's cost times the share of seeds that have not trained the very mixture they recommend there.
+        """
+        untrained = 1 - self._at([cost], [[point.trained for point in record.trace] for record in self.records])
+        return self.records[0].target_cost * float(untrained.mean())
+
+    @cached_property
+    def _regrets(self) -> list[list[float]]:
+        return [[point.regret for point in record.trace] for record in self.records]
+
+    def _at(self, costs: Sequence[float] | np.ndarray, values: Sequence[Sequence[float]]) -> np.ndarray:
+        """Values that hold at some costs: those of the last recommendation made with no more than that spent."""
+        where = np.asarray(costs, dtype=np.float64) * _TOLERANCE
+        seen = [np.searchsorted([point.cost for point in record.trace], where, side="right") for record in self.records]
+        return np.array([np.asarray(v, dtype=np.float64)[i - 1] for v, i in zip(values, seen, strict=True)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedUp:
+    """How much less one method costs than another to get as far.
+
+    Attributes:
+        search: the ratio of the costs of the search.
+        with_final: the ratio with the final full run added to whoever has not paid for it.
+        bound: whether ours never got as far: it has then been given its whole budget, and the truth is below.
+    """
+
+    search: float
+    with_final: float
+    bound: bool
+
+
+def speed_up(ours: Curve, rival: Curve) -> SpeedUp:
+    """Speed-up of ours over a rival on one problem.
+
+    The level is the rival's mean regret at its budget. The rival's cost is where its curve first is at or below that
+    level, ours where our curve first is and stays.
+    """
+    level = rival.regret(rival.budget)
+    theirs = rival.first(level, stays=False)
+    theirs = rival.budget if theirs is None else theirs
+    reached = ours.first(level, stays=True)
+    cost = ours.budget if reached is None else reached
+    final = (theirs + rival.final_run(theirs)) / (cost + ours.final_run(cost))
+    return SpeedUp(search=theirs / cost, with_final=final, bound=reached is None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """How a method fared at finding the best logged mixture.
+
+    Attributes:
+        cost: mean over seeds of the cost at which it was recommended first and from then on; the whole budget where it
+            was not.
+        share: of the seeds that found it.
+    """
+
+    cost: float
+    share: float
+
+
+def found(curve: Curve) -> Found:
+    """Cost to find the best logged mixture."""
+    costs = [Curve(records=(record,)).first(FOUND, stays=True) for record in curve.records]
+    spent = [record.budget if cost is None else cost for cost, record in zip(costs, curve.records, strict=True)]
+    return Found(cost=float(np.mean(spent)), share=float(np.mean([cost is not None for cost in costs])))
+
+
+def grouped(records: Iterable[Record]) -> dict[str, dict[str, dict[str, Curve]]]:
+    """Curves by group, method and problem, in the order of the records."""
+    sorted_out: dict[str, dict[str, dict[str, list[Record]]]] = {}
+    for record in records:
+        methods = sorted_out.setdefault(record.group, {})
+        methods.setdefault(record.method, {}).setdefault(record.problem, []).append(record)
+    return {
+        group: {
+            method: {problem: Curve(records=tuple(runs)) for problem, runs in by_problem.items()}
+            for method, by_problem in methods.items()
+        }
+        for group, methods in sorted_out.items()
+    }
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """Geometric mean of positive numbers."""
+    return math.exp(math.fsum(map(math.log, values)) / len(values))

@@ -1,0 +1,165 @@
+"""Landscapes whose best mixture is known by construction.
+
+Each is a data-mixing law. Domain ``i`` of ``d`` has the validation loss
+
+    L_i(w, m, z) = c(m, z) + a(m, z) (m z)^-b_i k_i exp(-t_i . w)
+
+with scale ``m`` and steps ``z`` relative to the target, and the objective is their mean. At the target it is ``c``
+plus the mean of ``k_i exp(-t_i . w)``. For positive ``k`` that is convex in ``w``, so ``w*`` is the optimum if and only
+if the gradient there is the same in every domain that ``w*`` uses and no smaller in those it does not:
+``sum_i y_i t_ij = 1 - s_j`` with ``y_i = k_i exp(-t_i . w*)``, ``s_j = 0`` where ``w*_j > 0`` and ``s_j >= 0``
+elsewhere. So draw ``t``, choose ``w*`` and ``s``, solve for ``y``, and read off ``k``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ray_mixopt.benchmark.naming import ProblemName
+from ray_mixopt.benchmark.problem import Problem
+from ray_mixopt.space import MixtureSpace, Scale
+
+FAMILY = "synthetic"
+PARAMETERS = {"30M": 30e6, "100M": 100e6, "300M": 300e6, "1B": 1e9}
+STEPS = (2000, 6000, 12000, 20000)
+SLACK = 0.3  # s_j of a domain that the best mixture does without
+
+Amplitude = Callable[[float, float], float]
+
+
+def _steady(size: float, length: float) -> float:
+    """The same at every scale and number of steps."""
+    return 1.0
+
+
+def _reversing(size: float, length: float) -> float:
+    """Small and short runs prefer the opposite mixtures, a little."""
+    smallest = min(PARAMETERS.values()) / max(PARAMETERS.values())
+    along = 0.5 * (math.log(size / smallest) / -math.log(smallest)) + 0.5 * (
+        math.log(length * STEPS[-1] / STEPS[0]) / math.log(STEPS[-1] / STEPS[0])
+    )
+    return -0.25 + 1.25 * along
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What sets one family of landscapes apart.
+
+    Args:
+        d: number of domains.
+        unused: number of domains that the best mixture does without.
+        moves: whether the best mixture of the smallest scale is another one, and moves to the target's with log scale.
+        amplitude: of the mixture's effect, given scale and steps relative to the target.
+        uneven_noise: whether the noise is up to ten times as strong, the more so the more of the first domain there is.
+    """
+
+    d: int = 5
+    unused: int = 0
+    moves: bool = False
+    amplitude: Amplitude = _steady
+    uneven_noise: bool = False
+
+
+RECIPES = {
+    "mixing_law": Recipe(),
+    "moving_optimum": Recipe(moves=True),
+    "rank_reversal": Recipe(amplitude=_reversing),
+    "30_domains": Recipe(d=30, unused=20),
+    "uneven_noise": Recipe(uneven_noise=True),
+}
+PROBLEMS = ("mixing_law", "moving_optimum", "rank_reversal", "30_domains", "uneven_noise+noise=0.02")
+
+
+class Landscape:
+    """A data-mixing law with a known optimum; the only metric is the mean loss.
+
+    Args:
+        recipe: the family.
+        number: which member of it.
+    """
+
+    metrics = ("loss",)
+
+    def __init__(self, recipe: Recipe, number: int) -> None:
+        d = recipe.d
+        largest = PARAMETERS["1B"]
+        self.recipe = recipe
+        self.space = MixtureSpace(
+            domains=tuple(f"domain_{i}" for i in range(d)),
+            scales=tuple(
+                Scale(name, cost_per_step=size / largest / STEPS[-1], parameters=size)
+                for name, size in PARAMETERS.items()
+            ),
+            steps=STEPS,
+        )
+        rng = np.random.default_rng([number, list(RECIPES.values()).index(recipe)])
+        self._exponents = rng.uniform(0.0, 0.3, d)  # b
+        while True:
+            self._t = rng.uniform(0.0, 0.5, (d, d))  # (losses, domains)
+            np.fill_diagonal(self._t, d * rng.uniform(0.5, 1.5, d))
+            self.optimum = _mixture(rng, d, recipe.unused)
+            self._start = _mixture(rng, d, recipe.unused) if recipe.moves else self.optimum
+            slack = np.where(self.optimum > 0, 0.0, SLACK)
+            self._y = np.linalg.solve(self._t.T, 1.0 - slack)
+            if self._y.min() > 0:
+                break
+
+    def optimum_at(self, scale: str) -> np.ndarray:
+        """The best mixture at a scale, if the mixture's effect has a positive amplitude there, ``(d,)``."""
+        sizes = [math.log(size) for size in PARAMETERS.values()]
+        along = (math.log(PARAMETERS[scale]) - sizes[0]) / (sizes[-1] - sizes[0])
+        return (1 - along) * self._start + along * self.optimum
+
+    def evaluate(self, mixtures: np.ndarray, scale: str, steps: int) -> np.ndarray:
+        """The mean loss of ``n x d`` mixtures, ``n x 1``."""
+        size, length = PARAMETERS[scale] / PARAMETERS["1B"], steps / STEPS[-1]
+        base = 1.5 + 0.4 * size**-0.25 + 0.3 * length**-0.3
+        exponents = (self.optimum_at(scale) - mixtures) @ self._t.T  # (n, losses)
+        weights = self._y * (size * length) ** -self._exponents
+        effect = (np.exp(exponents) * weights).mean(axis=1, keepdims=True)
+        values: np.ndarray = base + self.recipe.amplitude(size, length) * effect
+        return values
+
+    def noise_factor(self, mixtures: np.ndarray) -> np.ndarray:
+        """What the noise of ``n x d`` mixtures is multiplied with, ``(n,)``."""
+        return 1.0 + 9.0 * mixtures[:, 0]
+
+
+def load(name: ProblemName, data: object = None) -> Problem:
+    """The problem of that name: ``synthetic/<recipe>``, or ``synthetic/<recipe>:<number>`` for another member.
+
+    Raises:
+        ValueError: for an unknown recipe or target, or a number that is none.
+    """
+    recipe, separator, number = name.objective.partition(":")
+    if recipe not in RECIPES or (separator and not number.isdecimal()):
+        raise ValueError(f"Unknown landscape in {name.text!r}: choose one of {', '.join(RECIPES)}, or name:number.")
+    if name.target is not None:
+        raise ValueError(f"{name.text!r}: the best mixture of a landscape is known at its own target only.")
+    landscape = Landscape(RECIPES[recipe], int(number or 0))
+    return Problem(
+        name=name.text,
+        id=name.identity(FAMILY),
+        group=name.identity(FAMILY),
+        source=landscape,
+        space=landscape.space,
+        mode="min",
+        objective={"loss": 1.0},
+        cost_unit="target runs",
+        noise=name.noise,
+        noise_factor=landscape.noise_factor if landscape.recipe.uneven_noise else None,
+        failures=name.failures,
+        optimum=landscape.optimum,
+    )
+
+
+def _mixture(rng: np.random.Generator, d: int, unused: int) -> np.ndarray:
+    """A mixture ``(d,)`` well inside the face of the domains that it uses."""
+    shares = np.zeros(d)
+    used = np.sort(rng.permutation(d)[unused:])
+    shares[used] = rng.dirichlet(np.full(len(used), 3.0))
+    return shares
