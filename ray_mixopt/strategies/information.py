@@ -112,22 +112,31 @@ class InformationStrategy:
         return runs[int((gain.clamp_min(1e-300).log() - COST_EXPONENT * log_cost).argmax())]
 
     def _purchases(self, mixtures: np.ndarray, history: History, affordable: float) -> list[Purchase]:
-        """Affordable runs: the mixtures at every fidelity, and the paused runs continued to every further rung."""
-        runs = self.candidates.runs(mixtures, history)
-        result = [Purchase(mixture=w, scale=m, steps=z, cost=self.space.cost(m, z)) for w, m, z in runs]
+        """Affordable runs: the mixtures at every fidelity, and the paused runs continued to every further rung.
+
+        What a run of the same mixture and scale shows, or is on its way to show, is not bought again.
+        """
+        bought: dict[tuple[tuple[float, ...], str], int] = {}
+        for trial in history:
+            key = trial.mixture, trial.scale
+            bought[key] = max(bought.get(key, 0), trial.steps if trial.pending else trial.reached)
+        result = [
+            Purchase(mixture=w, scale=m, steps=z, cost=self.space.cost(m, z))
+            for w, m, z in self.candidates.runs(mixtures, history)
+            if z > bought.get((tuple(w.tolist()), m), 0)
+        ]
         if self.problem.continuation:
-            for trial in history.paused():
-                for steps in self.candidates.further_steps(trial):
-                    cost = self.space.cost(trial.scale, steps, start=trial.reached)
-                    result.append(
-                        Purchase(
-                            mixture=np.array(trial.mixture),
-                            scale=trial.scale,
-                            steps=steps,
-                            cost=cost,
-                            continues=trial.trial_id,
-                        )
-                    )
+            result += [
+                Purchase(
+                    mixture=np.array(trial.mixture),
+                    scale=trial.scale,
+                    steps=steps,
+                    cost=self.space.cost(trial.scale, steps, start=trial.reached),
+                    continues=trial.trial_id,
+                )
+                for trial in history.paused()
+                for steps in self.candidates.further_steps(trial)
+            ]
         return [run for run in result if run.cost <= affordable]
 
     def _optima(self, posterior: ObjectivePosterior, history: History, rng: np.random.Generator) -> np.ndarray:

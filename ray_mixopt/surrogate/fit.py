@@ -94,12 +94,17 @@ class Hyperparameters(torch.nn.Module):
         """Variance of the observation noise, ``batch_shape x 1``."""
         return self.log_noise.exp() + _NOISE_FLOOR
 
+    def nugget(self, variance: Tensor) -> Tensor:
+        """What is added to the prior variances of observations, ``batch_shape x n``: noise and a relative jitter.
+
+        The jitter is in proportion since amplitudes may differ by orders of magnitude between fidelities.
+        """
+        return _JITTER * variance + self.noise()
+
     def covariance(self, x: Tensor) -> Tensor:
         """Covariance of noisy observations at ``n x d+2``, ``batch_shape x n x n``."""
         covariance = self.kernel.forward(x, x)
-        # In proportion to each variance: amplitudes may differ by orders of magnitude between fidelities.
-        jitter = _JITTER * covariance.diagonal(dim1=-2, dim2=-1)
-        return covariance + torch.diag_embed(jitter + self.noise())
+        return covariance + torch.diag_embed(self.nugget(covariance.diagonal(dim1=-2, dim2=-1)))
 
     def log_likelihood(self, x: Tensor, y: Tensor) -> Tensor:
         """Log marginal likelihood of ``(n,)`` values at ``n x d+2``, ``batch_shape``."""

@@ -12,8 +12,6 @@ from botorch.models import SingleTaskGP
 from botorch.models.transforms.outcome import Standardize
 from botorch.posteriors import GPyTorchPosterior
 from botorch.posteriors.fully_bayesian import GaussianMixturePosterior
-from gpytorch.constraints import Positive
-from gpytorch.likelihoods import GaussianLikelihood
 from gpytorch.means import ZeroMean
 from torch import Tensor
 
@@ -129,12 +127,12 @@ class SurrogateModel(SingleTaskGP):
         batch = theta.shape[:1]
         hyper = Hyperparameters(x.shape[-1] - 2, batch)
         hyper.unpack(theta)
-        likelihood = GaussianLikelihood(noise_constraint=Positive(), batch_shape=batch).double()
-        likelihood.noise = hyper.noise().detach()
+        with torch.no_grad():
+            nugget = hyper.nugget(hyper.kernel.forward(x, x, diag=True))  # (s, n)
         super().__init__(
             x.expand(*batch, *x.shape),
             values.unsqueeze(-1).expand(*batch, -1, 1),
-            likelihood=likelihood,
+            nugget.unsqueeze(-1) * values.var(),
             covar_module=hyper.kernel,
             mean_module=ZeroMean(batch_shape=batch),
             outcome_transform=Standardize(m=1, batch_shape=batch),

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from ray_mixopt.acquisition.information import log_information_gain, mean_shrinkage, sample_minima
+from ray_mixopt.acquisition.regret import Regret
 from ray_mixopt.space import MixtureSpace, Scale
 from ray_mixopt.surrogate.encoding import encode
 from ray_mixopt.surrogate.fit import Hyperparameters
@@ -17,61 +17,76 @@ from ray_mixopt.surrogate.model import Standardisation, Surrogate
 from ray_mixopt.surrogate.objective import ObjectivePosterior
 
 
-@pytest.mark.parametrize("gamma", [-1.0, 0.0, 0.7, 2.0])
-@pytest.mark.parametrize("rho", [0.3, 0.9])
-def test_information_gain_is_the_log_shrinkage_of_the_truncated_report(gamma, rho):
-    # f standard normal, y with correlation rho; knowing f >= f* = -gamma shrinks the variance of y.
-    rng = np.random.default_rng(0)
-    f = stats.truncnorm.rvs(-gamma, np.inf, size=400_000, random_state=rng)
-    y = rho * f + math.sqrt(1 - rho**2) * rng.standard_normal(len(f))
-    expected = -0.5 * math.log(y.var())
-    gain = log_information_gain(torch.tensor([rho**2]), torch.tensor([[gamma]])).exp()
-    assert float(gain) == pytest.approx(expected, abs=4e-3)
+def normals(*shape, seed=0):
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape))
 
 
-def test_it_averages_over_samples_of_the_optimum():
-    gamma = torch.tensor([[0.5, 1.5]], dtype=torch.float64)
-    squared = torch.tensor([0.6], dtype=torch.float64)
-    each = [log_information_gain(squared, gamma[:, i : i + 1]).exp() for i in range(2)]
-    assert torch.allclose(log_information_gain(squared, gamma).exp(), (each[0] + each[1]) / 2)
+def test_regret_within_a_draw_is_that_of_its_base():
+    mean = torch.tensor([[0.0, 0.3, 1.0]], dtype=torch.float64)
+    covariance = torch.tensor([[[0.5, 0.2, 0.0], [0.2, 1.0, 0.1], [0.0, 0.1, 2.0]]], dtype=torch.float64)
+    regret = Regret.sampled(mean, covariance, normals(1, 3, 200_000))
+    draws = np.random.default_rng(1).multivariate_normal(mean[0].numpy(), covariance[0].numpy(), 200_000)
+    lost = draws[:, 0] - draws.min(1)
+    assert float(regret.within.sum()) == pytest.approx(lost.mean(), rel=0.01)
+    assert float(regret.within[0, 1]) == pytest.approx((lost * (draws.argmin(1) == 1)).mean(), rel=0.02)
+    assert regret.within[0, 0] == 0
+    assert regret.variance[0].tolist() == pytest.approx([0.0, 0.5 + 1.0 - 0.4, 0.5 + 2.0])
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.floats(-30, 40), st.floats(1e-12, 1 - 1e-6))
-def test_it_is_finite_everywhere_and_grows_with_the_correlation(gamma, squared):
-    g = torch.tensor([[gamma]], dtype=torch.float64)
-    low, high = (log_information_gain(torch.tensor([s], dtype=torch.float64), g) for s in (squared * 0.5, squared))
-    assert torch.isfinite(low).all() and torch.isfinite(high).all()
-    assert float(high) > float(low)
+def test_regret_between_draws_is_what_one_recommendation_for_all_loses():
+    mean = torch.tensor([[0.0, 1.0, 0.4], [1.0, 0.0, 0.4]], dtype=torch.float64)
+    regret = Regret.sampled(mean, 1e-12 * torch.eye(3, dtype=torch.float64).expand(2, 3, 3), normals(2, 3, 8))
+    assert regret.bases.tolist() == [0, 1]
+    assert regret.between.tolist() == pytest.approx([0.4, 0.4])
+    assert float(regret.within.abs().max()) < 1e-5
 
 
-def test_far_from_the_optimum_the_order_survives_underflow():
-    gamma = torch.tensor([[38.0], [40.0], [45.0]], dtype=torch.float64)
-    gain = log_information_gain(torch.full((3,), 0.5, dtype=torch.float64), gamma)
-    assert torch.isfinite(gain).all()
-    assert gain[0] > gain[1] > gain[2]
+def test_two_candidates_lose_what_a_gaussian_contrast_says():
+    # E max(0, -(d + s e)) for a contrast with mean d and standard deviation s
+    mean = torch.tensor([[0.0, 0.5]], dtype=torch.float64)
+    covariance = torch.tensor([[[0.3, 0.1], [0.1, 0.9]]], dtype=torch.float64)
+    spread = math.sqrt(0.3 + 0.9 - 0.2)
+    gamma = 0.5 / spread
+    expected = spread * stats.norm.pdf(gamma) - 0.5 * stats.norm.sf(gamma)
+    regret = Regret.sampled(mean, covariance, normals(1, 2, 400_000))
+    assert float(regret.within.sum()) == pytest.approx(expected, rel=0.01)
 
 
-def test_mean_shrinkage_is_one_minus_the_truncated_variance():
-    gamma = torch.tensor([[0.3, 1.1]], dtype=torch.float64)
-    expected = np.mean([1 - stats.truncnorm.var(-g, np.inf) for g in (0.3, 1.1)])
-    assert float(mean_shrinkage(gamma)) == pytest.approx(expected, abs=1e-9)
+def test_what_is_removed_goes_from_nothing_to_all():
+    mean = torch.tensor([[0.0, 0.2, 0.1], [0.3, 0.0, 0.2]], dtype=torch.float64)
+    covariance = torch.eye(3, dtype=torch.float64).expand(2, 3, 3)
+    regret = Regret.sampled(mean, covariance, normals(2, 3, 500))
+    total = float(regret.within.sum(-1).mean() + regret.between.mean())
+    shares = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
+    explained = shares[:, None] * regret.variance.unsqueeze(-2)
+    removed = regret.removed(explained, math.log(2) * shares)
+    assert removed[0] == 0
+    assert float(removed[2]) == pytest.approx(total)
+    assert removed[0] < removed[1] < removed[2]
+    assert regret.removed(explained, 10 * shares)[2] == pytest.approx(total)  # no more than all of it
 
 
-def test_minima_have_the_distribution_of_joint_draws():
-    covariance = torch.tensor([[[1.0, 0.8], [0.8, 2.0]]], dtype=torch.float64)
-    mean = torch.tensor([[0.3, 0.0]], dtype=torch.float64)
-    normals = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 2, 100_000)))
-    minima = sample_minima(mean, covariance, normals)[0].numpy()
-    draws = np.random.default_rng(1).multivariate_normal(mean[0].numpy(), covariance[0].numpy(), 100_000).min(1)
-    assert minima.mean() == pytest.approx(draws.mean(), abs=0.02)
-    assert minima.std() == pytest.approx(draws.std(), abs=0.02)
+def test_one_draw_has_nothing_to_learn_about_draws():
+    regret = Regret.sampled(torch.zeros(1, 2, dtype=torch.float64), torch.eye(2).double()[None], normals(1, 2, 50))
+    nothing = regret.removed(torch.zeros(1, 3, 2, dtype=torch.float64), torch.ones(3, dtype=torch.float64))
+    assert nothing.tolist() == [0.0] * 3
 
 
-def test_minima_survive_a_singular_covariance():
-    covariance = torch.ones(1, 4, 4, dtype=torch.float64)
-    normals = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 4, 8)))
-    assert torch.isfinite(sample_minima(torch.zeros(1, 4, dtype=torch.float64), covariance, normals)).all()
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 5))
+def test_contenders_are_few_and_hold_every_base(seed, n):
+    rng = np.random.default_rng(seed)
+    mean = torch.from_numpy(rng.standard_normal((3, 8)))
+    root = torch.from_numpy(rng.standard_normal((3, 8, 8)))
+    regret = Regret.sampled(mean, root @ root.mT, normals(3, 8, 16, seed=seed))
+    contenders = regret.contenders(n).tolist()
+    assert set(regret.bases.tolist()) <= set(contenders)
+    assert len(contenders) <= 3 * (n + 1)
+
+
+def test_a_singular_covariance_is_no_obstacle():
+    regret = Regret.sampled(torch.zeros(1, 4, dtype=torch.float64), torch.ones(1, 4, 4).double(), normals(1, 4, 8))
+    assert torch.isfinite(regret.within).all()
 
 
 SPACE = MixtureSpace(domains=("a", "b"), scales=(Scale("s", 1.0, 1e6), Scale("l", 9.0, 1e7)), steps=(10, 20))
@@ -101,21 +116,30 @@ def joint(surrogate, x):
         return kx.mT @ solved[:, -1], surrogate.prior_covariance(x, x)[0] - kx.mT @ solved[:, :-1]
 
 
-def test_correlations_equal_the_textbook_formula_for_several_metrics():
+def test_explained_variance_equals_the_textbook_formula_for_several_metrics():
     p = posterior()
     runs = encode(SPACE, np.array([[0.2, 0.8], [0.7, 0.3]]), [("s", 20), ("l", 10)])
     w = np.array([[0.5, 0.5], [0.1, 0.9], [0.9, 0.1]])
     x = encode(SPACE, w, [("l", 20)])
-    squared, _ = p.correlations(runs, w, w)
-    explained, variance = torch.zeros(2, 3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
-    center = torch.eye(3, dtype=torch.float64) - 1 / 3
+    found, _ = p.explained(runs, w, torch.tensor([1]))
+    explained = torch.zeros(2, 3, dtype=torch.float64)
     for weight, s in zip(p.weights, p.surrogates, strict=True):
         _, covariance = joint(s, torch.cat([runs, x]))
-        cross = covariance[:2, 2:] @ center
+        cross = covariance[:2, 2:] - covariance[:2, 3:4]
         own = covariance.diagonal()[:2] + s.noise[0]
         explained += weight**2 * cross.square() / own[:, None]
-        variance += weight**2 * (center @ covariance[2:, 2:] @ center).diagonal()
-    assert torch.allclose(squared[0], explained / variance, atol=1e-7)
+    assert torch.allclose(found[0], explained, atol=1e-7)
+
+
+def test_information_about_the_draws_is_that_of_a_gaussian_with_the_mixtures_moments():
+    p = posterior(n_metrics=1, n_draws=3)
+    runs = encode(SPACE, np.array([[0.2, 0.8], [0.7, 0.3]]), [("s", 20), ("l", 10)])
+    _, information = p.explained(runs, np.array([[0.5, 0.5]]), torch.tensor([0, 0, 0]))
+    s = p.surrogates[0]
+    variance = s.prior_variance(runs) - s.whitened(runs).square().sum(-2) + s.noise
+    total = variance.mean(0) + s.mean(runs).var(0, correction=0)
+    assert torch.allclose(information, 0.5 * (total.log() - variance.log().mean(0)), atol=1e-7)
+    assert (information >= 0).all()
 
 
 def test_expected_gain_is_the_knowledge_gradient():

@@ -62,8 +62,7 @@ def test_kernel_follows_a_permutation_of_the_domains():
     one, other = MixtureFidelityKernel(D).double(), MixtureFidelityKernel(D).double()
     lengthscale = torch.tensor([[0.3, 0.6, 1.2]], dtype=torch.float64)
     for kernel, scales in ((one, lengthscale), (other, lengthscale[:, order])):
-        kernel.shared.lengthscale = scales
-        kernel.specific.lengthscale = scales
+        kernel.mixture.lengthscale = scales
     moved = x[:, [*order, D, D + 1]]
     with torch.no_grad():
         assert torch.allclose(one.forward(x, x), other.forward(moved, moved))
