@@ -15,6 +15,7 @@ from zipfile import BadZipFile
 
 import click
 
+from ray_mixopt import pretraining_commands
 from ray_mixopt.strategies import STRATEGIES
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ INTERRUPTED = 130  # the shell's exit code of a program that Ctrl-C ended
 @click.version_option(package_name="ray-mixopt")
 def main() -> None:
     """Finds the mixture of training data that is best for a large model, from cheap runs of small ones."""
+
+
+main.add_command(pretraining_commands.prepare)
 
 
 @main.command()
