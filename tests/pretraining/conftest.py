@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # for the helpers that lie here
 
 NEEDED = ("tokenizers", "transformers", "safetensors", "zstandard")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
