@@ -141,13 +141,14 @@ class MixtureSampler:
         return dict(zip(self.domains, (self.counts(n) / self.windows).tolist(), strict=True))
 
     def check_supply(self, n: int, max_repetition_ratio: float) -> None:
-        """Checks that the first ``n`` sequences pass over no domain more often than allowed.
+        """Checks that by their shares the first ``n`` sequences pass over no domain more often than allowed.
 
         Raises:
             ValueError: naming the domain, its share and its supply.
         """
-        for name, epochs, windows in zip(self.domains, self.epochs(n).values(), self.windows, strict=True):
-            if epochs > max_repetition_ratio + 1 / windows:  # one sequence of rounding
+        for name, windows in zip(self.domains, self.windows, strict=True):
+            epochs = self._mixture.weights[name] * n / windows
+            if epochs > max_repetition_ratio * (1 + 1e-6):
                 raise ValueError(
                     f"{n * self._length} training tokens with {self._mixture.weights[name]:.1%} from {name!r} repeat "
                     f"its {windows * self._length} tokens {epochs:.2f} times, more than max_repetition_ratio="

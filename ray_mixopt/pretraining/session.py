@@ -9,10 +9,10 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from ray_mixopt.pretraining.checkpoint import RUN
-from ray_mixopt.pretraining.workers import Workers
+if TYPE_CHECKING:
+    from ray_mixopt.pretraining.workers import Workers
 
 REPORTS = "reports.jsonl"
 
@@ -81,6 +81,8 @@ class FolderSession:
         return {json.loads(line)["step"] for line in path.read_text().splitlines()} if path.exists() else set()
 
     def _whole(self) -> list[Path]:
+        from ray_mixopt.pretraining.checkpoint import RUN
+
         return [path for path in self._folder.glob("step-*") if (path / RUN).is_file()]
 
 

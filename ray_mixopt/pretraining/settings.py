@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 
 class Settings(BaseModel):
@@ -157,3 +157,30 @@ class Run(Settings):
         """Everything that a checkpoint must have in common with the run that goes on from it, JSON-able."""
         kept = ("mixture", "shape", "sequence_length", "batch_tokens", "seed", "optimization", "supply_fraction")
         return self.model_dump(mode="json", include=set(kept))
+
+
+class Resources(Settings):
+    """The workers of one run.
+
+    Args:
+        workers: how many train one model together.
+        cpus_per_worker: of each.
+        gpus_per_worker: of each; 1 for training on GPUs.
+    """
+
+    workers: int = Field(default=1, gt=0)
+    cpus_per_worker: float = Field(default=1, gt=0)
+    gpus_per_worker: int = Field(default=0, ge=0, le=1)
+
+    @property
+    def total(self) -> dict[str, float]:
+        """What all workers need, by Ray's names."""
+        each = {"CPU": self.cpus_per_worker, "GPU": float(self.gpus_per_worker)}
+        return {kind: self.workers * amount for kind, amount in each.items() if amount}
+
+
+def explain(error: ValidationError) -> str:
+    """The first thing that is wrong with settings, in one sentence."""
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where + ': ' if where else ''}{first['msg'].removeprefix('Value error, ')}."

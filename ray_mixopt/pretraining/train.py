@@ -25,7 +25,7 @@ from ray_mixopt.pretraining.permutation import key_seed
 from ray_mixopt.pretraining.sampler import Mixture, MixtureSampler
 from ray_mixopt.pretraining.schedule import learning_rate
 from ray_mixopt.pretraining.session import FolderSession, Session, check_writable
-from ray_mixopt.pretraining.settings import Run
+from ray_mixopt.pretraining.settings import Run, explain
 from ray_mixopt.pretraining.shards import Corpus
 from ray_mixopt.pretraining.validation import ValidationSet
 from ray_mixopt.pretraining.workers import Workers, autocast, distribute, gradient_sync, torchrun_group
@@ -173,13 +173,6 @@ def read_run(path: Path) -> Run:
         return Run.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise ValueError(f"{path}: {explain(error)}") from error
-
-
-def explain(error: ValidationError) -> str:
-    """The first thing that is wrong with settings, in one sentence."""
-    first = error.errors()[0]
-    where = ".".join(map(str, first["loc"]))
-    return f"{where + ': ' if where else ''}{first['msg'].removeprefix('Value error, ')}."
 
 
 @click.command()

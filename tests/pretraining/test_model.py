@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from torch.utils.flop_counter import FlopCounterMode
 
 from ray_mixopt.pretraining import model
+from ray_mixopt.pretraining.presets import PRESETS
 from ray_mixopt.pretraining.schedule import learning_rate
 from ray_mixopt.pretraining.settings import Decay, Execution, Optimization, Run, Shape
 
@@ -19,7 +20,7 @@ SHAPE = Shape(d_model=32, heads=2, layers=3)
     [("20M", 20), ("60M", 60), ("150M", 150), ("300M", 300), ("500M", 500), ("700M", 700), ("1B", 1150)],
 )
 def test_presets_have_the_parameters_of_their_names(name: str, millions: float) -> None:
-    assert model.cost(model.PRESETS[name], 50_257, 1024).parameters == pytest.approx(millions * 1e6, rel=0.08)
+    assert model.cost(PRESETS[name], 50_257, 1024).parameters == pytest.approx(millions * 1e6, rel=0.08)
 
 
 @pytest.mark.parametrize("tied", [True, False])
