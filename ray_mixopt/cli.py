@@ -36,6 +36,7 @@ def main() -> None:
 
 
 main.add_command(pretraining_commands.prepare)
+main.add_command(pretraining_commands.pretrain)
 
 
 @main.command()

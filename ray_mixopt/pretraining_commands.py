@@ -154,3 +154,56 @@ def _show(folder: Path, manifest: Manifest) -> None:
         f"fingerprint {manifest.fingerprint[:12]}.",
         soft_wrap=True,
     )
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--dry-run", is_flag=True, help="Check everything and print the plan.")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted search.")
+@click.option("--final", is_flag=True, help="Then train the target with the recommended mixture.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object and nothing else.")
+def pretrain(config: Path, dry_run: bool, resume: bool, final: bool, as_json: bool) -> None:
+    """Searches by really training language models, as the YAML file CONFIG says. See docs/pretraining.md."""
+    import json
+    import sys
+
+    from rich.console import Console
+
+    console, errors = Console(stderr=as_json), Console(stderr=True)
+    with _bad_arguments():
+        from ray.tune.error import TuneError
+
+        from ray_mixopt.pretraining.config import PretrainConfig
+        from ray_mixopt.pretraining.plan import plan_tables
+        from ray_mixopt.pretraining.search import check_storage, exists, experiment_path, final_run, search
+        from ray_mixopt.report.progress import Progress
+
+        settings = PretrainConfig.read(config)
+        settings.check()
+        check_storage(settings)
+        if not dry_run and exists(settings) != resume:
+            found = "holds a search already: add --resume, or change its name" if not resume else "holds no search"
+            raise ValueError(f"{experiment_path(settings)} {found}.")
+    for part in plan_tables(settings):
+        console.print(part)
+    if dry_run:
+        return
+    try:
+        with _bad_arguments(), Progress(errors, settings.search.budget * settings.space.target_cost).shown() as shown:
+            outcome = search(settings, shown.update, resume=resume)
+        recommendation = outcome.searcher.recommend()
+        console.print(str(recommendation))
+        for message in outcome.errors:
+            click.echo(f"A run failed: {message}", err=True)
+        if outcome.interrupted:
+            click.echo("Interrupted: this is what is known so far. Go on with --resume.", err=True)
+        reports = []
+        if final and not outcome.interrupted:
+            for report in final_run(settings, recommendation.mixture):
+                errors.print(f"Final run, step {report['step']}: train loss {report['train_loss']:.4f}.")
+                reports.append(report)
+    except TuneError as error:
+        raise click.ClickException(f"The search broke down: {error}") from error
+    if as_json:
+        click.echo(json.dumps({"recommendation": recommendation.to_dict(), "final": reports}))
+    sys.exit(130 if outcome.interrupted else 1 if outcome.errors else 0)

@@ -290,9 +290,17 @@ class PretrainConfig(Settings):
         Raises:
             ValueError: for the first thing that does not fit; one sentence.
         """
+        from ray_mixopt.optimizer import check_settings
         from ray_mixopt.pretraining.train import open_data
 
-        space = self.space
+        space, search = self.space, self.search
+        check_settings(
+            mode=search.mode,
+            objective=search.objective,
+            strategy=search.strategy,
+            budget=search.budget,
+            seed=search.seed,
+        )
         metrics = {f"val_loss/{name}" for name in self.manifest.domains} | {MEAN_LOSS, "train_loss"}
         if unknown := sorted(set(self.objective) - metrics):
             raise ValueError(f"No run reports the metric {unknown[0]!r}: there are {', '.join(sorted(metrics))}.")

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
-from ray import tune
 from runs import run_in, timeless
 
-from ray_mixopt import MixOptScheduler, MixOptSearcher
 from ray_mixopt.pretraining.config import PretrainConfig
+from ray_mixopt.pretraining.search import exists, final_run, search
+from ray_mixopt.pretraining.settings import Run
 from ray_mixopt.pretraining.trainable import PretrainTrainable
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -118,47 +120,133 @@ def test_pause_and_resume_equal_one_go(small: Path, tmp_path: Path) -> None:
     assert last["mean_loss"] == pytest.approx((last["val_loss/a"] + last["val_loss/b"]) / 2)
 
 
-def test_an_aborted_run_gives_back_its_workers(small: Path, tmp_path: Path) -> None:
-    trial = ByHand(
-        config(small, tmp_path, steps=[2, 100_000], max_repetition_ratio=1e9), "aborted", scale="L", steps=100_000
-    )
+def test_a_worker_that_dies_is_replaced_and_an_aborted_run_gives_back_its_workers(small: Path, tmp_path: Path) -> None:
+    settings = config(small, tmp_path, steps=[2, 100_000], checkpoint_every=50, max_repetition_ratio=1e9)
+    trial = ByHand(settings, "long", scale="L", steps=100_000)
     assert trial.step()["step"] == 2
     assert ray.available_resources()["CPU"] == 2
+    folder = tmp_path / "pretrain" / "runs" / "long"
+    wait_for(lambda: step_in(folder) >= 50)
+    before = workers()
+    os.kill(before[0], signal.SIGKILL)
+    wait_for(lambda: len(workers()) == 2 and not set(before) & set(workers()))
+    reached = step_in(folder)
+    wait_for(lambda: step_in(folder) > reached >= 50)  # it went on from its last checkpoint
     start = time.monotonic()
     trial.end()
     assert time.monotonic() - start < 30
 
 
-def test_a_diverged_run_says_so_and_ends(small: Path, tmp_path: Path) -> None:
-    settings = config(small, tmp_path, optimization={"learning_rate": 1e30, "warmup_steps": 0}, steps=[20])
-    trial = ByHand(settings, "diverged", steps=20, continuable=True)
-    report = trial.step()
-    trial.end()
+def workers() -> list[int]:
+    """Process ids of the training workers below this process."""
+    table = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+    parents = {int(pid): int(parent) for pid, parent, *_ in map(str.split, table.splitlines()[1:])}
+    found = [int(line.split()[0]) for line in table.splitlines() if "ray::RayTrainWorker" in line]
+
+    def below(pid: int) -> bool:
+        return pid == os.getpid() or (pid in parents and below(parents[pid]))
+
+    return [pid for pid in found if below(pid)]
+
+
+def step_in(folder: Path) -> int:
+    """Steps of the newest whole checkpoint."""
+    whole = [path.read_text() for path in folder.glob("checkpoint_2*/run.json")]
+    return max((json.loads(text)["progress"]["step"] for text in whole if text), default=0)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+class Scripted:
+    """In place of a group of workers: reports what the test wants."""
+
+    loss = 3.0
+    states: list[str] = []
+
+    def __init__(self, run: Run, *, seen: int, **options: Any) -> None:
+        self._ahead = [step for step in run.reports if step > seen]
+        self.states.append("started")
+
+    def next_report(self) -> dict[str, Any]:
+        return {"step": self._ahead.pop(0), "val_loss/a": self.loss, "val_loss/b": 1.0}
+
+    def join(self) -> None:
+        self.states.append("joined")
+
+    def abort(self) -> None:
+        self.states.append("aborted")
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch, small: Path, tmp_path: Path) -> Any:
+    """``scripted(config changes)``: a trainable in this process, without workers."""
+    monkeypatch.setattr("ray_mixopt.pretraining.trainable.TrainingGroup", Scripted)
+    monkeypatch.setattr(Scripted, "states", [])
+
+    def make(**changes: Any) -> PretrainTrainable:
+        trainable = PretrainTrainable.__new__(PretrainTrainable)
+        trainable._trial_info = None
+        trainable.setup(
+            {"mixture": {"a": 3, "b": 1}, "scale": "S", "steps": 4, **changes},
+            config(small, tmp_path).model_dump_json(),
+        )
+        return trainable
+
+    return make
+
+
+def test_a_run_that_may_not_go_on_ends_at_its_rung(scripted: Any) -> None:
+    run = scripted()
+    reports = [run.step() for _ in range(3)]
+    assert [(report["step"], report["done"]) for report in reports] == [(2, False), (4, True), (4, True)]
+    assert reports[0]["mean_loss"] == 2.0
+    assert Scripted.states == ["started", "joined"]
+
+
+def test_a_run_that_may_go_on_ends_at_the_last_rung(scripted: Any) -> None:
+    run = scripted(continuable=True)
+    assert [run.step()["done"] for _ in range(3)] == [False, False, True]
+    last = scripted(continuable=True, steps=6)
+    assert [last.step()["done"] for _ in range(3)] == [False, False, True]
+
+
+def test_a_diverged_run_says_so_and_ends(scripted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Scripted, "loss", float("nan"))
+    run = scripted(continuable=True)
+    report = run.step()
     assert report["done"] and report["mean_loss"] != report["mean_loss"]
+    assert Scripted.states == ["started", "joined"]
 
 
-def test_a_search(small: Path, tmp_path: Path) -> None:
-    settings = config(small, tmp_path)
-    searcher = MixOptSearcher(objective=settings.objective, budget=2 * settings.space.target_cost)
-    tuner = tune.Tuner(
-        tune.with_resources(
-            tune.with_parameters(PretrainTrainable, settings=settings.model_dump_json()), {"CPU": 0.01}
-        ),
-        param_space=settings.space.param_space(),
-        tune_config=tune.TuneConfig(
-            metric="mean_loss",
-            mode="min",
-            search_alg=searcher,
-            scheduler=MixOptScheduler(),
-            num_samples=4,
-            max_concurrent_trials=2,
-        ),
-        run_config=tune.RunConfig(name=settings.name, storage_path=settings.storage, verbose=0),
-    )
-    results = tuner.fit()
-    assert not results.errors
-    history = searcher.optimizer.history
-    assert len(history) == 4 and history.n_missing == 0
+def test_another_run_in_the_same_process(scripted: Any) -> None:
+    run = scripted()
+    run.step()
+    assert run.reset_config({"mixture": {"a": 1, "b": 1}, "scale": "L", "steps": 2})
+    assert run.step()["step"] == 2
+    assert Scripted.states == ["started", "aborted", "started", "joined"]
+    with pytest.raises(ValueError, match="lacks mixture: it has"):
+        run.reset_config({"scale": "L", "steps": 2})
+    run.reset_config({"mixture": {"a": 1, "b": 1}, "scale": "XL", "steps": 2})
+    with pytest.raises(ValueError, match="There is no scale 'XL': there are S, L"):
+        run.step()
+
+
+def test_a_search_and_its_final_run(small: Path, tmp_path: Path) -> None:
+    settings = config(small, tmp_path, steps=[2, 4], search={"budget": 0.6, "concurrency": 2}, decay={"steps": 2})
+    seen: list[int] = []
+    outcome = search(settings, lambda optimizer: seen.append(len(optimizer.history)))
+    assert outcome.errors == () and not outcome.interrupted and seen[-1] > 0
+    history = outcome.searcher.optimizer.history
+    assert history.n_missing == 0 and history.spent <= 0.6 * settings.space.target_cost
     for run in history:
-        assert max(run.observations) == run.steps and set(run.observations) <= {2, 4, 6}
+        assert max(run.observations) == run.steps and set(run.observations) <= {2, 4}
         assert set(run.observations[run.steps]) == {"val_loss/a", "val_loss/b"}
+    assert exists(settings)
+    mixture = outcome.searcher.recommend().mixture
+    reports = list(final_run(settings, mixture))
+    assert [report["step"] for report in reports] == [2, 4]
