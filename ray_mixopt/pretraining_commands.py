@@ -202,7 +202,7 @@ def pretrain(config: Path, dry_run: bool, resume: bool, final: bool, as_json: bo
             for report in final_run(settings, recommendation.mixture):
                 errors.print(f"Final run, step {report['step']}: train loss {report['train_loss']:.4f}.")
                 reports.append(report)
-    except TuneError as error:
+    except (TuneError, RuntimeError, OSError) as error:
         raise click.ClickException(f"The search broke down: {error}") from error
     if as_json:
         click.echo(json.dumps({"recommendation": recommendation.to_dict(), "final": reports}))

@@ -149,7 +149,7 @@ class PretrainConfig(Settings):
 
     @classmethod
     def read(cls, path: Path) -> PretrainConfig:
-        """The configuration in a YAML file. Paths in it are relative to the working directory.
+        """The configuration in a YAML file. Paths in it are relative to the working directory, and become absolute.
 
         Raises:
             ValueError: if the file cannot be read or used; the message says where.
@@ -163,9 +163,11 @@ class PretrainConfig(Settings):
         if not isinstance(data, dict):
             raise ValueError(f"{path} holds {type(data).__name__}, not the settings of a search.")
         try:
-            return cls.model_validate(data)
+            config = cls.model_validate(data)
         except ValidationError as error:
             raise ValueError(f"{path}: {explain(error)}") from error
+        storage = config.storage if "://" in config.storage else str(Path(config.storage).resolve())
+        return config.model_copy(update={"data": config.data.resolve(), "storage": storage})
 
     # -- what follows from it
 
@@ -262,7 +264,7 @@ class PretrainConfig(Settings):
         if settings.learning_rate is not None:
             optimization = optimization.model_copy(update={"learning_rate": settings.learning_rate})
         fields: dict[str, Any] = {
-            "data": self.data.resolve(),
+            "data": self.data,
             "fingerprint": self.manifest.fingerprint,
             "mixture": dict(mixture),
             "shape": settings.model_shape,

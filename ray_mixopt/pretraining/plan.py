@@ -18,32 +18,24 @@ def plan_tables(config: PretrainConfig) -> Iterator[Table | str]:
 
 def _scales(config: PretrainConfig) -> Table:
     space = config.space
-    table = Table(
-        "scale",
-        "parameters",
-        "FLOPs a token",
-        "batch x tokens",
-        "memory a worker",
-        "workers",
-        title="Models",
-        min_width=60,
-    )
+    table = Table("scale", "parameters", "FLOPs/token", "memory", "workers", title="Models")
     for rung in space.steps:
-        table.add_column(f"to {rung:,}", justify="right")
+        table.add_column(f"to {rung}", justify="right")
     for scale in config.scales:
         cost, execution = config.model_cost(scale), scale.execution or config.execution
-        run = config.run(space.named(space.uniform()), scale.name, config.target_steps)
-        needs = " + ".join(f"{amount:g} {kind}" for kind, amount in scale.resources.total.items())
+        needs = ", ".join(f"{amount:g} {kind}" for kind, amount in scale.resources.total.items())
         table.add_row(
             scale.name,
             f"{cost.parameters:,}",
             f"{cost.flops_per_token:.3g}",
-            f"{run.batch_sequences} x {run.sequence_length}",
             f"~{_bytes(cost.memory_bytes(execution, scale.resources.workers))}",
             f"{scale.resources.workers} ({needs})",
-            *(f"{space.cost(scale.name, rung) / space.target_cost:.2%}" for rung in space.steps),
+            *(f"{space.cost(scale.name, rung) / space.target_cost:.1%}" for rung in space.steps),
         )
-    table.caption = "The last columns are costs, in runs at the target."
+    table.caption = (
+        f"{config.batch_tokens:,} tokens a step, in sequences of {config.sequence_length}. Memory is an "
+        "estimate, of one worker. The last columns are costs, in runs at the target."
+    )
     return table
 
 
@@ -51,9 +43,9 @@ def _domains(config: PretrainConfig) -> Table:
     space, manifest = config.space, config.manifest
     mixtures = {"uniform": space.uniform(), "proportional": space.proportional()}
     highest = space.corners().max(0)  # (d,)
-    table = Table("domain", "train tokens", "used", "highest share", title="Data", min_width=60)
+    table = Table("domain", "train tokens", "used", "highest", title="Data")
     for name in mixtures:
-        table.add_column(f"epochs, {name}", justify="right")
+        table.add_column(name, justify="right")
     for number, name in enumerate(space.domains):
         used = space.token_supply[name]
         epochs = []
@@ -63,8 +55,8 @@ def _domains(config: PretrainConfig) -> Table:
         tokens = manifest.domains[name].train.tokens
         table.add_row(name, f"{tokens:,}", f"{used:,.0f}", f"{highest[number]:.1%}", *epochs)
     table.caption = (
-        f"Epochs at the target, {space.target_scale} x {space.target_steps:,} steps, {config.target_tokens:,} tokens; "
-        f"at most {config.max_repetition_ratio:g}."
+        f"The last columns are epochs of these mixtures at the target, {space.target_scale} x {space.target_steps:,} "
+        f"steps, {config.target_tokens:,} tokens; at most {config.max_repetition_ratio:g}."
     )
     return table
 

@@ -29,6 +29,11 @@ from ray_mixopt.scheduler import MixOptScheduler
 from ray_mixopt.searcher import MixOptSearcher
 
 DRIVER_NODE = "mixopt_driver"  # custom resource of a node that stays, see cluster.yaml
+_ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new output reports every error even with verbose=0
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours
+}
 _TRIAL = 0.01  # CPUs of a trial, which only waits for its workers
 
 
@@ -49,12 +54,7 @@ class SearchOutcome:
 
 def experiment_path(config: PretrainConfig) -> str:
     """Folder or URI of the Tune experiment."""
-    return f"{storage_path(config).rstrip('/')}/{config.name}"
-
-
-def storage_path(config: PretrainConfig) -> str:
-    """The storage, absolute where it is a folder: Ray's processes run elsewhere."""
-    return config.storage if "://" in config.storage else str(Path(config.storage).resolve())
+    return f"{config.storage.rstrip('/')}/{config.name}"
 
 
 def check_storage(config: PretrainConfig) -> None:
@@ -97,7 +97,6 @@ def search(
         ValueError: if a scale does not fit the cluster.
         ray.tune.error.TuneError: if the search itself breaks down.
     """
-    config = config.model_copy(update={"storage": storage_path(config)})
     interrupt = Interrupt()
     with cluster() as ceiling, interrupt.on_sigint():
         check_resources(config.scales, config.cluster or ceiling)
@@ -125,6 +124,7 @@ def search(
                     scheduler=MixOptScheduler(),
                     num_samples=-1,
                     max_concurrent_trials=config.search.concurrency or _concurrency(config, ceiling),
+                    reuse_actors=True,  # a new process takes seconds
                     trial_dirname_creator=_trial_id,
                 ),
                 run_config=tune.RunConfig(
@@ -147,7 +147,6 @@ def final_run(config: PretrainConfig, mixture: Mapping[str, float]) -> Iterator[
     Raises:
         ValueError: if the target's scale does not fit the cluster.
     """
-    config = config.model_copy(update={"storage": storage_path(config)})
     scale = config.scale(config.space.target_scale)
     run = config.run(mixture, scale.name, config.target_steps, final=True)
     with cluster() as ceiling:
@@ -176,6 +175,8 @@ def final_run(config: PretrainConfig, mixture: Mapping[str, float]) -> Iterator[
 def cluster() -> Iterator[dict[str, float]]:
     """A Ray to run on: the one at RAY_ADDRESS, or one of this machine's own; gives its resources."""
     started = not ray.is_initialized()
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     if started:
         address = None if "RAY_ADDRESS" in os.environ else "local"  # "local": never someone else's on this machine
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)

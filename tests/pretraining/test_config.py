@@ -46,7 +46,14 @@ def call(*arguments: object) -> tuple[int, str]:
 def test_the_plan(write: Callable[..., Path]) -> None:
     code, output = call(write(search={"budget": 2}), "--dry-run")
     assert code == 0, output
-    for part in ("152,128", "4 x 16", "2 (2 CPU)", "4,992", "Budget: 2 runs at the target", "0.5 val_loss/a"):
+    for part in (
+        "152,128",
+        "64 tokens a step, in sequences of 16",
+        "2 (2 CPU)",
+        "4,992",
+        "Budget: 2 runs at the target",
+        "0.5 val_loss/a",
+    ):
         assert part in output, part
     config = PretrainConfig.read(write(upper={"a": 0.7}, max_repetition_ratio=0.2))
     assert config.space.upper == {"a": 0.7}
