@@ -23,7 +23,7 @@ from ray_mixopt.pretraining.group import TrainingGroup
 from ray_mixopt.pretraining.permutation import key_seed
 from ray_mixopt.pretraining.session import check_writable
 from ray_mixopt.pretraining.trainable import PretrainTrainable, runs_storage
-from ray_mixopt.replay import Interrupt, Watch
+from ray_mixopt.replay import Watch
 from ray_mixopt.restoration import restore
 from ray_mixopt.scheduler import MixOptScheduler
 from ray_mixopt.searcher import MixOptSearcher
@@ -32,7 +32,7 @@ DRIVER_NODE = "mixopt_driver"  # custom resource of a node that stays, see clust
 _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the new output reports every error even with verbose=0
     "RAY_USAGE_STATS_ENABLED": "0",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "30",  # after Ctrl-C: a trial hears of it at its next rung only
 }
 _TRIAL = 0.01  # CPUs of a trial, which only waits for its workers
 
@@ -88,6 +88,8 @@ def search(
 ) -> SearchOutcome:
     """Searches to the end of the budget, or until Ctrl-C, on the Ray that is there or one of this machine's own.
 
+    Ctrl-C is Tune's to handle: it leaves the experiment such that it can be resumed.
+
     Args:
         config: a checked configuration.
         watch: called after each step of Tune's loop with the optimizer as it stands.
@@ -97,8 +99,7 @@ def search(
         ValueError: if a scale does not fit the cluster.
         ray.tune.error.TuneError: if the search itself breaks down.
     """
-    interrupt = Interrupt()
-    with cluster() as ceiling, interrupt.on_sigint():
+    with cluster() as ceiling:
         check_resources(config.scales, config.cluster or ceiling)
         trainable = tune.with_resources(
             tune.with_parameters(PretrainTrainable, settings=config.model_dump_json()), _trial_resources(ceiling)
@@ -132,13 +133,13 @@ def search(
                     storage_path=config.storage,
                     verbose=0,
                     callbacks=[Watch(searcher, watch), *_trackers(config)],
-                    stop=interrupt,
                     failure_config=tune.FailureConfig(max_failures=2),  # of the trial's own process or node
                     checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
                 ),
             )
             results = tuner.fit()
-    return SearchOutcome(searcher=searcher, errors=tuple(map(str, results.errors)), interrupted=interrupt.raised)
+    unfinished = results.num_terminated + results.num_errors < len(results)
+    return SearchOutcome(searcher=searcher, errors=tuple(map(str, results.errors)), interrupted=unfinished)
 
 
 def final_run(config: PretrainConfig, mixture: Mapping[str, float]) -> Iterator[dict[str, Any]]:
