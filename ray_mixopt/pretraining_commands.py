@@ -166,6 +166,7 @@ def pretrain(config: Path, dry_run: bool, resume: bool, final: bool, as_json: bo
     """Searches by really training language models, as the YAML file CONFIG says. See docs/pretraining.md."""
     import json
     import sys
+    from contextlib import redirect_stdout
 
     from rich.console import Console
 
@@ -189,7 +190,9 @@ def pretrain(config: Path, dry_run: bool, resume: bool, final: bool, as_json: bo
     if dry_run:
         return
     try:
-        with _bad_arguments(), Progress(errors, settings.search.budget * settings.space.target_cost).shown() as shown:
+        budget = settings.search.budget * settings.space.target_cost
+        # Whatever Ray prints must not end up in the JSON.
+        with _bad_arguments(), redirect_stdout(sys.stderr), Progress(errors, budget).shown() as shown:
             outcome = search(settings, shown.update, resume=resume)
         recommendation = outcome.searcher.recommend()
         console.print(str(recommendation))
@@ -199,9 +202,10 @@ def pretrain(config: Path, dry_run: bool, resume: bool, final: bool, as_json: bo
             click.echo("Interrupted: this is what is known so far. Go on with --resume.", err=True)
         reports = []
         if final and not outcome.interrupted:
-            for report in final_run(settings, recommendation.mixture):
-                errors.print(f"Final run, step {report['step']}: train loss {report['train_loss']:.4f}.")
-                reports.append(report)
+            with redirect_stdout(sys.stderr):
+                for report in final_run(settings, recommendation.mixture):
+                    errors.print(f"Final run, step {report['step']}: train loss {report['train_loss']:.4f}.")
+                    reports.append(report)
     except (TuneError, RuntimeError, OSError) as error:
         raise click.ClickException(f"The search broke down: {error}") from error
     if as_json:

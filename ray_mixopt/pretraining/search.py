@@ -34,7 +34,8 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_FORCE_TRIAL_CLEANUP_S": "30",  # after Ctrl-C: a trial hears of it at its next rung only
 }
-_TRIAL = 0.01  # CPUs of a trial, which only waits for its workers
+_TRIALS = 10_000  # that fit on such a node
+_TRIAL_CPU = 0.01  # of a trial where there is none: it only waits for its workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,15 +175,19 @@ def final_run(config: PretrainConfig, mixture: Mapping[str, float]) -> Iterator[
 
 @contextlib.contextmanager
 def cluster() -> Iterator[dict[str, float]]:
-    """A Ray to run on: the one at RAY_ADDRESS, or one of this machine's own; gives its resources."""
+    """A Ray to run on: the one at RAY_ADDRESS, or one of this machine's own; gives what workers can have of it."""
     started = not ray.is_initialized()
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if started:
         address = None if "RAY_ADDRESS" in os.environ else "local"  # "local": never someone else's on this machine
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+        own: dict[str, Any] = {"resources": {DRIVER_NODE: _TRIALS}} if address == "local" else {}
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **own)
     try:
-        yield ray.cluster_resources()
+        resources = ray.cluster_resources()
+        if DRIVER_NODE not in resources:
+            resources["CPU"] = resources.get("CPU", 0.0) - _TRIAL_CPU  # what is left for the workers of a trial
+        yield resources
     finally:
         if started:
             ray.shutdown()
@@ -190,7 +195,7 @@ def cluster() -> Iterator[dict[str, float]]:
 
 def _trial_resources(ceiling: Mapping[str, float]) -> dict[str, float]:
     """What a trial holds while its workers train; on the node for drivers, if there is one."""
-    return {"CPU": _TRIAL, DRIVER_NODE: 1} if DRIVER_NODE in ceiling else {"CPU": _TRIAL}
+    return {DRIVER_NODE: 1} if DRIVER_NODE in ceiling else {"CPU": _TRIAL_CPU}
 
 
 def _concurrency(config: PretrainConfig, ceiling: Mapping[str, float]) -> int:

@@ -1,4 +1,4 @@
-"""A tiny training run, for tests in this process and in others."""
+"""A tiny training run and a tiny search, for tests in this process and in others."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from ray_mixopt.pretraining.config import PretrainConfig
 from ray_mixopt.pretraining.session import FolderSession
 from ray_mixopt.pretraining.settings import Optimization, Run, Shape
 from ray_mixopt.pretraining.train import train
@@ -31,6 +32,24 @@ def tiny_run(folder: Path, **changes: Any) -> Run:
         "log_every": 1,
     }
     return Run.model_validate(settings | changes)
+
+
+def tiny_search(data: Path, storage: Path, **changes: Any) -> PretrainConfig:
+    """Two scales, the larger one with two workers; rungs at 2, 4 and 6 steps."""
+    settings: dict[str, Any] = {
+        "data": data,
+        "scales": [
+            {"name": "S", "shape": {"d_model": 16, "heads": 2, "layers": 1}},
+            {"name": "L", "shape": {"d_model": 32, "heads": 2, "layers": 1}, "resources": {"workers": 2}},
+        ],
+        "steps": [2, 4, 6],
+        "sequence_length": 16,
+        "batch_tokens": 64,
+        "validation_sequences": 2,
+        "optimization": {"learning_rate": 0.01, "warmup_steps": 2},
+        "storage": str(storage),
+    }
+    return PretrainConfig.model_validate(settings | changes)
 
 
 class Recorder(FolderSession):

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import ray
-from runs import run_in, timeless
+from runs import run_in, timeless, tiny_search
 
 from ray_mixopt.pretraining.config import PretrainConfig
 from ray_mixopt.pretraining.search import exists, final_run, search
@@ -44,24 +44,6 @@ def all_is_given_back() -> Iterator[None]:
     while ray.available_resources().get("CPU") != before["CPU"] and time.monotonic() < deadline:
         time.sleep(0.2)
     assert ray.available_resources().get("CPU") == before["CPU"]
-
-
-def config(data: Path, storage: Path, **changes: Any) -> PretrainConfig:
-    """Two scales, the larger one with two workers; rungs at 2, 4 and 6 steps."""
-    settings: dict[str, Any] = {
-        "data": data,
-        "scales": [
-            {"name": "S", "shape": {"d_model": 16, "heads": 2, "layers": 1}},
-            {"name": "L", "shape": {"d_model": 32, "heads": 2, "layers": 1}, "resources": {"workers": 2}},
-        ],
-        "steps": [2, 4, 6],
-        "sequence_length": 16,
-        "batch_tokens": 64,
-        "validation_sequences": 2,
-        "optimization": {"learning_rate": 0.01, "warmup_steps": 2},
-        "storage": str(storage),
-    }
-    return PretrainConfig.model_validate(settings | changes)
 
 
 class ByHand:
@@ -96,7 +78,7 @@ class _Named(PretrainTrainable):
 
 
 def test_pause_and_resume_equal_one_go(small: Path, tmp_path: Path) -> None:
-    settings = config(small, tmp_path)
+    settings = tiny_search(small, tmp_path)
     trial = ByHand(settings, "paused", continuable=True)
     first = [trial.step(), trial.step()]
     assert [report["step"] for report in first] == [2, 4] and not any(report["done"] for report in first)
@@ -121,7 +103,7 @@ def test_pause_and_resume_equal_one_go(small: Path, tmp_path: Path) -> None:
 
 
 def test_a_worker_that_dies_is_replaced_and_an_aborted_run_gives_back_its_workers(small: Path, tmp_path: Path) -> None:
-    settings = config(small, tmp_path, steps=[2, 100_000], checkpoint_every=50, max_repetition_ratio=1e9)
+    settings = tiny_search(small, tmp_path, steps=[2, 100_000], checkpoint_every=50, max_repetition_ratio=1e9)
     trial = ByHand(settings, "long", scale="L", steps=100_000)
     assert trial.step()["step"] == 2
     assert ray.available_resources()["CPU"] == 2
@@ -193,7 +175,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, small: Path, tmp_path: Path) -> An
         trainable._trial_info = None
         trainable.setup(
             {"mixture": {"a": 3, "b": 1}, "scale": "S", "steps": 4, **changes},
-            config(small, tmp_path).model_dump_json(),
+            tiny_search(small, tmp_path).model_dump_json(),
         )
         return trainable
 
@@ -237,7 +219,7 @@ def test_another_run_in_the_same_process(scripted: Any) -> None:
 
 
 def test_a_search_and_its_final_run(small: Path, tmp_path: Path) -> None:
-    settings = config(small, tmp_path, steps=[2, 4], search={"budget": 0.6, "concurrency": 2}, decay={"steps": 2})
+    settings = tiny_search(small, tmp_path, steps=[2, 4], search={"budget": 0.6, "concurrency": 2}, decay={"steps": 2})
     seen: list[int] = []
     outcome = search(settings, lambda optimizer: seen.append(len(optimizer.history)))
     assert outcome.errors == () and not outcome.interrupted and seen[-1] > 0
