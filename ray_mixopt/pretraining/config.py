@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 2**20
 MEAN_LOSS = "mean_loss"
+_TRACKERS = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}  # their packages
 
 
 class ScaleSettings(Settings):
@@ -316,6 +318,9 @@ class PretrainConfig(Settings):
         open_data(run)
         if self.decay is not None and self.decay.steps > self.target_steps:
             raise ValueError(f"decay.steps={self.decay.steps} is more than the target's {self.target_steps} steps.")
+        for name in self.tracking:
+            if find_spec(_TRACKERS[name]) is None:
+                raise ValueError(f"tracking with {name} needs a package: pip install {_TRACKERS[name]}.")
         if self.cluster is not None:
             check_resources(self.scales, self.cluster)
 

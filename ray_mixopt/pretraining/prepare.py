@@ -92,6 +92,8 @@ class Preparation:
             ValueError: if an input cannot be read, or a domain ends up without training or validation tokens.
         """
         files = {name: documents.find(sources) for name, sources in self.sources.items()}
+        if not (self.out / _NOTES).is_dir() and any(any((self.out / name).glob("*.bin")) for name in files):
+            raise ValueError(f"{self.out} holds shards that were made elsewhere: choose another folder.")
         (self.out / _NOTES).mkdir(parents=True, exist_ok=True)
         (self.out / MANIFEST).unlink(missing_ok=True)
         card = self._card(files)
@@ -106,7 +108,7 @@ class Preparation:
             notes[unit] = note
             progress(unit.domain, unit.size, totals[unit.domain])
         domains = {name: _domain(name, [notes[unit] for unit in units if unit.domain == name]) for name in files}
-        _remove_strangers(self.out, domains)
+        _remove_stale(self.out, units, domains)
         manifest = Manifest.of(dtype=_dtype(card), tokenizer=card, domains=domains)
         manifest.write(self.out)
         return manifest
@@ -175,7 +177,8 @@ class Unit:
     card: TokenizerCard
 
     @property
-    def _note(self) -> Path:
+    def note(self) -> Path:
+        """Where the note of the finished unit lies."""
         return self.out / _NOTES / f"{self.domain}-{self.number:05d}.json"
 
     def _key(self) -> str:
@@ -184,7 +187,7 @@ class Unit:
     def finished(self) -> dict[str, Any] | None:
         """The note of an earlier run, if it and its shards are whole and fit."""
         try:
-            note: dict[str, Any] = json.loads(self._note.read_text())
+            note: dict[str, Any] = json.loads(self.note.read_text())
             width = np.dtype(_dtype(self.card)).itemsize
             fits = note["key"] == self._key() and all(
                 (self.out / shard["path"]).stat().st_size == shard["tokens"] * width
@@ -206,9 +209,9 @@ class Unit:
             for text, tokens in zip(batch, tokenizer.encode(batch), strict=True):
                 writers["val" if self._is_validation(text) else "train"].add(tokens)
         note = {"key": self._key(), **{label: writer.close(self.out) for label, writer in writers.items()}}
-        temporary = self._note.with_suffix(".tmp")
+        temporary = self.note.with_suffix(".tmp")
         temporary.write_text(json.dumps(note))
-        os.replace(temporary, self._note)
+        os.replace(temporary, self.note)
         return note
 
     def _tokenizer(self) -> Tokenizer:
@@ -283,14 +286,18 @@ def _domain(name: str, notes: Sequence[Mapping[str, Any]]) -> Domain:
     return Domain(**splits)
 
 
-def _remove_strangers(out: Path, domains: Mapping[str, Domain]) -> None:
-    """Removes shards that an earlier run with other settings left in the domains' folders."""
-    for name, domain in domains.items():
-        ours = {shard.path for label in SPLITS for shard in getattr(domain, label).shards}
-        for label in SPLITS:
-            for path in (out / name).glob(f"{label}-[0-9][0-9][0-9][0-9][0-9].*"):
-                if path.relative_to(out).as_posix() not in ours:
-                    path.unlink()
+def _remove_stale(out: Path, units: Sequence[Unit], domains: Mapping[str, Domain]) -> None:
+    """Removes the shards of units that an earlier run had and this one has not."""
+    kept = {unit.note for unit in units}
+    used = {shard.path for domain in domains.values() for label in SPLITS for shard in getattr(domain, label).shards}
+    for path in (out / _NOTES).glob("*-[0-9][0-9][0-9][0-9][0-9].json"):
+        if path in kept:
+            continue
+        note = json.loads(path.read_text())
+        for shard in (Shard(**shard) for label in SPLITS for shard in note[label]["shards"]):
+            if shard.path not in used:
+                (out / shard.path).unlink(missing_ok=True)
+        path.unlink()
 
 
 def _sample(paths: Sequence[Path], field: str, characters: int, seed: int) -> Iterator[str]:

@@ -106,7 +106,7 @@ def search(
             tune.with_parameters(PretrainTrainable, settings=config.model_dump_json()), _trial_resources(ceiling)
         )
         if resume:
-            tuner = restore(experiment_path(config), trainable, restart_errored=True)
+            tuner = restore(experiment_path(config), trainable)
             results = tuner.fit()
             searcher = MixOptSearcher.load(experiment_path(config))
         else:
@@ -135,7 +135,6 @@ def search(
                     verbose=0,
                     callbacks=[Watch(searcher, watch), *_trackers(config)],
                     failure_config=tune.FailureConfig(max_failures=2),  # of the trial's own process or node
-                    checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
                 ),
             )
             results = tuner.fit()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ Tokens = NDArray[np.unsignedinteger]
 
 CHUNK = 8 * 2**20  # tokens looked at or hashed at a time
 _PEEK = 65536  # tokens of each shard whose ids are checked when it is opened
+_OPEN_SHARDS = 64  # of a stream at a time: each holds a file descriptor
 
 _NPY_MAGIC = b"\x93NUMPY"
 _LLMC_MAGIC, _LLMC_HEADER = 20240520, 1024  # llm.c's and modded-nanogpt's .bin: 256 int32, then uint16 tokens
@@ -106,18 +108,19 @@ def tokens_of(folder: Path, shard: Shard, dtype: str) -> Tokens:
 
 
 class Stream:
-    """The tokens of several shards as one row.
+    """The tokens of several shards as one row. Only the shards that were read last are open.
 
     Args:
-        parts: tokens of each shard.
+        lengths: number of tokens of each shard.
+        open_shard: gives the tokens of a shard, by its number.
 
     Attributes:
         tokens: number of tokens.
     """
 
-    def __init__(self, parts: Iterable[Tokens]) -> None:
-        self._parts = list(parts)
-        self._starts = np.cumsum([0, *(len(part) for part in self._parts)])
+    def __init__(self, lengths: Sequence[int], open_shard: Callable[[int], Tokens]) -> None:
+        self._open = lru_cache(maxsize=_OPEN_SHARDS)(open_shard)
+        self._starts = np.cumsum([0, *lengths])
         self.tokens = int(self._starts[-1])
 
     def read(self, start: int, n: int) -> NDArray[np.int64]:
@@ -126,13 +129,13 @@ class Stream:
             raise IndexError(f"Tokens {start} to {start + n} of {self.tokens} do not exist.")
         window = np.empty(n, dtype=np.int64)
         filled = 0
-        part = int(np.searchsorted(self._starts, start, side="right")) - 1
+        number = int(np.searchsorted(self._starts, start, side="right")) - 1
         while filled < n:
-            inside = start + filled - int(self._starts[part])
-            piece = self._parts[part][inside : inside + n - filled]
+            inside = start + filled - int(self._starts[number])
+            piece = self._open(number)[inside : inside + n - filled]
             window[filled : filled + len(piece)] = piece
             filled += len(piece)
-            part += 1
+            number += 1
         return window
 
 
@@ -152,12 +155,14 @@ class Corpus:
         self._streams: dict[tuple[str, str], Stream] = {}
         for name, domain in self.manifest.domains.items():
             for label in SPLITS:
-                parts = []
-                for shard in getattr(domain, label).shards:
+                shards = getattr(domain, label).shards
+                for shard in shards:
                     tokens = tokens_of(folder, shard, self.manifest.dtype)
                     check_ids(tokens[:_PEEK], self.manifest.tokenizer.vocab_size, f"The shard {shard.path} of {folder}")
-                    parts.append(tokens)
-                self._streams[name, label] = Stream(parts)
+                self._streams[name, label] = Stream([shard.tokens for shard in shards], self._opener(shards))
+
+    def _opener(self, shards: Sequence[Shard]) -> Callable[[int], Tokens]:
+        return lambda number: tokens_of(self.folder, shards[number], self.manifest.dtype)
 
     def stream(self, domain: str, split: str) -> Stream:
         """The tokens of a domain, ``split`` "train" or "val".

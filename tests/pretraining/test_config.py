@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ import yaml
 from click.testing import CliRunner
 
 from ray_mixopt.cli import main
-from ray_mixopt.pretraining.config import PretrainConfig
+from ray_mixopt.pretraining.config import PretrainConfig, check_resources
+from ray_mixopt.pretraining.settings import Run
+
+ROOT = Path(__file__).parents[2]
 
 SETTINGS: dict[str, Any] = {
     "scales": [
@@ -79,6 +83,12 @@ def test_costs_are_operations_or_seconds(write: Callable[..., Path]) -> None:
     assert [scale.cost_per_step for scale in timed.space.scales] == [1.5, 4]
 
 
+def test_trackers_that_are_not_installed(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray_mixopt.pretraining.config.find_spec", lambda name: None)
+    code, output = call(write(tracking=["wandb"]), "--dry-run")
+    assert code == 2 and "tracking with wandb needs a package: pip install wandb." in output
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -137,3 +147,14 @@ def test_what_is_there_is_not_overwritten(write: Callable[..., Path], tmp_path: 
     (tmp_path / "results" / "pretrain" / "tuner.pkl").touch()
     code, output = call(path)
     assert code == 2 and "holds a search already: add --resume, or change its name" in output
+
+
+def test_the_shown_configurations_are_valid(small: Path) -> None:
+    page = (ROOT / "docs" / "pretraining.md").read_text()
+    (shown,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    demo = (ROOT / "experiments" / "pretraining" / "demo.yaml").read_text()
+    for text in (shown, demo):
+        config = PretrainConfig.model_validate(yaml.safe_load(text))
+        check_resources(config.scales, config.cluster or {"CPU": 2})
+    (run,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    Run.model_validate_json(run)

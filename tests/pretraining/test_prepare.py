@@ -86,6 +86,14 @@ def test_other_settings_are_another_corpus(tmp_path: Path, sources: dict[str, li
     assert other.fingerprint != first.fingerprint
     assert other.domains["plain"].val != first.domains["plain"].val
     Corpus(tmp_path / "out").verify()
+    assert {path.parent.name for path in (tmp_path / "out").glob("*/*.bin")} == {"plain"}  # the others' are gone
+
+
+def test_shards_of_others_are_not_overwritten(tmp_path: Path, sources: dict[str, list[str]]) -> None:
+    (tmp_path / "out" / "plain").mkdir(parents=True)
+    (tmp_path / "out" / "plain" / "train-00000.bin").write_bytes(b"precious")
+    with pytest.raises(ValueError, match="holds shards that were made elsewhere: choose another folder"):
+        Preparation(out=tmp_path / "out", sources=sources).run()
 
 
 def test_duplicates_stay_on_one_side(tmp_path: Path) -> None:
