@@ -94,7 +94,7 @@ def search(
     Args:
         config: a checked configuration.
         watch: called after each step of Tune's loop with the optimizer as it stands.
-        resume: whether to go on with the experiment in the storage, with its own settings.
+        resume: whether to go on with the experiment in the storage; budget, objective and the like are its own.
 
     Raises:
         ValueError: if a scale does not fit the cluster.

@@ -113,9 +113,8 @@ def train(run: Run, session: Session, workers: Workers) -> None:
             losses[0] += loss.detach().double() / n_micro
 
         norm = torch.nn.utils.clip_grad_norm_(network.parameters(), run.optimization.clip)
-        losses[0] += 0.0 * (
-            norm.full_tensor() if isinstance(norm, DTensor) else norm
-        )  # NaN if a gradient is not finite
+        whole = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        losses[0] += 0.0 * whole  # NaN if a gradient is not finite
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         losses[1] += 1
@@ -135,11 +134,9 @@ def train(run: Run, session: Session, workers: Workers) -> None:
         progress.seconds += now - clock
         speed = (progress.step - clock_step) * run.batch_tokens / (now - clock)
         if at_rung or not finite:
-            val = (
-                validation.losses(network, workers, execution)
-                if finite
-                else dict.fromkeys(validation.windows, math.nan)
-            )
+            val = dict.fromkeys(validation.windows, math.nan)
+            if finite:
+                val = validation.losses(network, workers, execution)
             n_sequences = progress.step * run.batch_sequences
             report = {"step": progress.step, "train_loss": progress.loss_sum / progress.loss_steps}
             report |= {f"val_loss/{name}": loss for name, loss in val.items()}
