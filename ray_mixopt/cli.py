@@ -15,6 +15,7 @@ from zipfile import BadZipFile
 
 import click
 
+from ray_mixopt import pretraining_commands
 from ray_mixopt.benchmark.command import benchmark
 from ray_mixopt.strategies import STRATEGIES
 
@@ -36,6 +37,8 @@ def main() -> None:
 
 
 main.add_command(benchmark)
+main.add_command(pretraining_commands.prepare)
+main.add_command(pretraining_commands.pretrain)
 
 
 @main.command()

@@ -1,0 +1,341 @@
+"""The configuration of a search by pre-training, as it stands in a YAML file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from ray_mixopt.pretraining.manifest import Manifest
+from ray_mixopt.pretraining.presets import PRESETS
+from ray_mixopt.pretraining.settings import Decay, Execution, Optimization, Resources, Run, Settings, Shape, explain
+from ray_mixopt.space import MixtureSpace, Scale
+
+if TYPE_CHECKING:
+    from ray_mixopt.pretraining.model import ModelCost
+
+MAX_BYTES = 2**20
+MEAN_LOSS = "mean_loss"
+_TRACKERS = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}  # their packages
+
+
+class ScaleSettings(Settings):
+    """A model scale.
+
+    Args:
+        name: how reports call it.
+        shape: of the model; without one, the preset called ``name``.
+        resources: workers of a run.
+        execution: in place of the search's.
+        learning_rate: in place of the search's.
+        seconds_per_step: measured, for ``cost: seconds``.
+    """
+
+    name: str = Field(min_length=1)
+    shape: Shape | None = None
+    resources: Resources = Resources()
+    execution: Execution | None = None
+    learning_rate: float | None = Field(default=None, gt=0)
+    seconds_per_step: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _known(self) -> ScaleSettings:
+        if self.shape is None and self.name not in PRESETS:
+            raise ValueError(f"{self.name!r} is no preset: give its shape, or use one of {', '.join(PRESETS)}")
+        return self
+
+    @property
+    def model_shape(self) -> Shape:
+        """The shape given, or the preset's."""
+        return self.shape or PRESETS[self.name]
+
+
+class Target(Settings):
+    """Where the best mixture is wanted."""
+
+    scale: str
+    steps: int
+
+
+class Search(Settings):
+    """How to search.
+
+    Args:
+        budget: most to spend, in target runs.
+        strategy: see ``MixtureOptimizer``.
+        objective: weight of each metric; by default the mean validation loss of all domains.
+        mode: direction of the objective.
+        seed: of the strategy.
+        concurrency: runs at a time; by default as many of the smallest as the cluster holds.
+    """
+
+    budget: float = Field(default=3.0, gt=0)
+    strategy: str = "default"
+    objective: dict[str, float] | None = Field(default=None, min_length=1)
+    mode: Literal["min", "max"] = "min"
+    seed: int = Field(default=0, ge=0)
+    concurrency: int | None = Field(default=None, gt=0)
+
+
+class PretrainConfig(Settings):
+    """A search by pre-training. Only ``data``, ``scales``, ``steps`` and ``batch_tokens`` have no default.
+
+    Args:
+        name: of the experiment.
+        data: folder of token shards, at the same path on every node.
+        domains: to mix; by default all of the data.
+        scales: small to large.
+        steps: rungs, ascending.
+        target: by default the last scale and the last rung.
+        batch_tokens: tokens of a step.
+        sequence_length: tokens of a sequence.
+        lower: smallest share, by domain.
+        upper: largest share, by domain.
+        max_repetition_ratio: most passes over a domain's tokens in the target run.
+        simulate_tokens: training tokens of the real run that the target stands for: each domain is then cut down in
+            proportion, so that the target repeats as the real run will.
+        seed: of initial weights and data order.
+        optimization: AdamW and the learning rate.
+        execution: precision, parallelism and the like.
+        validation_sequences: windows of each domain for the validation loss.
+        checkpoint_every: steps between checkpoints for crashes, besides those at rungs.
+        search: strategy, budget, objective.
+        cost: "flops", or "seconds" as measured and given with each scale.
+        storage: folder or URI for experiment and checkpoints, reached by all nodes.
+        cluster: most resources that the cluster can ever have, for one that grows; by default what it has.
+        tracking: callbacks of Ray's to log to.
+        retries: how often a run starts again after a worker has died.
+        decay: of the learning rate at the end of the final run.
+    """
+
+    name: str = Field(default="pretrain", pattern=r"^[\w.-]+$")
+    data: Path
+    domains: list[str] | None = None
+    scales: list[ScaleSettings] = Field(min_length=1)
+    steps: list[int] = Field(min_length=1)
+    target: Target | None = None
+    batch_tokens: int = Field(gt=0)
+    sequence_length: int = Field(default=1024, gt=0)
+    lower: dict[str, float] = {}
+    upper: dict[str, float] = {}
+    max_repetition_ratio: float = Field(default=4.0, gt=0)
+    simulate_tokens: float | None = Field(default=None, gt=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    optimization: Optimization = Optimization()
+    execution: Execution = Execution()
+    validation_sequences: int = Field(default=64, gt=0)
+    checkpoint_every: int | None = Field(default=None, gt=0)
+    search: Search = Search()
+    cost: Literal["flops", "seconds"] = "flops"
+    storage: str = "results"
+    cluster: dict[str, float] | None = None
+    tracking: list[Literal["tensorboard", "wandb", "mlflow"]] = []
+    retries: int = Field(default=1, ge=0)
+    decay: Decay | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PretrainConfig:
+        if self.simulate_tokens is not None and self.simulate_tokens < self.target_tokens:
+            raise ValueError(
+                f"simulate_tokens={self.simulate_tokens:g} is less than the target's {self.target_tokens:g} tokens"
+            )
+        if self.cost == "seconds" and (missing := [s.name for s in self.scales if s.seconds_per_step is None]):
+            raise ValueError(f"cost: seconds needs the measured seconds_per_step of {', '.join(missing)}")
+        return self
+
+    @classmethod
+    def read(cls, path: Path) -> PretrainConfig:
+        """The configuration in a YAML file. Paths in it are relative to the working directory, and become absolute.
+
+        Raises:
+            ValueError: if the file cannot be read or used; the message says where.
+        """
+        if not path.is_file() or path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"There is no configuration {path}, or it is larger than {MAX_BYTES // 2**20} MiB.")
+        try:
+            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+            raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
+        if not isinstance(data, dict):
+            raise ValueError(f"{path} holds {type(data).__name__}, not the settings of a search.")
+        try:
+            config = cls.model_validate(data)
+        except ValidationError as error:
+            raise ValueError(f"{path}: {explain(error)}") from error
+        storage = config.storage if "://" in config.storage else str(Path(config.storage).resolve())
+        return config.model_copy(update={"data": config.data.resolve(), "storage": storage})
+
+    # -- what follows from it
+
+    @property
+    def target_steps(self) -> int:
+        """Steps of the target run."""
+        return self.steps[-1] if self.target is None else self.target.steps
+
+    @property
+    def target_tokens(self) -> int:
+        """Training tokens of the target run."""
+        return self.target_steps * self.batch_tokens
+
+    @property
+    def supply_fraction(self) -> float:
+        """Share of each domain that runs use."""
+        return 1.0 if self.simulate_tokens is None else self.target_tokens / self.simulate_tokens
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """Of the data."""
+        return Manifest.read(self.data)
+
+    @property
+    def mixed_domains(self) -> tuple[str, ...]:
+        """The domains to mix."""
+        return tuple(self.domains or self.manifest.domains)
+
+    @property
+    def objective(self) -> dict[str, float]:
+        """Weight of each metric."""
+        names = self.manifest.domains
+        return self.search.objective or {f"val_loss/{name}": 1 / len(names) for name in names}
+
+    def scale(self, name: str) -> ScaleSettings:
+        """The settings of a scale.
+
+        Raises:
+            ValueError: if there is none of that name.
+        """
+        found = [scale for scale in self.scales if scale.name == name]
+        if not found:
+            raise ValueError(f"There is no scale {name!r}: there are {', '.join(scale.name for scale in self.scales)}.")
+        return found[0]
+
+    def model_cost(self, scale: ScaleSettings) -> ModelCost:
+        """Parameters, operations and memory of a scale's model."""
+        from ray_mixopt.pretraining import model  # takes seconds to import, and the trials do without
+
+        vocab_size = self.manifest.tokenizer.vocab_size
+        return model.cost(scale.model_shape, vocab_size, self.sequence_length, scale.execution or self.execution)
+
+    @cached_property
+    def space(self) -> MixtureSpace:
+        """The search space, its caps from the supply of tokens.
+
+        Raises:
+            ValueError: if a domain is unknown, or the bounds leave no mixture.
+        """
+        domains = self.manifest.domains
+        if unknown := [name for name in (*self.mixed_domains, *self.lower, *self.upper) if name not in domains]:
+            raise ValueError(f"{self.data} has no domain {unknown[0]!r}: it has {', '.join(domains)}.")
+        scales = []
+        for scale in self.scales:
+            cost = self.model_cost(scale)
+            flops = cost.flops_per_token * self.batch_tokens
+            price = scale.seconds_per_step if self.cost == "seconds" else flops
+            scales.append(Scale(scale.name, cost_per_step=price or flops, parameters=cost.parameters))
+        return MixtureSpace(
+            domains=self.mixed_domains,
+            scales=tuple(scales),
+            steps=tuple(self.steps),
+            target=None if self.target is None else (self.target.scale, self.target.steps),
+            lower=self.lower,
+            upper=self.upper,
+            token_supply={name: self._usable(domains[name].train.tokens) for name in self.mixed_domains},
+            target_tokens=self.target_tokens,
+            max_epochs=self.max_repetition_ratio,
+        )
+
+    def _usable(self, tokens: int) -> float:
+        """Tokens of a domain that runs use: whole windows, and only a part of them in simulated epoching."""
+        windows = max(0, tokens - 1) // self.sequence_length
+        return float(max(1, math.ceil(windows * self.supply_fraction - 1e-9)) * self.sequence_length)
+
+    def run(self, mixture: Mapping[str, float], scale: str, steps: int, *, final: bool = False) -> Run:
+        """The settings of one training run.
+
+        Raises:
+            ValueError: if they make no sense.
+        """
+        settings = self.scale(scale)
+        optimization = self.optimization
+        if settings.learning_rate is not None:
+            optimization = optimization.model_copy(update={"learning_rate": settings.learning_rate})
+        fields: dict[str, Any] = {
+            "data": self.data,
+            "fingerprint": self.manifest.fingerprint,
+            "mixture": dict(mixture),
+            "shape": settings.model_shape,
+            "sequence_length": self.sequence_length,
+            "batch_tokens": self.batch_tokens,
+            "steps": steps,
+            "rungs": tuple(self.steps),
+            "seed": self.seed,
+            "optimization": optimization,
+            "decay": self.decay if final else None,
+            "execution": settings.execution or self.execution,
+            "validation_sequences": self.validation_sequences,
+            "max_repetition_ratio": self.max_repetition_ratio,
+            "supply_fraction": self.supply_fraction,
+            "checkpoint_every": self.checkpoint_every,
+        }
+        try:
+            return Run.model_validate(fields)
+        except ValidationError as error:
+            raise ValueError(explain(error)) from error
+
+    def check(self) -> None:
+        """Checks all that can be checked before a worker starts, without Ray.
+
+        Raises:
+            ValueError: for the first thing that does not fit; one sentence.
+        """
+        from ray_mixopt.optimizer import check_settings
+        from ray_mixopt.pretraining.train import open_data
+
+        space, search = self.space, self.search
+        check_settings(
+            mode=search.mode,
+            objective=search.objective,
+            strategy=search.strategy,
+            budget=search.budget,
+            seed=search.seed,
+        )
+        metrics = {f"val_loss/{name}" for name in self.manifest.domains} | {MEAN_LOSS, "train_loss"}
+        if unknown := sorted(set(self.objective) - metrics):
+            raise ValueError(f"No run reports the metric {unknown[0]!r}: there are {', '.join(sorted(metrics))}.")
+        for scale in self.scales:
+            run = self.run(space.named(space.uniform()), scale.name, self.target_steps)
+            if run.batch_sequences % scale.resources.workers:
+                raise ValueError(
+                    f"A step's {run.batch_sequences} sequences cannot be dealt out evenly to the "
+                    f"{scale.resources.workers} workers of scale {scale.name!r}."
+                )
+        open_data(run)
+        if self.decay is not None and self.decay.steps > self.target_steps:
+            raise ValueError(f"decay.steps={self.decay.steps} is more than the target's {self.target_steps} steps.")
+        for name in self.tracking:
+            if find_spec(_TRACKERS[name]) is None:
+                raise ValueError(f"tracking with {name} needs a package: pip install {_TRACKERS[name]}.")
+        if self.cluster is not None:
+            check_resources(self.scales, self.cluster)
+
+
+def check_resources(scales: list[ScaleSettings], ceiling: Mapping[str, float]) -> None:
+    """Checks that every scale fits the resources that there can ever be.
+
+    Raises:
+        ValueError: naming the scale, what it needs and what there is.
+    """
+    for scale in scales:
+        for kind, needed in scale.resources.total.items():
+            available = ceiling.get(kind, 0.0)
+            if needed > available:
+                raise ValueError(
+                    f"Scale {scale.name!r} needs {needed:g} {kind} for {scale.resources.workers} workers, the cluster "
+                    f"has {available:g} at most: lower its resources, or say with `cluster` how far it can grow."
+                )

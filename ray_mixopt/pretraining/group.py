@@ -1,0 +1,188 @@
+"""A group of Ray Train workers that trains one run to its last rung, watched from a trial of Ray Tune.
+
+The group lives in a ``TorchTrainer``, in a thread of the trial's process. Its reports come through a queue. The
+controller of the group announces itself there too, so that a run can be aborted and its resources are free at once:
+left to themselves they would stay taken for a while, or for good in a Ray without dashboard.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train.torch import TorchTrainer, get_device
+from ray.train.v2._internal.execution.callback import ControllerCallback
+from ray.util.queue import Empty, Queue
+
+from ray_mixopt.pretraining.session import Write
+from ray_mixopt.pretraining.settings import Resources, Run
+
+_POLL_SECONDS = 0.5
+_ABORT_SECONDS = 60
+_RUNG = "rung"  # marks the reports that Tune is to see, apart from checkpoints for crashes
+
+
+class TrainingGroup:
+    """Starts the training of a run, in the background.
+
+    Args:
+        run: what to train; it goes on from the newest checkpoint under the same name and storage.
+        name: of the run.
+        storage: folder or URI that all nodes reach.
+        resources: of its workers.
+        seen: the last step whose report is known already.
+        retries: how often to start again after a worker has died.
+    """
+
+    def __init__(
+        self, run: Run, *, name: str, storage: str, resources: Resources, seen: int = 0, retries: int = 1
+    ) -> None:
+        self._queue = Queue(actor_options={"num_cpus": 0})
+        self._controller: Any = None
+        self._error: BaseException | None = None
+        per_worker = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
+        self._trainer = TorchTrainer(
+            _work,
+            train_loop_config={"run": run.model_dump_json(), "seen": seen},
+            scaling_config=ScalingConfig(
+                num_workers=resources.workers,
+                use_gpu=resources.gpus_per_worker > 0,
+                resources_per_worker={kind: amount for kind, amount in per_worker.items() if amount},
+            ),
+            run_config=RunConfig(
+                name=name,
+                storage_path=storage,
+                callbacks=[_Forward(self._queue), _Announce(self._queue)],  # type: ignore[list-item]
+                failure_config=FailureConfig(max_failures=retries),
+                checkpoint_config=CheckpointConfig(num_to_keep=1),
+            ),
+        )
+        self._thread = threading.Thread(target=self._fit, name=f"train-{name}", daemon=True)
+        self._thread.start()
+
+    def next_report(self) -> dict[str, Any]:
+        """Waits for the report of the next rung.
+
+        Raises:
+            RuntimeError: if the training ended without one.
+            Exception: what ended the training, if it broke down.
+        """
+        while True:
+            alive = self._thread.is_alive()
+            try:
+                kind, content = self._queue.get(timeout=_POLL_SECONDS)
+            except Empty:
+                if alive:
+                    continue
+                if self._error is not None:
+                    raise self._error from None
+                raise RuntimeError("The training ended before its last rung, without an error.") from None
+            if kind == "report":
+                return content
+            self._controller = content
+
+    def join(self) -> None:
+        """Waits until the run has ended and its resources are free.
+
+        Raises:
+            Exception: what ended the training, if it broke down.
+        """
+        self._thread.join()
+        self._queue.shutdown(force=True)
+        if self._error is not None:
+            raise self._error
+
+    def abort(self) -> None:
+        """Ends the run on the spot and frees its resources."""
+        with contextlib.suppress(Exception):  # the controller's death is the answer to this call
+            while self._controller is None and self._thread.is_alive():
+                kind, content = self._queue.get(timeout=_ABORT_SECONDS)
+                self._controller = content if kind == "controller" else None
+            if self._thread.is_alive():
+                ray.get(self._controller.abort.remote(), timeout=_ABORT_SECONDS)
+        self._thread.join(_ABORT_SECONDS)
+        self._queue.shutdown(force=True)
+
+    def _fit(self) -> None:
+        try:
+            self._trainer.fit()
+        except BaseException as error:
+            self._error = error
+
+
+class _Forward(UserCallback):
+    """Puts the reports of rungs into a queue; runs in the group's controller."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        report = dict(metrics[0])
+        if report.pop(_RUNG, False):
+            self._queue.put(("report", report))
+
+
+class _Announce(ControllerCallback):
+    """Puts the group's controller into a queue, as soon as it runs."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        self._queue.put(("controller", ray.get_runtime_context().current_actor))
+
+
+class RaySession:
+    """A session among the workers of Ray Train: it keeps the checkpoints, and finds the newest after a restart.
+
+    Args:
+        seen: the last step whose report is known already.
+    """
+
+    def __init__(self, seen: int) -> None:
+        self._seen = seen
+
+    @contextlib.contextmanager
+    def last_checkpoint(self) -> Iterator[Path | None]:
+        """The newest checkpoint of this run."""
+        found = ray.train.get_checkpoint()
+        if found is None:
+            yield None
+            return
+        with found.as_directory() as folder:
+            yield Path(folder)
+
+    def report(self, metrics: Mapping[str, float], write: Write | None) -> None:
+        """Reports a rung, unless that is known."""
+        if metrics["step"] > self._seen:
+            self._seen = int(metrics["step"])
+            _report({**metrics, _RUNG: True}, write)
+
+    def checkpoint(self, step: int, write: Write) -> None:
+        """Keeps a checkpoint between two rungs."""
+        _report({"step": step}, write)
+
+
+def _report(metrics: dict[str, Any], write: Write | None) -> None:
+    if write is None:
+        ray.train.report(metrics)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder))
+        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+def _work(config: dict[str, Any]) -> None:
+    """What every worker does."""
+    from ray_mixopt.pretraining.train import train  # takes seconds to import, which only the workers need
+    from ray_mixopt.pretraining.workers import Workers
+
+    run = Run.model_validate_json(config["run"])
+    train(run, RaySession(config["seen"]), Workers.current(get_device()))

@@ -1,0 +1,202 @@
+"""``manifest.json``: what a folder of token shards holds.
+
+A folder has one sub-folder a domain with shards of its training and its validation tokens. A shard is a run of
+little-endian ``uint16`` or ``uint32`` token ids in a file: a headerless file as a whole, or a part of a file with a
+header, such as a true NPY file. The manifest names them all, with sizes and checksums; its fingerprint stands for the
+data as a whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+MANIFEST = "manifest.json"
+VERSION = 1
+MAX_BYTES = 64 * 2**20
+MAX_DOMAINS = 1000
+MAX_SHARDS = 100_000
+
+SPLITS = ("train", "val")
+
+
+def _inside(path: str) -> str:
+    parts = PurePosixPath(path)
+    if not path or parts.is_absolute() or ".." in parts.parts or "\\" in path or "\0" in path:
+        raise ValueError(f"the path {path!r} leads out of the folder of the manifest")
+    return path
+
+
+RelativePath = Annotated[str, StringConstraints(max_length=1024), AfterValidator(_inside)]
+Checksum = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+DomainName = Annotated[str, StringConstraints(pattern=r"^[^/\\\s\x00-\x1f.][^/\\\x00-\x1f]{0,127}$")]
+
+
+def check_domain(name: str) -> None:
+    """Checks that a domain can have this name, which is also a folder's.
+
+    Raises:
+        ValueError: if it cannot.
+    """
+    try:
+        TypeAdapter(DomainName).validate_python(name)
+    except ValidationError as error:
+        raise ValueError(f"A domain is also a folder: {name!r} cannot be its name.") from error
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Shard(_Model):
+    """A run of tokens in a file.
+
+    Args:
+        path: of the file, relative to the folder.
+        offset: bytes before the first token.
+        tokens: number of tokens.
+        sha256: of the bytes of these tokens.
+    """
+
+    path: RelativePath
+    offset: int = Field(default=0, ge=0)
+    tokens: int = Field(gt=0)
+    sha256: Checksum
+
+
+class Split(_Model):
+    """The shards of one domain for training or for validation; ``documents`` where they were counted."""
+
+    documents: int | None = Field(default=None, ge=0)
+    shards: list[Shard] = Field(max_length=MAX_SHARDS)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in all shards."""
+        return sum(shard.tokens for shard in self.shards)
+
+
+class Domain(_Model):
+    """Training and validation tokens of one domain."""
+
+    train: Split
+    val: Split
+
+
+class TokenizerCard(_Model):
+    """Which tokenizer made the tokens.
+
+    Args:
+        kind: "bytes", "json" (``path`` is a file of the ``tokenizers`` library), or "unknown" (made elsewhere).
+        vocab_size: token ids are below it.
+        eos_id: id that ends every document, if there is one.
+        path: of the tokenizer's file, relative to the folder.
+        sha256: of that file.
+    """
+
+    kind: Literal["bytes", "json", "unknown"]
+    vocab_size: int = Field(gt=0, le=2**32)
+    eos_id: int | None = Field(default=None, ge=0)
+    path: RelativePath | None = None
+    sha256: Checksum | None = None
+
+
+class Manifest(_Model):
+    """The contents of a folder of token shards."""
+
+    version: Literal[1]
+    dtype: Literal["uint16", "uint32"]
+    tokenizer: TokenizerCard
+    domains: dict[DomainName, Domain] = Field(min_length=1, max_length=MAX_DOMAINS)
+    fingerprint: Checksum
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_version(cls, data: object) -> object:
+        if isinstance(data, dict) and data.get("version") != VERSION:
+            raise ValueError(f"it has version {data.get('version')!r}, this release reads {VERSION}")
+        return data
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Manifest:
+        if self.tokenizer.vocab_size > np.iinfo(self.dtype).max + 1:
+            raise ValueError(f"a vocabulary of {self.tokenizer.vocab_size} tokens does not fit {self.dtype}")
+        if self.tokenizer.eos_id is not None and self.tokenizer.eos_id >= self.tokenizer.vocab_size:
+            raise ValueError(f"eos_id {self.tokenizer.eos_id} is beyond the {self.tokenizer.vocab_size} tokens")
+        for name, domain in self.domains.items():
+            for label in SPLITS:
+                if not getattr(domain, label).shards:
+                    raise ValueError(f"the domain {name!r} is empty: it has no {label} tokens")
+        if self.fingerprint != fingerprint(self.model_dump()):
+            raise ValueError("its fingerprint does not fit its contents: it was edited or is damaged; prepare again")
+        return self
+
+    @classmethod
+    def of(cls, *, dtype: str, tokenizer: TokenizerCard, domains: dict[str, Domain]) -> Manifest:
+        """The manifest of these domains, with its fingerprint.
+
+        Raises:
+            ValueError: if they make no valid manifest.
+        """
+        content = {
+            "version": VERSION,
+            "dtype": dtype,
+            "tokenizer": tokenizer.model_dump(),
+            "domains": {name: domain.model_dump() for name, domain in domains.items()},
+        }
+        return _validated({**content, "fingerprint": fingerprint(content)}, "The data")
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """The manifest of a folder.
+
+        Raises:
+            ValueError: if there is none, or it is malformed; the message says what and where.
+        """
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise ValueError(f"{folder} holds no {MANIFEST}: make it with `ray-mixopt prepare`.")
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"{path} is larger than {MAX_BYTES // 2**20} MiB: it is no manifest of ours.")
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is not JSON: {error}.") from error
+        return _validated(data, str(path))
+
+    def write(self, folder: Path) -> None:
+        """Writes the manifest, all of it or nothing."""
+        temporary = folder / f".{MANIFEST}.tmp"
+        temporary.write_text(json.dumps(self.model_dump(), indent=1, ensure_ascii=False), encoding="utf-8")
+        os.replace(temporary, folder / MANIFEST)
+
+
+def fingerprint(content: dict[str, object]) -> str:
+    """SHA-256 of a manifest's contents, which hold the checksums of all shards."""
+    plain = {key: value for key, value in content.items() if key != "fingerprint"}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def _validated(data: object, what: str) -> Manifest:
+    try:
+        return Manifest.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        message = first["msg"].removeprefix("Value error, ")
+        raise ValueError(f"{what} cannot be used: {where + ': ' if where else ''}{message}.") from error

@@ -1,0 +1,230 @@
+"""The search by pre-training: Ray Tune over ``PretrainTrainable``, and the final run."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import ray
+from pyarrow import fs
+from ray import tune
+from ray.tune.experiment import Trial
+
+from ray_mixopt.optimizer import MixtureOptimizer
+from ray_mixopt.pretraining.config import MEAN_LOSS, PretrainConfig, check_resources
+from ray_mixopt.pretraining.group import TrainingGroup
+from ray_mixopt.pretraining.permutation import key_seed
+from ray_mixopt.pretraining.session import check_writable
+from ray_mixopt.pretraining.trainable import PretrainTrainable, runs_storage
+from ray_mixopt.replay import Watch
+from ray_mixopt.restoration import restore
+from ray_mixopt.scheduler import MixOptScheduler
+from ray_mixopt.searcher import MixOptSearcher
+
+DRIVER_NODE = "mixopt_driver"  # custom resource of a node that stays, see cluster.yaml
+_ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new output reports every error even with verbose=0
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "30",  # after Ctrl-C: a trial hears of it at its next rung only
+}
+_TRIALS = 10_000  # that fit on such a node
+_TRIAL_CPU = 0.01  # of a trial where there is none: it only waits for its workers
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOutcome:
+    """What a search left behind.
+
+    Attributes:
+        searcher: with its history and recommendation.
+        errors: of trials that failed.
+        interrupted: whether Ctrl-C ended it.
+    """
+
+    searcher: MixOptSearcher
+    errors: tuple[str, ...]
+    interrupted: bool
+
+
+def experiment_path(config: PretrainConfig) -> str:
+    """Folder or URI of the Tune experiment."""
+    return f"{config.storage.rstrip('/')}/{config.name}"
+
+
+def check_storage(config: PretrainConfig) -> None:
+    """Checks that the storage can be written to.
+
+    Raises:
+        ValueError: if not.
+    """
+    if "://" not in config.storage:
+        check_writable(Path(config.storage))
+        return
+    try:
+        filesystem, path = fs.FileSystem.from_uri(config.storage)
+        probe = f"{path.rstrip('/')}/.{config.name}-{uuid4().hex}"
+        filesystem.create_dir(path, recursive=True)
+        with filesystem.open_output_stream(probe) as stream:
+            stream.write(b"")
+        filesystem.delete_file(probe)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{config.storage} cannot be written to: {error}.") from error
+
+
+def exists(config: PretrainConfig) -> bool:
+    """Whether the storage holds an experiment of that name already."""
+    filesystem, path = fs.FileSystem.from_uri(experiment_path(config))
+    return filesystem.get_file_info(f"{path}/tuner.pkl").type != fs.FileType.NotFound
+
+
+def search(
+    config: PretrainConfig, watch: Callable[[MixtureOptimizer], None] = lambda optimizer: None, *, resume: bool = False
+) -> SearchOutcome:
+    """Searches to the end of the budget, or until Ctrl-C, on the Ray that is there or one of this machine's own.
+
+    Ctrl-C is Tune's to handle: it leaves the experiment such that it can be resumed.
+
+    Args:
+        config: a checked configuration.
+        watch: called after each step of Tune's loop with the optimizer as it stands.
+        resume: whether to go on with the experiment in the storage; budget, objective and the like are its own.
+
+    Raises:
+        ValueError: if a scale does not fit the cluster.
+        ray.tune.error.TuneError: if the search itself breaks down.
+    """
+    with cluster() as ceiling:
+        check_resources(config.scales, config.cluster or ceiling)
+        trainable = tune.with_resources(
+            tune.with_parameters(PretrainTrainable, settings=config.model_dump_json()), _trial_resources(ceiling)
+        )
+        if resume:
+            tuner = restore(experiment_path(config), trainable)
+            results = tuner.fit()
+            searcher = MixOptSearcher.load(experiment_path(config))
+        else:
+            searcher = MixOptSearcher(
+                objective=config.objective,
+                strategy=config.search.strategy,
+                budget=config.search.budget * config.space.target_cost,
+                seed=config.search.seed,
+            )
+            tuner = tune.Tuner(
+                trainable,
+                param_space=config.space.param_space(),
+                tune_config=tune.TuneConfig(
+                    metric=MEAN_LOSS,
+                    mode=config.search.mode,
+                    search_alg=searcher,
+                    scheduler=MixOptScheduler(),
+                    num_samples=-1,
+                    max_concurrent_trials=config.search.concurrency or _concurrency(config, ceiling),
+                    reuse_actors=True,  # a new process takes seconds
+                    trial_dirname_creator=_trial_id,
+                ),
+                run_config=tune.RunConfig(
+                    name=config.name,
+                    storage_path=config.storage,
+                    verbose=0,
+                    callbacks=[Watch(searcher, watch), *_trackers(config)],
+                    failure_config=tune.FailureConfig(max_failures=2),  # of the trial's own process or node
+                ),
+            )
+            results = tuner.fit()
+    unfinished = results.num_terminated + results.num_errors < len(results)
+    return SearchOutcome(searcher=searcher, errors=tuple(map(str, results.errors)), interrupted=unfinished)
+
+
+def final_run(config: PretrainConfig, mixture: Mapping[str, float]) -> Iterator[dict[str, Any]]:
+    """Trains the target with a mixture, with the decay of the learning rate; yields the reports of its rungs.
+
+    Raises:
+        ValueError: if the target's scale does not fit the cluster.
+    """
+    scale = config.scale(config.space.target_scale)
+    run = config.run(mixture, scale.name, config.target_steps, final=True)
+    with cluster() as ceiling:
+        check_resources([scale], config.cluster or ceiling)
+        group = TrainingGroup(
+            run,
+            name=f"final-{key_seed(run.model_dump_json()):032x}"[:18],  # another mixture is another run
+            storage=runs_storage(config),
+            resources=scale.resources,
+            retries=config.retries,
+        )
+        ended = False
+        try:
+            while not ended:
+                report = group.next_report()
+                ended = report["step"] >= run.steps or not all(map(math.isfinite, report.values()))
+                yield report
+        finally:
+            if ended:
+                group.join()
+            else:
+                group.abort()
+
+
+@contextlib.contextmanager
+def cluster() -> Iterator[dict[str, float]]:
+    """A Ray to run on: the one at RAY_ADDRESS, or one of this machine's own; gives what workers can have of it."""
+    started = not ray.is_initialized()
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if started:
+        address = None if "RAY_ADDRESS" in os.environ else "local"  # "local": never someone else's on this machine
+        own: dict[str, Any] = {"resources": {DRIVER_NODE: _TRIALS}} if address == "local" else {}
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **own)
+    try:
+        resources = ray.cluster_resources()
+        if DRIVER_NODE not in resources:
+            resources["CPU"] = resources.get("CPU", 0.0) - _TRIAL_CPU  # what is left for the workers of a trial
+        yield resources
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _trial_resources(ceiling: Mapping[str, float]) -> dict[str, float]:
+    """What a trial holds while its workers train; on the node for drivers, if there is one."""
+    return {DRIVER_NODE: 1} if DRIVER_NODE in ceiling else {"CPU": _TRIAL_CPU}
+
+
+def _concurrency(config: PretrainConfig, ceiling: Mapping[str, float]) -> int:
+    """How many groups of the smallest scale fit at a time."""
+    ceiling = config.cluster or ceiling
+    fits = [
+        min(int(ceiling.get(kind, 0.0) / amount) for kind, amount in scale.resources.total.items())
+        for scale in config.scales
+    ]
+    return max(1, *fits)
+
+
+def _trackers(config: PretrainConfig) -> list[Any]:
+    """Ray's callbacks for the tracking services in the configuration."""
+    trackers: list[Any] = []
+    for name in config.tracking:
+        if name == "wandb":
+            from ray.air.integrations.wandb import WandbLoggerCallback
+
+            trackers.append(WandbLoggerCallback(project=config.name))
+        elif name == "mlflow":
+            from ray.air.integrations.mlflow import MLflowLoggerCallback
+
+            trackers.append(MLflowLoggerCallback(experiment_name=config.name))
+        else:
+            from ray.tune.logger import TBXLoggerCallback
+
+            trackers.append(TBXLoggerCallback())
+    return trackers
+
+
+def _trial_id(trial: Trial) -> str:
+    return trial.trial_id

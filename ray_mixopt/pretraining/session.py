@@ -1,0 +1,100 @@
+"""Where a training loop gets its last checkpoint from, and where its reports and checkpoints go."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from ray_mixopt.pretraining.workers import Workers
+
+REPORTS = "reports.jsonl"
+
+Write = Callable[[Path], None]
+"""Writes a checkpoint into a folder; all workers call it together."""
+
+
+class Session(Protocol):
+    """The surroundings of a training loop; all workers call each method together."""
+
+    def last_checkpoint(self) -> AbstractContextManager[Path | None]:
+        """The folder of the newest checkpoint, as long as the context lasts; None where there is none."""
+        ...
+
+    def report(self, metrics: Mapping[str, float], write: Write | None) -> None:
+        """Takes in the report of a rung, unless it has it already; with a checkpoint unless the run has diverged."""
+        ...
+
+    def checkpoint(self, step: int, write: Write) -> None:
+        """Takes in a checkpoint between two rungs, for crashes."""
+        ...
+
+
+class FolderSession:
+    """A session in a folder: ``reports.jsonl``, and the newest checkpoint as ``step-<number>``.
+
+    Args:
+        folder: shared by all workers.
+        workers: of the run.
+        echo: called with every report, on one worker.
+    """
+
+    def __init__(self, folder: Path, workers: Workers, echo: Callable[[Mapping[str, float]], None]) -> None:
+        self._folder, self._workers, self._echo = folder, workers, echo
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @contextlib.contextmanager
+    def last_checkpoint(self) -> Iterator[Path | None]:
+        """The newest whole checkpoint."""
+        yield max(self._whole(), default=None, key=lambda path: path.name)
+
+    def report(self, metrics: Mapping[str, float], write: Write | None) -> None:
+        """Appends the report, and keeps its checkpoint as the newest."""
+        if write is not None:
+            self.checkpoint(int(metrics["step"]), write)
+        if self._workers.rank == 0 and int(metrics["step"]) not in self._reported():
+            with (self._folder / REPORTS).open("a") as file:
+                file.write(json.dumps(dict(metrics)) + "\n")
+            self._echo(metrics)
+
+    def checkpoint(self, step: int, write: Write) -> None:
+        """Keeps a checkpoint and removes the one before."""
+        target = self._folder / f"step-{step:09d}"
+        if self._workers.rank == 0:
+            shutil.rmtree(target, ignore_errors=True)
+        self._workers.wait()
+        write(target)
+        if self._workers.rank == 0:
+            for path in self._folder.glob("step-*"):
+                if path != target:
+                    shutil.rmtree(path)
+        self._workers.wait()
+
+    def _reported(self) -> set[int]:
+        path = self._folder / REPORTS
+        return {json.loads(line)["step"] for line in path.read_text().splitlines()} if path.exists() else set()
+
+    def _whole(self) -> list[Path]:
+        from ray_mixopt.pretraining.checkpoint import RUN
+
+        return [path for path in self._folder.glob("step-*") if (path / RUN).is_file()]
+
+
+def check_writable(folder: Path) -> None:
+    """Checks that checkpoints can be written to a folder, which is made if need be.
+
+    Raises:
+        ValueError: if not.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be written to: {error.strerror or error}.") from error

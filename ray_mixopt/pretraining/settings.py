@@ -1,0 +1,186 @@
+"""Settings of a training run, validated; they travel as plain JSON from the driver to the workers."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, and unknown names are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Shape(Settings):
+    """Shape of an OLMo 2 model.
+
+    Args:
+        d_model: width of the residual stream.
+        heads: attention heads.
+        layers: transformer blocks.
+        mlp_ratio: width of the SwiGLU layer's two halves together, in units of ``d_model``.
+        tie_embeddings: whether input and output embeddings are one matrix.
+    """
+
+    d_model: int = Field(gt=0, le=2**16)
+    heads: int = Field(gt=0, le=1024)
+    layers: int = Field(gt=0, le=1024)
+    mlp_ratio: float = Field(default=8, gt=0)
+    tie_embeddings: bool = True
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Shape:
+        if self.d_model % self.heads or self.d_model // self.heads % 2:
+            raise ValueError(f"d_model={self.d_model} is no even multiple of heads={self.heads}")
+        return self
+
+
+class Optimization(Settings):
+    """AdamW and the learning rate, by default as in the paper, arXiv 2503.21023.
+
+    The rate warms up over ``warmup_steps`` and then stays: a run to 1,000 steps is then a part of one to 2,000. A decay
+    to ``final_share`` of the rate, linear over the last ``decay_steps``, is for the final run alone.
+    """
+
+    learning_rate: float = Field(default=6e-4, gt=0)
+    warmup_steps: int = Field(default=2000, ge=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    epsilon: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.1, ge=0)
+    clip: float = Field(default=1.0, gt=0)
+
+
+class Decay(Settings):
+    """The end of the final run: the rate falls linearly over the last ``steps`` to ``final_share`` of itself."""
+
+    steps: int = Field(gt=0)
+    final_share: float = Field(default=0.1, ge=0, le=1)
+
+
+class Execution(Settings):
+    """How a run is computed; none of it changes what is computed, up to rounding.
+
+    Args:
+        parallel: "ddp" holds the model on every worker, "fsdp" (FSDP2) a part of it.
+        precision: "bf16" computes in bfloat16 with weights and optimizer in float32.
+        compile: whether to compile the model with ``torch.compile``.
+        activation_checkpointing: whether to compute activations again rather than to keep them.
+        micro_batch: most sequences that a worker computes at a time.
+        peak_flops: floating-point operations a second that one device can do, for the MFU; without it there is none.
+    """
+
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
+    activation_checkpointing: bool = False
+    micro_batch: int = Field(default=8, gt=0)
+    peak_flops: float | None = Field(default=None, gt=0)
+
+
+class Run(Settings):
+    """One training run.
+
+    Args:
+        data: folder of token shards, at the same path on every worker.
+        fingerprint: of the manifest that the run was planned with; workers refuse other data.
+        mixture: share of the training tokens by domain; normalised here.
+        shape: of the model.
+        sequence_length: tokens of a sequence.
+        batch_tokens: tokens of one step on all workers together.
+        steps: the run ends after so many.
+        rungs: steps at which it reports; ``steps`` itself is one in any case.
+        seed: of the initial weights and the order of the data.
+        validation_sequences: windows of each domain that the validation loss is measured on.
+        max_repetition_ratio: most passes over the training tokens of a domain.
+        supply_fraction: share of each domain to use at all; see ``sampler.Mixture``.
+        checkpoint_every: steps between checkpoints for crashes, besides those at the rungs.
+        log_every: steps between looks at the loss, which notice when it is not finite.
+    """
+
+    version: Literal[1] = 1
+    data: Path
+    fingerprint: str | None = None
+    mixture: dict[str, float] = Field(min_length=1)
+    shape: Shape
+    sequence_length: int = Field(default=1024, gt=0)
+    batch_tokens: int = Field(gt=0)
+    steps: int = Field(gt=0)
+    rungs: tuple[int, ...] = ()
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    optimization: Optimization = Optimization()
+    decay: Decay | None = None
+    execution: Execution = Execution()
+    validation_sequences: int = Field(default=64, gt=0)
+    max_repetition_ratio: float | None = Field(default=None, gt=0)
+    supply_fraction: float = Field(default=1.0, gt=0, le=1)
+    checkpoint_every: int | None = Field(default=None, gt=0)
+    log_every: int = Field(default=10, gt=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _normalised(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("mixture"), dict):
+            shares = {str(name): float(share) for name, share in data["mixture"].items()}
+            total = sum(shares.values())
+            if not all(map(math.isfinite, shares.values())) or min(shares.values(), default=0) < 0 or total <= 0:
+                raise ValueError(f"shares must be finite, not negative and not all zero, got {shares}")
+            exact = abs(total - 1) < 1e-12
+            data = data | {"mixture": shares if exact else {name: share / total for name, share in shares.items()}}
+        return data
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Run:
+        if self.batch_tokens % self.sequence_length:
+            raise ValueError(
+                f"batch_tokens={self.batch_tokens} is no whole number of sequences of {self.sequence_length} tokens"
+            )
+        if self.decay is not None and self.decay.steps > self.steps:
+            raise ValueError(f"decay.steps={self.decay.steps} is more than the run's {self.steps} steps")
+        return self
+
+    @property
+    def batch_sequences(self) -> int:
+        """Sequences of one step on all workers together."""
+        return self.batch_tokens // self.sequence_length
+
+    @property
+    def reports(self) -> tuple[int, ...]:
+        """Steps at which the run reports, ascending; the last one is ``steps``."""
+        return tuple(sorted({rung for rung in self.rungs if 0 < rung < self.steps} | {self.steps}))
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that a checkpoint must have in common with the run that goes on from it, JSON-able."""
+        kept = ("mixture", "shape", "sequence_length", "batch_tokens", "seed", "optimization", "supply_fraction")
+        return self.model_dump(mode="json", include=set(kept))
+
+
+class Resources(Settings):
+    """The workers of one run.
+
+    Args:
+        workers: how many train one model together.
+        cpus_per_worker: of each.
+        gpus_per_worker: of each; 1 for training on GPUs.
+    """
+
+    workers: int = Field(default=1, gt=0)
+    cpus_per_worker: float = Field(default=1, gt=0)
+    gpus_per_worker: int = Field(default=0, ge=0, le=1)
+
+    @property
+    def total(self) -> dict[str, float]:
+        """What all workers need, by Ray's names."""
+        each = {"CPU": self.cpus_per_worker, "GPU": float(self.gpus_per_worker)}
+        return {kind: self.workers * amount for kind, amount in each.items() if amount}
+
+
+def explain(error: ValidationError) -> str:
+    """The first thing that is wrong with settings, in one sentence."""
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where + ': ' if where else ''}{first['msg'].removeprefix('Value error, ')}."

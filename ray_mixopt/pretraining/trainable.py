@@ -1,0 +1,110 @@
+"""Real pre-training as a Ray Tune trainable: one ``step()`` trains to the next rung and reports it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from ray_mixopt.pretraining.config import MEAN_LOSS, PretrainConfig
+from ray_mixopt.pretraining.group import TrainingGroup
+
+RUNS = "runs"
+_CHECKPOINT_FILE = "training_run.json"
+
+
+class PretrainTrainable(tune.Trainable):
+    """Trains a model with a group of Ray Train workers that is sized by its scale.
+
+    Use it as ``tune.with_parameters(PretrainTrainable, settings=...)`` with a ``PretrainConfig`` as JSON. The trial
+    itself needs next to no resources: the workers have their own, from the rung before to the rung at which the trial
+    is paused or ends. They are given back before Tune hears of that rung.
+
+    The configuration holds ``mixture`` (non-negative weights by domain, normalised here), ``scale`` and ``steps``; for
+    ``continuable`` see ``MixOptScheduler``. Each report holds ``step`` and what ``train`` says, and ``mean_loss``, the
+    mean of the domains' validation losses. The checkpoint is only a pointer: the weights are with Ray Train, under the
+    trial's id, in the experiment's storage.
+
+    Raises:
+        ValueError: if the configuration lacks one of its keys, or does not fit the settings.
+    """
+
+    _reached: int
+    _report: dict[str, Any] | None
+
+    def setup(self, config: dict[str, Any], settings: str = "") -> None:
+        """Prepares the run that ``config`` describes."""
+        self._group: TrainingGroup | None = None
+        self._settings = PretrainConfig.model_validate_json(settings)
+        self._begin(config)
+
+    def step(self) -> dict[str, Any]:
+        """Trains to the next rung."""
+        if self._report is not None and (self._reached >= self._steps or _diverged(self._report)):
+            return {**self._report, "done": True}  # neither paused nor given more steps
+        if self._group is None:
+            run = self._settings.run(self._mixture, self._scale, self._steps)
+            self._group = TrainingGroup(
+                run,
+                name=self.trial_id,
+                storage=runs_storage(self._settings),
+                resources=self._settings.scale(self._scale).resources,
+                seen=self._reached,
+                retries=self._settings.retries,
+            )
+        report = self._group.next_report()
+        losses = [value for name, value in report.items() if name.startswith("val_loss/")]
+        self._report = {**report, MEAN_LOSS: sum(losses) / len(losses)}
+        self._reached = int(report["step"])
+        diverged = _diverged(self._report)
+        if self._reached >= self._steps or diverged:
+            group, self._group = self._group, None
+            group.join()  # the workers are gone before Tune hears of it
+        end = max(self._steps, self._settings.steps[-1]) if self._continuable else self._steps
+        return {**self._report, "done": self._reached >= end or diverged}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Writes how far the run is; the weights are in Ray Train's storage."""
+        content = {"step": self._reached, "report": self._report}
+        Path(checkpoint_dir, _CHECKPOINT_FILE).write_text(json.dumps(content))
+
+    def load_checkpoint(self, checkpoint: str) -> None:  # type: ignore[override]
+        """Goes on from a checkpoint directory."""
+        content = json.loads(Path(checkpoint, _CHECKPOINT_FILE).read_text())
+        self._reached, self._report = int(content["step"]), content["report"]
+
+    def cleanup(self) -> None:
+        """Ends the workers, if there are any, and gives back their resources."""
+        if self._group is not None:
+            group, self._group = self._group, None
+            group.abort()
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Turns this process to another run."""
+        self.cleanup()
+        self._begin(new_config)
+        return True
+
+    def _begin(self, config: Mapping[str, Any]) -> None:
+        missing = [key for key in ("mixture", "scale", "steps") if key not in config]
+        if missing:
+            raise ValueError(f"The configuration of a run lacks {', '.join(missing)}: it has {sorted(config)}.")
+        # Searchers built on NumPy put its scalars, str_ and int64, into configurations.
+        self._mixture = {str(name): float(share) for name, share in config["mixture"].items()}
+        self._scale = str(config["scale"])
+        self._steps = int(config["steps"])
+        self._continuable = bool(config.get("continuable", False))
+        self._reached, self._report = 0, None
+
+
+def runs_storage(settings: PretrainConfig) -> str:
+    """Where Ray Train keeps the checkpoints of all runs of a search."""
+    return f"{settings.storage.rstrip('/')}/{settings.name}/{RUNS}"
+
+
+def _diverged(report: Mapping[str, Any]) -> bool:
+    return not math.isfinite(report[MEAN_LOSS])

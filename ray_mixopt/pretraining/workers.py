@@ -1,0 +1,134 @@
+"""The processes that train one model together: who they are, and how they share the work."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from ray_mixopt.pretraining.settings import Execution, Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """This process among those that train together.
+
+    Args:
+        rank: number of this process.
+        world: number of processes.
+        device: on which this one computes.
+    """
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @classmethod
+    def current(cls, device: torch.device) -> Workers:
+        """What ``torch.distributed`` says, or a single process where it was not set up."""
+        if not dist.is_initialized():
+            return cls(rank=0, world=1, device=device)
+        return cls(rank=dist.get_rank(), world=dist.get_world_size(), device=device)
+
+    def micro_batches(self, run: Run) -> tuple[int, int]:
+        """Number of micro-batches of a step, and sequences in each.
+
+        Raises:
+            ValueError: if the sequences of a step cannot be dealt out evenly.
+        """
+        if run.batch_sequences % self.world:
+            raise ValueError(
+                f"A step's {run.batch_sequences} sequences cannot be dealt out to {self.world} workers evenly: change "
+                "batch_tokens or workers."
+            )
+        mine = run.batch_sequences // self.world
+        size = max(n for n in range(1, min(run.execution.micro_batch, mine) + 1) if mine % n == 0)
+        return mine // size, size
+
+    def total(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum over all workers, of the same shape."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
+
+    def wait(self) -> None:
+        """Waits until all are here."""
+        if self.world > 1:
+            dist.barrier()
+
+
+@contextlib.contextmanager
+def torchrun_group() -> Iterator[torch.device]:
+    """Joins the processes that torchrun started, or none; gives the device of this one."""
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    if "RANK" not in os.environ:
+        yield device
+        return
+    dist.init_process_group("nccl" if cuda else "gloo")
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
+
+
+def distribute(model: Any, workers: Workers, execution: Execution) -> nn.Module:
+    """The model as it is trained: on the device, compiled, and shared out among the workers."""
+    model.to(workers.device)
+    if execution.activation_checkpointing:
+        enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)  # its old name
+        enable({"use_reentrant": False})
+    if execution.compile:
+        for layer in model.model.layers:  # one compilation serves them all, and FSDP gathers them one by one
+            layer.compile()
+    if execution.parallel == "fsdp" and dist.is_initialized():
+        mesh = init_device_mesh(workers.device.type, (workers.world,))
+        low = torch.bfloat16 if execution.precision == "bf16" else None
+        policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32)
+        for layer in model.model.layers:
+            fully_shard(layer, mesh=mesh, mp_policy=policy)
+        fully_shard(model, mesh=mesh, mp_policy=policy)
+        return model
+    if workers.world > 1:
+        devices = [workers.device] if workers.device.type == "cuda" else None
+        return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+    return model
+
+
+def autocast(workers: Workers, execution: Execution) -> AbstractContextManager[Any]:
+    """The precision of the forward pass."""
+    if execution.precision == "bf16":
+        return torch.autocast(workers.device.type, torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def gradient_sync(model: nn.Module, last: bool) -> Iterator[None]:
+    """Lets gradients travel between workers only with the last micro-batch of a step."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(last)
+        yield
+    elif isinstance(model, DistributedDataParallel) and not last:
+        with model.no_sync():
+            yield
+    else:
+        yield
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """The model without its wrapper, its parameters those that the optimizer has."""
+    if isinstance(model, FSDPModule):
+        model.reshard()  # after a forward pass without a backward one they are whole
+    return model.module if isinstance(model, DistributedDataParallel) else model

@@ -1,0 +1,213 @@
+"""``ray-mixopt prepare`` and ``ray-mixopt pretrain``. Imports nothing heavy before a command runs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from ray_mixopt.pretraining.manifest import Manifest
+
+_COUNT = click.IntRange(min=1)
+
+
+@click.command()
+@click.argument("out", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--domain", "domains", metavar="NAME=SOURCE", multiple=True, help="File, pattern or folder; repeatable.")
+@click.option("--demo", is_flag=True, help="Make a small corpus of what is installed on this machine.")
+@click.option(
+    "--megabytes", type=click.FloatRange(min=0.01), default=12, show_default=True, help="--demo: of a domain."
+)
+@click.option("--tokenizer", type=click.Path(dir_okay=False, path_type=Path), help="JSON file.  [default: bytes]")
+@click.option("--train-bpe", metavar="VOCABULARY", type=_COUNT, help="Train a BPE of that size on the input.")
+@click.option("--eos", metavar="TOKEN", help="Token that ends a document.  [default: the usual ones]")
+@click.option("--field", default="text", show_default=True, help="JSON key or column of the text.")
+@click.option("--val-share", type=float, default=0.05, show_default=True, help="Share of validation documents.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the split and the BPE.")
+@click.option("--workers", type=_COUNT, help="Processes.  [default: one a CPU]")
+@click.option("--in-place", is_flag=True, help="Sources are token shards below OUT; write only the manifest.")
+@click.option("--dtype", type=click.Choice(["uint16", "uint32"]), default="uint16", help="--in-place: of the tokens.")
+@click.option("--vocab-size", type=_COUNT, help="--in-place: token ids are below it.")
+@click.option("--eos-id", type=click.IntRange(min=0), help="--in-place: id that ends a document.")
+@click.option("--val-tokens", type=_COUNT, default=2**20, show_default=True, help="--in-place: kept for validation.")
+def prepare(
+    out: Path,
+    domains: Sequence[str],
+    demo: bool,
+    megabytes: float,
+    tokenizer: Path | None,
+    train_bpe: int | None,
+    eos: str | None,
+    field: str,
+    val_share: float,
+    seed: int,
+    workers: int | None,
+    in_place: bool,
+    dtype: str,
+    vocab_size: int | None,
+    eos_id: int | None,
+    val_tokens: int,
+) -> None:
+    """Turns documents into token shards with a manifest in the folder OUT.
+
+    A source is a file, a pattern or a folder of JSONL (.gz, .zst), Parquet, text, or a saved `datasets` folder. Run it
+    again after an interruption: what is finished is not done again.
+    """
+    with _bad_arguments():
+        import os
+
+        from ray_mixopt.pretraining.adopt import Adoption
+        from ray_mixopt.pretraining.demo import write_demo
+        from ray_mixopt.pretraining.prepare import Preparation
+
+        workers = workers or os.cpu_count() or 1
+        sources = _sources(domains)
+        if demo and (sources or in_place):
+            raise ValueError("--demo brings its own domains: drop --domain and --in-place.")
+        if demo:
+            sources = write_demo(out, megabytes, lambda name: click.echo(f"Collected {name}.", err=True))
+        if not sources:
+            raise ValueError("Nothing to prepare: give --domain NAME=SOURCE, at least once, or --demo.")
+        if in_place:
+            if vocab_size is None:
+                raise ValueError("--in-place needs --vocab-size: token ids are checked against it.")
+            job: Adoption | Preparation = Adoption(
+                folder=out,
+                sources=sources,
+                dtype=dtype,
+                vocab_size=vocab_size,
+                eos_id=eos_id,
+                val_tokens=val_tokens,
+                workers=workers,
+            )
+        else:
+            job = Preparation(
+                out=out,
+                sources=sources,
+                tokenizer=tokenizer,
+                train_bpe=train_bpe,
+                eos=eos,
+                field=field,
+                val_share=val_share,
+                seed=seed,
+                workers=workers,
+            )
+        with _progress() as progress:
+            manifest = job.run(progress)
+    _show(out, manifest)
+
+
+@contextlib.contextmanager
+def _bad_arguments() -> Iterator[None]:
+    """What the library refuses, or lacks, is a usage error here: exit code 2."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _sources(texts: Sequence[str]) -> dict[str, list[str]]:
+    sources: dict[str, list[str]] = {}
+    for text in texts:
+        name, separator, source = text.partition("=")
+        if not separator or not name or not source:
+            raise ValueError(f"--domain is NAME=SOURCE, for instance web=data/web/*.jsonl.zst, got {text!r}.")
+        sources.setdefault(name, []).append(source)
+    return sources
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Bars on stderr, one a domain."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as bars:
+        tasks: dict[str, int] = {}
+
+        def advance(domain: str, done: int, total: int) -> None:
+            if domain not in tasks:
+                tasks[domain] = bars.add_task(domain, total=total)
+            bars.advance(tasks[domain], done)  # type: ignore[arg-type]
+
+        yield advance
+
+
+def _show(folder: Path, manifest: Manifest) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("domain", "train tokens", "val tokens", "documents")
+    for name, domain in manifest.domains.items():
+        n_documents = domain.train.documents
+        shown = "" if n_documents is None else f"{n_documents + (domain.val.documents or 0):,}"
+        table.add_row(name, f"{domain.train.tokens:,}", f"{domain.val.tokens:,}", shown)
+    console = Console()
+    console.print(table)
+    card = manifest.tokenizer
+    console.print(
+        f"{folder}: {manifest.dtype}, tokenizer {card.kind}, {card.vocab_size} tokens, "
+        f"fingerprint {manifest.fingerprint[:12]}.",
+        soft_wrap=True,
+    )
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--dry-run", is_flag=True, help="Check everything and print the plan.")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted search.")
+@click.option("--final", is_flag=True, help="Then train the target with the recommended mixture.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object and nothing else.")
+def pretrain(config: Path, dry_run: bool, resume: bool, final: bool, as_json: bool) -> None:
+    """Searches by really training language models, as the YAML file CONFIG says. See docs/pretraining.md."""
+    import json
+    import sys
+    from contextlib import redirect_stdout
+
+    from rich.console import Console
+
+    console, errors = Console(stderr=as_json), Console(stderr=True)
+    with _bad_arguments():
+        from ray.tune.error import TuneError
+
+        from ray_mixopt.pretraining.config import PretrainConfig
+        from ray_mixopt.pretraining.plan import plan_tables
+        from ray_mixopt.pretraining.search import check_storage, exists, experiment_path, final_run, search
+        from ray_mixopt.report.progress import Progress
+
+        settings = PretrainConfig.read(config)
+        settings.check()
+        check_storage(settings)
+        if not dry_run and exists(settings) != resume:
+            found = "holds a search already: add --resume, or change its name" if not resume else "holds no search"
+            raise ValueError(f"{experiment_path(settings)} {found}.")
+    for part in plan_tables(settings):
+        console.print(part)
+    if dry_run:
+        return
+    try:
+        budget = settings.search.budget * settings.space.target_cost
+        # Whatever Ray prints must not end up in the JSON.
+        with _bad_arguments(), redirect_stdout(sys.stderr), Progress(errors, budget).shown() as shown:
+            outcome = search(settings, shown.update, resume=resume)
+        recommendation = outcome.searcher.recommend()
+        console.print(str(recommendation))
+        for message in outcome.errors:
+            click.echo(f"A run failed: {message}", err=True)
+        if outcome.interrupted:
+            click.echo("Interrupted: this is what is known so far. Go on with --resume.", err=True)
+        reports = []
+        if final and not outcome.interrupted:
+            with redirect_stdout(sys.stderr):
+                for report in final_run(settings, recommendation.mixture):
+                    errors.print(f"Final run, step {report['step']}: train loss {report['train_loss']:.4f}.")
+                    reports.append(report)
+    except (TuneError, RuntimeError, OSError) as error:
+        raise click.ClickException(f"The search broke down: {error}") from error
+    if as_json:
+        click.echo(json.dumps({"recommendation": recommendation.to_dict(), "final": reports}))
+    sys.exit(130 if outcome.interrupted else 1 if outcome.errors else 0)

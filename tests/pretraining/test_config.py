@@ -1,0 +1,160 @@
+"""The configuration of a search: the plan it leads to, and all that is refused before a worker starts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from ray_mixopt.cli import main
+from ray_mixopt.pretraining.config import PretrainConfig, check_resources
+from ray_mixopt.pretraining.settings import Run
+
+ROOT = Path(__file__).parents[2]
+
+SETTINGS: dict[str, Any] = {
+    "scales": [
+        {"name": "mine", "shape": {"d_model": 32, "heads": 2, "layers": 1}, "resources": {"workers": 2}},
+        {"name": "nano"},
+    ],
+    "steps": [2, 4, 6],
+    "sequence_length": 16,
+    "batch_tokens": 64,
+    "validation_sequences": 2,
+}
+
+
+@pytest.fixture
+def write(small: Path, tmp_path: Path) -> Callable[..., Path]:
+    """``write(changes)``: a configuration file."""
+
+    def make(**changes: Any) -> Path:
+        path = tmp_path / "pretrain.yaml"
+        settings = {"data": str(small), "storage": str(tmp_path / "results"), **SETTINGS, **changes}
+        path.write_text(yaml.safe_dump({key: value for key, value in settings.items() if value is not None}))
+        return path
+
+    return make
+
+
+def call(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(main, ["pretrain", *map(str, arguments)], env={"COLUMNS": "200"})
+    return result.exit_code, " ".join(result.output.replace("\n", " ").split())
+
+
+def test_the_plan(write: Callable[..., Path]) -> None:
+    code, output = call(write(search={"budget": 2}), "--dry-run")
+    assert code == 0, output
+    for part in (
+        "152,128",
+        "64 tokens a step, in sequences of 16",
+        "2 (2 CPU)",
+        "4,992",
+        "Budget: 2 runs at the target",
+        "0.5 val_loss/a",
+    ):
+        assert part in output, part
+    config = PretrainConfig.read(write(upper={"a": 0.7}, max_repetition_ratio=0.2))
+    assert config.space.upper == {"a": 0.7}
+    assert config.space.corners().max(0)[1] == pytest.approx(0.2 * 992 / 384)
+
+
+def test_simulated_epoching_cuts_every_domain_down(write: Callable[..., Path]) -> None:
+    config = PretrainConfig.read(write(simulate_tokens=3840.0, max_repetition_ratio=4))
+    assert config.supply_fraction == 0.1
+    assert config.space.token_supply == {"a": 32 * 16, "b": 7 * 16}
+    run = config.run({"a": 1, "b": 1}, "nano", 4)
+    assert run.supply_fraction == 0.1 and run.rungs == (2, 4, 6) and run.steps == 4
+
+
+def test_costs_are_operations_or_seconds(write: Callable[..., Path]) -> None:
+    config = PretrainConfig.read(write())
+    cost = config.model_cost(config.scale("mine"))
+    assert config.space.scale("mine").cost_per_step == cost.flops_per_token * 64
+    scales = [
+        {**scale, "seconds_per_step": seconds} for scale, seconds in zip(SETTINGS["scales"], (1.5, 4), strict=True)
+    ]
+    timed = PretrainConfig.read(write(cost="seconds", scales=scales))
+    assert [scale.cost_per_step for scale in timed.space.scales] == [1.5, 4]
+
+
+def test_trackers_that_are_not_installed(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray_mixopt.pretraining.config.find_spec", lambda name: None)
+    code, output = call(write(tracking=["wandb"]), "--dry-run")
+    assert code == 2 and "tracking with wandb needs a package: pip install wandb." in output
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": "/nonesuch"}, "/nonesuch holds no manifest.json: make it with `ray-mixopt prepare`."),
+        ({"batch_tokens": None}, "batch_tokens: Field required."),
+        ({"setps": [1]}, "setps: Extra inputs are not permitted."),
+        ({"scales": [{"name": "2B"}]}, "'2B' is no preset: give its shape, or use one of nano, micro, tiny, 20M"),
+        ({"scales": []}, "scales: List should have at least 1 item"),
+        ({"domains": ["a", "c"]}, "has no domain 'c': it has a, b."),
+        ({"upper": {"c": 1.0}}, "has no domain 'c': it has a, b."),
+        ({"upper": {"a": 0.2, "b": 0.2}}, "The caps sum to 0.4, below 1"),
+        ({"max_repetition_ratio": 0.01}, "The caps sum to"),
+        ({"steps": [4, 2]}, "Rungs must be strictly ascending"),
+        ({"target": {"scale": "mine", "steps": 5}}, "steps 5 are not one of the rungs"),
+        ({"batch_tokens": 65}, "no whole number of sequences of 16 tokens"),
+        ({"batch_tokens": 48}, "3 sequences cannot be dealt out evenly to the 2 workers of scale 'mine'"),
+        ({"sequence_length": 512, "batch_tokens": 1024}, "200 validation tokens, too few for one window of 512"),
+        (
+            {"sequence_length": 1024, "batch_tokens": 2048, "max_repetition_ratio": 100},
+            "has 1000 training tokens, too few",
+        ),
+        ({"cluster": {"CPU": 1}}, "Scale 'mine' needs 2 CPU for 2 workers, the cluster has 1 at most"),
+        ({"search": {"objective": {"val_loss/c": 1.0}}}, "No run reports the metric 'val_loss/c'"),
+        ({"simulate_tokens": 100}, "simulate_tokens=100 is less than the target's 384 tokens"),
+        ({"cost": "seconds"}, "cost: seconds needs the measured seconds_per_step of mine, nano."),
+        ({"decay": {"steps": 7}}, "decay.steps=7 is more than the target's 6 steps"),
+        ({"storage": "/dev/null/results"}, "/dev/null/results cannot be written to: Not a directory."),
+        ({"storage": "nonesuch://results"}, "nonesuch://results cannot be written to"),
+        ({"name": "../up"}, "name: String should match pattern"),
+        ({"search": {"strategy": "nonesuch"}}, "Unknown strategy 'nonesuch'"),
+    ],
+)
+def test_refusals(write: Callable[..., Path], changes: dict[str, Any], message: str) -> None:
+    code, output = call(write(**changes), "--dry-run")
+    assert code == 2 and message in output, output
+
+
+def test_unreadable_files(tmp_path: Path) -> None:
+    for content, message in (
+        (b"a: [", "is not YAML"),
+        (b"[1]", "holds list, not the settings"),
+        (b"\xff", "is not YAML"),
+    ):
+        (tmp_path / "bad.yaml").write_bytes(content)
+        code, output = call(tmp_path / "bad.yaml")
+        assert code == 2 and message in output
+    code, output = call(tmp_path / "none.yaml")
+    assert code == 2 and "There is no configuration" in output
+
+
+def test_what_is_there_is_not_overwritten(write: Callable[..., Path], tmp_path: Path) -> None:
+    path = write()
+    code, output = call(path, "--resume")
+    assert code == 2 and "results/pretrain holds no search." in output
+    (tmp_path / "results" / "pretrain").mkdir(parents=True)
+    (tmp_path / "results" / "pretrain" / "tuner.pkl").touch()
+    code, output = call(path)
+    assert code == 2 and "holds a search already: add --resume, or change its name" in output
+
+
+def test_the_shown_configurations_are_valid(small: Path) -> None:
+    page = (ROOT / "docs" / "pretraining.md").read_text()
+    (shown,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    demo = (ROOT / "experiments" / "pretraining" / "demo.yaml").read_text()
+    for text in (shown, demo):
+        config = PretrainConfig.model_validate(yaml.safe_load(text))
+        check_resources(config.scales, config.cluster or {"CPU": 2})
+    (run,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    Run.model_validate_json(run)

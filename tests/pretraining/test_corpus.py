@@ -1,0 +1,120 @@
+"""Damaged and hostile folders of shards are refused with one clear sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ray_mixopt.pretraining.manifest import Manifest, fingerprint
+from ray_mixopt.pretraining.shards import Corpus, Stream
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], object], sign: bool = True) -> None:
+    """Changes a manifest, and its fingerprint with it unless told otherwise."""
+    data = json.loads((folder / "manifest.json").read_text())
+    change(data)
+    if sign:
+        data["fingerprint"] = fingerprint(data)
+    (folder / "manifest.json").write_text(json.dumps(data))
+
+
+def refused(folder: Path) -> str:
+    with pytest.raises(ValueError) as caught:
+        Corpus(folder)
+    return str(caught.value)
+
+
+def test_the_manifest_survives_a_round_trip(small: Path) -> None:
+    manifest = Manifest.read(small)
+    manifest.write(small)
+    assert Manifest.read(small) == manifest
+
+
+def test_missing_shard(small: Path) -> None:
+    (small / "b" / "val-00000.bin").unlink()
+    assert "The shard b/val-00000.bin" in refused(small) and "is missing" in refused(small)
+
+
+def test_short_shard(small: Path) -> None:
+    path = small / "a" / "train-00000.bin"
+    path.write_bytes(path.read_bytes()[:-2])
+    assert "has 9998 bytes; the manifest promises 10000, 5000 uint16 tokens" in refused(small)
+
+
+def test_wrong_dtype(small: Path) -> None:
+    edit(small, lambda data: data.update(dtype="uint32"))
+    assert "has 10000 bytes; the manifest promises 20000" in refused(small)
+
+
+def test_token_beyond_the_vocabulary(small: Path) -> None:
+    edit(small, lambda data: data["tokenizer"].update(vocab_size=110))
+    assert "beyond the vocabulary of 110 tokens" in refused(small)
+
+
+def test_changed_contents_are_found_by_verify(small: Path) -> None:
+    path = small / "a" / "train-00000.bin"
+    tokens = np.fromfile(path, dtype=np.uint16)
+    tokens[77] += 1
+    tokens.tofile(path)
+    with pytest.raises(ValueError, match=r"The shard a/train-00000.bin of .* has changed since the manifest"):
+        Corpus(small).verify()
+
+
+def test_unknown_domain(small: Path) -> None:
+    with pytest.raises(ValueError, match="has no domain 'c': it has a, b"):
+        Corpus(small).stream("c", "train")
+
+
+@pytest.mark.parametrize(
+    ("change", "sign", "message"),
+    [
+        (lambda data: data["tokenizer"].update(eos_id=3), False, "its fingerprint does not fit its contents"),
+        (lambda data: data.update(version=2), True, "it has version 2, this release reads 1"),
+        (lambda data: data["domains"]["a"]["train"].update(shards=[]), True, "'a' is empty: it has no train tokens"),
+        (
+            lambda data: data["domains"]["a"]["train"]["shards"][0].update(path="../x.bin"),
+            True,
+            "leads out of the folder",
+        ),
+        (
+            lambda data: data["domains"]["a"]["train"]["shards"][0].update(path="/x.bin"),
+            True,
+            "leads out of the folder",
+        ),
+        (lambda data: data["domains"]["a"]["train"]["shards"][0].update(tokens=-1), True, "greater than 0"),
+        (lambda data: data["domains"]["a"]["train"]["shards"][0].update(tokens="9"), True, "valid integer"),
+        (lambda data: data.update(extra=1), True, "extra: Extra inputs are not permitted"),
+        (lambda data: data["tokenizer"].update(vocab_size=70_000), True, "70000 tokens does not fit uint16"),
+    ],
+)
+def test_malformed_manifests(small: Path, change: Callable[[dict[str, Any]], object], sign: bool, message: str) -> None:
+    edit(small, change, sign)
+    assert message in refused(small)
+
+
+def test_no_or_broken_manifest(small: Path) -> None:
+    (small / "manifest.json").write_text("{")
+    assert "is not JSON" in refused(small)
+    (small / "manifest.json").unlink()
+    assert "holds no manifest.json: make it with `ray-mixopt prepare`" in refused(small)
+
+
+def test_links_do_not_lead_out(small: Path, tmp_path: Path) -> None:
+    shard = small / "a" / "train-00000.bin"
+    os.replace(shard, tmp_path / "elsewhere.bin")
+    shard.symlink_to(tmp_path / "elsewhere.bin")
+    assert "leads out of the folder" in refused(small)
+
+
+def test_windows_cross_shards() -> None:
+    parts = [np.arange(first, end, dtype=np.uint16) for first, end in ((0, 3), (3, 4), (4, 9))]
+    stream = Stream([len(part) for part in parts], parts.__getitem__)
+    assert [stream.read(start, 4).tolist() for start in range(6)] == [list(range(s, s + 4)) for s in range(6)]
+    with pytest.raises(IndexError):
+        stream.read(6, 4)

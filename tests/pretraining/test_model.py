@@ -1,0 +1,94 @@
+"""Parameters and operations are counted right, and the presets are what they are named."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch.utils.flop_counter import FlopCounterMode
+
+from ray_mixopt.pretraining import model
+from ray_mixopt.pretraining.presets import PRESETS
+from ray_mixopt.pretraining.schedule import learning_rate
+from ray_mixopt.pretraining.settings import Decay, Execution, Optimization, Run, Shape
+
+SHAPE = Shape(d_model=32, heads=2, layers=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [("20M", 20), ("60M", 60), ("150M", 150), ("300M", 300), ("500M", 500), ("700M", 700), ("1B", 1150)],
+)
+def test_presets_have_the_parameters_of_their_names(name: str, millions: float) -> None:
+    assert model.cost(PRESETS[name], 50_257, 1024).parameters == pytest.approx(millions * 1e6, rel=0.08)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_operations_agree_with_torch(tied: bool) -> None:
+    shape = SHAPE.model_copy(update={"tie_embeddings": tied})
+    network = model.build(shape, 100, 16, attention="eager")
+    inputs = torch.zeros(4, 16, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter:
+        model.logits(network, inputs).sum().backward()
+    # RoPE's frequencies are a product of two vectors, a vanishing part of the whole.
+    assert counter.get_total_flops() / inputs.numel() == pytest.approx(
+        model.cost(shape, 100, 16).flops_per_token, rel=1e-3
+    )
+    assert sum(p.numel() for p in network.parameters()) == model.cost(shape, 100, 16).parameters
+
+
+def test_every_embedding_is_trained_and_norms_do_not_decay() -> None:
+    network = model.build(SHAPE, 100, 16)
+    model.logits(network, torch.arange(100)[None, :16]).logsumexp(-1).sum().backward()
+    assert (network.get_input_embeddings().weight.grad[:100].abs().sum(1) > 0).all()
+    matrices, gains = model.parameter_groups(network, 0.1)
+    assert matrices["weight_decay"] == 0.1 and gains["weight_decay"] == 0.0
+    assert sum(len(group["params"]) for group in (matrices, gains)) == len(list(network.parameters()))
+    assert {p.ndim for p in gains["params"]} == {1}
+
+
+def test_memory_falls_where_it_should() -> None:
+    cost = model.cost(SHAPE, 100, 64)
+    ddp, fsdp = Execution(micro_batch=4), Execution(micro_batch=4, parallel="fsdp")
+    assert cost.memory_bytes(fsdp, 4) < cost.memory_bytes(ddp, 4) == cost.memory_bytes(ddp, 1)
+    saving = model.cost(SHAPE, 100, 64, Execution(activation_checkpointing=True, precision="bf16"))
+    assert saving.bytes_of_activations < cost.bytes_of_activations
+    assert cost.bytes_of_state == 16 * cost.parameters
+
+
+def test_learning_rate() -> None:
+    settings = {"data": "x", "mixture": {"a": 1}, "shape": SHAPE, "sequence_length": 8, "batch_tokens": 16}
+    run = Run(**settings, steps=100, optimization=Optimization(learning_rate=1.0, warmup_steps=4))
+    assert [learning_rate(run, step) for step in (0, 1, 3, 4, 99)] == [0.25, 0.5, 1, 1, 1]
+    longer = run.model_copy(update={"steps": 1000})
+    assert [learning_rate(longer, step) for step in range(100)] == [learning_rate(run, step) for step in range(100)]
+    final = run.model_copy(update={"decay": Decay(steps=10, final_share=0.1)})
+    assert [round(learning_rate(final, step), 6) for step in (0, 89, 90, 94, 99)] == [0.25, 1, 0.91, 0.55, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mixture": {"a": -1, "b": 2}}, "shares must be finite, not negative"),
+        ({"mixture": {"a": float("nan")}}, "shares must be finite"),
+        ({"mixture": {}}, "at least 1 item|not all zero"),
+        ({"batch_tokens": 12}, "no whole number of sequences of 8 tokens"),
+        ({"decay": {"steps": 11}}, "more than the run's 10 steps"),
+        ({"shape": {"d_model": 30, "heads": 4, "layers": 1}}, "no even multiple of heads=4"),
+        ({"learning_rate": 1}, "Extra inputs"),
+        ({"steps": 0}, "greater than 0"),
+    ],
+)
+def test_settings_are_validated(change: dict[str, object], message: str) -> None:
+    settings = {"data": "x", "mixture": {"a": 2}, "shape": SHAPE, "sequence_length": 8, "batch_tokens": 16, "steps": 10}
+    assert Run.model_validate(settings).mixture == {"a": 1}
+    with pytest.raises(ValidationError, match=message):
+        Run.model_validate({**settings, **change})
+
+
+def test_settings_survive_json() -> None:
+    run = Run(
+        data="x", mixture={"a": 1, "b": 2}, shape=SHAPE, sequence_length=8, batch_tokens=16, steps=10, rungs=(5, 20)
+    )
+    assert Run.model_validate_json(run.model_dump_json()) == run
+    assert run.reports == (5, 10)

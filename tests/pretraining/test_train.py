@@ -1,0 +1,178 @@
+"""The training loop: it learns, it goes on bit by bit as if never interrupted, and it says what does not fit."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from runs import Recorder, alone, run_in, same, timeless, tiny_run
+
+from ray_mixopt.pretraining.session import check_writable
+from ray_mixopt.pretraining.train import train
+from ray_mixopt.pretraining.workers import Workers
+
+HERE = Path(__file__).parent
+
+
+def launched(*command: object) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(HERE), str(HERE.parents[1])])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *map(str, command)], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def test_it_learns_what_it_is_shown(small: Path, tmp_path: Path) -> None:
+    reports = run_in(tmp_path / "run", tiny_run(small, steps=40, rungs=(1, 40), mixture={"a": 1.0, "b": 0.0}))
+    assert [report["step"] for report in reports] == [1, 40]
+    assert reports[1]["train_loss"] < 0.8 * reports[0]["train_loss"]
+    assert reports[0]["train_loss"] == pytest.approx(math.log(320), rel=0.05)  # 257 tokens, padded
+    last = reports[1]
+    assert last["tokens/a"] == 40 * 64 and last["tokens/b"] == 0
+    assert last["epochs/a"] == pytest.approx(40 * 4 / 312) and last["epochs/b"] == 0
+    assert {"val_loss/a", "val_loss/b", "flops", "seconds", "tokens_per_second"} <= set(last)
+    assert "mfu" not in last
+
+
+@pytest.mark.parametrize("changes", [{}, {"execution": {"micro_batch": 4}}, {"supply_fraction": 0.2}])
+def test_going_on_equals_one_go(small: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    whole = run_in(tmp_path / "whole", tiny_run(small, steps=9, **changes))
+    parts = [
+        report for steps in (3, 6, 9) for report in run_in(tmp_path / "parts", tiny_run(small, steps=steps, **changes))
+    ]
+    assert len(whole) == 3 and timeless(whole) == timeless(parts)
+    assert same(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_going_on_equals_one_go_on_two_workers(small: Path, tmp_path: Path) -> None:
+    child = launched("-m", "torch.distributed.run", "--nproc-per-node", 2, HERE / "two_workers.py", small, tmp_path)
+    assert child.returncode == 0, child.stderr[-3000:]
+    lines = [line.split() for line in child.stdout.splitlines()]
+    assert [line[:2] for line in lines] == [[f"{p}-{n}", "equal"] for p in ("ddp", "fsdp") for n in (1, 2)]
+    # However the work is shared out, the data are the same, and so is the result up to rounding.
+    (alone_report,) = run_in(tmp_path / "one", tiny_run(small, steps=9, rungs=()))
+    for line in lines:
+        assert float(line[2]) == pytest.approx(alone_report["val_loss/a"], rel=1e-4)
+
+
+class Crash(Recorder):
+    """Breaks down after the checkpoint at a step, as if the process were killed."""
+
+    def checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
+        super().checkpoint(step, write)
+        if step == 5:
+            raise KeyboardInterrupt
+
+
+def test_a_crash_between_rungs_changes_nothing(small: Path, tmp_path: Path) -> None:
+    run = tiny_run(small, steps=9, checkpoint_every=5)
+    whole = run_in(tmp_path / "whole", run)
+    crashing = Crash(tmp_path / "parts")
+    with pytest.raises(KeyboardInterrupt):
+        train(run, crashing, alone())
+    unfinished = tmp_path / "parts" / "step-000000007"
+    unfinished.mkdir()
+    (unfinished / "shard.safetensors").write_bytes(b"half")
+    rest = run_in(tmp_path / "parts", run)
+    assert timeless([*crashing.reports, *rest]) == timeless(whole)
+    assert same(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_reports_that_got_lost_come_again(small: Path, tmp_path: Path) -> None:
+    run = tiny_run(small, steps=6)
+    first = run_in(tmp_path / "run", run)
+    assert run_in(tmp_path / "run", run) == []
+    (tmp_path / "run" / "reports.jsonl").unlink()
+    assert run_in(tmp_path / "run", run) == first
+
+
+def test_a_run_that_is_not_finite_ends_and_says_so(small: Path, tmp_path: Path) -> None:
+    run = tiny_run(small, steps=9, optimization={"learning_rate": 1e30, "warmup_steps": 0})
+    (report,) = run_in(tmp_path / "run", run)
+    assert report["step"] < 9 and math.isnan(report["val_loss/a"]) and math.isnan(report["val_loss/b"])
+    assert list((tmp_path / "run").glob("step-*")) == []
+
+
+def test_options_of_computing(small: Path, tmp_path: Path) -> None:
+    plain = run_in(tmp_path / "plain", tiny_run(small))
+    saving = {"micro_batch": 1, "activation_checkpointing": True, "peak_flops": 1e12}
+    again = run_in(tmp_path / "saving", tiny_run(small, execution=saving))
+    assert same(tmp_path / "plain", tmp_path / "saving")
+    assert 0 < again[-1]["mfu"] < 1
+    low = run_in(tmp_path / "bf16", tiny_run(small, execution={"micro_batch": 4, "precision": "bf16"}))
+    assert low[-1]["val_loss/a"] == pytest.approx(plain[-1]["val_loss/a"], rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mixture": {"a": 0.5, "b": 0.5}}, "another mixture"),
+        ({"seed": 1}, "another seed: 0, not 1"),
+        ({"shape": {"d_model": 32, "heads": 2, "layers": 2}}, "another shape"),
+        ({"optimization": {"learning_rate": 0.1}}, "another optimization"),
+        ({"batch_tokens": 128}, "another batch_tokens: 64, not 128"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(
+    small: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    run_in(tmp_path / "run", tiny_run(small, steps=3))
+    with pytest.raises(ValueError, match=message):
+        run_in(tmp_path / "run", tiny_run(small, steps=6, **changes))
+
+
+def test_a_checkpoint_of_other_data_is_refused(small: Path, tmp_path: Path, corpus_folder: Callable[..., Path]) -> None:
+    run_in(tmp_path / "run", tiny_run(small, steps=3))
+    from conftest import make_corpus
+
+    other = make_corpus(tmp_path / "other", {"a": [1 + i % 50 for i in range(5000)], "b": [7] * 1000})
+    with pytest.raises(ValueError, match="comes from a run with another data"):
+        run_in(tmp_path / "run", tiny_run(other, steps=6))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mixture": {"a": 0.5, "c": 0.5}}, "has no domain 'c'"),
+        ({"sequence_length": 256, "batch_tokens": 256}, "has 200 validation tokens, too few for one window of 256"),
+        ({"sequence_length": 1024, "batch_tokens": 1024}, "'b' has 1000 training tokens, too few for one sequence"),
+        ({"fingerprint": "0" * 64}, "The data in .* have changed: .* planned with 000000000000"),
+        ({"max_repetition_ratio": 1, "steps": 100}, "more than max_repetition_ratio=1"),
+        ({"data": "/nonesuch"}, "/nonesuch holds no manifest.json"),
+    ],
+)
+def test_data_that_do_not_suffice(small: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run_in(tmp_path / "run", tiny_run(small, **changes))
+
+
+def test_a_batch_must_be_shared_out_evenly(small: Path) -> None:
+    run = tiny_run(small)
+    assert Workers(rank=0, world=2, device=torch.device("cpu")).micro_batches(run) == (2, 1)
+    with pytest.raises(ValueError, match="4 sequences cannot be dealt out to 3 workers evenly"):
+        Workers(rank=0, world=3, device=torch.device("cpu")).micro_batches(run)
+
+
+def test_storage_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="file/run cannot be written to: Not a directory"):
+        check_writable(tmp_path / "file" / "run")
+
+
+def test_without_ray(small: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(tiny_run(small, steps=3).model_dump_json())
+    command = ("-m", "ray_mixopt.pretraining.train", tmp_path / "run.json", "--out", tmp_path / "out")
+    child = launched(*command)
+    assert child.returncode == 0, child.stderr
+    assert json.loads(child.stdout)["step"] == 3
+    (tmp_path / "run.json").write_text(tiny_run(tmp_path, steps=3).model_dump_json())
+    child = launched(*command)
+    assert child.returncode == 1 and child.stderr.strip().endswith("make it with `ray-mixopt prepare`.")

@@ -1,0 +1,32 @@
+"""Run by torchrun from a test: trains in one go and in two parts, with DDP and with FSDP2."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch.distributed as dist
+from runs import run_in, same, timeless, tiny_run
+
+from ray_mixopt.pretraining.workers import Workers, torchrun_group
+
+if __name__ == "__main__":
+    data, out = Path(sys.argv[1]), Path(sys.argv[2])
+    with torchrun_group() as device:
+        workers = Workers.current(device)
+        for parallel in ("ddp", "fsdp"):
+            for accumulate in (1, 2):
+                execution = {"parallel": parallel, "micro_batch": 2 // accumulate}
+                name = f"{parallel}-{accumulate}"
+                whole = run_in(out / f"{name}-whole", tiny_run(data, execution=execution, steps=9), workers)
+                parts = [
+                    report
+                    for steps in (3, 9)
+                    for report in run_in(
+                        out / f"{name}-parts", tiny_run(data, execution=execution, steps=steps), workers
+                    )
+                ]
+                dist.barrier()
+                if workers.rank == 0:
+                    equal = same(out / f"{name}-whole", out / f"{name}-parts") and timeless(whole) == timeless(parts)
+                    print(name, "equal" if equal else "DIFFERENT", whole[-1]["val_loss/a"], len(whole), flush=True)
