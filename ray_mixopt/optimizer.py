@@ -28,7 +28,7 @@ class MixtureOptimizer:
         mode: "min" or "max" the objective.
         objective: weight of each metric in the objective, a linear combination in the direction of ``mode`` (weights
             may be negative). None: ``tell`` takes a single number.
-        strategy: "default" (information about the target's optimum per cost), "paper" (MFMS-GP, arXiv 2503.21023,
+        strategy: "default" (expected regret removed per cost), "paper" (MFMS-GP, arXiv 2503.21023,
             Algorithm 1) or "random" (full target runs).
         budget: most to commit, in the unit of the space's costs; ``ask`` returns None when nothing fits any more.
         seed: of all random draws, a non-negative integer.

@@ -10,7 +10,7 @@ __all__ = ["STRATEGIES", "Problem", "Proposal", "Strategy", "Suggestion", "creat
 
 # Loaded when first used: random search should not wait for the surrogate's imports.
 STRATEGIES: dict[str, tuple[str, str, dict[str, str]]] = {  # module, class, options
-    "default": ("ray_mixopt.strategies.information", "InformationStrategy", {}),
+    "default": ("ray_mixopt.strategies.regret", "RegretStrategy", {}),
     "paper": ("ray_mixopt.strategies.paper", "PaperStrategy", {}),
     "paper-tv": ("ray_mixopt.strategies.paper", "PaperStrategy", {"kernel": "tv"}),
     "paper-jsd": ("ray_mixopt.strategies.paper", "PaperStrategy", {"kernel": "jsd"}),

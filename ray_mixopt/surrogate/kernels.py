@@ -11,8 +11,8 @@ each; an amplitude ``g(f) = exp(b . f)`` of both that may grow or shrink with th
 to all mixtures, on a linear trend ``l`` with a wide fixed prior. ``<w, w'>`` is the inner product of the deviations
 from equal shares, 1 for a corner with itself.
 
-The fine effect is stationary in ``u = log(1 + w / e) / log(1 + 1 / e)`` with ``e`` a tenth of an equal share: losses fall like
-powers of the tokens of a domain, so that going from none to 2% matters as much as from 20% to 100%.
+The fine effect is stationary in ``u = log(1 + w / e) / log(1 + 1 / e)`` with ``e`` 15% of an equal share: losses fall
+like powers of the tokens of a domain, so that going from none to 3% matters about as much as from 45% to 100%.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The default strategy: buy the information about the target's optimum that is cheapest.
+"""The default strategy: buy the runs that remove most of the expected regret at the target.
 
 Each metric of the objective has a Gaussian process over (mixture, scale, steps), averaged over draws of its
-hyper-parameters. A run is worth the information it gives about the optimum at the target, per cost to a power.
+hyper-parameters. A run is worth the regret it would remove (``acquisition.regret``), per cost to a small power: small
+runs are cheap but their value saturates, since the fine structure of small scales is not that of the target.
 
-Notation: ``s`` hyper-parameter draws, ``a`` runs that could be bought, ``c`` mixtures that could be the optimum, ``k``
-samples of the optimum.
+Notation: ``s`` hyper-parameter draws, ``a`` runs that could be bought, ``c`` mixtures that could be the optimum.
 """
 
 from __future__ import annotations
@@ -28,13 +28,12 @@ from ray_mixopt.surrogate.fit import laplace_draws, map_estimate
 from ray_mixopt.surrogate.model import Standardisation, Surrogate
 from ray_mixopt.surrogate.objective import ObjectivePosterior
 
-N_DRAWS = 6  # of the hyper-parameters
-N_MINIMA = 32  # samples of the optimum, for each draw
+N_DRAWS = 8  # of the hyper-parameters
+N_SAMPLES = 64  # of the objective over the plausible optima, for each draw
 N_PLAUSIBLE = 40  # mixtures, by lower confidence bound, for each draw, that may be the optimum
-N_TOP = 6  # mixtures, by lower confidence bound, for each draw, that may be run
-import os
-COST_EXPONENT = float(os.environ.get('CE','1'))
-REFIT_GROWTH = 1.1  # hyper-parameters are refitted whenever there is a tenth more data
+N_TOP = 10  # mixtures, by the regret due to them, for each draw, that may be run
+COST_EXPONENT = 0.2
+REFIT_GROWTH = 1.05  # hyper-parameters are refitted whenever there is 5% more data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +47,8 @@ class Purchase:
     continues: str | None = None
 
 
-class InformationStrategy:
-    """Multi-fidelity information gain per cost.
+class RegretStrategy:
+    """Expected regret removed per cost.
 
     Args:
         problem: what is searched.
@@ -67,7 +66,7 @@ class InformationStrategy:
     # -- what to run
 
     def propose(self, history: History) -> Proposal | None:
-        """The next run of the design, then the purchase with the most information per cost."""
+        """The next run of the design, then the best purchase."""
         affordable = self.problem.affordable(history) * (1 + 1e-12)
         if history.n_asked < len(self.design):
             first = self.design[history.n_asked]
@@ -100,14 +99,13 @@ class InformationStrategy:
         plausible = mixtures[_lowest(posterior.marginal(mixtures), N_PLAUSIBLE)]
         plausible = plausible[_lowest(posterior.marginal(plausible, plausible), N_PLAUSIBLE)]
         mean, covariance = posterior.contrasts(plausible)
-        normals = torch.from_numpy(rng.standard_normal((*mean.shape, N_MINIMA)))
+        normals = torch.from_numpy(rng.standard_normal((*mean.shape, N_SAMPLES)))
         regret = Regret.sampled(mean, covariance, normals)
         runs = self._purchases(plausible[regret.contenders(N_TOP)], history, affordable)
         if not runs:
             return None
         explained, information = posterior.explained(self._encode(runs), plausible, regret.bases)
-        floor = float(os.environ.get('KA','0.01')) * history.spent
-        log_cost = torch.tensor([max(run.cost, floor) for run in runs], dtype=torch.float64).log()
+        log_cost = torch.tensor([run.cost for run in runs], dtype=torch.float64).log()
         gain = regret.removed(explained, information)
         return runs[int((gain.clamp_min(1e-300).log() - COST_EXPONENT * log_cost).argmax())]
 
