@@ -1,8 +1,8 @@
 """Expected regret at the target, and how much of it a run would remove.
 
 Notation: ``s`` hyper-parameter draws, ``c`` mixtures that may be the optimum, ``a`` runs, ``k`` samples. The objective
-is minimised. In draw ``s`` one would recommend ``b_s``, the mixture of lowest mean, and overall ``b``, the one of lowest
-mean over the draws. The expected regret of ``b`` has two parts:
+is minimised. In draw ``s`` one would recommend ``b_s``, the mixture of lowest mean, and overall ``b``, the one of
+lowest mean over the draws. The expected regret of ``b`` has two parts:
 
     R = E_s E_f|s [f(b_s) - min f]  +  E_s [m_s(b) - m_s(b_s)]
 

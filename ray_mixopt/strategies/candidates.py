@@ -38,10 +38,6 @@ class Candidates(Protocol):
         """What could be recommended, lowest score first, ``c x d``."""
         ...
 
-    def recommendable(self, mixtures: np.ndarray) -> np.ndarray:
-        """Whether each mixture, ``a x d``, could be recommended, ``(a,)``."""
-        ...
-
     def runs(self, mixtures: np.ndarray, history: History) -> Iterable[Run]:
         """New runs worth considering when ``mixtures`` (``c x d``) look best."""
         ...
@@ -89,10 +85,6 @@ class SimplexCandidates:
             pool, values = np.concatenate([pool[keep], new]), np.concatenate([values[keep], score(new).numpy()])
         return pool[np.argsort(values, kind="stable")]
 
-    def recommendable(self, mixtures: np.ndarray) -> np.ndarray:
-        """All of them."""
-        return np.ones(len(mixtures), dtype=bool)
-
     def runs(self, mixtures: np.ndarray, history: History) -> Iterable[Run]:
         """Every mixture at every scale and rung."""
         return [(w, scale, steps) for w in mixtures for scale in self.space.scale_names for steps in self.space.steps]
@@ -131,7 +123,6 @@ class PoolCandidates:
         self.space, self.pool = space, pool
         scale, steps = space.scale_names.index(space.target_scale), space.steps.index(space.target_steps)
         self._targets = pool.mixtures[pool.available[:, scale, steps]]
-        self._at_target = {tuple(w) for w in self._targets.tolist()}
         self._row = {tuple(w): i for i, w in enumerate(pool.mixtures.tolist())}
         if not len(self._targets):
             raise ValueError(
@@ -168,10 +159,6 @@ class PoolCandidates:
     def best(self, mixtures: np.ndarray, score: Callable[[np.ndarray], Tensor], rng: np.random.Generator) -> np.ndarray:
         """The mixtures logged at the target, in order."""
         return self._targets[np.argsort(score(self._targets).numpy(), kind="stable")]
-
-    def recommendable(self, mixtures: np.ndarray) -> np.ndarray:
-        """Those logged at the target."""
-        return np.array([tuple(w) in self._at_target for w in mixtures.tolist()], dtype=bool)
 
     def runs(self, mixtures: np.ndarray, history: History) -> Iterable[Run]:
         """Logged runs not yet taken, of the mixtures nearest to ``mixtures`` if there are very many."""
