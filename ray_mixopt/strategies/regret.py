@@ -33,7 +33,7 @@ N_SAMPLES = 64  # of the objective over the plausible optima, for each draw
 N_PLAUSIBLE = 40  # mixtures, by lower confidence bound, for each draw, that may be the optimum
 N_TOP = 10  # mixtures, by the regret due to them, for each draw, that may be run
 COST_EXPONENT = 0.2
-REFIT_GROWTH = 1.05  # hyper-parameters are refitted whenever there is 5% more data
+REFIT_GROWTH = 1.1  # hyper-parameters are refitted whenever there is a tenth more data
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 from ray_mixopt.surrogate.kernels import MixtureFidelityKernel
 
 _MAX_ITERATIONS = 100
+_TOLERANCE = 1e-5  # relative, of the log density: a thousandth of a nat or so
 _BOUND = 4.0  # prior standard deviations a hyper-parameter may go
 _STEP = 1e-3  # of the central differences
 _CACHED = 2**17  # entries of a batch of covariances
@@ -139,7 +140,12 @@ def map_estimate(x: Tensor, y: Tensor, n_domains: int) -> Tensor:
 
     bounds = [(m - _BOUND * s, m + _BOUND * s) for m, s in zip(prior.mean.tolist(), prior.std.tolist(), strict=True)]
     result = minimize(
-        objective, prior.mean.numpy(), jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": _MAX_ITERATIONS}
+        objective,
+        prior.mean.numpy(),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=bounds,
+        options={"maxiter": _MAX_ITERATIONS, "ftol": _TOLERANCE},
     )
     return torch.from_numpy(result.x)
 
