@@ -2,7 +2,8 @@
 
 Each metric of the objective has a Gaussian process over (mixture, scale, steps), averaged over draws of its
 hyper-parameters. A run is worth the regret it would remove (``acquisition.regret``), per cost to a small power: small
-runs are cheap but their value saturates, since the fine structure of small scales is not that of the target.
+runs are cheap but their value saturates, since the fine structure of small scales is not that of the target. No run
+costs more than half of all before it: large ones wait until it is known what to ask them.
 
 Notation: ``s`` hyper-parameter draws, ``a`` runs that could be bought, ``c`` mixtures that could be the optimum.
 """
@@ -32,7 +33,8 @@ N_DRAWS = 8  # of the hyper-parameters
 N_SAMPLES = 64  # of the objective over the plausible optima, for each draw
 N_PLAUSIBLE = 40  # mixtures, by lower confidence bound, for each draw, that may be the optimum
 N_TOP = 10  # mixtures, by the regret due to them, for each draw, that may be run
-COST_EXPONENT = 0.2
+COST_EXPONENT = 0.3
+LARGEST_SHARE = 0.5  # of what has been committed so far, that one more run may cost, unless none costs less
 REFIT_GROWTH = 1.1  # hyper-parameters are refitted whenever there is a tenth more data
 
 
@@ -104,6 +106,7 @@ class RegretStrategy:
         runs = self._purchases(plausible[regret.contenders(N_TOP)], history, affordable)
         if not runs:
             return None
+        runs = [run for run in runs if run.cost <= LARGEST_SHARE * history.committed] or runs
         explained, information = posterior.explained(self._encode(runs), plausible, regret.bases)
         log_cost = torch.tensor([run.cost for run in runs], dtype=torch.float64).log()
         gain = regret.removed(explained, information)
