@@ -105,6 +105,28 @@ def test_it_finds_the_optimum_for_less_than_a_random_target_run_costs():
     assert answer.calibration.n >= 20
 
 
+def test_no_run_costs_more_than_half_of_all_before_it():
+    optimizer = MixtureOptimizer(SPACE, budget=2 * SPACE.target_cost, seed=1)
+    n_design = len(initial_design(SPACE, np.random.default_rng(0)))
+    largest = 0.0
+    while (suggestion := optimizer.ask()) is not None:
+        before = optimizer.history.spent
+        if optimizer.history.n_asked > n_design:
+            assert suggestion.cost <= 0.5 * before
+            largest = max(largest, suggestion.cost)
+        run(optimizer, suggestion)
+    assert largest > 0.05 * SPACE.target_cost
+
+
+def test_a_mixture_is_not_trained_twice_at_the_same_fidelity():
+    optimizer = search(MixtureOptimizer(SPACE, budget=SPACE.target_cost, seed=2), 60)
+    n_design = len(initial_design(SPACE, np.random.default_rng(0)))
+    cells = [(t.mixture, t.scale) for t in optimizer.history]
+    assert len(cells) > n_design + 10
+    assert not set(cells[n_design:]) & set(cells[:n_design])
+    assert len(set(cells[n_design:])) == len(cells) - n_design
+
+
 def test_maximising_the_negative_is_the_same_search():
     down = search(MixtureOptimizer(SPACE, seed=2), 16)
     up = search(MixtureOptimizer(SPACE, seed=2, mode="max"), 16, lambda *at: -loss(*at))
