@@ -27,7 +27,8 @@ def restore(path: str | os.PathLike[str], trainable: Any, **kwargs: Any) -> tune
     """``Tuner.restore`` for an experiment with ``MixOptSearcher``, after a look at the files it is going to read.
 
     Tune keeps three files a session: the trials, the search generator and the searcher. Where the newest of a kind is
-    damaged, it is renamed to ``damaged-...`` and the session before serves; a warning says what is lost. Call
+    damaged, it is renamed to ``damaged-...`` and replaced by its copy; where that is damaged too, the session before
+    serves. A warning says what is lost. Call
     ``fit()`` on the result to go on: finished trials stay as they are, interrupted ones go on from their last
     checkpoint, paused ones stay paused.
 
@@ -62,12 +63,16 @@ def _set_aside_damaged(
     path: str | os.PathLike[str],
 ) -> None:
     """Renames damaged files until the newest one is good. Raises ValueError, touching nothing, if none is."""
-    damaged = {}
+    damaged, copied = {}, False
     for name in newest_first:
         problem = check(_read(filesystem, f"{folder}/{name}"))
         if problem is None:
             break
         damaged[name] = problem
+        copy = f"{folder}/{snapshots.COPY}{name}"
+        copied = filesystem.get_file_info(copy).is_file and check(_read(filesystem, copy)) is None
+        if copied:
+            break
     else:
         raise ValueError(
             f"No {newest_first[0] if newest_first else 'session file'} of {folder} can be read "
@@ -75,13 +80,14 @@ def _set_aside_damaged(
         )
     for name, problem in damaged.items():
         filesystem.move(f"{folder}/{name}", f"{folder}/{_ASIDE}{name}")
+        logger.warning("%s is damaged (%s) and was renamed to %s%s.", name, problem, _ASIDE, name)
+    if copied:
+        filesystem.move(copy, f"{folder}/{name}")
+        logger.warning("Its copy serves as %s: nothing is lost.", name)
+    elif damaged:
         logger.warning(
-            "%s is damaged (%s) and was renamed to %s%s. Trials that only it knew are lost, as is training after the "
-            "session before; what the searcher observed is kept.",
-            name,
-            problem,
-            _ASIDE,
-            name,
+            "The session before serves: trials that only the damaged files knew are lost, as is training after it; "
+            "what the searcher observed is kept."
         )
 
 

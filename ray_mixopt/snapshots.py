@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 NAME = "searcher-state-{}.json"
 PREVIOUS = "previous-"
+COPY = "copy-of-"
+TUNE_FILES = ("experiment_state-{}.json", "search_gen_state-{}.json")
 
 
 def write(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
@@ -116,8 +118,18 @@ class SnapshotSearcher(Searcher):
         write(checkpoint_path, self.state_dict())
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
-        """Writes ``searcher-state-<session>.json`` into a folder."""
+        """Writes ``searcher-state-<session>.json`` into a folder, and copies of Tune's files of that session.
+
+        Tune calls this in a local folder, which it then uploads file by file, in place: a kill in the middle leaves a
+        torn file in the storage, but hardly ever both it and its copy.
+        """
         self.save(os.path.join(checkpoint_dir, NAME.format(session_str)))
+        for name in TUNE_FILES:
+            file = Path(checkpoint_dir, name.format(session_str))
+            if file.exists():
+                draft = file.with_name(f".{os.getpid()}-copy-{file.name}")
+                shutil.copyfile(file, draft)
+                os.replace(draft, file.with_name(COPY + file.name))
 
     def restore(self, checkpoint_path: str) -> None:
         """Reads what ``save`` wrote. A damaged file is passed over for the one before it, with a warning.

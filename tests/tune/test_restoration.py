@@ -147,11 +147,30 @@ def cut(file: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["experiment_state", "search_gen_state"])
-def test_a_damaged_file_of_tune_gives_way_to_the_session_before(
+def test_a_damaged_file_of_tune_gives_way_to_its_copy(
+    experiment: Path, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    broken = newest(experiment, kind)
+    whole, before = broken.read_bytes(), MixOptSearcher.load(experiment).optimizer.history
+    cut(broken)
+    with caplog.at_level(logging.WARNING):
+        tuner = ray_mixopt.restore(experiment, Curve)
+    assert f"{broken.name} is damaged" in caplog.text and "nothing is lost" in caplog.text
+    assert broken.with_name(f"damaged-{broken.name}").exists()
+    if kind == "experiment_state":
+        assert broken.read_bytes() == whole
+    results = tuner.fit()
+    history = MixOptSearcher.load(experiment).optimizer.history
+    assert len(results) == len(history) == len(before) and observations(history) == observations(before)
+
+
+@pytest.mark.parametrize("kind", ["experiment_state", "search_gen_state"])
+def test_a_damaged_file_and_copy_give_way_to_the_session_before(
     experiment: Path, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     broken = newest(experiment, kind)
     cut(broken)
+    cut(broken.with_name(f"copy-of-{broken.name}"))
     with caplog.at_level(logging.WARNING):
         tuner = ray_mixopt.restore(experiment, Curve)
     assert f"{broken.name} is damaged" in caplog.text and "are lost" in caplog.text
@@ -228,7 +247,7 @@ def test_a_damaged_searcher_state_gives_way_to_the_previous_one(
 
 
 def test_without_a_good_session_restore_says_what_is_safe(experiment: Path) -> None:
-    for file in experiment.glob("experiment_state-*.json"):
+    for file in experiment.glob("*experiment_state-*.json"):
         cut(file)
     with pytest.raises(ValueError, match=r"experiment_state.* can be read .*MixOptSearcher\.load\("):
         ray_mixopt.restore(experiment, Curve)
