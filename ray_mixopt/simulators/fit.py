@@ -335,7 +335,7 @@ def _simulator(
         space=SPACE,
         metrics=metrics,
         modes={name: "max" if name.startswith("accuracy/") else "min" for name in metrics},
-        default_metric="loss",
+        default_metric="val_loss/common_crawl",  # web text that no domain contains
         network=Network(
             weights=tuple(w.astype(dtype) for w in weights),
             biases=tuple(b.astype(dtype) for b in biases),

@@ -49,7 +49,8 @@ def test_the_embedded_simulator_is_what_the_design_says(simulator: Simulator) ->
     assert space.target_cost == pytest.approx(197.0)
     assert space.cost("700M", 100) == pytest.approx(0.2983, abs=1e-4)
     assert [s.parameters for s in space.scales] == [20e6, 60e6, 150e6, 300e6, 500e6, 700e6, 1e9]
-    assert len(simulator.metrics) == 12 and simulator.metrics[-1] == simulator.default_metric == "loss"
+    assert len(simulator.metrics) == 12 and simulator.metrics[-1] == "loss"
+    assert simulator.default_metric == "val_loss/common_crawl"
     assert {name for name, mode in simulator.modes.items() if mode == "max"} == {
         f"accuracy/{task}" for task in ("hellaswag", "piqa", "arc_easy")
     }
