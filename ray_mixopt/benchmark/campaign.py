@@ -17,6 +17,7 @@ from ray_mixopt.benchmark.problem import Problem
 from ray_mixopt.benchmark.provenance import THREAD_VARIABLES
 from ray_mixopt.benchmark.record import Record, place
 from ray_mixopt.benchmark.runner import search
+from ray_mixopt.benchmark.workers import ONE_WORKER, Workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,15 +29,18 @@ class Job:
         method: name of the method.
         seed: of the method.
         budget: most to spend, in the problem's cost unit.
+        workers: what trains.
     """
 
     problem: str
     method: str
     seed: int
     budget: float
+    workers: Workers = ONE_WORKER
 
     def __str__(self) -> str:
-        return f"{self.method} on {self.problem}, seed {self.seed}"
+        side_by_side = "" if self.workers == ONE_WORKER else f" with {self.workers} workers"
+        return f"{self.method} on {self.problem}{side_by_side}, seed {self.seed}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +66,7 @@ def plan(
     *,
     out: Path,
     data: Path | None,
+    workers: Workers = ONE_WORKER,
 ) -> Plan:
     """The searches of a benchmark. A search is done if its record is of the same problem, settings and budget.
 
@@ -72,6 +77,7 @@ def plan(
         budget: of a problem, in its cost unit.
         out: folder of the records.
         data: folder of the reference data.
+        workers: what trains.
 
     Raises:
         ValueError: for an unknown problem or method, or a budget that is not positive.
@@ -88,7 +94,7 @@ def plan(
     for seed in seeds:
         for problem in loaded:
             for entry in entries:
-                job = Job(problem=problem.name, method=entry.name, seed=seed, budget=budget(problem))
+                job = Job(problem=problem.name, method=entry.name, seed=seed, budget=budget(problem), workers=workers)
                 if not entry.suits(problem.task(job.budget, seed)):
                     kind = "the simplex" if problem.pool is None else "logged runs"
                     skipped[f"{entry.name} on {problem.name}: it does not search {kind}"] = None
@@ -103,14 +109,15 @@ def plan(
 
 def is_done(out: Path, problem: Problem, entry: methods.Entry, job: Job) -> bool:
     """Whether the record of a search is there."""
-    path = place(out, problem.id, entry.name, job.seed)
+    path = place(out, problem.id, entry.name, job.seed, job.workers)
     if not path.is_file():
         return False
     try:
         record = Record.read(path)
     except ValueError:
         return False
-    return (record.problem, record.budget, dict(record.settings)) == (problem.id, job.budget, dict(entry.settings))
+    found = record.problem, record.budget, dict(record.settings), record.workers
+    return found == (problem.id, job.budget, dict(entry.settings), job.workers.speeds)
 
 
 def run(
@@ -173,10 +180,10 @@ def run(
 
 def _run(job: Job, out: Path, data: Path | None) -> str:
     """One search in a worker, kept at once; gives the line that reports it."""
-    record = search(_load(job.problem, data), methods.find(job.method), job.seed, job.budget)
+    record = search(_load(job.problem, data), methods.find(job.method), job.seed, job.budget, job.workers)
     record.write(out)
     last = record.trace[-1]
-    return f"{job.method} on {record.problem}, seed {job.seed}: regret {last.regret:.3f} at {last.cost:.4g}"
+    return f"{job}: regret {last.regret:.3f} at {last.cost:.4g}"
 
 
 @cache

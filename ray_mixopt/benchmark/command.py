@@ -38,6 +38,12 @@ DEFAULT_SUITE, DEFAULT_METHOD, DEFAULT_BUDGET = "headline", "default", "2x"
 )
 @click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True, help="Searches at a time.")
 @click.option(
+    "--workers",
+    default="1",
+    show_default=True,
+    help="How many runs train at a time, on a virtual clock; or the speed of each worker, as in 1,1,0.5.",
+)
+@click.option(
     "--data",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder of the reference data.  [default: ../shared/data beside a checkout]",
@@ -52,6 +58,7 @@ def benchmark(
     budget: str,
     out: Path,
     processes: int,
+    workers: str,
     data: Path | None,
     listing: bool,
     report_only: bool,
@@ -63,6 +70,7 @@ def benchmark(
     """
     from ray_mixopt.benchmark import campaign
     from ray_mixopt.benchmark.problems import default_data, expand
+    from ray_mixopt.benchmark.workers import Workers
 
     if listing:
         _list()
@@ -79,6 +87,7 @@ def benchmark(
                 _budget(budget),
                 out=out,
                 data=data,
+                workers=Workers.parse(workers),
             )
         except ValueError as error:
             raise click.UsageError(str(error)) from error

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ray_mixopt.benchmark.record import Record
-from ray_mixopt.benchmark.scores import Curve, SpeedUp, found, geometric_mean, grouped, speed_up
+from ray_mixopt.benchmark.scores import Curve, SpeedUp, first_reached, found, geometric_mean, grouped, speed_up
+from ray_mixopt.benchmark.workers import ONE_WORKER, Workers
 
 OURS = "default"
 NO_RESULT = ""
@@ -33,6 +35,14 @@ def tables(records: Sequence[Record]) -> str:
                 f"what `{OURS}` costs to reach that level and stay there. `<`: `{OURS}` never reached it somewhere.",
                 _speed_ups(by_method),
             ]
+        for method in dict.fromkeys(curve.records[0].method for curve in curves):
+            teams = _teams(by_method, method)
+            if len(teams) > 1:
+                parts += [
+                    f"`{method}` with several workers on a virtual clock: wall clock (one worker's over it) and cost "
+                    "of getting first to a mean regret, the one that one worker has at some cost:",
+                    _side_by_side(teams),
+                ]
         parts += ["By problem: mean regret over seeds (worst seed):", _by_problem(by_method)]
     return "\n\n".join(parts)
 
@@ -116,6 +126,36 @@ def _mean_and_worst(ratios: Sequence[SpeedUp], which: str) -> tuple[str, str]:
     worst = ratios[int(np.argmin(values))]
     mean = f"{'<' if any(ratio.bound for ratio in ratios) else ''}{geometric_mean(values):.3g}x"
     return mean, f"{'<' if worst.bound else ''}{min(values):.3g}x"
+
+
+def _teams(by_method: ByMethod, method: str) -> dict[Workers, list[Curve]]:
+    """A method's curves by the workers it had, one worker first; empty without a search by one worker."""
+    teams = {}
+    for by_problem in by_method.values():
+        curves = list(by_problem.values())
+        if (first := curves[0].records[0]).method == method:
+            teams[Workers(first.workers)] = curves
+    return dict(sorted(teams.items(), key=lambda team: team[0].power)) if ONE_WORKER in teams else {}
+
+
+def _side_by_side(teams: Mapping[Workers, list[Curve]]) -> str:
+    one = teams[ONE_WORKER]
+    costs = [cost for cost in one[0].records[0].score_costs if cost <= one[0].budget * (1 + 1e-9)]
+    levels = [float(np.mean([curve.regret(cost) for curve in one])) for cost in costs]
+    head = ["workers", "problems", "seeds", "whole budget"]
+    head += [f"{level:.3f}, as one at {cost:.4g}" for level, cost in zip(levels, costs, strict=True)]
+    rows = []
+    for workers, curves in teams.items():
+        on_clock = [Curve(records=curve.records, clock=True) for curve in curves]
+        seeds = sorted({len(curve.records) for curve in curves})
+        whole = np.mean([record.trace[-1].time for curve in curves for record in curve.records])
+        whole_one = np.mean([record.trace[-1].time for curve in one for record in curve.records])
+        cells = [f"{whole:.3g} ({whole_one / whole:.2g}x)"]
+        for level in levels:
+            time, cost, alone = (first_reached(c, level) for c in (on_clock, curves, one))
+            cells.append("never" if math.isinf(time) else f"{time:.3g} ({alone / time:.2g}x), cost {cost:.3g}")
+        rows.append([str(workers), str(len(curves)), "-".join(map(str, seeds)), *cells])
+    return _table(head, rows)
 
 
 def _found(by_method: ByMethod) -> str:

@@ -17,6 +17,7 @@ from ray_mixopt.space import MixtureSpace
 from ray_mixopt.strategies import STRATEGIES, Suggestion
 from ray_mixopt.strategies.rungs import paper_rungs
 
+AFRESH = "default-afresh"
 SETTINGS = Path(__file__).parent / "rivals" / "settings.toml"
 
 
@@ -54,7 +55,7 @@ class Entry:
         about: what it is, in a line.
         implementation: ``module:class`` of a rival; "" for a strategy of ours.
         packages: what must be importable.
-        settings: keyword arguments of the class.
+        settings: keyword arguments of the class, or of ``Ours``.
         domain: "simplex", "pool" or "both": whether it searches freely or among logged runs.
         reason: why it cannot run here; "" where it can.
     """
@@ -82,7 +83,7 @@ class Entry:
     def start(self, task: Task) -> Method:
         """A fresh search."""
         if not self.implementation:
-            return Ours(task, self.name)
+            return Ours(task, **{"strategy": self.name, **self.settings})
         module, _, cls = self.implementation.partition(":")
         rival = getattr(importlib.import_module(f"ray_mixopt.benchmark.rivals.{module}"), cls)
         return cast(Method, rival(task, **self.settings))
@@ -94,9 +95,10 @@ class Ours:
     Args:
         task: what is searched. The paper's presets get the paper's rungs, where any step can be reported.
         strategy: its name.
+        continuation: whether it may go on with paused runs.
     """
 
-    def __init__(self, task: Task, strategy: str) -> None:
+    def __init__(self, task: Task, strategy: str, continuation: bool = True) -> None:
         from ray_mixopt.optimizer import MixtureOptimizer
 
         if strategy.startswith("paper") and task.any_steps:
@@ -110,6 +112,7 @@ class Ours:
             budget=task.budget,
             seed=task.seed,
             pool=task.pool,
+            continuation=continuation,
         )
 
     def ask(self) -> Suggestion | None:
@@ -134,6 +137,14 @@ def registry() -> dict[str, Entry]:
     """All methods by name, ours first."""
     rivals = tomllib.loads(SETTINGS.read_text())
     entries = [Entry(name=name, about="of this package", domain="both") for name in STRATEGIES]
+    entries.append(
+        Entry(
+            name=AFRESH,
+            about="default, with every run started afresh",
+            domain="both",
+            settings={"strategy": "default", "continuation": False},
+        )
+    )
     entries += [
         Entry(name=name, **{**rival, "packages": tuple(rival.get("packages", ()))}) for name, rival in rivals.items()
     ]

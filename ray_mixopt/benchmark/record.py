@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ray_mixopt.benchmark.workers import ONE_WORKER, Workers
+
 FORMAT_VERSION = 1
 
 
@@ -18,13 +20,15 @@ class Point:
     """A recommendation on the way.
 
     Attributes:
-        cost: spent when it was made.
+        cost: of all training until it was made.
+        time: virtual clock when it was made, in cost units over a worker's speed.
         regret: of the recommended mixture at the target.
         trained: whether that very mixture had been trained at the target by then.
         mixture: the recommended shares in domain order, ``(d,)``.
     """
 
     cost: float
+    time: float
     regret: float
     trained: bool
     mixture: tuple[float, ...]
@@ -56,6 +60,7 @@ class Record:
         versions: of Python and packages.
         commit: of this package.
         machine: where it ran.
+        workers: speed of each worker that trained.
     """
 
     problem: str
@@ -79,10 +84,17 @@ class Record:
     versions: Mapping[str, str]
     commit: str
     machine: Mapping[str, str | int]
+    workers: tuple[float, ...] = (1.0,)
+
+    @property
+    def label(self) -> str:
+        """The method, and its workers unless that is a single one."""
+        workers = Workers(self.workers)
+        return self.method if workers == ONE_WORKER else f"{self.method} x {workers}"
 
     def write(self, out: Path) -> Path:
         """Writes the file atomically to its place below ``out``."""
-        path = place(out, self.problem, self.method, self.seed)
+        path = place(out, self.problem, self.method, self.seed, Workers(self.workers))
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_suffix(f".{os.getpid()}.tmp")
         draft.write_text(json.dumps({"version": FORMAT_VERSION, **asdict(self)}, allow_nan=False) + "\n")
@@ -99,7 +111,10 @@ class Record:
         try:
             fields = json.loads(path.read_text())
             version = fields.pop("version")
-            fields["trace"] = tuple(Point(**{**p, "mixture": tuple(p["mixture"])}) for p in fields["trace"])
+            # Records of a single worker may say no time: it is the cost.
+            points = [{"time": point["cost"], **point, "mixture": tuple(point["mixture"])} for point in fields["trace"]]
+            fields["trace"] = tuple(Point(**point) for point in points)
+            fields["workers"] = tuple(fields.get("workers", ONE_WORKER.speeds))
             fields["score_costs"] = tuple(fields["score_costs"])
             record = cls(**fields)
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
@@ -111,9 +126,10 @@ class Record:
         return record
 
 
-def place(out: Path, problem: str, method: str, seed: int) -> Path:
+def place(out: Path, problem: str, method: str, seed: int, workers: Workers = ONE_WORKER) -> Path:
     """Where the record of a run lies below ``out``."""
-    return out / re.sub(r"[^A-Za-z0-9_.=+@-]", "-", problem) / f"{method}-{seed}.json"
+    side_by_side = "" if workers == ONE_WORKER else f"-workers={workers}"
+    return out / re.sub(r"[^A-Za-z0-9_.=+@-]", "-", problem) / f"{method}{side_by_side}-{seed}.json"
 
 
 def read_all(out: Path) -> list[Record]:

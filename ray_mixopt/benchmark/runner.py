@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,22 +16,13 @@ from ray_mixopt.benchmark import provenance
 from ray_mixopt.benchmark.methods import Entry, Method
 from ray_mixopt.benchmark.problem import Problem
 from ray_mixopt.benchmark.record import Point, Record
+from ray_mixopt.benchmark.workers import ONE_WORKER, Assignment, Floor, Report, Run, Workers
 from ray_mixopt.strategies import Suggestion
 
 PER_DECADE = 16  # costs, in each factor of 10, at which the recommendation is looked at
 FIRST_CHECKPOINT = 0.01  # of a target run
 TRAINED_WITHIN = 1e-3  # mixtures whose shares differ by less have been trained, if one of them has
 _TOLERANCE = 1 + 1e-9
-
-
-@dataclass(kw_only=True)
-class Run:
-    """A training run as the bill knows it."""
-
-    mixture: np.ndarray  # (d,)
-    scale: str
-    reached: float = 0.0
-    failed: bool = False
 
 
 class Bill:
@@ -106,15 +96,19 @@ def checkpoints(problem: Problem, budget: float) -> tuple[float, ...]:
     return tuple(sorted({*grid, *(cost for cost in problem.score_costs if cost <= last), budget}))
 
 
-def search(problem: Problem, entry: Entry, seed: int, budget: float) -> Record:
+def search(problem: Problem, entry: Entry, seed: int, budget: float, workers: Workers = ONE_WORKER) -> Record:
     """Runs one method on one problem.
+
+    Runs go side by side on a virtual clock, on which a run takes its cost over the speed of its worker. A free worker
+    asks at once; what a run reports is told when it gets there. Suggesting takes no time.
 
     Args:
         problem: what is searched.
         entry: the method.
         seed: of the method, and, hashed with the problem's id, of the noise and the failures.
         budget: most that may be spent, in the problem's cost unit. The search ends with the first suggestion that does
-            not fit, or when the method has none.
+            not fit, or when the method has none and nothing runs.
+        workers: what trains.
 
     Raises:
         ValueError: if the method cannot search this problem, or suggests what makes no sense.
@@ -125,40 +119,66 @@ def search(problem: Problem, entry: Entry, seed: int, budget: float) -> Record:
     if entry.obstacle:
         raise ValueError(f"Method {entry.name!r} cannot run: {entry.obstacle}.")
     method = entry.start(task)
-    bill, watch = Bill(problem), _Watch(problem, method, budget)
-    noise_seed = problem_seed(problem, seed)
-    seconds: list[float] = []
+    bill, floor = Bill(problem), Floor(workers)
+    watch = _Watch(problem, method, budget)
+    space, noise_seed = problem.space, problem_seed(problem, seed)
+    seconds: list[float] = []  # of the method, by suggestion
     n_failed = 0
-    watch.look(bill)
+    over = False
+    watch.look(bill.spent, floor.now, bill)
     while True:
-        start = time.perf_counter()
-        suggestion = method.ask()
-        elapsed = time.perf_counter() - start
-        if suggestion is None:
+        while floor.idle and not over:
+            start = time.perf_counter()
+            suggestion = method.ask()
+            elapsed = time.perf_counter() - start
+            if suggestion is None:
+                break
+            if any(job.trial_id == suggestion.trial_id for job in floor.jobs):
+                raise ValueError(f"The method asked for trial {suggestion.trial_id!r} again while it runs.")
+            run = bill.run(suggestion)
+            cost = bill.cost(run, suggestion.steps)
+            if bill.spent + floor.committed + cost > budget * _TOLERANCE:
+                over = True
+                break
+            if not problem.logged(run.mixture, run.scale, suggestion.steps):
+                raise ValueError(f"The method asked for a run that is not logged: {suggestion}.")
+            stream = noise_seed, len(seconds)
+            seconds.append(elapsed)
+            end, failed = _end(problem, run, suggestion.steps, stream)
+            rungs = [
+                z for z in method.space.steps if run.reached < z <= end and problem.logged(run.mixture, run.scale, z)
+            ]
+            floor.start(
+                Assignment(
+                    trial_id=suggestion.trial_id,
+                    run=run,
+                    number=len(seconds) - 1,
+                    end=end,
+                    failed=failed,
+                    reserved=cost,
+                    cost=bill.cost(run, end),
+                    reports=[
+                        Report(bill.cost(run, z), z, problem.observe(run.mixture, run.scale, z, stream)) for z in rungs
+                    ],
+                )
+            )
+        if not floor.busy:
             break
-        run = bill.run(suggestion)
-        cost = bill.cost(run, suggestion.steps)
-        if bill.spent + cost > budget * _TOLERANCE:
-            break
-        if not problem.logged(run.mixture, run.scale, suggestion.steps):
-            raise ValueError(f"The method asked for a run that is not logged: {suggestion}.")
-        watch.before(bill, cost)
-        stream = noise_seed, len(seconds)
-        end, failed = _end(problem, run, suggestion.steps, stream)
-        began = run.reached
-        bill.pay(suggestion.trial_id, run, end)
-        run.failed = failed
-        n_failed += failed
-        rungs = [z for z in method.space.steps if began < z <= end and problem.logged(run.mixture, run.scale, z)]
-        reports = [(z, problem.observe(run.mixture, run.scale, z, stream)) for z in rungs]
+        watch.before(bill.spent + floor.trained(floor.now), bill.spent + floor.trained(floor.next_end), floor.now, bill)
+        reports, ended = floor.advance()
         start = time.perf_counter()
-        for step, metrics in reports:
-            method.tell(suggestion.trial_id, step, metrics)
-        method.finish(suggestion.trial_id, failed)
-        seconds.append(elapsed + time.perf_counter() - start)
-        if run.scale == problem.space.target_scale and run.reached >= problem.space.target_steps:
-            watch.look(bill)
-    watch.look(bill)
+        for trial_id, step, metrics in reports:
+            method.tell(trial_id, step, metrics)
+        for job in ended:
+            method.finish(job.trial_id, job.failed)
+        seconds[ended[0].number] += time.perf_counter() - start
+        for job in ended:
+            bill.pay(job.trial_id, job.run, job.end)
+            job.run.failed = job.failed
+            n_failed += job.failed
+        if any(job.run.scale == space.target_scale and job.run.reached >= space.target_steps for job in ended):
+            watch.look(bill.spent + floor.trained(floor.now), floor.now, bill)
+    watch.look(bill.spent, floor.now, bill)
     best, median = problem.landmarks
     sign = 1.0 if problem.mode == "min" else -1.0
     return Record(
@@ -170,7 +190,7 @@ def search(problem: Problem, entry: Entry, seed: int, budget: float) -> Record:
         settings=entry.settings,
         logged=problem.pool is not None,
         cost_unit=problem.cost_unit,
-        target_cost=problem.space.target_cost,
+        target_cost=space.target_cost,
         score_costs=problem.score_costs,
         best=sign * best,
         median=sign * median,
@@ -187,6 +207,7 @@ def search(problem: Problem, entry: Entry, seed: int, budget: float) -> Record:
         versions=provenance.versions(entry.packages),
         commit=provenance.commit(),
         machine=provenance.machine(),
+        workers=workers.speeds,
     )
 
 
@@ -198,21 +219,20 @@ class _Watch:
         self.costs = checkpoints(problem, budget)
         self.trace: list[Point] = []
 
-    def before(self, bill: Bill, cost: float) -> None:
-        """The next run costs that much: whatever is recommended now holds for the checkpoints until then."""
-        spent = bill.spent
-        if any(spent <= c < spent + cost for c in self.costs):
-            self.look(bill)
+    def before(self, cost: float, following: float, clock: float, bill: Bill) -> None:
+        """No run ends until ``following`` is spent: what is recommended now holds for the checkpoints until then."""
+        if any(cost <= c < following for c in self.costs):
+            self.look(cost, clock, bill)
 
-    def look(self, bill: Bill) -> None:
+    def look(self, cost: float, clock: float, bill: Bill) -> None:
         """Records the recommendation as it stands, unless nothing was run since the last one."""
-        spent = bill.spent
-        if self.trace and self.trace[-1].cost == spent:
+        if self.trace and self.trace[-1].cost == cost:
             return
         mixture = self.problem.space.mixture(self.method.recommend())
         self.trace.append(
             Point(
-                cost=spent,
+                cost=cost,
+                time=clock,
                 regret=self.problem.regret(mixture),
                 trained=bill.trained(mixture),
                 mixture=tuple(mixture.tolist()),

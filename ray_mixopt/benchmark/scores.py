@@ -1,7 +1,8 @@
 """Scores, from the records alone.
 
 Everything is about the mean regret curve of a method on a problem: at a cost, the mean over seeds of the regret of the
-last recommendation made with no more than that spent. A group's score is the mean over its problems.
+last recommendation made with no more than that spent. A group's score is the mean over its problems. For a method with
+several workers there is the same curve against the virtual clock.
 """
 
 from __future__ import annotations
@@ -26,19 +27,23 @@ class Curve:
 
     Args:
         records: one a seed, all of the same problem and method.
+        clock: whether the curve is against the virtual clock: "cost" then stands for the time, below.
     """
 
     records: tuple[Record, ...]
+    clock: bool = False
 
     @cached_property
     def budget(self) -> float:
-        """What every seed could spend."""
+        """What every seed could spend; on the clock, when the last of them was over."""
+        if self.clock:
+            return max(record.trace[-1].time for record in self.records)
         return min(record.budget for record in self.records)
 
     @cached_property
     def costs(self) -> np.ndarray:
         """Costs above 0 at which any seed's recommendation was looked at, ascending, ``(k,)``."""
-        costs = np.unique([point.cost for record in self.records for point in record.trace])
+        costs = np.unique([cost for costs in self._costs for cost in costs])
         found: np.ndarray = costs[(costs > 0) & (costs <= self.budget * _TOLERANCE)]
         return found
 
@@ -76,13 +81,17 @@ class Curve:
         return self.records[0].target_cost * float(untrained.mean())
 
     @cached_property
+    def _costs(self) -> list[list[float]]:
+        return [[point.time if self.clock else point.cost for point in record.trace] for record in self.records]
+
+    @cached_property
     def _regrets(self) -> list[list[float]]:
         return [[point.regret for point in record.trace] for record in self.records]
 
     def _at(self, costs: Sequence[float] | np.ndarray, values: Sequence[Sequence[float]]) -> np.ndarray:
         """Values that hold at some costs: those of the last recommendation made with no more than that spent."""
         where = np.asarray(costs, dtype=np.float64) * _TOLERANCE
-        seen = [np.searchsorted([point.cost for point in record.trace], where, side="right") for record in self.records]
+        seen = [np.searchsorted(costs, where, side="right") for costs in self._costs]
         return np.array([np.asarray(v, dtype=np.float64)[i - 1] for v, i in zip(values, seen, strict=True)])
 
 
@@ -116,6 +125,14 @@ def speed_up(ours: Curve, rival: Curve) -> SpeedUp:
     return SpeedUp(search=theirs / cost, with_final=final, bound=reached is None)
 
 
+def first_reached(curves: Sequence[Curve], level: float) -> float:
+    """Where the mean regret over problems and seeds first is at or below a level; infinity if it never is."""
+    costs = np.unique(np.concatenate([curve.costs for curve in curves]))
+    mean = np.mean([curve.regrets(costs).mean(axis=0) for curve in curves], axis=0)  # (k,)
+    low = mean <= level + 1e-12
+    return float(costs[low.argmax()]) if low.any() else math.inf
+
+
 @dataclass(frozen=True, kw_only=True)
 class Found:
     """How a method fared at finding the best logged mixture.
@@ -142,7 +159,7 @@ def grouped(records: Iterable[Record]) -> dict[str, dict[str, dict[str, Curve]]]
     sorted_out: dict[str, dict[str, dict[str, list[Record]]]] = {}
     for record in records:
         methods = sorted_out.setdefault(record.group, {})
-        methods.setdefault(record.method, {}).setdefault(record.problem, []).append(record)
+        methods.setdefault(record.label, {}).setdefault(record.problem, []).append(record)
     return {
         group: {
             method: {problem: Curve(records=tuple(runs)) for problem, runs in by_problem.items()}

@@ -18,9 +18,19 @@ Trace = list[tuple[float, float] | tuple[float, float, bool]]  # cost, regret, w
 
 
 def record(
-    trace: Trace, *, method: str = "default", problem: str = "f/a", seed: int = 0, budget: float = 3940.0
+    trace: Trace,
+    *,
+    method: str = "default",
+    problem: str = "f/a",
+    seed: int = 0,
+    budget: float = 3940.0,
+    workers: tuple[float, ...] = (1.0,),
 ) -> Record:
-    points = tuple(Point(cost=p[0], regret=p[1], trained=p[2] if len(p) > 2 else False, mixture=(1.0,)) for p in trace)
+    power = sum(workers)
+    points = tuple(
+        Point(cost=p[0], time=p[0] / power, regret=p[1], trained=p[2] if len(p) > 2 else False, mixture=(1.0,))
+        for p in trace
+    )
     return Record(
         problem=problem,
         group="f/all",
