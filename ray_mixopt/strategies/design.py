@@ -25,7 +25,7 @@ def initial_design(space: MixtureSpace, rng: np.random.Generator) -> list[Propos
     At the cheapest fidelity: the uniform mixture and up to ``2 d + 2`` Dirichlet(1) draws. At the bridge, the fidelity
     furthest from it in both scale and steps that the design can pay for: the uniform mixture and the near-corners, in
     which one domain has 95% of the tokens (within the bounds). Where even the cheapest fidelity cannot hold all
-    near-corners, a random subset is taken.
+    near-corners, a random subset is taken. No run is there twice.
     """
     d = space.n_domains
     cheap = min(_cells(space), key=lambda cell: space.cost(*cell))
@@ -39,7 +39,9 @@ def initial_design(space: MixtureSpace, rng: np.random.Generator) -> list[Propos
     corners = [
         space.simplex.project(_CORNER_SHARE * space.corners()[i] + (1 - _CORNER_SHARE) * rest)[0] for i in chosen
     ]
-    return design + [Proposal(mixture=w, scale=bridge[0], steps=bridge[1]) for w in [space.uniform(), *corners]]
+    design += [Proposal(mixture=w, scale=bridge[0], steps=bridge[1]) for w in [space.uniform(), *corners]]
+    # The bridge may be the cheapest fidelity, and tight bounds leave little room between corners.
+    return list({(*run.mixture.tolist(), run.scale, run.steps): run for run in reversed(design)}.values())[::-1]
 
 
 def _cells(space: MixtureSpace) -> list[tuple[str, int]]:

@@ -1,14 +1,11 @@
-"""``MixOptSearcher`` without a Ray cluster: what Tune's own tests ask of every searcher, and its JSON state."""
+"""``MixOptSearcher`` without a Ray cluster: what test_conformance.py does not ask of every searcher."""
 
 from __future__ import annotations
 
 import json
 import logging
 import math
-import os
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -266,56 +263,6 @@ def test_a_fresh_object_goes_on_from_a_file(searcher: MixOptSearcher, tmp_path: 
     for each in (searcher, other):
         complete(each, "not_completed", unfinished, 1.5)
     assert same_next_suggestion(searcher, other)
-
-
-@pytest.mark.parametrize("limited", [True, False])
-@pytest.mark.parametrize("by_folder", [True, False])
-def test_five_and_five_are_ten(
-    space: MixtureSpace, tmp_path: Path, loss: Loss, limited: bool, by_folder: bool, ladder: str
-) -> None:
-    """Tune's AbstractWarmStartTest."""
-
-    def make() -> Searcher:
-        made = MixOptSearcher(strategy=ladder, seed=2)
-        return ConcurrencyLimiter(made, max_concurrent=1) if limited else made
-
-    names = [f"trial_{number}" for number in range(10)]
-    whole, first, second = make(), make(), make()
-    for each in (whole, first):
-        each.set_search_properties("loss", "min", space.param_space() | {"lr": tune.uniform(0, 1)})
-    configs = drive(whole, names, loss)
-    half = drive(first, names[:5], loss)
-    if by_folder:
-        SearchGenerator(first).save_to_dir(str(tmp_path), "2026-01-01")
-        SearchGenerator(second).restore_from_dir(str(tmp_path))
-    else:
-        first.save(str(tmp_path / "state"))
-        second.restore(str(tmp_path / "state"))
-    assert half + drive(second, names[5:], loss) == configs
-
-
-NEXT_SUGGESTION = """
-import json, sys
-from ray_mixopt import MixOptSearcher
-print(json.dumps(MixOptSearcher.load(sys.argv[1]).suggest("next")))
-"""
-
-
-@pytest.mark.parametrize("strategy", ["random", "default"])
-def test_another_process_suggests_the_same(space: MixtureSpace, tmp_path: Path, loss: Loss, strategy: str) -> None:
-    searcher = MixOptSearcher(strategy=strategy, seed=4)
-    searcher.set_search_properties("loss", "min", space.param_space() | {"lr": tune.loguniform(1e-3, 1)})
-    drive(searcher, [f"trial_{number}" for number in range(3)], loss)
-    searcher.save_to_dir(str(tmp_path), "2026-01-01_00-00-00")
-    child = subprocess.run(
-        [sys.executable, "-c", NEXT_SUGGESTION, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-    )
-    assert child.returncode == 0, child.stderr
-    assert json.loads(child.stdout) == searcher.suggest("next")
 
 
 def test_the_state_is_json_with_the_one_before_kept(searcher: MixOptSearcher, tmp_path: Path, loss: Loss) -> None:
