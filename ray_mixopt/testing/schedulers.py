@@ -131,7 +131,7 @@ class SchedulerConformance:
         assert (tmp_path / "interrupted").exists()
         results = self.restore(str(tmp_path / "run"), self._trainable(tmp_path, "none")).fit()
         self._all_end(results)
-        assert {r.path for r in first} <= {r.path for r in results}, "trials were lost"
+        assert _paths(first) <= _paths(results), "trials were lost"
 
     # -- steps of the tests
 
@@ -181,3 +181,7 @@ class SchedulerConformance:
 
 def _trial_id(trial: Trial) -> str:
     return trial.trial_id
+
+
+def _paths(results: tune.ResultGrid) -> set[str]:
+    return {results[i].path for i in range(len(results))}

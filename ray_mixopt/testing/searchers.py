@@ -133,12 +133,12 @@ class SearcherConformance:
     def test_missing_values(self) -> None:
         """Reports without the metric, and an end without any report."""
         searcher = self._ready()
-        for number, last in enumerate(({}, None)):
+        for number, silent in enumerate((False, True)):
             config = self._suggest(searcher, str(number))
             result = self._result(config, 0.0)
             del result[self.metric]
             searcher.on_trial_result(str(number), result)
-            searcher.on_trial_complete(str(number), result if last is not None else None)
+            searcher.on_trial_complete(str(number), None if silent else result)
         list(self._drive(searcher, self._names(3)))
 
     def test_failed_trials(self) -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
