@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -19,7 +19,8 @@ FORMAT_VERSION = 1
 
 Status = Literal["running", "paused", "done", "diverged", "failed", "lost"]
 """``running``: asked for and not yet at its rung. ``paused``: at its rung, can be continued. ``done``: over, cannot be
-continued. ``diverged``: reported NaN or inf. ``failed``: ended by an error. ``lost``: no longer known to its runner."""
+continued. ``diverged``: reported NaN or inf. ``failed``: ended by an error of its own. ``lost``: its machine failed, or
+its runner no longer knows it."""
 
 
 @dataclass(kw_only=True)
@@ -69,7 +70,7 @@ class History:
         self.space = space
         self.trials: dict[str, Trial] = {}
         self.arrivals: list[tuple[str, int]] = []  # (trial_id, step), oldest first
-        self.n_asked = 0  # suggestions made so far; numbers the random stream of the next one
+        self.n_asked = 0  # suggestions so far, without lost runs asked for again; numbers the next one's random stream
         self.n_duplicates = 0  # repeated reports of a (trial, step), dropped
         self.n_missing = 0  # reports without any metric of the objective
 
@@ -78,6 +79,18 @@ class History:
 
     def __len__(self) -> int:
         return len(self.trials)
+
+    def copy(self) -> History:
+        """A history of the same trials that does not change with this one."""
+        other = History(self.space)
+        other.trials = {t.trial_id: replace(t, observations=dict(t.observations)) for t in self}
+        other.arrivals = list(self.arrivals)
+        other.n_asked, other.n_duplicates, other.n_missing = self.n_asked, self.n_duplicates, self.n_missing
+        return other
+
+    def fingerprint(self) -> int:
+        """A number of this process that changes with everything that happens to the trials."""
+        return hash((self.n_asked, len(self.arrivals), *((t.trial_id, t.status, t.steps) for t in self)))
 
     # -- events
 

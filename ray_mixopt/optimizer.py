@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, get_args
 
@@ -10,10 +11,11 @@ from ray_mixopt.history import History, Trial
 from ray_mixopt.pool import Pool
 from ray_mixopt.recommendation import Recommendation
 from ray_mixopt.space import MixtureSpace
-from ray_mixopt.strategies import STRATEGIES, Problem, Suggestion, create
+from ray_mixopt.strategies import STRATEGIES, Problem, Proposal, Suggestion, create
 from ray_mixopt.strategies.base import Mode
 
 STATE_VERSION = 1
+MAX_TRIES = 3  # of a run that is lost again and again
 _SINGLE = "value"
 
 
@@ -85,12 +87,21 @@ class MixtureOptimizer:
     def ask(self, trial_id: str | None = None) -> Suggestion | None:
         """The next run; None when the budget allows nothing more (or, with a pool, nothing is left to run).
 
+        A run that was lost before it showed anything is asked for again first, under a new name.
+
         Args:
             trial_id: name for a new run; made up if not given. A continuation keeps the name of the run it continues.
         """
-        proposal = self._strategy.propose(self.history)
-        if proposal is None:
-            return None
+        proposal = self.propose(self.history)
+        return None if proposal is None else self.accept(proposal, trial_id)
+
+    def propose(self, history: History) -> Proposal | None:
+        """What ``ask`` would want to run given a history, which stays as it is; safe to call in another thread."""
+        again = self._lost_run(history)
+        return self._strategy.propose(history) if again is None else again
+
+    def accept(self, proposal: Proposal, trial_id: str | None = None) -> Suggestion:
+        """Files a proposal as asked for; see ``ask``."""
         history = self.history
         if proposal.continues is not None:
             trial = history[proposal.continues]
@@ -106,7 +117,8 @@ class MixtureOptimizer:
                 acquisition=proposal.acquisition,
             )
             history.add(trial)
-        history.n_asked += 1
+        if not proposal.again:
+            history.n_asked += 1
         return Suggestion(
             trial_id=trial.trial_id,
             mixture=self.space.named(trial.mixture),
@@ -115,6 +127,34 @@ class MixtureOptimizer:
             continues=proposal.continues,
             cost=self.space.cost(trial.scale, trial.steps, start=trial.reached),
         )
+
+    def still_possible(self, proposal: Proposal) -> bool:
+        """Whether a proposal made for an earlier state of the history can be accepted now."""
+        start = 0
+        if proposal.continues is not None:
+            trial = self.history[proposal.continues]
+            if trial.status != "paused" or trial.reached >= proposal.steps:
+                return False
+            start = trial.reached
+        cost = self.space.cost(proposal.scale, proposal.steps, start=start)
+        return cost <= self.problem.affordable(self.history) * (1 + 1e-12)
+
+    def _lost_run(self, history: History) -> Proposal | None:
+        """A run that nothing came of through no fault of its own, unless it was tried too often already."""
+        if not any(run.status == "lost" for run in history):
+            return None
+        tries = Counter((run.mixture, run.scale) for run in history if not run.evaluated)
+        answered = {(run.mixture, run.scale) for run in history if run.status != "lost" or run.observations}
+        for run in history:
+            key = run.mixture, run.scale
+            if run.status != "lost" or run.evaluated or key in answered or tries[key] >= MAX_TRIES:
+                continue
+            if self.space.cost(run.scale, run.steps) <= self.problem.affordable(history) * (1 + 1e-12):
+                mixture = self.space.mixture(run.mixture)
+                return Proposal(
+                    mixture=mixture, scale=run.scale, steps=run.steps, acquisition=run.acquisition, again=True
+                )
+        return None
 
     def tell(self, trial_id: str, step: int, value: float | Mapping[str, float]) -> None:
         """Report what a run showed at a rung; call it for every rung as it is seen.
@@ -132,12 +172,13 @@ class MixtureOptimizer:
         """
         self.history.observe(trial_id, step, self._metrics(value))
 
-    def finish(self, trial_id: str, failed: bool = False, *, continuable: bool = True) -> None:
+    def finish(self, trial_id: str, failed: bool = False, *, lost: bool = False, continuable: bool = True) -> None:
         """The run stopped: at its rung, or ``failed`` before it. What it showed is kept either way.
 
         Args:
             trial_id: the suggestion's name.
             failed: whether an error ended it; it then cannot be continued.
+            lost: whether its machine failed and not the run; if it showed nothing, it is asked for again.
             continuable: whether its last checkpoint is kept, so that it can go on later at marginal cost.
 
         Raises:
@@ -146,8 +187,8 @@ class MixtureOptimizer:
         trial = self.history[trial_id]
         if trial.status == "diverged":
             return
-        if failed:
-            trial.status = "failed"
+        if lost or failed:
+            trial.status = "lost" if lost else "failed"
         else:
             trial.status = "paused" if continuable and trial.reached > 0 else "done"
 

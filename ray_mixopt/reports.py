@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from ray_mixopt.history import Trial
+from ray_mixopt.optimizer import MixtureOptimizer
+
+logger = logging.getLogger(__name__)
 
 
 def training_step(result: Mapping[str, Any]) -> int | None:
@@ -24,3 +30,36 @@ def metrics_of(result: Mapping[str, Any], names: Iterable[str]) -> dict[str, flo
         except (KeyError, TypeError, ValueError):
             continue
     return found
+
+
+class Reports:
+    """Takes in the reports of runs, and warns once of what they lack."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def observe(
+        self, optimizer: MixtureOptimizer, run: Trial, result: Mapping[str, Any], names: Sequence[str]
+    ) -> int | None:
+        """Records a report of the named metrics; gives its step, None where there is nothing to record."""
+        step, metrics = training_step(result), metrics_of(result, names)
+        if step is None and not metrics:
+            return None  # no report: what Tune has of a trial that ended before its first one
+        if "step" not in result:
+            self.warn_once("Trials do not report 'step': their training_iteration is taken for the training step.")
+        if not metrics:
+            self.warn_once(
+                f"Trial {run.trial_id} reported no number for {', '.join(names)}: nothing is learned from such a "
+                "report, though it is paid for. Report the metric with every step."
+            )
+            if "step" not in result:
+                return None
+        if step is not None:
+            optimizer.tell(run.trial_id, step, metrics)
+        return step
+
+    def warn_once(self, message: str) -> None:
+        """Logs a warning, unless it was logged before."""
+        if message not in self._told:
+            self._told.add(message)
+            logger.warning("%s", message)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+MAX_FAILURES = 10  # in a row, before the first report; Tune itself would try for ever
+
 
 class Roster:
     """Trials that hold or wait for resources, as far as the searcher is told.
@@ -36,10 +38,22 @@ class Roster:
         self._live = {run.trial_id for run in runs if run.status == "running"}
         self._trials: dict[str, Trial] = {}
 
+    def check_failures(self) -> None:
+        """Raises RuntimeError if trial after trial has failed before its first report."""
+        if self.failures >= MAX_FAILURES:
+            raise RuntimeError(
+                f"{MAX_FAILURES} trials in a row failed before their first report: see their errors, then go on with "
+                "ray_mixopt.restore. Failed trials cost nothing, so that this search would never end."
+            )
+
     def confirm(self, trial: Trial) -> None:
         """Tune shows a trial."""
         self.unconfirmed.discard(trial.trial_id)
         self._trials[trial.trial_id] = trial
+
+    def trial(self, trial_id: str) -> Trial | None:
+        """Tune's trial of that name, if Tune has shown it."""
+        return self._trials.get(trial_id)
 
     def start(self, trial_id: str) -> None:
         """A trial was asked for, or is to go on."""

@@ -13,14 +13,16 @@ from ray.tune.search import SEARCH_ALG_IMPORT, UNDEFINED_METRIC_MODE, UNDEFINED_
 from ray.tune.utils import flatten_dict
 
 from ray_mixopt import snapshots
+from ray_mixopt.asking import Asking
 from ray_mixopt.evaluated import EvaluatedPoints
+from ray_mixopt.failures import machine_failed
 from ray_mixopt.history import History
 from ray_mixopt.history import Trial as Run
 from ray_mixopt.layout import Layout
 from ray_mixopt.optimizer import MixtureOptimizer, check_settings
 from ray_mixopt.pool import Pool
 from ray_mixopt.recommendation import Recommendation
-from ray_mixopt.reports import metrics_of, training_step
+from ray_mixopt.reports import Reports, training_step
 from ray_mixopt.roster import Roster
 from ray_mixopt.snapshots import SnapshotSearcher
 from ray_mixopt.space import MixtureSpace
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STATE_VERSION = 1
-MAX_FAILURES = 10  # in a row, before the first report; Tune itself would try for ever
 _PARAMETER_STREAM = 7  # sets the draws of further hyper-parameters apart from the strategy's
 
 
@@ -58,6 +59,8 @@ class MixOptSearcher(SnapshotSearcher):
         scale: key of the model scale.
         steps: key of the training steps.
         cost_per_step: price of a step by scale name, for a hand-written ``param_space`` with several scales.
+        max_wait_s: longest time, in seconds, that Tune waits for a suggestion while trials run; it is then made in a
+            thread, and the search depends on how long that takes. By default Tune waits as long as it takes.
 
     Raises:
         ValueError: for an argument that makes no sense; the message says what to change.
@@ -78,6 +81,7 @@ class MixOptSearcher(SnapshotSearcher):
         scale: str = "scale",
         steps: str = "steps",
         cost_per_step: Mapping[str, float] | None = None,
+        max_wait_s: float | None = None,
     ) -> None:
         if space is not None and not isinstance(space, MixtureSpace):
             raise ValueError(f"space must be a MixtureSpace, got {space!r}: pass a dict as Tuner(param_space=...).")
@@ -85,6 +89,7 @@ class MixOptSearcher(SnapshotSearcher):
             raise ValueError(f"metric must be one name, got {metric!r}: for several use objective={{name: weight}}.")
         check_settings(mode=mode or "min", objective=objective, strategy=strategy, budget=budget, seed=seed)
         super().__init__(metric=metric, mode=mode)
+        self._asking = Asking(max_wait_s)
         self._settings: dict[str, Any] = {
             "objective": None if objective is None else dict(objective),
             "strategy": strategy,
@@ -98,7 +103,7 @@ class MixOptSearcher(SnapshotSearcher):
         self._evaluated = EvaluatedPoints()
         self._optimizer: MixtureOptimizer | None = None
         self._max_concurrent = 0
-        self._told: set[str] = set()
+        self._reports = Reports()
         self.roster = Roster()
 
     # -- the search as Tune sees it
@@ -147,11 +152,7 @@ class MixOptSearcher(SnapshotSearcher):
                 after trial fails before its first report.
         """
         optimizer = self.optimizer
-        if self.roster.failures >= MAX_FAILURES:
-            raise RuntimeError(
-                f"{MAX_FAILURES} trials in a row failed before their first report: see their errors, then go on with "
-                "ray_mixopt.restore. Failed trials cost nothing, so that this search would never end."
-            )
+        self.roster.check_failures()
         self.settle()
         roster, history = self.roster, optimizer.history
         if roster.pausing and roster.unconfirmed:
@@ -160,10 +161,13 @@ class MixOptSearcher(SnapshotSearcher):
         if self._max_concurrent and running >= self._max_concurrent:
             return None
         number = history.n_asked
-        suggestion = None if roster.exhausted else optimizer.ask(trial_id)
+        # With nothing running, Tune would sleep for a second if told to come back.
+        known, suggestion = (
+            (True, None) if roster.exhausted else self._asking.ask(optimizer, trial_id, patient=not running)
+        )
         if suggestion is None:
-            roster.exhausted = True  # until a run reports or ends
-            return None if running else cast(Any, Searcher.FINISHED)
+            roster.exhausted = known  # until a run reports or ends
+            return None if running or not known else cast(Any, Searcher.FINISHED)
         roster.start(suggestion.trial_id)
         if suggestion.continues is not None:
             return None
@@ -183,12 +187,13 @@ class MixOptSearcher(SnapshotSearcher):
         """Takes in the end of a trial, with its last report if it has one."""
         self.roster.exhausted = False
         run = self.run_of(trial_id, result)
+        lost = error and machine_failed(self.roster.trial(trial_id))
         self.roster.end(trial_id)
         if run is None:
             return
         if result and training_step(result) not in run.observations:
             self._observe(run, result)
-        self.optimizer.finish(trial_id, failed=error, continuable=False)
+        self.optimizer.finish(trial_id, failed=error, lost=lost, continuable=False)
         if error and not run.observations:
             self.roster.failures += 1
 
@@ -263,13 +268,14 @@ class MixOptSearcher(SnapshotSearcher):
             "history": None if self._optimizer is None else self._optimizer.history.state_dict(),
             "evaluated": self._evaluated.state(),
             "n_recoveries": self.n_recoveries,
+            "max_wait_s": self._asking.max_wait_s,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes over a state, or raises ValueError and changes nothing."""
         if state.get("version") != STATE_VERSION:
             raise ValueError(f"it has version {state.get('version')!r}, this release reads {STATE_VERSION}")
-        restored = MixOptSearcher(pool=self._pool)
+        restored = MixOptSearcher(pool=self._pool, max_wait_s=state.get("max_wait_s"))
         try:
             restored._metric, restored._mode = state["metric"], state["mode"]
             restored._settings, restored._cost_per_step = dict(state["settings"]), state["cost_per_step"]
@@ -375,7 +381,7 @@ class MixOptSearcher(SnapshotSearcher):
         try:
             run = self.layout.trial(trial_id, config, history.space)
         except ValueError as error:
-            self._warn_once(f"Trial {trial_id} is not of this search and is ignored: {error}.")
+            self._reports.warn_once(f"Trial {trial_id} is not of this search and is ignored: {error}.")
             return None
         history.add(run)
         history.n_asked += 1  # it was asked for, by a state that is gone
@@ -386,27 +392,10 @@ class MixOptSearcher(SnapshotSearcher):
     # -- inside
 
     def _observe(self, run: Run, result: Mapping[str, Any]) -> int | None:
-        """Records a report; gives its step, None where there is nothing to record."""
-        step, metrics = training_step(result), metrics_of(result, self.metric_names)
-        if "step" not in result:
-            self._warn_once("Trials do not report 'step': their training_iteration is taken for the training step.")
-        if not metrics:
-            wanted = ", ".join(self.metric_names)
-            self._warn_once(
-                f"Trial {run.trial_id} reported no number for {wanted}: nothing is learned from such a report, though "
-                "it is paid for. Report the metric with every step."
-            )
-            if "step" not in result:
-                return None
+        step = self._reports.observe(self.optimizer, run, result, self.metric_names)
         if step is not None:
-            self.optimizer.tell(run.trial_id, step, metrics)
             self.roster.failures = 0
         return step
-
-    def _warn_once(self, message: str) -> None:
-        if message not in self._told:
-            self._told.add(message)
-            logger.warning("%s", message)
 
 
 SEARCH_ALG_IMPORT["mixopt"] = lambda: MixOptSearcher

@@ -63,7 +63,8 @@ class Problem:
 class Proposal:
     """What a strategy wants to run: a new trial, or the continuation of a paused one.
 
-    ``acquisition`` is kept with a new trial, for strategies whose later answers depend on it.
+    ``acquisition`` is kept with a new trial, for strategies whose later answers depend on it. ``again`` marks the
+    repetition of a lost run, which is no new suggestion of the strategy's.
     """
 
     mixture: np.ndarray  # (d,)
@@ -71,6 +72,7 @@ class Proposal:
     steps: int
     continues: str | None = None
     acquisition: float | None = None
+    again: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ray_mixopt.history import Trial
 from ray_mixopt.optimizer import MixtureOptimizer
 from ray_mixopt.pool import Pool
 from ray_mixopt.space import MixtureSpace, Scale
-from ray_mixopt.strategies import STRATEGIES
+from ray_mixopt.strategies import STRATEGIES, Proposal
+from ray_mixopt.testing import check_history
 
 ROOT = Path(__file__).parents[2]
 
@@ -346,6 +348,7 @@ def test_the_state_is_plain_json_and_exact(space, drive) -> None:
 CONTINUE = """
 import json, sys
 from dataclasses import asdict
+from ray_mixopt.history import Trial
 from ray_mixopt.optimizer import MixtureOptimizer
 
 answers = []
@@ -386,3 +389,74 @@ def test_a_new_process_goes_on_bit_for_bit(space, drive, loss) -> None:
         for there in (first, second):
             assert vars(optimizer.ask()) == there, note
         assert optimizer.recommend().to_dict() == recommended, note
+
+
+# -- lost runs
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES_HERE)
+def test_a_run_lost_before_it_showed_anything_is_asked_for_again(space, drive, strategy) -> None:
+    undisturbed, disturbed = (MixtureOptimizer(space, strategy=strategy, seed=3) for _ in range(2))
+    first = disturbed.ask()
+    disturbed.finish(first.trial_id, lost=True)
+    again = disturbed.ask()
+    assert again.trial_id != first.trial_id and again.continues is None
+    assert (again.mixture, again.scale, again.steps) == (first.mixture, first.scale, first.steps)
+    assert disturbed.history.spent == 0 and disturbed.history.committed == again.cost
+    # The strategy goes on as if nothing had been.
+    drive(undisturbed, 1)
+    for step in space.steps:
+        if step <= again.steps:
+            value = undisturbed.history["trial_00000"].observations[step]["value"]
+            disturbed.tell(again.trial_id, step, value)
+    disturbed.finish(again.trial_id)
+    one, two = undisturbed.ask(), disturbed.ask()
+    assert (one.mixture, one.scale, one.steps) == (two.mixture, two.scale, two.steps)
+    check_history(disturbed.history)
+
+
+def test_a_run_is_lost_only_so_often(random) -> None:
+    asked = []
+    for _ in range(5):
+        asked.append(random.ask())
+        random.finish(asked[-1].trial_id, lost=True)
+    mixtures = [tuple(run.mixture.values()) for run in asked]
+    assert len(set(mixtures[:3])) == 1 and mixtures[3] != mixtures[0] and mixtures[4] == mixtures[3]
+
+
+def test_what_a_lost_run_showed_is_kept_and_it_is_not_repeated(random) -> None:
+    lost, failed = random.ask(), random.ask()
+    random.tell(lost.trial_id, 100, 2.0)
+    random.finish(lost.trial_id, lost=True)
+    random.finish(failed.trial_id, failed=True)
+    assert [random.history[run.trial_id].status for run in (lost, failed)] == ["lost", "failed"]
+    assert random.history.spent == random.space.cost(lost.scale, 100)
+    assert random.ask().mixture not in (lost.mixture, failed.mixture)
+
+
+def test_a_lost_run_that_cannot_be_paid_any_more_is_left(space) -> None:
+    optimizer = MixtureOptimizer(space, strategy="random", budget=1.5 * space.target_cost)
+    lost = optimizer.ask()
+    optimizer.finish(lost.trial_id, lost=True)
+    optimizer.history.add(Trial(trial_id="other", mixture=(1.0, 0.0, 0.0), scale="1B", steps=19700))
+    assert optimizer.ask() is None
+    optimizer.finish("other", failed=True)
+    assert optimizer.ask().mixture == lost.mixture
+
+
+def test_a_proposal_made_for_an_earlier_history(space) -> None:
+    optimizer = MixtureOptimizer(space, strategy="random", budget=1.5 * space.target_cost)
+    before = optimizer.history.copy()
+    proposal = optimizer.propose(before)
+    assert optimizer.still_possible(proposal) and len(optimizer.history) == 0
+    optimizer.accept(proposal)
+    assert not optimizer.still_possible(proposal) and len(before) == 0
+    assert before.fingerprint() != optimizer.history.fingerprint()
+    (run,) = optimizer.history
+    copy = optimizer.history.copy()
+    optimizer.tell(run.trial_id, 100, 1.0)
+    assert copy.trials[run.trial_id].observations == {} and copy.fingerprint() != optimizer.history.fingerprint()
+    going_on = Proposal(mixture=proposal.mixture, scale=run.scale, steps=19700, continues=run.trial_id)
+    assert not optimizer.still_possible(going_on), "it runs"
+    optimizer.finish(run.trial_id)
+    assert optimizer.still_possible(going_on)

@@ -17,7 +17,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, Repeater
 from ray.tune.search.optuna import OptunaSearch
 
-import ray_mixopt.searcher
+import ray_mixopt.roster
 from ray_mixopt import MixOptScheduler, MixOptSearcher, MixtureSpace, simulators
 
 MakeTuner = Callable[..., tune.Tuner]
@@ -124,7 +124,7 @@ def test_a_failed_run_is_kept_with_what_it_showed(make_tuner: MakeTuner, ladder:
 def test_a_broken_trainable_ends_the_search(
     make_tuner: MakeTuner, ladder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_mixopt.searcher, "MAX_FAILURES", 3)
+    monkeypatch.setattr(ray_mixopt.roster, "MAX_FAILURES", 3)
 
     class Broken(Curve):
         def step(self) -> dict[str, Any]:

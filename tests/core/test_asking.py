@@ -1,0 +1,111 @@
+"""Suggestions made in a thread while the history goes on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from ray_mixopt.asking import Asking
+from ray_mixopt.history import History
+from ray_mixopt.optimizer import MixtureOptimizer
+from ray_mixopt.space import MixtureSpace
+from ray_mixopt.strategies import Proposal
+
+
+class Gate:
+    """Holds every proposal of an optimizer up until it is let through."""
+
+    def __init__(self, optimizer: MixtureOptimizer) -> None:
+        self.open, self.threads, self._propose = threading.Event(), [], optimizer.propose
+        optimizer.propose = self.propose
+
+    def propose(self, history: History) -> Proposal | None:
+        self.threads.append(threading.current_thread().name)
+        assert self.open.wait(30)
+        return self._propose(history)
+
+
+@pytest.fixture
+def optimizer(space: MixtureSpace) -> MixtureOptimizer:
+    return MixtureOptimizer(space, strategy="random", budget=2.5 * space.target_cost)
+
+
+@pytest.fixture
+def gate(optimizer: MixtureOptimizer) -> Iterator[Gate]:
+    made = Gate(optimizer)
+    yield made
+    made.open.set()
+
+
+def soon(asking: Asking, optimizer: MixtureOptimizer, name: str):
+    """Asks until it is known."""
+    for _ in range(3000):
+        known, suggestion = asking.ask(optimizer, name, patient=False)
+        if known:
+            return suggestion
+        time.sleep(0.01)
+    raise AssertionError("no answer")
+
+
+def test_a_slow_suggestion_is_not_waited_for(optimizer: MixtureOptimizer, gate: Gate) -> None:
+    asking = Asking(0.0)
+    assert [asking.ask(optimizer, "a", patient=False) for _ in range(3)] == [(False, None)] * 3
+    assert len(optimizer.history) == 0
+    gate.open.set()
+    assert soon(asking, optimizer, "b").trial_id == "b", "it has the name of the trial that gets it"
+    assert len(gate.threads) == 1 and gate.threads[0].startswith("mixopt")
+
+
+def test_without_a_wait_all_happens_on_the_spot(optimizer: MixtureOptimizer, gate: Gate) -> None:
+    gate.open.set()
+    known, suggestion = Asking(None).ask(optimizer, "a", patient=False)
+    assert known and suggestion.trial_id == "a" and gate.threads == [threading.current_thread().name]
+
+
+def test_the_thread_suggests_what_the_optimizer_would(space: MixtureSpace, optimizer: MixtureOptimizer) -> None:
+    same = MixtureOptimizer(space, strategy="random", budget=2.5 * space.target_cost)
+    asking = Asking(5.0)
+    for name in "ab":
+        assert asking.ask(optimizer, name, patient=True) == (True, same.ask(name))
+    assert asking.ask(optimizer, "c", patient=True) == (True, None)
+
+
+def test_what_became_impossible_meanwhile_is_thought_over(optimizer: MixtureOptimizer, gate: Gate) -> None:
+    asking = Asking(0.0)
+    assert asking.ask(optimizer, "a", patient=False) == (False, None)
+    gate.open.set()
+    time.sleep(0.2)
+    for name in "xy":
+        optimizer.ask(name)  # all the money is spent
+    assert asking.ask(optimizer, "a", patient=True) == (True, None)
+    assert list(optimizer.history.trials) == ["x", "y"]
+
+
+def test_nothing_to_ask_is_an_answer_only_while_nothing_happens(optimizer: MixtureOptimizer, gate: Gate) -> None:
+    gate.open.set()
+    for name in "xy":
+        optimizer.ask(name)
+    gate.open.clear()
+    asking = Asking(0.0)
+    assert asking.ask(optimizer, "a", patient=False) == (False, None)
+    optimizer.finish("x", failed=True)  # leaves its money
+    gate.open.set()
+    assert soon(asking, optimizer, "a").trial_id == "a"
+
+
+def test_an_error_in_the_thread_is_raised(optimizer: MixtureOptimizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def propose(history: History) -> Proposal | None:
+        raise FloatingPointError("no fit")
+
+    monkeypatch.setattr(optimizer, "propose", propose)
+    with pytest.raises(FloatingPointError, match="no fit"):
+        Asking(1.0).ask(optimizer, "a", patient=True)
+
+
+@pytest.mark.parametrize("wait", [-1.0, float("inf"), float("nan"), "long"])
+def test_bad_waits_are_refused(wait: float) -> None:
+    with pytest.raises(ValueError, match="max_wait_s must be a number of seconds or None"):
+        Asking(wait)
