@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from ray_mixopt.space import MixtureSpace
+from ray_mixopt.untrusted import whole
 
 FORMAT_VERSION = 1
+SUM_TOLERANCE = 1e-9
+EXPLODED = 1e10  # no loss, perplexity or accuracy of a run that learns anything gets there
 
 Status = Literal["running", "paused", "done", "diverged", "failed", "lost"]
 """``running``: asked for and not yet at its rung. ``paused``: at its rung, can be continued. ``done``: over, cannot be
-continued. ``diverged``: reported NaN or inf. ``failed``: ended by an error of its own. ``lost``: its machine failed, or
-its runner no longer knows it."""
+continued. ``diverged``: reported what is not ``is_sound``: NaN, an infinity, 1e10 and more. ``failed``: ended by an
+error of its own. ``lost``: its machine failed, or its runner no longer knows it."""
 
 
 @dataclass(kw_only=True)
@@ -57,6 +60,11 @@ class Trial:
     def pending(self) -> bool:
         """Whether the rung it was asked for is still on its way."""
         return self.status == "running" and self.reached < self.steps
+
+
+def is_sound(value: float) -> bool:
+    """Whether a metric is a number that a run that has not diverged may report."""
+    return abs(value) < EXPLODED  # so that NaN is not
 
 
 class History:
@@ -102,7 +110,9 @@ class History:
         """
         if trial.trial_id in self.trials:
             raise ValueError(f"Trial {trial.trial_id!r} exists already: every run needs an id of its own.")
-        self.space.mixture(trial.mixture)
+        shares = self.space.mixture(trial.mixture)
+        if abs(math.fsum(trial.mixture) - 1) > SUM_TOLERANCE:
+            raise ValueError(f"Trial {trial.trial_id!r} has shares that do not sum to 1: use {shares.tolist()}.")
         self.space.scale(trial.scale)
         self.trials[trial.trial_id] = trial
 
@@ -112,7 +122,7 @@ class History:
         Args:
             trial_id: a known trial.
             step: training step of the report, > 0.
-            values: metrics by name. A NaN or infinite one marks the trial as diverged; what is finite is kept.
+            values: metrics by name. One that is not ``is_sound`` marks the trial as diverged; the others are kept.
 
         Returns:
             Whether the report was new.
@@ -126,10 +136,10 @@ class History:
         if step in trial.observations:
             self.n_duplicates += 1
             return False
-        finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
-        trial.observations[int(step)] = finite
+        sound = {name: float(value) for name, value in values.items() if is_sound(value)}
+        trial.observations[int(step)] = sound
         self.arrivals.append((trial_id, int(step)))
-        if len(finite) < len(values):
+        if len(sound) < len(values):
             trial.status = "diverged"
         elif not values:
             self.n_missing += 1
@@ -209,19 +219,43 @@ class History:
         try:
             history = cls(MixtureSpace.from_dict(state["space"]))
             for entry in state["trials"]:
-                fields = {**entry, "mixture": tuple(float(share) for share in entry["mixture"])}
-                fields["observations"] = {int(step): dict(values) for step, values in entry["observations"]}
-                trial = Trial(**fields)
-                if trial.status not in get_args(Status):
-                    raise ValueError(f"trial {trial.trial_id!r} has the unknown status {trial.status!r}")
-                history.add(trial)
-            history.arrivals = [(str(trial_id), int(step)) for trial_id, step in state["arrivals"]]
-            history.n_asked = int(state["n_asked"])
-            history.n_duplicates = int(state["n_duplicates"])
-            history.n_missing = int(state["n_missing"])
-        except (KeyError, TypeError, AttributeError) as error:
+                history.add(_trial(entry))
+            history.arrivals = [(str(trial_id), whole(step, "a step", 1)) for trial_id, step in state["arrivals"]]
+            for counter in ("n_asked", "n_duplicates", "n_missing"):
+                setattr(history, counter, whole(state[counter], counter))
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"Malformed history: {error!r}.") from error
         seen = {(t.trial_id, step) for t in history for step in t.observations}
         if seen != set(history.arrivals) or len(seen) != len(history.arrivals):
             raise ValueError("Inconsistent history: its arrivals do not match the trials' observations.")
         return history
+
+
+def _trial(entry: Mapping[str, Any]) -> Trial:
+    """The trial of a state. Raises ValueError, or what comes of looking into what is not there."""
+    name, status = entry["trial_id"], entry["status"]
+    if unknown := set(entry) - {field.name for field in fields(Trial)}:
+        raise ValueError(f"Trial {name!r} has the unknown fields {sorted(unknown)}.")
+    if not isinstance(name, str) or not isinstance(entry["scale"], str) or not isinstance(entry["evaluated"], bool):
+        raise ValueError(f"Trial {name!r} is malformed.")
+    if status not in get_args(Status):
+        raise ValueError(f"Trial {name!r} has the unknown status {status!r}.")
+    observations = {}
+    for step, metrics in entry["observations"]:
+        values = {str(metric): float(value) for metric, value in metrics.items()}
+        if not all(map(math.isfinite, values.values())):
+            raise ValueError(f"Trial {name!r} has a metric at step {step!r} that is no finite number.")
+        observations[whole(step, "a step", 1)] = values
+    if (status in ("paused", "diverged") and not observations) or (entry["evaluated"] and status == "running"):
+        raise ValueError(f"Trial {name!r} cannot be {status}.")
+    acquisition = entry["acquisition"]
+    return Trial(
+        trial_id=name,
+        mixture=tuple(float(share) for share in entry["mixture"]),
+        scale=entry["scale"],
+        steps=whole(entry["steps"], f"The rung of trial {name!r}", 1),
+        status=status,
+        observations=observations,
+        evaluated=entry["evaluated"],
+        acquisition=None if acquisition is None else float(acquisition),
+    )

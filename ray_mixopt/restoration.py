@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 import logging
 import os
 import pickle
@@ -16,6 +15,7 @@ from ray import tune
 
 from ray_mixopt import snapshots
 from ray_mixopt.searcher import MixOptSearcher
+from ray_mixopt.untrusted import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def restore(path: str | os.PathLike[str], trainable: Any, **kwargs: Any) -> tune
     names = snapshots.names(filesystem, folder)
     if _TUNER not in names:
         raise ValueError(f"{os.fspath(path)!r} is not the folder of a Tune experiment: it has no {_TUNER}.")
-    if (problem := _check_pickle(_read(filesystem, f"{folder}/{_TUNER}"))) is not None:
+    if (problem := _check_pickle(snapshots.content(filesystem, f"{folder}/{_TUNER}"))) is not None:
         raise ValueError(f"{folder}/{_TUNER} is damaged ({problem}).{_advice(path)}")
     MixOptSearcher.load(path, storage_filesystem=kwargs.get("storage_filesystem"))
     for pattern, check in (("experiment_state-*.json", _check_trials), ("search_gen_state-*.json", _check_pickle)):
@@ -65,12 +65,12 @@ def _set_aside_damaged(
     """Renames damaged files until the newest one is good. Raises ValueError, touching nothing, if none is."""
     damaged, copied = {}, False
     for name in newest_first:
-        problem = check(_read(filesystem, f"{folder}/{name}"))
+        problem = check(snapshots.content(filesystem, f"{folder}/{name}"))
         if problem is None:
             break
         damaged[name] = problem
         copy = f"{folder}/{snapshots.COPY}{name}"
-        copied = filesystem.get_file_info(copy).is_file and check(_read(filesystem, copy)) is None
+        copied = filesystem.get_file_info(copy).is_file and check(snapshots.content(filesystem, copy)) is None
         if copied:
             break
     else:
@@ -91,16 +91,10 @@ def _set_aside_damaged(
         )
 
 
-def _read(filesystem: fs.FileSystem, path: str) -> bytes:
-    with filesystem.open_input_file(path) as stream:
-        content: bytes = stream.readall()
-    return content
-
-
 def _check_trials(content: bytes) -> str | None:
     """What is wrong with an experiment state, None if nothing is."""
     try:
-        state = json.loads(content.decode("utf-8"))
+        state = parse_json(content)
     except ValueError as error:
         return str(error)
     whole = isinstance(state, dict) and isinstance(state.get("runner_data"), dict) and bool(state.get("trial_data"))
@@ -112,7 +106,7 @@ def _check_pickle(content: bytes) -> str | None:
     try:
         for _ in pickletools.genops(content):
             pass
-    except (ValueError, IndexError, pickle.UnpicklingError) as error:
+    except (ValueError, IndexError, OverflowError, pickle.UnpicklingError) as error:
         return f"it ends early or is no pickle: {error}"
     return None
 

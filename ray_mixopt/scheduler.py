@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import SCHEDULER_IMPORT, TrialScheduler
 from ray.tune.search.repeater import Repeater
 
+from ray_mixopt.history import is_sound
 from ray_mixopt.reports import metrics_of, training_step
 from ray_mixopt.searcher import MixOptSearcher
 
@@ -127,7 +127,7 @@ def _set_config(trial: Trial, changes: Mapping[str, Any]) -> None:
 
 
 def _diverged(result: Mapping[str, Any], metrics: Iterable[str]) -> bool:
-    return not all(map(math.isfinite, metrics_of(result, metrics).values()))
+    return not all(map(is_sound, metrics_of(result, metrics).values()))
 
 
 SCHEDULER_IMPORT["mixopt"] = MixOptScheduler

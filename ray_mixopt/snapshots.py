@@ -19,8 +19,11 @@ from typing import Any
 from pyarrow import fs
 from ray.tune.search import Searcher
 
+from ray_mixopt.untrusted import MiB, check_size, parse_json
+
 logger = logging.getLogger(__name__)
 
+MOST_BYTES = 512 * MiB  # 100,000 trials take about 50
 NAME = "searcher-state-{}.json"
 PREVIOUS = "previous-"
 COPY = "copy-of-"
@@ -54,15 +57,27 @@ def locate(path: str | os.PathLike[str], filesystem: fs.FileSystem | None = None
     return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(text))
 
 
+def content(filesystem: fs.FileSystem, path: str) -> bytes:
+    """All of a file of an experiment.
+
+    Raises:
+        OSError: if it cannot be opened.
+        ValueError: if it is larger than ``MOST_BYTES``.
+    """
+    check_size(path, filesystem.get_file_info(path).size, MOST_BYTES)
+    with filesystem.open_input_file(path) as stream:
+        found: bytes = stream.readall()
+    return found
+
+
 def read(filesystem: fs.FileSystem, path: str) -> dict[str, Any]:
     """The state in one file.
 
     Raises:
         OSError: if it cannot be opened.
-        ValueError: if it is not JSON, or not an object.
+        ValueError: if it is too large, not JSON, or not an object.
     """
-    with filesystem.open_input_file(path) as stream:
-        state = json.loads(stream.readall().decode("utf-8"))
+    state = parse_json(content(filesystem, path))
     if not isinstance(state, dict):
         raise ValueError("it does not hold a JSON object")
     return state

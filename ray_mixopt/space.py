@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ray_mixopt.simplex import CappedSimplex
+from ray_mixopt.untrusted import parse_json
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -230,7 +231,7 @@ class MixtureSpace:
             target = data.get("target")
             fields = {key: data[key] for key in known if key in data}
             return cls(scales=scales, target=None if target is None else tuple(target), **fields)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"Malformed description of a space: {error!r}.") from error
 
     def to_json(self) -> str:
@@ -245,8 +246,8 @@ class MixtureSpace:
             ValueError: if the text is not JSON or not a space.
         """
         try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
+            data = parse_json(text)
+        except ValueError as error:
             raise ValueError(f"Not the JSON description of a space: {error}.") from error
         return cls.from_dict(data)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,8 @@ def curve_tuner(
     name: str = "run",
     watch: Watch | None = None,
     max_failures: int = 0,
+    fail_fast: bool = False,
+    callbacks: Sequence[tune.Callback] = (),
     stop: Any = None,
     **settings: Any,
 ) -> tune.Tuner:
@@ -95,8 +98,8 @@ def curve_tuner(
             name=name,
             verbose=0,
             stop=stop,
-            callbacks=[] if watch is None else [watch],
-            failure_config=tune.FailureConfig(max_failures=max_failures),
+            callbacks=[*callbacks, *([] if watch is None else [watch])],
+            failure_config=tune.FailureConfig(max_failures=max_failures, fail_fast=fail_fast),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )

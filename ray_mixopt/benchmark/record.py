@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ray_mixopt.benchmark.workers import ONE_WORKER, Workers
+from ray_mixopt.untrusted import MiB, check_size, parse_json
 
 FORMAT_VERSION = 1
+MOST_BYTES = 16 * MiB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +111,8 @@ class Record:
             ValueError: if the file is no record of this release.
         """
         try:
-            fields = json.loads(path.read_text())
+            check_size(path, path.stat().st_size, MOST_BYTES)
+            fields = parse_json(path.read_bytes())
             version = fields.pop("version")
             # Records of a single worker may say no time: it is the cost.
             points = [{"time": point["cost"], **point, "mixture": tuple(point["mixture"])} for point in fields["trace"]]
@@ -117,7 +120,7 @@ class Record:
             fields["workers"] = tuple(fields.get("workers", ONE_WORKER.speeds))
             fields["score_costs"] = tuple(fields["score_costs"])
             record = cls(**fields)
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(
                 f"{path} is no record of a run ({error!r}): remove it, or choose another --out."
             ) from error

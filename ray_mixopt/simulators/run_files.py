@@ -29,9 +29,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ray_mixopt.untrusted import MiB, check_size
+
 if TYPE_CHECKING:
     import pandas as pd
 
+MOST_BYTES = 1024 * MiB
 DERIVED_METRIC = "loss"  # the mean of all val_loss/*
 
 _SUM_TOLERANCE = 0.01  # published shares are rounded, to three digits in RegMix
@@ -238,6 +241,7 @@ def _read(path: Path) -> pd.DataFrame:
     """The file as it is, indexed by row as an editor counts: the header is row 1. A CSV's cells stay text."""
     import pandas as pd
 
+    check_size(path.name, path.stat().st_size, MOST_BYTES)
     try:
         if path.suffix.lower() == ".parquet":
             frame = pd.read_parquet(path)

@@ -10,20 +10,24 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
 from ray_mixopt.space import MixtureSpace
+from ray_mixopt.untrusted import MiB, check_size, parse_json
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 FORMAT_VERSION = 1
+MOST_BYTES = 256 * MiB
 SUM_TOLERANCE = 1e-6
 CHUNK = 512  # mixtures at a time: the activations of one chunk stay in a core's cache
 
@@ -232,11 +236,16 @@ class Simulator:
         Raises:
             ValueError: if the file is not a simulator of this release.
         """
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
+        try:
+            return cls._of(path, _arrays(path))
+        except (KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
+            raise ValueError(f"{str(path)!r} is a malformed simulator: {error!r}.") from error
+
+    @classmethod
+    def _of(cls, path: str | Path, arrays: dict[str, np.ndarray]) -> Simulator:
         if "header" not in arrays:
             raise ValueError(f"{str(path)!r} is not a simulator: write one with `ray-mixopt simulator fit`.")
-        header = json.loads(str(arrays["header"]))
+        header = parse_json(str(arrays["header"]))
         if header.pop("version") != FORMAT_VERSION:
             raise ValueError(f"{str(path)!r} was written by another release: fit it again.")
         layers = range(sum(key.startswith("weight_") for key in arrays))
@@ -283,3 +292,14 @@ class Simulator:
         key = f"{self.seed}|{scale}|{int(steps)}|{self.name}".encode() + rounded.astype("<f8").tobytes()
         digest = hashlib.blake2b(key, digest_size=16).digest()
         return np.random.default_rng(int.from_bytes(digest, "little")).standard_normal(len(self.metrics))
+
+
+def _arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file of a sensible size, once unpacked. Raises ValueError if it is none."""
+    try:
+        with ZipFile(path) as archive:
+            check_size(path, sum(entry.file_size for entry in archive.infolist()), MOST_BYTES)
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (BadZipFile, EOFError, NotImplementedError, SyntaxError, zlib.error) as error:
+        raise ValueError(f"{str(path)!r} is no .npz file: {error}.") from error

@@ -37,7 +37,7 @@ def test_repeated_reports_are_counted_and_dropped(history) -> None:
     assert (history.n_duplicates, len(history.arrivals)) == (2, 1)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e10, -1e300])
 def test_nan_and_inf_mark_a_run_as_diverged(history, value) -> None:
     history.observe("a", 100, {"loss": 3.0, "accuracy": value})
     assert history["a"].status == "diverged"
@@ -144,7 +144,7 @@ def test_the_state_does_not_change_with_the_history(history) -> None:
         (lambda s: s.pop("trials"), "Malformed history: KeyError"),
         (lambda s: s.update(trials=None), "Malformed history: TypeError"),
         (lambda s: s["trials"][0].pop("mixture"), "Malformed history: KeyError"),
-        (lambda s: s["trials"][0].update(colour="red"), "Malformed history: TypeError"),
+        (lambda s: s["trials"][0].update(colour="red"), "unknown fields .*colour"),
         (lambda s: s["trials"][0].update(status="asleep"), "the unknown status 'asleep'"),
         (lambda s: s["trials"].append(s["trials"][0]), "Trial 'a' exists already"),
         (lambda s: s["arrivals"].pop(), "Inconsistent history: its arrivals do not match"),

@@ -1,0 +1,303 @@
+"""Readers of files that others may have written: whatever is in them, they say what is wrong or give what is right.
+
+MIXOPT_FUZZ_EXAMPLES sets how many cases each test tries, 60 by default.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import zipfile
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pyarrow import fs
+
+from ray_mixopt import MixOptSearcher, MixtureOptimizer, MixtureSpace, Scale, restoration, simulators, snapshots
+from ray_mixopt.benchmark.record import Point, Record
+from ray_mixopt.history import History
+from ray_mixopt.simulators import RunTable
+from ray_mixopt.simulators.simulator import Simulator
+from ray_mixopt.testing import violations
+from ray_mixopt.untrusted import check_size, parse_json
+
+fuzz = settings(
+    max_examples=int(os.environ.get("MIXOPT_FUZZ_EXAMPLES", "60")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+NUMBERS = st.one_of(st.integers(-(10**20), 10**20), st.floats(), st.just(10**400))
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), NUMBERS, st.text(max_size=8)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=8), inner, max_size=3)),
+    max_leaves=6,
+)
+SPACE = MixtureSpace(
+    domains=("web", "code", "math"),
+    scales=(Scale("20M", 1.0, 20e6), Scale("60M", 3.0, 60e6)),
+    steps=(10, 20, 40),
+    token_supply={"web": 1e9, "code": 1e8, "math": 1e7},
+    target_tokens=1e8,
+    max_epochs=4,
+    lower={"web": 0.1},
+)
+
+
+def filled() -> MixOptSearcher:
+    """A searcher with runs in every state."""
+    searcher = MixOptSearcher(strategy="random", seed=1, budget=1e6)
+    searcher.set_search_properties("loss", "min", SPACE.param_space())
+    optimizer = searcher.optimizer
+    for name in ("done", "paused", "running", "failed", "lost", "diverged"):
+        optimizer.ask(name)
+        if name not in ("failed", "lost"):
+            optimizer.tell(name, 10, {"loss": 1.5})
+    optimizer.finish("done", continuable=False)
+    optimizer.finish("paused")
+    optimizer.finish("failed", failed=True)
+    optimizer.finish("lost", lost=True)
+    optimizer.tell("diverged", 20, {"loss": math.nan})
+    optimizer.add_evaluated_point({"web": 1, "code": 1, "math": 1}, "20M", 10, {"loss": 2.0})
+    return searcher
+
+
+STATE = json.loads(json.dumps(filled().state_dict()))
+RECORD = Record(
+    problem="p",
+    group="g",
+    method="m",
+    seed=0,
+    budget=1.0,
+    settings={},
+    logged=False,
+    cost_unit="u",
+    target_cost=1.0,
+    score_costs=(1.0,),
+    best=0.0,
+    median=1.0,
+    trace=(Point(cost=0.0, time=0.0, regret=1.0, trained=False, mixture=(1.0,)),),
+    spent=0.0,
+    spent_by_scale={},
+    runs=1,
+    failed=0,
+    seconds={},
+    versions={},
+    commit="c",
+    machine={},
+)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Paths to everything in a JSON value."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(found for key, part in inside for found in places(part, (*path, key)))]
+
+
+@st.composite
+def damaged(draw: st.DrawFn, whole: Any) -> Any:
+    """A JSON value with one to three parts replaced, dropped, doubled or added."""
+    value = copy.deepcopy(whole)
+    for _ in range(draw(st.integers(1, 3))):
+        *above, key = draw(st.sampled_from([path for path in places(value) if path] or [("",)]))
+        parent = value
+        for step in above:
+            parent = parent[step]
+        what = draw(st.sampled_from(["replace", "drop", "add", "copy"]))
+        if not isinstance(parent, dict | list) or not len(parent):
+            continue
+        if what == "drop":
+            del parent[key]
+        elif what == "replace":
+            parent[key] = draw(VALUES)
+        elif isinstance(parent, dict):
+            parent[draw(st.text(max_size=8))] = draw(VALUES)
+        else:
+            parent.append(copy.deepcopy(parent[key]) if what == "copy" else draw(VALUES))
+    return value
+
+
+def refuses_or_reads(read: Callable[[], Any]) -> Any:
+    """What is read, None where it is refused with a sentence."""
+    try:
+        return read()
+    except ValueError as error:
+        assert str(error)
+        return None
+
+
+@fuzz
+@given(damaged(STATE["space"]) | VALUES)
+def test_spaces(data: Any) -> None:
+    space = refuses_or_reads(lambda: MixtureSpace.from_dict(data))
+    again = refuses_or_reads(lambda: MixtureSpace.from_json(json.dumps(data)))
+    if space is not None:
+        assert again == space == MixtureSpace.from_dict(space.to_dict())
+        assert space.simplex.project(space.uniform()[None])[0] == pytest.approx(space.uniform())
+
+
+@fuzz
+@given(damaged(STATE["history"]) | VALUES)
+def test_histories(data: Any) -> None:
+    history = refuses_or_reads(lambda: History.from_state_dict(data))
+    if history is not None:
+        assert not violations(history)
+
+
+@fuzz
+@given(damaged(json.loads(json.dumps(filled().optimizer.state_dict()))) | VALUES)
+def test_optimizers(data: Any) -> None:
+    optimizer = refuses_or_reads(lambda: MixtureOptimizer.from_state_dict(data))
+    if optimizer is not None:
+        optimizer.ask()
+
+
+@fuzz
+@given(damaged(STATE) | st.dictionaries(st.sampled_from(sorted(STATE)), VALUES))
+def test_searcher_states(data: Any) -> None:
+    searcher = MixOptSearcher()
+    before = searcher.state_dict()
+    if refuses_or_reads(lambda: searcher.load_state_dict(data) or True) is None:
+        assert searcher.state_dict() == before, "a refused state has changed the searcher"
+    else:
+        json.dumps(searcher.state_dict())
+
+
+@fuzz
+@given(st.binary(max_size=200) | st.integers(0, 4000).map(lambda n: json.dumps(STATE).encode()[:n]))
+def test_state_files(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "searcher-state-2026.json"
+    file.write_bytes(content)
+    state = refuses_or_reads(lambda: snapshots.read(fs.LocalFileSystem(), str(file)))
+    assert state is None or isinstance(state, dict)
+    restored = MixOptSearcher()
+    restored.restore_from_dir(str(tmp_path))  # Tune would start anew if it raised
+    assert restored.damage is not None or state is not None
+
+
+@fuzz
+@given(st.binary(max_size=200))
+def test_files_of_tune_are_judged_without_being_run(content: bytes) -> None:
+    for check in (restoration._check_trials, restoration._check_pickle):
+        assert check(content) is None or isinstance(check(content), str)
+
+
+@fuzz
+@given(damaged(json.loads(json.dumps(RECORD.__dict__ | {"version": 1, "trace": [RECORD.trace[0].__dict__]}))) | VALUES)
+def test_records(tmp_path: Path, data: Any) -> None:
+    file = tmp_path / "record.json"
+    file.write_text(json.dumps(data))
+    refuses_or_reads(lambda: Record.read(file))
+
+
+CELLS = st.one_of(
+    st.sampled_from(["20M", "10", "0.5", "0.25", "", "nan", "inf", "-1", "1e400", '"', "\0", "é"]), st.text(max_size=5)
+)
+COLUMNS = ["scale", "step", "mixture/a", "mixture/b", "loss", "cost_per_step", "parameters"]
+
+
+@fuzz
+@given(st.permutations(COLUMNS), st.lists(st.lists(CELLS, min_size=5, max_size=8), max_size=4), st.binary(max_size=20))
+def test_run_tables(tmp_path: Path, columns: list[str], rows: list[list[str]], tail: bytes) -> None:
+    file = tmp_path / "runs.csv"
+    good = {"scale": "20M", "step": "10", "mixture/a": "0.5", "mixture/b": "0.5", "loss": "2", "cost_per_step": "1"}
+    lines = [",".join(columns), ",".join(good.get(name, "1e6") for name in columns), *map(",".join, rows)]
+    file.write_bytes("\n".join(lines).encode("utf-8", "replace") + tail)
+    table = refuses_or_reads(lambda: RunTable.read(file))
+    assert table is None or np.allclose(table.mixtures.sum(1), 1)
+
+
+@fuzz
+@given(st.binary(max_size=300))
+def test_parquet_tables(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "runs.parquet"
+    file.write_bytes(b"PAR1" + content + b"PAR1")
+    assert refuses_or_reads(lambda: RunTable.read(file)) is None
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    file = tmp_path_factory.mktemp("simulator") / "s.npz"
+    simulators.load("slimpajama").save(file)
+    return file.read_bytes()
+
+
+@fuzz
+@given(st.integers(0, 10**6), st.binary(min_size=1, max_size=8), st.booleans())
+def test_simulators(weights: bytes, tmp_path: Path, where: int, patch: bytes, cut: bool) -> None:
+    where %= len(weights)
+    file = tmp_path / "damaged.npz"
+    file.write_bytes(weights[:where] if cut else weights[:where] + patch + weights[where + len(patch) :])
+    refuses_or_reads(lambda: Simulator.read(file))
+
+
+@fuzz
+@given(damaged(json.loads(str(np.load(Path(simulators.__file__).parent / "slimpajama.npz")["header"]))))
+def test_headers_of_simulators(weights: bytes, tmp_path: Path, header: Any) -> None:
+    arrays = dict(np.load(BytesIO(weights)))
+    file = tmp_path / "header.npz"
+    np.savez(file, **(arrays | {"header": np.array(json.dumps(header))}))
+    refuses_or_reads(lambda: Simulator.read(file))
+
+
+# -- sizes, depth, pickles
+
+
+def test_files_that_are_too_large_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_size("a", None, 1)
+    check_size("a", 1, 1)
+    with pytest.raises(ValueError, match=r"a has 2.0 MiB, which is more than the 1 MiB that are read"):
+        check_size("a", 2**21, 2**20)
+    large = tmp_path / "searcher-state-2026.json"
+    with large.open("wb") as file:
+        file.truncate(snapshots.MOST_BYTES + 1)  # sparse
+    with pytest.raises(ValueError, match="more than the 512 MiB"):
+        snapshots.read(fs.LocalFileSystem(), str(large))
+    with pytest.raises(ValueError, match="more than the 512 MiB"):
+        MixOptSearcher.load(tmp_path)
+
+
+def test_an_archive_that_unpacks_to_too_much_is_not_read(tmp_path: Path) -> None:
+    file = tmp_path / "bomb.npz"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("header.npy", "w") as entry:
+        for _ in range(300):
+            entry.write(bytes(2**20))
+    assert file.stat().st_size < 2**20
+    with pytest.raises(ValueError, match="300.0 MiB, which is more than the 256 MiB"):
+        Simulator.read(file)
+
+
+def test_depth_is_an_error_and_no_crash(tmp_path: Path) -> None:
+    deep = "[" * 100_000 + "]" * 100_000
+    with pytest.raises(ValueError, match="nested too deeply"):
+        parse_json(deep)
+    with pytest.raises(ValueError, match="nested too deeply"):
+        MixtureSpace.from_json(deep)
+    (tmp_path / "searcher-state-2026.json").write_text('{"version": ' + deep + "}")
+    with pytest.raises(ValueError, match="nested too deeply"):
+        MixOptSearcher.load(tmp_path)
+
+
+def test_nothing_is_unpickled(tmp_path: Path) -> None:
+    """An object array in an .npz file is a pickle."""
+    ran = tmp_path / "ran"
+
+    class Bomb:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (os.system, (f"touch {ran}",))
+
+    file = tmp_path / "pickled.npz"
+    np.savez(file, header=np.array([Bomb()], dtype=object))
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        Simulator.read(file)
+    import pickle
+
+    assert restoration._check_pickle(pickle.dumps(Bomb())) is None, "it is looked through, and not run"
+    assert not ran.exists()
