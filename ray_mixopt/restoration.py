@@ -37,10 +37,12 @@ def restore(path: str | os.PathLike[str], trainable: Any, **kwargs: Any) -> tune
     Args:
         path: the experiment's folder, a path or a URI.
         trainable: the same one as before.
-        **kwargs: for ``Tuner.restore``.
+        **kwargs: for ``Tuner.restore``. A ``param_space`` may have other floors, caps, supplies and target than before;
+            domains, scales and steps must stay.
 
     Raises:
-        ValueError: if the folder is not an experiment with ``MixOptSearcher``, or too much of it is damaged.
+        ValueError: if the folder is not an experiment with ``MixOptSearcher``, or too much of it is damaged, or
+            ``param_space`` is of another search.
     """
     filesystem, folder = snapshots.locate(path, kwargs.get("storage_filesystem"))
     names = snapshots.names(filesystem, folder)
@@ -48,7 +50,9 @@ def restore(path: str | os.PathLike[str], trainable: Any, **kwargs: Any) -> tune
         raise ValueError(f"{os.fspath(path)!r} is not the folder of a Tune experiment: it has no {_TUNER}.")
     if (problem := _check_pickle(snapshots.content(filesystem, f"{folder}/{_TUNER}"))) is not None:
         raise ValueError(f"{folder}/{_TUNER} is damaged ({problem}).{_advice(path)}")
-    MixOptSearcher.load(path, storage_filesystem=kwargs.get("storage_filesystem"))
+    searcher = MixOptSearcher.load(path, storage_filesystem=kwargs.get("storage_filesystem"))
+    if kwargs.get("param_space"):
+        searcher.check_param_space(kwargs["param_space"])
     for pattern, check in (("experiment_state-*.json", _check_trials), ("search_gen_state-*.json", _check_pickle)):
         _set_aside_damaged(filesystem, folder, sorted(fnmatch.filter(names, pattern), reverse=True), check, path)
     local = isinstance(filesystem, fs.LocalFileSystem)

@@ -10,6 +10,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import SCHEDULER_IMPORT, TrialScheduler
 from ray.tune.search.repeater import Repeater
 
+from ray_mixopt.history import Trial as Run
 from ray_mixopt.history import is_sound
 from ray_mixopt.reports import metrics_of, training_step
 from ray_mixopt.searcher import MixOptSearcher
@@ -52,7 +53,7 @@ class MixOptScheduler(TrialScheduler):
         if searcher is None:
             return
         restored = trial.trial_id in searcher.roster.unconfirmed
-        run = searcher.admit(trial)
+        run = _admit(searcher, trial)
         if run is None or trial.is_finished():
             return
         # Tune files a restored trial by its status right after this hook.
@@ -118,6 +119,32 @@ def _mixopt_searcher(tune_controller: TuneController) -> MixOptSearcher | None:
             raise ValueError("Repeater hides the reports below the last rung: use MixOptSearcher without it.")
         searcher = searcher.searcher
     return searcher if isinstance(searcher, MixOptSearcher) else None
+
+
+def _admit(searcher: MixOptSearcher, trial: Trial) -> Run | None:
+    """Makes a trial that is new, to be retried, or part of a restored experiment known to the searcher.
+
+    Returns:
+        Its run; None if its configuration does not fit the space.
+    """
+    roster = searcher.roster
+    roster.pausing = True
+    restored = trial.trial_id in roster.unconfirmed
+    roster.confirm(trial)
+    run = searcher.run_of(trial.trial_id, config=trial.config)
+    if run is None:
+        return None
+    if trial.is_finished():
+        # The state may be older than the experiment, and not know of the end.
+        if run.status in ("running", "paused"):
+            roster.start(trial.trial_id)
+            searcher.settle()
+        return run
+    if run.status in ("failed", "lost") or (run.status == "paused" and not restored):
+        run.status = "running"
+    if run.status == "running":
+        roster.start(trial.trial_id)
+    return run
 
 
 def _set_config(trial: Trial, changes: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from pyarrow import fs
 from ray.tune.search import SEARCH_ALG_IMPORT, UNDEFINED_METRIC_MODE, UNDEFINED_SEARCH_SPACE, Searcher
@@ -18,7 +18,7 @@ from ray_mixopt.evaluated import EvaluatedPoints
 from ray_mixopt.failures import machine_failed
 from ray_mixopt.history import History
 from ray_mixopt.history import Trial as Run
-from ray_mixopt.layout import Layout
+from ray_mixopt.layout import Layout, check_revision
 from ray_mixopt.optimizer import MixtureOptimizer, check_settings
 from ray_mixopt.pool import Pool
 from ray_mixopt.recommendation import Recommendation
@@ -26,9 +26,6 @@ from ray_mixopt.reports import Reports, training_step
 from ray_mixopt.roster import Roster
 from ray_mixopt.snapshots import SnapshotSearcher
 from ray_mixopt.space import MixtureSpace
-
-if TYPE_CHECKING:
-    from ray.tune.experiment import Trial
 
 logger = logging.getLogger(__name__)
 
@@ -253,6 +250,11 @@ class MixOptSearcher(SnapshotSearcher):
         if self._optimizer is not None:
             self._evaluated.hand_over(self._optimizer)
 
+    def check_param_space(self, config: Mapping[str, Any]) -> None:
+        """Raises ValueError if this search cannot go on with a ``param_space``; see ``ray_mixopt.restore``."""
+        if self._space is not None:
+            check_revision(self._space, self.layout.space(config, self._cost_per_step))
+
     # -- state
 
     def state_dict(self) -> dict[str, Any]:
@@ -272,7 +274,7 @@ class MixOptSearcher(SnapshotSearcher):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes over a state, or raises ValueError and changes nothing."""
+        """Takes over a state, or raises ValueError and changes nothing. Bounds that are known by now go on to hold."""
         if state.get("version") != STATE_VERSION:
             raise ValueError(f"it has version {state.get('version')!r}, this release reads {STATE_VERSION}")
         restored = MixOptSearcher(pool=self._pool, max_wait_s=state.get("max_wait_s"))
@@ -281,8 +283,13 @@ class MixOptSearcher(SnapshotSearcher):
             restored._settings, restored._cost_per_step = dict(state["settings"]), state["cost_per_step"]
             restored.layout = Layout.from_state(state["layout"])
             restored._space = None if state["space"] is None else MixtureSpace.from_dict(state["space"])
-            if state["history"] is not None:
-                restored.optimizer.history = History.from_state_dict(state["history"])
+            history = None if state["history"] is None else History.from_state_dict(state["history"])
+            if self._space is not None and restored._space is not None:
+                check_revision(restored._space, self._space)
+                restored._space = self._space
+            if history is not None:
+                history.space = restored._space or history.space
+                restored.optimizer.history = history
             restored._evaluated = EvaluatedPoints(state["evaluated"])
             restored.n_recoveries = int(state["n_recoveries"])
         except (KeyError, TypeError, AttributeError, RuntimeError) as error:
@@ -328,30 +335,6 @@ class MixOptSearcher(SnapshotSearcher):
     def metric_names(self) -> list[str]:
         """The metrics of the objective."""
         return list(self._settings["objective"] or filter(None, [self._metric]))
-
-    def admit(self, trial: Trial) -> Run | None:
-        """Learns of a Tune trial that is new, to be retried, or part of a restored experiment.
-
-        Returns:
-            Its run; None if its configuration does not fit the space.
-        """
-        self.roster.pausing = True
-        restored = trial.trial_id in self.roster.unconfirmed
-        self.roster.confirm(trial)
-        run = self.run_of(trial.trial_id, config=trial.config)
-        if run is None:
-            return None
-        if trial.is_finished():
-            # The state may be older than the experiment, and not know of the end.
-            if run.status in ("running", "paused"):
-                self.roster.start(trial.trial_id)
-                self.settle()
-            return run
-        if run.status in ("failed", "lost") or (run.status == "paused" and not restored):
-            run.status = "running"
-        if run.status == "running":
-            self.roster.start(trial.trial_id)
-        return run
 
     def settle(self) -> None:
         """Takes in the end of trials of which Tune did not tell."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -39,3 +41,22 @@ def space() -> MixtureSpace:
 def make_tuner(tmp_path: Path) -> Callable[..., tune.Tuner]:
     """``make_tuner(searcher, ...)``: see ``curve.curve_tuner``."""
     return partial(curve_tuner, tmp_path)
+
+
+@pytest.fixture
+def start_driver() -> Iterator[Callable[..., subprocess.Popen]]:
+    """Starts ``replay_driver.py``; what is left of it in the end is killed."""
+    started: list[subprocess.Popen] = []
+
+    def start(mode: str, folder: Path, concurrency: int, budget: float, seed: int) -> subprocess.Popen:
+        script = Path(__file__).parents[1] / "replay_driver.py"
+        arguments = [sys.executable, str(script), mode, str(folder), *map(str, (concurrency, budget, seed))]
+        driver = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        started.append(driver)
+        return driver
+
+    yield start
+    for driver in started:
+        if driver.poll() is None:
+            driver.kill()
+            driver.wait()

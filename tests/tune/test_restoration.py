@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
-import signal
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cloudpickle
 import pytest
 import replay_driver
-from curve import Curve, curve_tuner
-from ladder import observations, wait_until
+from curve import SPACE, Curve, curve_tuner
+from killing import kill_after, outcome, paused_stayed_paused
+from ladder import observations
 from ray import tune
 
 import ray_mixopt
@@ -25,65 +24,9 @@ from ray_mixopt import MixOptSearcher, MixtureSpace
 from ray_mixopt.history import History
 from ray_mixopt.strategies import STRATEGIES
 
-DRIVER = Path(replay_driver.__file__)
 BUDGET = 100.0
 SEED = 11
 StartDriver = Callable[..., subprocess.Popen]
-
-
-@pytest.fixture
-def start_driver() -> Iterator[StartDriver]:
-    """Starts ``replay_driver.py``; what is left of it in the end is killed."""
-    started: list[subprocess.Popen] = []
-
-    def start(mode: str, folder: Path, concurrency: int) -> subprocess.Popen:
-        arguments = [sys.executable, str(DRIVER), mode, str(folder), *map(str, (concurrency, BUDGET, SEED))]
-        driver = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        started.append(driver)
-        return driver
-
-    yield start
-    for driver in started:
-        if driver.poll() is None:
-            driver.kill()
-            driver.wait()
-
-
-def outcome(driver: subprocess.Popen) -> dict[str, Any]:
-    """What the driver printed in the end."""
-    out, err = driver.communicate(timeout=240)
-    assert driver.returncode == 0, err[-3000:]
-    first, end = (json.loads(line) for line in out.splitlines() if line.startswith("{"))
-    return first | end
-
-
-def saved(folder: Path) -> History | None:
-    """The history in the newest snapshot of the driver's experiment; None before there is one."""
-    try:
-        return MixOptSearcher.load(folder / "search").optimizer.history
-    except (ValueError, RuntimeError):
-        return None
-
-
-def kill_after(driver: subprocess.Popen, folder: Path, n_observations: int) -> History:
-    """Kills the driver as soon as a snapshot has so many observations and a paused run."""
-
-    def ripe() -> bool:
-        assert driver.poll() is None, f"the driver ended by itself: {driver.communicate()[1][-3000:]}"
-        history = saved(folder)
-        return history is not None and len(history.arrivals) >= n_observations and len(history.paused()) > 0
-
-    wait_until(ripe, timeout_s=120, what="a snapshot that is worth a kill")
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.wait()
-    history = saved(folder)
-    assert history is not None
-    return history
-
-
-def paused_stayed_paused(before: History, end: dict[str, Any]) -> bool:
-    """Whether paused runs were so after the restored experiment's first step, but for one that may have gone on."""
-    return sum(end["first"][run.trial_id] != "PAUSED" for run in before.paused()) <= 1
 
 
 def test_kill_9_twice_and_restore(tmp_path: Path, start_driver: StartDriver, ladder: str) -> None:
@@ -92,10 +35,10 @@ def test_kill_9_twice_and_restore(tmp_path: Path, start_driver: StartDriver, lad
     whole = searcher.optimizer.history
 
     folder = tmp_path / "killed"
-    kills = [kill_after(start_driver("start", folder, 1), folder, 5)]
-    kills.append(kill_after(start_driver("restore", folder, 1), folder, len(kills[0].arrivals) + 5))
+    kills = [kill_after(start_driver("start", folder, 1, BUDGET, SEED), folder, 5)]
+    kills.append(kill_after(start_driver("restore", folder, 1, BUDGET, SEED), folder, len(kills[0].arrivals) + 5))
     assert len(kills[0].arrivals) < len(kills[1].arrivals) < len(whole.arrivals)
-    end = outcome(start_driver("restore", folder, 1))
+    end = outcome(start_driver("restore", folder, 1, BUDGET, SEED))
     history = History.from_state_dict(end["history"])
 
     assert end["errors"] == 0 and paused_stayed_paused(kills[1], end)
@@ -106,8 +49,8 @@ def test_kill_9_twice_and_restore(tmp_path: Path, start_driver: StartDriver, lad
 
 
 def test_kill_9_of_four_trials_at_once(tmp_path: Path, start_driver: StartDriver, ladder: str) -> None:
-    killed = kill_after(start_driver("start", tmp_path, 4), tmp_path, 8)
-    end = outcome(start_driver("restore", tmp_path, 4))
+    killed = kill_after(start_driver("start", tmp_path, 4, BUDGET, SEED), tmp_path, 8)
+    end = outcome(start_driver("restore", tmp_path, 4, BUDGET, SEED))
     history = History.from_state_dict(end["history"])
     assert end["errors"] == 0 and paused_stayed_paused(killed, end)
     assert observations(history)[: len(killed.arrivals)] == observations(killed)
@@ -290,3 +233,41 @@ def test_a_finished_search_goes_on_in_a_new_tuner(
     assert searcher.recommend().mixture == MixOptSearcher.load(experiment).recommend().mixture
     make_tuner(searcher, name="more", num_samples=2).fit()
     assert observations(searcher.optimizer.history)[: len(before)] == before
+
+
+# -- an edited param_space
+
+
+def edited(**changes: Any) -> MixtureSpace:
+    return replace(SPACE, **changes)
+
+
+def test_a_changed_cap_holds_from_the_restore_on(experiment: Path) -> None:
+    state = json.loads(newest(experiment, "searcher-state").read_text())
+    state["settings"]["budget"] += 60
+    newest(experiment, "searcher-state").write_text(json.dumps(state))
+    unfinish(experiment)
+    before = observations(MixOptSearcher.load(experiment).optimizer.history)
+    assert any(mixture[0] > 0.2 for mixture, *_ in before)
+    space = edited(upper={"web": 0.2})
+    assert not ray_mixopt.restore(experiment, Curve, param_space=space.param_space()).fit().errors
+    history = MixOptSearcher.load(experiment).optimizer.history
+    assert observations(history)[: len(before)] == before and history.space == space
+    new = observations(history)[len(before) :]
+    assert new and all(mixture[0] <= 0.2 + 1e-9 for mixture, *_ in new)
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        (edited(domains=("web", "code", "math", "books")), r"has the domains .*'math'\], param_space has .*'books'"),
+        (edited(steps=(10, 20, 40, 80), target=("60M", 80)), r"has the steps \[10, 20, 40\], param_space has .*80"),
+        (edited(scales=SPACE.scales[:1], target=("20M", 40)), r"has the scales .*'60M'"),
+    ],
+    ids=["domains", "steps", "scales"],
+)
+def test_what_cannot_be_edited_is_said(experiment: Path, space: MixtureSpace, message: str) -> None:
+    before = sorted(file.name for file in experiment.iterdir())
+    with pytest.raises(ValueError, match=f"(?s){message}.*cannot be changed.*add_evaluated_point"):
+        ray_mixopt.restore(experiment, Curve, param_space=space.param_space())
+    assert sorted(file.name for file in experiment.iterdir()) == before
