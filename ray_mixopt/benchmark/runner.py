@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -135,33 +136,12 @@ def search(problem: Problem, entry: Entry, seed: int, budget: float, workers: Wo
                 break
             if any(job.trial_id == suggestion.trial_id for job in floor.jobs):
                 raise ValueError(f"The method asked for trial {suggestion.trial_id!r} again while it runs.")
-            run = bill.run(suggestion)
-            cost = bill.cost(run, suggestion.steps)
-            if bill.spent + floor.committed + cost > budget * _TOLERANCE:
+            job = _assignment(problem, bill, suggestion, method.space.steps, noise_seed, len(seconds))
+            if bill.spent + floor.committed + job.reserved > budget * _TOLERANCE:
                 over = True
                 break
-            if not problem.logged(run.mixture, run.scale, suggestion.steps):
-                raise ValueError(f"The method asked for a run that is not logged: {suggestion}.")
-            stream = noise_seed, len(seconds)
             seconds.append(elapsed)
-            end, failed = _end(problem, run, suggestion.steps, stream)
-            rungs = [
-                z for z in method.space.steps if run.reached < z <= end and problem.logged(run.mixture, run.scale, z)
-            ]
-            floor.start(
-                Assignment(
-                    trial_id=suggestion.trial_id,
-                    run=run,
-                    number=len(seconds) - 1,
-                    end=end,
-                    failed=failed,
-                    reserved=cost,
-                    cost=bill.cost(run, end),
-                    reports=[
-                        Report(bill.cost(run, z), z, problem.observe(run.mixture, run.scale, z, stream)) for z in rungs
-                    ],
-                )
-            )
+            floor.start(job)
         if not floor.busy:
             break
         watch.before(bill.spent + floor.trained(floor.now), bill.spent + floor.trained(floor.next_end), floor.now, bill)
@@ -208,6 +188,28 @@ def search(problem: Problem, entry: Entry, seed: int, budget: float, workers: Wo
         commit=provenance.commit(),
         machine=provenance.machine(),
         workers=workers.speeds,
+    )
+
+
+def _assignment(
+    problem: Problem, bill: Bill, suggestion: Suggestion, rungs: Sequence[int], noise_seed: int, number: int
+) -> Assignment:
+    """What becomes of a suggestion: where its run ends and what it reports on the way, at the method's rungs."""
+    run = bill.run(suggestion)
+    if not problem.logged(run.mixture, run.scale, suggestion.steps):
+        raise ValueError(f"The method asked for a run that is not logged: {suggestion}.")
+    stream = noise_seed, number
+    end, failed = _end(problem, run, suggestion.steps, stream)
+    passed = [z for z in rungs if run.reached < z <= end and problem.logged(run.mixture, run.scale, z)]
+    return Assignment(
+        trial_id=suggestion.trial_id,
+        run=run,
+        number=number,
+        end=end,
+        failed=failed,
+        reserved=bill.cost(run, suggestion.steps),
+        cost=bill.cost(run, end),
+        reports=[Report(bill.cost(run, z), z, problem.observe(run.mixture, run.scale, z, stream)) for z in passed],
     )
 
 

@@ -1,0 +1,123 @@
+"""How long Tune's loop stands still for a suggestion, at four workers, with and without a thread.
+
+    python experiments/soak/stall.py [--known 400] [--trials 40] [--out experiments/results/soak]
+
+The search begins with many known runs, so that suggestions take their time. A stall is the time between two steps of
+Tune's loop, in which no report is heard and no trial started. Writes ``stall.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+
+import numpy as np
+import ray
+from ray import tune
+from ray.tune.experiment import Trial
+
+from ray_mixopt import MixOptScheduler, MixOptSearcher, simulators
+
+METRIC = "val_loss/common_crawl"
+
+
+class Paced(simulators.SimulatorTrainable):
+    """A simulated run whose rungs take half a second."""
+
+    def step(self) -> dict[str, Any]:
+        """Reports the next rung."""
+        time.sleep(0.5)
+        return super().step()
+
+
+class Stalls(tune.Callback):
+    """Times between steps of Tune's loop once trials run."""
+
+    def __init__(self) -> None:
+        self.last: float | None = None
+        self.seconds: list[float] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"last": None, "seconds": []}
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Takes the time."""
+        now = time.perf_counter()
+        if self.last is not None and any(trial.status == Trial.RUNNING for trial in trials):
+            self.seconds.append(now - self.last)
+        self.last = now
+
+
+def stalls(known: int, trials: int, max_wait_s: float | None) -> dict[str, Any]:
+    """Runs a search and gives what was measured."""
+    simulator = simulators.load("slimpajama", steps=(2000, 6000, 19700))
+    space = simulator.space
+    searcher = MixOptSearcher(seed=100, max_wait_s=max_wait_s)
+    for mixture in space.sample(known, np.random.default_rng(1)):
+        value = simulator.observe(mixture, space.scale_names[0], space.steps[0])[METRIC]
+        searcher.add_evaluated_point(
+            {"mixture": space.named(mixture), "scale": space.scale_names[0], "steps": space.steps[0]}, value
+        )
+    watch = Stalls()
+    with tempfile.TemporaryDirectory() as folder:
+        tune.Tuner(
+            tune.with_resources(tune.with_parameters(Paced, simulator=simulator), {"CPU": 0.5}),
+            param_space=space.param_space(),
+            tune_config=tune.TuneConfig(
+                metric=METRIC,
+                mode="min",
+                search_alg=searcher,
+                scheduler=MixOptScheduler(),
+                num_samples=trials,
+                max_concurrent_trials=4,
+                reuse_actors=True,
+                trial_dirname_creator=_trial_id,
+            ),
+            run_config=tune.RunConfig(
+                storage_path=folder,
+                name="stall",
+                verbose=0,
+                callbacks=[watch],
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
+        ).fit()
+    seconds = np.array(watch.seconds)
+    return {
+        "max_wait_s": max_wait_s,
+        "longest_s": float(seconds.max()),
+        "p99_s": float(np.quantile(seconds, 0.99)),
+        "steps": len(seconds),
+        "observations": len(searcher.optimizer.history.arrivals),
+    }
+
+
+def _trial_id(trial: Trial) -> str:
+    return trial.trial_id
+
+
+def main() -> None:
+    """Measures from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--known", type=int, default=400)
+    parser.add_argument("--trials", type=int, default=40)
+    parser.add_argument("--out", type=Path, default=Path("experiments/results/soak"))
+    arguments = parser.parse_args()
+    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    found = [stalls(arguments.known, arguments.trials, wait) for wait in (None, 0.05)]
+    ray.shutdown()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "stall.json").write_text(json.dumps(found, indent=1) + "\n")
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
