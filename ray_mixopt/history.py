@@ -6,6 +6,7 @@ gives the same next suggestion in another process.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -90,10 +91,9 @@ class History:
 
     def copy(self) -> History:
         """A history of the same trials that does not change with this one."""
-        other = History(self.space)
+        other = copy.copy(self)
         other.trials = {t.trial_id: replace(t, observations=dict(t.observations)) for t in self}
         other.arrivals = list(self.arrivals)
-        other.n_asked, other.n_duplicates, other.n_missing = self.n_asked, self.n_duplicates, self.n_missing
         return other
 
     def fingerprint(self) -> int:

@@ -1,10 +1,11 @@
 """5,000 trials in one replay with four at a time, of which a tenth each go wrong in every way there is.
 
-    python experiments/soak/soak.py [--trials 5000] [--strategy random] [--out experiments/results/soak]
+    python experiments/soak/soak.py [--trials 5000] [--strategy random] [--rate 0.1] [--limit SECONDS] [--no-tune]
 
 Each trial draws, from its own name, whether it diverges (NaN), explodes (1e12), raises an error, has its process
 killed, leaves its metric out, or reports twice. The driver records its memory and the time of every suggestion as the
-search goes on, and checks the history in the end. Writes ``<strategy>.json`` and a figure.
+search goes on, and checks the history in the end. Writes ``<strategy>.json`` and a figure. With ``--no-tune`` the same
+goes on between ask and tell, in one process: that is the searcher's own memory and time.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import signal
 import tempfile
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ from ray.tune.experiment import Trial
 from ray_mixopt import MixOptScheduler, MixOptSearcher, simulators
 from ray_mixopt.history import History
 from ray_mixopt.optimizer import MixtureOptimizer
-from ray_mixopt.strategies import Proposal
+from ray_mixopt.strategies import Proposal, Suggestion
 from ray_mixopt.testing import violations
 
 METRIC = "val_loss/common_crawl"
@@ -153,20 +155,70 @@ def soak(n_trials: int, strategy: str, rate: float, limit_s: float | None) -> di
         )
         results = tuner.fit()
         size = max(file.stat().st_size for file in Path(folder, "soak").glob("searcher-state-*.json"))
-    history = searcher.optimizer.history
+    return report(searcher.optimizer.history, strategy, rate, recorder) | {
+        "errors": len(results.errors),
+        "state_mib": size / 2**20,
+    }
+
+
+def ask_and_tell(n_trials: int, strategy: str, rate: float, limit_s: float | None) -> dict[str, Any]:
+    """The same without Tune: four runs in flight, of which the oldest reports next."""
+    simulator = simulators.load("slimpajama", steps=(2000, 6000, 19700))
+    optimizer = MixtureOptimizer(simulator.space, objective={METRIC: 1.0}, strategy=strategy, seed=100)
+    recorder = Recorder(None)
+    recorder.watch(optimizer)
+    flying: deque[Suggestion] = deque()
+    while len(optimizer.history) < n_trials or flying:
+        late = limit_s is not None and time.perf_counter() - recorder.start > limit_s
+        if late or len(optimizer.history) >= n_trials:
+            if not flying:
+                break
+        else:
+            while len(flying) < 4:
+                suggestion = optimizer.ask()
+                assert suggestion is not None
+                flying.append(suggestion)
+        land(optimizer, simulator, flying.popleft(), rate)
+    return report(optimizer.history, strategy, rate, recorder)
+
+
+def land(optimizer: MixtureOptimizer, simulator: simulators.Simulator, run: Suggestion, rate: float) -> None:
+    """A run reports, with its share of trouble."""
+    kinds = trouble(run.trial_id, rate)
+    begun = optimizer.history[run.trial_id].reached
+    if not begun and "is killed" in kinds:
+        optimizer.finish(run.trial_id, lost=True)
+        return
+    for step in (step for step in simulator.space.steps if begun < step <= run.steps):
+        first = step == simulator.space.steps[0]
+        report = simulator.observe(run.mixture, run.scale, step)
+        if not first and "raises" in kinds:
+            optimizer.finish(run.trial_id, failed=True)
+            return
+        if "diverges" in kinds and not first:
+            report[METRIC] = float("nan")
+        if "explodes" in kinds and not first:
+            report[METRIC] = 1e12
+        if "says nothing" in kinds and first:
+            del report[METRIC]
+        for _ in range(2 if "repeats itself" in kinds and not first else 1):
+            optimizer.tell(run.trial_id, step, report)
+    optimizer.finish(run.trial_id)
+
+
+def report(history: History, strategy: str, rate: float, recorder: Recorder) -> dict[str, Any]:
+    """What is written down in the end."""
     planned = {kind: sum(kind in trouble(run.trial_id, rate) for run in history) for kind in KINDS}
     statuses = {status: sum(run.status == status for run in history) for status in sorted({r.status for r in history})}
     return {
         "strategy": strategy,
         "trials": len(history),
-        "errors": len(results.errors),
         "planned": planned,
         "statuses": statuses,
         "observations": len(history.arrivals),
         "duplicates": history.n_duplicates,
         "missing": history.n_missing,
         "violations": violations(history),
-        "state_mib": size / 2**20,
         "seconds": time.perf_counter() - recorder.start,
         "rows": recorder.rows,
     }
@@ -201,15 +253,21 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=5000)
     parser.add_argument("--strategy", default="random")
     parser.add_argument("--rate", type=float, default=0.1)
+    parser.add_argument("--no-tune", action="store_true", help="between ask and tell, in one process")
     parser.add_argument("--limit", type=float, help="end after so many seconds")
     parser.add_argument("--out", type=Path, default=Path("experiments/results/soak"))
     arguments = parser.parse_args()
-    ray.init(address="local", num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    found = soak(arguments.trials, arguments.strategy, arguments.rate, arguments.limit)
-    ray.shutdown()
+    settings = arguments.trials, arguments.strategy, arguments.rate, arguments.limit
+    if arguments.no_tune:
+        found = ask_and_tell(*settings)
+    else:
+        ray.init(address="local", num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+        found = soak(*settings)
+        ray.shutdown()
+    name = arguments.strategy + ("-no-tune" if arguments.no_tune else "")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / f"{arguments.strategy}.json").write_text(json.dumps(found, indent=1) + "\n")
-    draw(found, arguments.out / f"{arguments.strategy}.png")
+    (arguments.out / f"{name}.json").write_text(json.dumps(found) + "\n")
+    draw(found, arguments.out / f"{name}.png")
     print(json.dumps({key: value for key, value in found.items() if key != "rows"}, indent=1))
     if found["violations"]:
         raise SystemExit("The history is inconsistent.")

@@ -14,26 +14,20 @@ from typing import Any
 import pytest
 import ray
 from runs import run_in, timeless, tiny_search
+from small_ray import four_slots
 
 from ray_mixopt.pretraining.config import PretrainConfig
 from ray_mixopt.pretraining.search import exists, final_run, search
 from ray_mixopt.pretraining.settings import Run
 from ray_mixopt.pretraining.trainable import PretrainTrainable
 
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-# Ray's workers import the helpers of the tests, too.
-_PATHS = [str(Path(__file__).parent), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _PATHS))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    """Four slots, whatever the machine has."""
-    ray.init(address="local", num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    yield
-    ray.shutdown()
+    with four_slots(Path(__file__).parent):
+        yield
 
 
 @pytest.fixture(autouse=True)

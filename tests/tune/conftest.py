@@ -1,8 +1,7 @@
-"""One small Ray cluster for all tests, without dashboard or authentication."""
+"""One small Ray for all tests, and searches in processes of their own."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,25 +9,18 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import ray
 from curve import SPACE, curve_tuner
 from ray import tune
+from small_ray import four_slots
 
 from ray_mixopt import MixtureSpace
-
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-# Ray's workers import the helpers of the tests, too.
-_PATHS = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _PATHS))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def cluster() -> Iterator[None]:
-    """Four slots, whatever the machine has."""
-    ray.init(address="local", num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    yield
-    ray.shutdown()
+    """One Ray for all tests."""
+    with four_slots():
+        yield
 
 
 @pytest.fixture
