@@ -112,7 +112,7 @@ def _speed_ups(by_method: ByMethod) -> str:
     rows = []
     for method, by_problem in by_method.items():
         shared = [problem for problem in by_problem if problem in by_method[OURS]]
-        if method == OURS or not shared:
+        if not shared or by_problem[shared[0]].records[0].method == OURS:
             continue
         ratios = [speed_up(by_method[OURS][problem], by_problem[problem]) for problem in shared]
         budget = min(by_problem[problem].budget for problem in shared)
