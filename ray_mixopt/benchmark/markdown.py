@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ray_mixopt.benchmark.record import Record
-from ray_mixopt.benchmark.scores import Curve, SpeedUp, first_reached, found, geometric_mean, grouped, speed_up
+from ray_mixopt.benchmark.scores import Curve, SpeedUp, found, geometric_mean, grouped, reached, speed_up
 from ray_mixopt.benchmark.workers import ONE_WORKER, Workers
 
 OURS = "default"
@@ -41,7 +41,9 @@ def tables(records: Sequence[Record]) -> str:
                 parts += [
                     f"`{method}` with several workers on a virtual clock: wall clock (one worker's over it) and cost "
                     "of getting first to a mean regret, the one that one worker has at some cost:",
-                    _side_by_side(teams),
+                    _side_by_side(teams, stays=False),
+                    "Likewise, of getting to it and staying there:",
+                    _side_by_side(teams, stays=True),
                 ]
         parts += ["By problem: mean regret over seeds (worst seed):", _by_problem(by_method)]
     return "\n\n".join(parts)
@@ -138,7 +140,7 @@ def _teams(by_method: ByMethod, method: str) -> dict[Workers, list[Curve]]:
     return dict(sorted(teams.items(), key=lambda team: team[0].power)) if ONE_WORKER in teams else {}
 
 
-def _side_by_side(teams: Mapping[Workers, list[Curve]]) -> str:
+def _side_by_side(teams: Mapping[Workers, list[Curve]], *, stays: bool) -> str:
     one = teams[ONE_WORKER]
     costs = [cost for cost in one[0].records[0].score_costs if cost <= one[0].budget * (1 + 1e-9)]
     levels = [float(np.mean([curve.regret(cost) for curve in one])) for cost in costs]
@@ -152,7 +154,7 @@ def _side_by_side(teams: Mapping[Workers, list[Curve]]) -> str:
         whole_one = np.mean([record.trace[-1].time for curve in one for record in curve.records])
         cells = [f"{whole:.3g} ({whole_one / whole:.2g}x)"]
         for level in levels:
-            time, cost, alone = (first_reached(c, level) for c in (on_clock, curves, one))
+            time, cost, alone = (reached(c, level, stays=stays) for c in (on_clock, curves, one))
             cells.append("never" if math.isinf(time) else f"{time:.3g} ({alone / time:.2g}x), cost {cost:.3g}")
         rows.append([str(workers), str(len(curves)), "-".join(map(str, seeds)), *cells])
     return _table(head, rows)

@@ -125,11 +125,13 @@ def speed_up(ours: Curve, rival: Curve) -> SpeedUp:
     return SpeedUp(search=theirs / cost, with_final=final, bound=reached is None)
 
 
-def first_reached(curves: Sequence[Curve], level: float) -> float:
-    """Where the mean regret over problems and seeds first is at or below a level; infinity if it never is."""
+def reached(curves: Sequence[Curve], level: float, *, stays: bool) -> float:
+    """Where the mean regret over problems and seeds first is at or below a level (and stays there); else infinity."""
     costs = np.unique(np.concatenate([curve.costs for curve in curves]))
     mean = np.mean([curve.regrets(costs).mean(axis=0) for curve in curves], axis=0)  # (k,)
     low = mean <= level + 1e-12
+    if stays:
+        low = np.logical_and.accumulate(low[::-1])[::-1]
     return float(costs[low.argmax()]) if low.any() else math.inf
 
 

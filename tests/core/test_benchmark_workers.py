@@ -15,7 +15,7 @@ from ray_mixopt.benchmark.methods import Entry
 from ray_mixopt.benchmark.problem import Problem, Task
 from ray_mixopt.benchmark.record import Record, read_all
 from ray_mixopt.benchmark.runner import search
-from ray_mixopt.benchmark.scores import Curve, first_reached
+from ray_mixopt.benchmark.scores import Curve, reached
 from ray_mixopt.benchmark.workers import ONE_WORKER, Workers
 from ray_mixopt.cli import main
 from ray_mixopt.strategies import Suggestion
@@ -164,5 +164,6 @@ def test_the_first_time_that_a_level_is_reached(problem: Problem) -> None:
         for workers in (ONE_WORKER, Workers((1.0,) * 4))
     ]
     last = curves[0].records[0].trace[-1].regret
-    alone, together = (first_reached([curve], last) for curve in curves)
-    assert together < alone and first_reached(curves, -1.0) == float("inf")
+    for stays in (False, True):
+        alone, together = (reached([curve], last, stays=stays) for curve in curves)
+        assert together < alone and reached(curves, -1.0, stays=stays) == float("inf")
