@@ -10,11 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import struct
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
+from tokenize import TokenError
 from typing import TYPE_CHECKING
 from zipfile import BadZipFile, ZipFile
 
@@ -28,6 +30,11 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 MOST_BYTES = 256 * MiB
+# What zipfile and numpy raise for archives and headers that are damaged, encrypted or packed in an unknown way.
+_NO_ARCHIVE = (
+    *(BadZipFile, EOFError, MemoryError, NotImplementedError, RuntimeError, SyntaxError),
+    *(TokenError, struct.error, zlib.error),
+)
 SUM_TOLERANCE = 1e-6
 CHUNK = 512  # mixtures at a time: the activations of one chunk stay in a core's cache
 
@@ -301,5 +308,5 @@ def _arrays(path: str | Path) -> dict[str, np.ndarray]:
             check_size(path, sum(entry.file_size for entry in archive.infolist()), MOST_BYTES)
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
-    except (BadZipFile, EOFError, NotImplementedError, SyntaxError, zlib.error) as error:
+    except _NO_ARCHIVE as error:
         raise ValueError(f"{str(path)!r} is no .npz file: {error}.") from error
