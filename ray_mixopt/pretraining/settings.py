@@ -82,6 +82,22 @@ class Execution(Settings):
     peak_flops: float | None = Field(default=None, gt=0)
 
 
+class Evaluation(Settings):
+    """Downstream tasks of ``lm-eval`` at every rung; see ``downstream``.
+
+    Args:
+        tasks: names of tasks or groups.
+        few_shot: examples in the prompt; by default the task's.
+        limit: most documents of a task.
+        folder: of task files of your own, at the same path on every worker.
+    """
+
+    tasks: tuple[str, ...] = Field(min_length=1)
+    few_shot: int | None = Field(default=None, ge=0)
+    limit: int | None = Field(default=None, gt=0)
+    folder: Path | None = None
+
+
 class Run(Settings):
     """One training run.
 
@@ -100,6 +116,7 @@ class Run(Settings):
         supply_fraction: share of each domain to use at all; see ``sampler.Mixture``.
         checkpoint_every: steps between checkpoints for crashes, besides those at the rungs.
         log_every: steps between looks at the loss, which notice when it is not finite.
+        evaluation: downstream tasks, besides the validation losses.
     """
 
     version: Literal[1] = 1
@@ -120,6 +137,7 @@ class Run(Settings):
     supply_fraction: float = Field(default=1.0, gt=0, le=1)
     checkpoint_every: int | None = Field(default=None, gt=0)
     log_every: int = Field(default=10, gt=0)
+    evaluation: Evaluation | None = None
 
     @model_validator(mode="before")
     @classmethod
