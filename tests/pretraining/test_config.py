@@ -151,10 +151,11 @@ def test_what_is_there_is_not_overwritten(write: Callable[..., Path], tmp_path: 
 
 def test_the_shown_configurations_are_valid(small: Path) -> None:
     page = (ROOT / "docs" / "pretraining.md").read_text()
-    (shown,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
-    demo = (ROOT / "experiments" / "pretraining" / "demo.yaml").read_text()
-    for text in (shown, demo):
-        config = PretrainConfig.model_validate(yaml.safe_load(text))
+    shown, addition = (yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL))
+    ours = [yaml.safe_load(path.read_text()) for path in (ROOT / "experiments" / "pretraining").glob("*.yaml")]
+    assert ours
+    for settings in (shown, shown | addition, *ours):
+        config = PretrainConfig.model_validate(settings)
         check_resources(config.scales, config.cluster or {"CPU": 2})
     (run,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
     Run.model_validate_json(run)
