@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -341,20 +341,28 @@ class PretrainConfig(Settings):
             if find_spec(_TRACKERS[name]) is None:
                 raise ValueError(f"tracking with {name} needs a package: pip install {_TRACKERS[name]}.")
         if self.cluster is not None:
-            check_resources(self.scales, self.cluster)
+            check_resources(self.scales, [self.cluster])
 
 
-def check_resources(scales: list[ScaleSettings], ceiling: Mapping[str, float]) -> None:
-    """Checks that every scale fits the resources that there can ever be.
+def check_resources(scales: list[ScaleSettings], nodes: Sequence[Mapping[str, float]]) -> None:
+    """Checks that every scale finds room on the nodes that there can ever be.
+
+    Args:
+        scales: to check.
+        nodes: resources of each node; those of a cluster as a whole where its nodes are not known.
 
     Raises:
         ValueError: naming the scale, what it needs and what there is.
     """
     for scale in scales:
-        for kind, needed in scale.resources.total.items():
-            available = ceiling.get(kind, 0.0)
-            if needed > available:
-                raise ValueError(
-                    f"Scale {scale.name!r} needs {needed:g} {kind} for {scale.resources.workers} workers, the cluster "
-                    f"has {available:g} at most: lower its resources, or say with `cluster` how far it can grow."
-                )
+        resources = scale.resources
+        if (fitting := resources.fitting(nodes)) < resources.workers:
+            raise ValueError(
+                f"Scale {scale.name!r} needs {resources.workers} workers with {_amounts(resources.each)} each, the "
+                f"cluster has room for {fitting} at most, with {', '.join(map(_amounts, nodes)) or 'no nodes'}: lower "
+                "its resources, or say with `cluster` how far it can grow."
+            )
+
+
+def _amounts(resources: Mapping[str, float]) -> str:
+    return " and ".join(f"{amount:g} {kind}" for kind, amount in resources.items() if kind in ("CPU", "GPU"))

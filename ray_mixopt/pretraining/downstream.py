@@ -101,7 +101,7 @@ def _language_model() -> type:
     from ray_mixopt.pretraining.model import logits
     from ray_mixopt.pretraining.workers import autocast
 
-    class LanguageModel(TemplateLM):  # type: ignore[misc]
+    class LanguageModel(TemplateLM):
         """What lm-eval asks of a model. To lm-eval it is one process: the workers share out batches on their own."""
 
         def __init__(self, model: nn.Module, run: Run, tokenizer: Any, workers: Workers) -> None:

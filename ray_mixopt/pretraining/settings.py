@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -191,10 +192,19 @@ class Resources(Settings):
     gpus_per_worker: int = Field(default=0, ge=0, le=1)
 
     @property
+    def each(self) -> dict[str, float]:
+        """What one worker needs, by Ray's names."""
+        amounts = {"CPU": self.cpus_per_worker, "GPU": float(self.gpus_per_worker)}
+        return {kind: amount for kind, amount in amounts.items() if amount}
+
+    @property
     def total(self) -> dict[str, float]:
         """What all workers need, by Ray's names."""
-        each = {"CPU": self.cpus_per_worker, "GPU": float(self.gpus_per_worker)}
-        return {kind: self.workers * amount for kind, amount in each.items() if amount}
+        return {kind: self.workers * amount for kind, amount in self.each.items()}
+
+    def fitting(self, nodes: Sequence[Mapping[str, float]]) -> int:
+        """How many such workers find room on nodes with these resources."""
+        return sum(min(int(node.get(kind, 0.0) / amount) for kind, amount in self.each.items()) for node in nodes)
 
 
 def explain(error: ValidationError) -> str:
