@@ -34,6 +34,14 @@ SEEDS = (1, 2, 3)
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666")  # Okabe and Ito
 
 
+def searched(settings: PretrainConfig) -> MixtureOptimizer:
+    """The optimizer at the end of the search, be it by `ray-mixopt pretrain` or by `search.py`."""
+    state = Path(experiment_path(settings), "search", "optimizer.json")
+    if state.is_file():
+        return MixtureOptimizer.from_state_dict(json.loads(state.read_text()))
+    return MixOptSearcher.load(experiment_path(settings)).optimizer
+
+
 def trained(settings: PretrainConfig, mixture: Mapping[str, float], seed: int, name: str) -> dict[str, float]:
     """The last report of a run at the target."""
     run = settings.run(mixture, settings.space.target_scale, settings.target_steps).model_copy(update={"seed": seed})
@@ -98,8 +106,8 @@ def main(config: Path, out: Path) -> None:
     """Compares what the search recommends with three other mixtures; writes JSON, a figure and a table."""
     settings = PretrainConfig.read(config)
     space = settings.space
-    searcher = MixOptSearcher.load(experiment_path(settings))
-    recommendation = searcher.recommend()
+    optimizer = searched(settings)
+    recommendation = optimizer.recommend()
     best_random, random_runs = random_search(settings)
     proportional = space.proportional()
     assert proportional is not None  # the supply of tokens is known
@@ -116,7 +124,7 @@ def main(config: Path, out: Path) -> None:
         "target": {"scale": space.target_scale, "steps": space.target_steps, "cost_flops": space.target_cost},
         "search": {
             "recommendation": recommendation.to_dict(),
-            "history": searcher.optimizer.history.state_dict(),
+            "history": optimizer.history.state_dict(),
         },
         "random_search": random_runs,
         "mixtures": {
