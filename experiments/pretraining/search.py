@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import shutil
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 
 import click
 import torch
 
-from ray_mixopt import MixtureOptimizer, Suggestion
+from ray_mixopt import MixtureOptimizer
 from ray_mixopt.pretraining.config import PretrainConfig
 from ray_mixopt.pretraining.search import experiment_path
 from ray_mixopt.pretraining.session import REPORTS, FolderSession
@@ -39,32 +38,47 @@ def reports_of(run: Run, folder: Path) -> list[dict[str, float]]:
 
 
 def search(settings: PretrainConfig, folder: Path, processes: int) -> MixtureOptimizer:
-    """Searches to the end of the budget."""
-    optimizer = MixtureOptimizer(
-        settings.space,
-        mode=settings.search.mode,
-        objective=settings.objective,
-        strategy=settings.search.strategy,
-        budget=settings.search.budget * settings.space.target_cost,
-        seed=settings.search.seed,
-    )
-    running: dict[Future[list[dict[str, float]]], Suggestion] = {}
+    """Searches to the end of the budget; goes on where an earlier search in the folder ended."""
+    state, budget = folder / STATE, settings.search.budget * settings.space.target_cost
+    if state.exists():
+        optimizer = MixtureOptimizer.from_state_dict(json.loads(state.read_text()) | {"budget": budget})
+    else:
+        optimizer = MixtureOptimizer(
+            settings.space,
+            mode=settings.search.mode,
+            objective=settings.objective,
+            strategy=settings.search.strategy,
+            budget=budget,
+            seed=settings.search.seed,
+        )
+    history = optimizer.history
+    running: dict[Future[list[dict[str, float]]], str] = {}
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+
+        def start(trial_id: str) -> None:
+            trial = history[trial_id]
+            run = settings.run(settings.space.named(trial.mixture), trial.scale, trial.steps)
+            running[pool.submit(reports_of, run, folder / trial_id)] = trial_id
+
+        for trial in history:
+            if trial.status == "running":
+                start(trial.trial_id)
         while True:
             while len(running) < processes and (suggestion := optimizer.ask()) is not None:
-                run = settings.run(suggestion.mixture, suggestion.scale, suggestion.steps)
-                running[pool.submit(reports_of, run, folder / suggestion.trial_id)] = suggestion
+                start(suggestion.trial_id)
             if not running:
                 return optimizer
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
-                suggestion = running.pop(future)
+                trial = history[running.pop(future)]
                 for report in future.result():
-                    optimizer.tell(suggestion.trial_id, int(report["step"]), report)
-                optimizer.finish(suggestion.trial_id)
-                spent = optimizer.history.spent / settings.space.target_cost
-                click.echo(f"{spent:.2f} {suggestion.trial_id}: {suggestion.scale} to {suggestion.steps}", err=True)
-            (folder / STATE).write_text(json.dumps(optimizer.state_dict()))
+                    optimizer.tell(trial.trial_id, int(report["step"]), report)
+                optimizer.finish(trial.trial_id)
+                spent = history.spent / settings.space.target_cost
+                click.echo(f"{spent:.2f} {trial.trial_id}: {trial.scale} to {trial.steps}", err=True)
+            temporary = state.with_suffix(".tmp")
+            temporary.write_text(json.dumps(optimizer.state_dict()))
+            temporary.replace(state)
 
 
 @click.command()
@@ -75,8 +89,7 @@ def main(config: Path, processes: int) -> None:
     settings = PretrainConfig.read(config)
     settings.check()
     folder = Path(experiment_path(settings), "search")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     click.echo(search(settings, folder, processes).recommend())
 
 
