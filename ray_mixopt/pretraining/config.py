@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +14,17 @@ from pydantic import Field, ValidationError, model_validator
 
 from ray_mixopt.pretraining.manifest import Manifest
 from ray_mixopt.pretraining.presets import PRESETS
-from ray_mixopt.pretraining.settings import Decay, Execution, Optimization, Resources, Run, Settings, Shape, explain
+from ray_mixopt.pretraining.settings import (
+    Decay,
+    Evaluation,
+    Execution,
+    Optimization,
+    Resources,
+    Run,
+    Settings,
+    Shape,
+    explain,
+)
 from ray_mixopt.space import MixtureSpace, Scale
 
 if TYPE_CHECKING:
@@ -112,6 +122,7 @@ class PretrainConfig(Settings):
         tracking: callbacks of Ray's to log to.
         retries: how often a run starts again after a worker has died.
         decay: of the learning rate at the end of the final run.
+        evaluation: downstream tasks at every rung, as metrics ``lm_eval/<task>/<metric>``.
     """
 
     name: str = Field(default="pretrain", pattern=r"^[\w.-]+$")
@@ -138,6 +149,7 @@ class PretrainConfig(Settings):
     tracking: list[Literal["tensorboard", "wandb", "mlflow"]] = []
     retries: int = Field(default=1, ge=0)
     decay: Decay | None = None
+    evaluation: Evaluation | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> PretrainConfig:
@@ -282,6 +294,7 @@ class PretrainConfig(Settings):
             "max_repetition_ratio": self.max_repetition_ratio,
             "supply_fraction": self.supply_fraction,
             "checkpoint_every": self.checkpoint_every,
+            "evaluation": self.evaluation,
         }
         try:
             return Run.model_validate(fields)
@@ -295,6 +308,7 @@ class PretrainConfig(Settings):
             ValueError: for the first thing that does not fit; one sentence.
         """
         from ray_mixopt.optimizer import check_settings
+        from ray_mixopt.pretraining.downstream import check_evaluation
         from ray_mixopt.pretraining.train import open_data
 
         space, search = self.space, self.search
@@ -306,7 +320,10 @@ class PretrainConfig(Settings):
             seed=search.seed,
         )
         metrics = {f"val_loss/{name}" for name in self.manifest.domains} | {MEAN_LOSS, "train_loss"}
-        if unknown := sorted(set(self.objective) - metrics):
+        tasks = () if self.evaluation is None else self.evaluation.tasks
+        if unknown := sorted(
+            name for name in set(self.objective) - metrics if not name.startswith(tuple(f"lm_eval/{t}/" for t in tasks))
+        ):
             raise ValueError(f"No run reports the metric {unknown[0]!r}: there are {', '.join(sorted(metrics))}.")
         for scale in self.scales:
             run = self.run(space.named(space.uniform()), scale.name, self.target_steps)
@@ -318,24 +335,34 @@ class PretrainConfig(Settings):
         open_data(run)
         if self.decay is not None and self.decay.steps > self.target_steps:
             raise ValueError(f"decay.steps={self.decay.steps} is more than the target's {self.target_steps} steps.")
+        if self.evaluation is not None:
+            check_evaluation(self.evaluation, self.manifest)
         for name in self.tracking:
             if find_spec(_TRACKERS[name]) is None:
                 raise ValueError(f"tracking with {name} needs a package: pip install {_TRACKERS[name]}.")
         if self.cluster is not None:
-            check_resources(self.scales, self.cluster)
+            check_resources(self.scales, [self.cluster])
 
 
-def check_resources(scales: list[ScaleSettings], ceiling: Mapping[str, float]) -> None:
-    """Checks that every scale fits the resources that there can ever be.
+def check_resources(scales: list[ScaleSettings], nodes: Sequence[Mapping[str, float]]) -> None:
+    """Checks that every scale finds room on the nodes that there can ever be.
+
+    Args:
+        scales: to check.
+        nodes: resources of each node; those of a cluster as a whole where its nodes are not known.
 
     Raises:
         ValueError: naming the scale, what it needs and what there is.
     """
     for scale in scales:
-        for kind, needed in scale.resources.total.items():
-            available = ceiling.get(kind, 0.0)
-            if needed > available:
-                raise ValueError(
-                    f"Scale {scale.name!r} needs {needed:g} {kind} for {scale.resources.workers} workers, the cluster "
-                    f"has {available:g} at most: lower its resources, or say with `cluster` how far it can grow."
-                )
+        resources = scale.resources
+        if (fitting := resources.fitting(nodes)) < resources.workers:
+            raise ValueError(
+                f"Scale {scale.name!r} needs {resources.workers} workers with {_amounts(resources.each)} each, the "
+                f"cluster has room for {fitting} at most, with {', '.join(map(_amounts, nodes)) or 'no nodes'}: lower "
+                "its resources, or say with `cluster` how far it can grow."
+            )
+
+
+def _amounts(resources: Mapping[str, float]) -> str:
+    return " and ".join(f"{amount:g} {kind}" for kind, amount in resources.items() if kind in ("CPU", "GPU"))

@@ -20,6 +20,7 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig,
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.util.queue import Empty, Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_mixopt.pretraining.session import Write
 from ray_mixopt.pretraining.settings import Resources, Run
@@ -44,7 +45,8 @@ class TrainingGroup:
     def __init__(
         self, run: Run, *, name: str, storage: str, resources: Resources, seen: int = 0, retries: int = 1
     ) -> None:
-        self._queue = Queue(actor_options={"num_cpus": 0})
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})  # no worker's node: those go
         self._controller: Any = None
         self._error: BaseException | None = None
         per_worker = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}

@@ -18,7 +18,11 @@ def plan_tables(config: PretrainConfig) -> Iterator[Table | str]:
 
 def _scales(config: PretrainConfig) -> Table:
     space = config.space
-    table = Table("scale", "parameters", "FLOPs/token", "memory", "workers", title="Models")
+    table = Table(title="Models")
+    for name in ("scale", "parameters", "FLOPs/token"):
+        table.add_column(name, no_wrap=True)  # in a narrow terminal the others are
+    table.add_column("memory")
+    table.add_column("workers", min_width=7)
     for rung in space.steps:
         table.add_column(f"to {rung}", justify="right")
     for scale in config.scales:

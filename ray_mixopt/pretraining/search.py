@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,10 +100,11 @@ def search(
         ValueError: if a scale does not fit the cluster.
         ray.tune.error.TuneError: if the search itself breaks down.
     """
-    with cluster() as ceiling:
-        check_resources(config.scales, config.cluster or ceiling)
+    with cluster() as (nodes, trial):
+        room = nodes if config.cluster is None else [config.cluster]
+        check_resources(config.scales, room)
         trainable = tune.with_resources(
-            tune.with_parameters(PretrainTrainable, settings=config.model_dump_json()), _trial_resources(ceiling)
+            tune.with_parameters(PretrainTrainable, settings=config.model_dump_json()), trial
         )
         if resume:
             tuner = restore(experiment_path(config), trainable)
@@ -125,7 +126,7 @@ def search(
                     search_alg=searcher,
                     scheduler=MixOptScheduler(),
                     num_samples=-1,
-                    max_concurrent_trials=config.search.concurrency or _concurrency(config, ceiling),
+                    max_concurrent_trials=config.search.concurrency or _concurrency(config, room),
                     reuse_actors=True,  # a new process takes seconds
                     trial_dirname_creator=_trial_id,
                 ),
@@ -150,8 +151,8 @@ def final_run(config: PretrainConfig, mixture: Mapping[str, float]) -> Iterator[
     """
     scale = config.scale(config.space.target_scale)
     run = config.run(mixture, scale.name, config.target_steps, final=True)
-    with cluster() as ceiling:
-        check_resources([scale], config.cluster or ceiling)
+    with cluster() as (nodes, _):
+        check_resources([scale], nodes if config.cluster is None else [config.cluster])
         group = TrainingGroup(
             run,
             name=f"final-{key_seed(run.model_dump_json()):032x}"[:18],  # another mixture is another run
@@ -173,38 +174,41 @@ def final_run(config: PretrainConfig, mixture: Mapping[str, float]) -> Iterator[
 
 
 @contextlib.contextmanager
-def cluster() -> Iterator[dict[str, float]]:
-    """A Ray to run on: the one at RAY_ADDRESS, or one of this machine's own; gives what workers can have of it."""
+def cluster() -> Iterator[tuple[list[dict[str, float]], dict[str, float]]]:
+    """A Ray to run on: the one at RAY_ADDRESS, or one of this machine's own.
+
+    Yields:
+        What workers can have of each node, and what a trial holds while its workers train.
+
+    Raises:
+        RuntimeError: if Ray does not start, or is not at RAY_ADDRESS.
+    """
     started = not ray.is_initialized()
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if started:
         address = None if "RAY_ADDRESS" in os.environ else "local"  # "local": never someone else's on this machine
         own: dict[str, Any] = {"resources": {DRIVER_NODE: _TRIALS}} if address == "local" else {}
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **own)
+        try:
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **own)
+        except Exception as error:  # Ray raises plain ones, too
+            raise RuntimeError(f"Ray did not start: {error}") from error
     try:
-        resources = ray.cluster_resources()
-        if DRIVER_NODE not in resources:
-            resources["CPU"] = resources.get("CPU", 0.0) - _TRIAL_CPU  # what is left for the workers of a trial
-        yield resources
+        nodes = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+        if any(DRIVER_NODE in node for node in nodes):
+            yield nodes, {DRIVER_NODE: 1}
+        else:  # a trial may take its bit from any node: count on the worst
+            largest = max(nodes, key=lambda node: node.get("CPU", 0.0))
+            largest["CPU"] = largest.get("CPU", 0.0) - _TRIAL_CPU
+            yield nodes, {"CPU": _TRIAL_CPU}
     finally:
         if started:
             ray.shutdown()
 
 
-def _trial_resources(ceiling: Mapping[str, float]) -> dict[str, float]:
-    """What a trial holds while its workers train; on the node for drivers, if there is one."""
-    return {DRIVER_NODE: 1} if DRIVER_NODE in ceiling else {"CPU": _TRIAL_CPU}
-
-
-def _concurrency(config: PretrainConfig, ceiling: Mapping[str, float]) -> int:
+def _concurrency(config: PretrainConfig, room: Sequence[Mapping[str, float]]) -> int:
     """How many groups of the smallest scale fit at a time."""
-    ceiling = config.cluster or ceiling
-    fits = [
-        min(int(ceiling.get(kind, 0.0) / amount) for kind, amount in scale.resources.total.items())
-        for scale in config.scales
-    ]
-    return max(1, *fits)
+    return max(1, *(scale.resources.fitting(room) // scale.resources.workers for scale in config.scales))
 
 
 def _trackers(config: PretrainConfig) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,6 +83,22 @@ class Execution(Settings):
     peak_flops: float | None = Field(default=None, gt=0)
 
 
+class Evaluation(Settings):
+    """Downstream tasks of ``lm-eval`` at every rung; see ``downstream``.
+
+    Args:
+        tasks: names of tasks or groups.
+        few_shot: examples in the prompt; by default the task's.
+        limit: most documents of a task.
+        folder: of task files of your own, at the same path on every worker.
+    """
+
+    tasks: tuple[str, ...] = Field(min_length=1)
+    few_shot: int | None = Field(default=None, ge=0)
+    limit: int | None = Field(default=None, gt=0)
+    folder: Path | None = None
+
+
 class Run(Settings):
     """One training run.
 
@@ -100,6 +117,7 @@ class Run(Settings):
         supply_fraction: share of each domain to use at all; see ``sampler.Mixture``.
         checkpoint_every: steps between checkpoints for crashes, besides those at the rungs.
         log_every: steps between looks at the loss, which notice when it is not finite.
+        evaluation: downstream tasks, besides the validation losses.
     """
 
     version: Literal[1] = 1
@@ -120,6 +138,7 @@ class Run(Settings):
     supply_fraction: float = Field(default=1.0, gt=0, le=1)
     checkpoint_every: int | None = Field(default=None, gt=0)
     log_every: int = Field(default=10, gt=0)
+    evaluation: Evaluation | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -173,10 +192,19 @@ class Resources(Settings):
     gpus_per_worker: int = Field(default=0, ge=0, le=1)
 
     @property
+    def each(self) -> dict[str, float]:
+        """What one worker needs, by Ray's names."""
+        amounts = {"CPU": self.cpus_per_worker, "GPU": float(self.gpus_per_worker)}
+        return {kind: amount for kind, amount in amounts.items() if amount}
+
+    @property
     def total(self) -> dict[str, float]:
         """What all workers need, by Ray's names."""
-        each = {"CPU": self.cpus_per_worker, "GPU": float(self.gpus_per_worker)}
-        return {kind: self.workers * amount for kind, amount in each.items() if amount}
+        return {kind: self.workers * amount for kind, amount in self.each.items()}
+
+    def fitting(self, nodes: Sequence[Mapping[str, float]]) -> int:
+        """How many such workers find room on nodes with these resources."""
+        return sum(min(int(node.get(kind, 0.0) / amount) for kind, amount in self.each.items()) for node in nodes)
 
 
 def explain(error: ValidationError) -> str:

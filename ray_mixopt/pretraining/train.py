@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from ray_mixopt.pretraining import checkpoint, model
 from ray_mixopt.pretraining.checkpoint import Progress
+from ray_mixopt.pretraining.downstream import Downstream
 from ray_mixopt.pretraining.permutation import key_seed
 from ray_mixopt.pretraining.sampler import Mixture, MixtureSampler
 from ray_mixopt.pretraining.schedule import learning_rate
@@ -60,12 +61,14 @@ def train(run: Run, session: Session, workers: Workers) -> None:
 
     A report holds "step"; "val_loss/<domain>" and "train_loss" (mean since the last report) in nats a token;
     "tokens/<domain>" and "epochs/<domain>" so far; "flops" and "seconds" so far; "tokens_per_second", and "mfu" where
-    the device's peak is known. A run whose loss is no longer finite reports that as its validation losses, and ends.
+    the device's peak is known; and what ``run.evaluation`` adds. A run whose loss is no longer finite reports that as
+    its validation losses, and ends.
 
     Raises:
         ValueError: if the data or the checkpoint do not fit the run.
     """
     corpus, sampler, validation = open_data(run)
+    downstream = None if run.evaluation is None else Downstream(run, corpus, workers)
     identity = run.identity() | {"data": corpus.manifest.fingerprint}
     vocab_size = corpus.manifest.tokenizer.vocab_size
     flops_per_token = model.cost(run.shape, vocab_size, run.sequence_length).flops_per_token
@@ -140,6 +143,8 @@ def train(run: Run, session: Session, workers: Workers) -> None:
             n_sequences = progress.step * run.batch_sequences
             report = {"step": progress.step, "train_loss": progress.loss_sum / progress.loss_steps}
             report |= {f"val_loss/{name}": loss for name, loss in val.items()}
+            if downstream is not None and finite:
+                report |= downstream.metrics(network)
             report |= {f"tokens/{name}": tokens for name, tokens in sampler.tokens(n_sequences).items()}
             report |= {f"epochs/{name}": epochs for name, epochs in sampler.epochs(n_sequences).items()}
             report |= {

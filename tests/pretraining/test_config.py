@@ -110,7 +110,7 @@ def test_trackers_that_are_not_installed(write: Callable[..., Path], monkeypatch
             {"sequence_length": 1024, "batch_tokens": 2048, "max_repetition_ratio": 100},
             "has 1000 training tokens, too few",
         ),
-        ({"cluster": {"CPU": 1}}, "Scale 'mine' needs 2 CPU for 2 workers, the cluster has 1 at most"),
+        ({"cluster": {"CPU": 1}}, "Scale 'mine' needs 2 workers with 1 CPU each, the cluster has room for 1 at most"),
         ({"search": {"objective": {"val_loss/c": 1.0}}}, "No run reports the metric 'val_loss/c'"),
         ({"simulate_tokens": 100}, "simulate_tokens=100 is less than the target's 384 tokens"),
         ({"cost": "seconds"}, "cost: seconds needs the measured seconds_per_step of mine, nano."),
@@ -124,6 +124,15 @@ def test_trackers_that_are_not_installed(write: Callable[..., Path], monkeypatch
 def test_refusals(write: Callable[..., Path], changes: dict[str, Any], message: str) -> None:
     code, output = call(write(**changes), "--dry-run")
     assert code == 2 and message in output, output
+
+
+def test_every_worker_needs_room_on_a_node(write: Callable[..., Path]) -> None:
+    scales = [{"name": "nano", "resources": {"workers": 3, "cpus_per_worker": 2}}]
+    config = PretrainConfig.read(write(scales=scales))
+    check_resources(config.scales, [{"CPU": 4}, {"CPU": 3}])
+    message = "needs 3 workers with 2 CPU each, the cluster has room for 2 at most, with 4 CPU, 1 CPU, 1 CPU: lower"
+    with pytest.raises(ValueError, match=message):
+        check_resources(config.scales, [{"CPU": 4}, {"CPU": 1}, {"CPU": 1}])  # 6 CPUs, too, but in pieces
 
 
 def test_unreadable_files(tmp_path: Path) -> None:
@@ -151,10 +160,11 @@ def test_what_is_there_is_not_overwritten(write: Callable[..., Path], tmp_path: 
 
 def test_the_shown_configurations_are_valid(small: Path) -> None:
     page = (ROOT / "docs" / "pretraining.md").read_text()
-    (shown,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
-    demo = (ROOT / "experiments" / "pretraining" / "demo.yaml").read_text()
-    for text in (shown, demo):
-        config = PretrainConfig.model_validate(yaml.safe_load(text))
-        check_resources(config.scales, config.cluster or {"CPU": 2})
+    shown, addition = (yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL))
+    ours = [yaml.safe_load(path.read_text()) for path in (ROOT / "experiments" / "pretraining").glob("*.yaml")]
+    assert ours
+    for settings in (shown, shown | addition, *ours):
+        config = PretrainConfig.model_validate(settings)
+        check_resources(config.scales, [config.cluster or {"CPU": 2}])
     (run,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
     Run.model_validate_json(run)

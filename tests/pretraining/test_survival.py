@@ -46,13 +46,13 @@ def test_a_node_is_lost(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         search={"strategy": "random", "budget": 1, "concurrency": 1},
     )
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "resources": {"mixopt_driver": 10}})
-    first = nodes.add_node(num_cpus=2)
+    first, _ = (nodes.add_node(num_cpus=1) for _ in range(2))  # one worker of the group on each
     lost: list[int] = []
 
     def watch(optimizer: Any) -> None:
         if optimizer.history.arrivals and not lost:
             lost.append(1)
-            nodes.add_node(num_cpus=2)
+            nodes.add_node(num_cpus=1)
             nodes.remove_node(first, allow_graceful=False)
 
     ray.init(address=nodes.address, logging_level="ERROR", log_to_driver=False)

@@ -48,10 +48,10 @@ class ByHand:
         self.actor = ray.remote(num_cpus=0)(_Named).remote(trial, self.config, settings.model_dump_json())
 
     def step(self) -> dict[str, Any]:
-        return ray.get(self.actor.step.remote(), timeout=120)
+        return ray.get(self.actor.step.remote(), timeout=600)
 
     def end(self) -> None:
-        ray.get(self.actor.cleanup.remote(), timeout=120)
+        ray.get(self.actor.cleanup.remote(), timeout=600)
         ray.kill(self.actor)
 
 

@@ -1,0 +1,156 @@
+"""Trains the mixture that a search recommends at the target, next to uniform, proportional and random search's best.
+
+Run it after the search, from the root of the repository; what is trained already is not trained again:
+
+    python experiments/pretraining/compare.py
+
+Random search gets the budget of the search: mixtures from Dirichlet(1), each trained at the target. Its best mixture,
+and all others, are then trained with seeds that neither search has used, the same for all mixtures. Ray has no part in
+this: it is the training loop alone, one run after another.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from ray_mixopt import MixOptSearcher, MixtureOptimizer
+from ray_mixopt.benchmark.provenance import commit, machine, versions
+from ray_mixopt.pretraining.config import PretrainConfig
+from ray_mixopt.pretraining.search import experiment_path
+from ray_mixopt.pretraining.session import REPORTS, FolderSession
+from ray_mixopt.pretraining.train import train
+from ray_mixopt.pretraining.workers import Workers
+
+HERE = Path(__file__).parent
+SEEDS = (1, 2, 3)
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666")  # Okabe and Ito
+
+
+def searched(settings: PretrainConfig) -> MixtureOptimizer:
+    """The optimizer at the end of the search, be it by `ray-mixopt pretrain` or by `search.py`."""
+    state = Path(experiment_path(settings), "search", "optimizer.json")
+    if state.is_file():
+        return MixtureOptimizer.from_state_dict(json.loads(state.read_text()))
+    return MixOptSearcher.load(experiment_path(settings)).optimizer
+
+
+def trained(settings: PretrainConfig, mixture: Mapping[str, float], seed: int, name: str) -> dict[str, float]:
+    """The last report of a run at the target."""
+    run = settings.run(mixture, settings.space.target_scale, settings.target_steps).model_copy(update={"seed": seed})
+    folder = Path(experiment_path(settings), "compare", f"{name}-{seed}")
+    workers = Workers.current(torch.device("cpu"))
+    train(run, FolderSession(folder, workers, lambda report: None), workers)
+    report = json.loads((folder / REPORTS).read_text().splitlines()[-1])
+    click.echo(f"{name}, seed {seed}: {objective(settings, report):.4f}", err=True)
+    return report
+
+
+def objective(settings: PretrainConfig, report: Mapping[str, float]) -> float:
+    """The weighted sum of metrics that was minimised."""
+    return sum(weight * report[name] for name, weight in settings.objective.items())
+
+
+def random_search(settings: PretrainConfig) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """The best mixture of random search with the budget of the search, and all its runs."""
+    optimizer = MixtureOptimizer(
+        settings.space,
+        objective=settings.objective,
+        strategy="random",
+        budget=settings.search.budget * settings.space.target_cost,
+        seed=settings.search.seed,
+    )
+    runs = []
+    while (suggestion := optimizer.ask()) is not None:
+        report = trained(settings, suggestion.mixture, settings.seed, f"random-{suggestion.trial_id}")
+        optimizer.tell(suggestion.trial_id, suggestion.steps, report)
+        optimizer.finish(suggestion.trial_id)
+        runs.append({"mixture": suggestion.mixture, "objective": objective(settings, report), "report": report})
+    return optimizer.recommend().mixture, runs
+
+
+def draw(result: Mapping[str, Any], path: Path) -> None:
+    """The losses of all mixtures with their seeds, and the mixtures."""
+    figure = Figure(figsize=(11, 3.6), dpi=150, layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    names = list(result["mixtures"])
+    for place, name in enumerate(names):
+        losses = [run["objective"] for run in result["mixtures"][name]["runs"]]
+        left.plot(losses, [place] * len(losses), "o", color=COLOURS[0], alpha=0.5)
+        left.plot(np.mean(losses), place, "|", color=COLOURS[0], markersize=24, markeredgewidth=2)
+        start = 0.0
+        for number, (domain, share) in enumerate(result["mixtures"][name]["mixture"].items()):
+            right.barh(place, share, left=start, color=COLOURS[number], label=domain if place == 0 else None)
+            start += share
+    left.set_yticks(range(len(names)), names)
+    left.invert_yaxis()
+    target = f"{result['target']['scale']} x {result['target']['steps']} steps"
+    left.set_xlabel(f"objective at the target, {target} (nats a byte; a dot a seed)")
+    right.set_xlabel("share of the training tokens")
+    right.set_xlim(0, 1)
+    right.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=5, frameon=False, fontsize=9)
+    figure.savefig(path)
+
+
+@click.command()
+@click.option("--config", type=click.Path(path_type=Path), default=HERE / "experiment.yaml", help="Of the search.")
+@click.option("--out", type=click.Path(path_type=Path), default=HERE.parent / "results" / "pretraining")
+def main(config: Path, out: Path) -> None:
+    """Compares what the search recommends with three other mixtures; writes JSON, a figure and a table."""
+    settings = PretrainConfig.read(config)
+    space = settings.space
+    optimizer = searched(settings)
+    recommendation = optimizer.recommend()
+    best_random, random_runs = random_search(settings)
+    proportional = space.proportional()
+    assert proportional is not None  # the supply of tokens is known
+    mixtures = {
+        "recommended": recommendation.mixture,
+        "random search": best_random,
+        "uniform": space.named(space.uniform()),
+        "proportional": space.named(proportional),
+    }
+    result: dict[str, Any] = {
+        "config": json.loads(settings.model_dump_json(exclude={"data", "storage"})),
+        "data": {name: domain.train.tokens for name, domain in settings.manifest.domains.items()},
+        "fingerprint": settings.manifest.fingerprint,
+        "target": {"scale": space.target_scale, "steps": space.target_steps, "cost_flops": space.target_cost},
+        "search": {
+            "recommendation": recommendation.to_dict(),
+            "history": optimizer.history.state_dict(),
+        },
+        "random_search": random_runs,
+        "mixtures": {
+            name: {
+                "mixture": mixture,
+                "runs": [
+                    {"seed": seed, "objective": objective(settings, report), "report": report}
+                    for seed in SEEDS
+                    for report in [trained(settings, mixture, seed, name.replace(" ", "-"))]
+                ],
+            }
+            for name, mixture in mixtures.items()
+        },
+        "versions": versions(["ray", "transformers"]),
+        "machine": machine(),
+        "commit": commit(),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "experiment.json").write_text(json.dumps(result, indent=1) + "\n")
+    draw(result, out / "experiment.png")
+    losses = {name: np.array([run["objective"] for run in entry["runs"]]) for name, entry in result["mixtures"].items()}
+    click.echo("| mixture | objective, mean of 3 seeds | minus recommended, by seed |\n|---|---|---|")
+    for name, values in losses.items():
+        differences = ", ".join(f"{value:+.4f}" for value in values - losses["recommended"])
+        click.echo(f"| {name} | {values.mean():.4f} | {differences} |")
+
+
+if __name__ == "__main__":
+    main()
