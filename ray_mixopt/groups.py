@@ -31,7 +31,7 @@ class Group:
         ValueError: for shares outside [0, 1], crossed limits or fewer than two domains.
     """
 
-    domains: tuple[str, ...]
+    domains: Sequence[str]
     least: float = 0.0
     most: float = 1.0
 
@@ -163,8 +163,9 @@ class GroupedSimplex(CappedSimplex):
         for _ in range(_GIBBS_SWEEPS * d // 2):
             i, j = rng.permutation(d)[:2]
             total = w[:, i] + w[:, j]
-            low, high = np.maximum(self.lower[i], total - self.upper[j]), np.minimum(
-                self.upper[i], total - self.lower[j]
+            low, high = (
+                np.maximum(self.lower[i], total - self.upper[j]),
+                np.minimum(self.upper[i], total - self.lower[j]),
             )
             if group[i] != group[j]:
                 sums = self._sums(w)

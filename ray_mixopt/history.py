@@ -93,13 +93,17 @@ class History:
         self.space.scale(trial.scale)
         self.trials[trial.trial_id] = trial
 
-    def observe(self, trial_id: str, step: int, values: Mapping[str, float]) -> bool:
+    def observe(
+        self, trial_id: str, step: int, values: Mapping[str, float], others: Mapping[str, float] | None = None
+    ) -> bool:
         """Record a report; a repeated (trial, step) is counted and dropped.
 
         Args:
             trial_id: a known trial.
             step: training step of the report, > 0.
-            values: metrics by name. A NaN or infinite one marks the trial as diverged; what is finite is kept.
+            values: metrics of the objective by name. A NaN or infinite one marks the trial as diverged; what is
+                finite is kept.
+            others: finite metrics that are not of the objective, kept for other questions.
 
         Returns:
             Whether the report was new.
@@ -114,7 +118,7 @@ class History:
             self.n_duplicates += 1
             return False
         finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
-        trial.observations[int(step)] = finite
+        trial.observations[int(step)] = finite | dict(others or {})
         self.arrivals.append((trial_id, int(step)))
         if len(finite) < len(values):
             trial.status = "diverged"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -49,6 +49,25 @@ class Calibration:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NextRun:
+    """The run that the search would buy next.
+
+    Attributes:
+        mixture: share of training tokens by domain.
+        scale: the model scale.
+        steps: training steps to reach.
+        cost: what it adds to the bill, in the space's cost unit.
+        continues: the paused trial that it goes on with, None for a new run.
+    """
+
+    mixture: dict[str, float]
+    scale: str
+    steps: int
+    cost: float
+    continues: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recommendation:
     """The mixture to train, and why to believe it.
 
@@ -59,10 +78,13 @@ class Recommendation:
         predicted: predicted objective at the target; None before anything was observed.
         uniform: the same for the mixture nearest to equal shares.
         proportional: the same for the mixture nearest to the token supply; None without a supply.
+        reference: the same for the reference mixture; None without one.
+        probability_better: than each of these, by name; None where it is the same mixture.
         spent: cost paid so far.
         target_runs: ``spent`` in full runs at the target.
         value_of_next_run: expected improvement of the predicted optimum by the next run; None where the strategy has
             no estimate of it.
+        next_run: that run; None where the strategy does not say.
         calibration: leave-one-run-out check of the intervals; None where the strategy has none.
         diverged: number of runs that reported NaN or inf.
     """
@@ -73,9 +95,12 @@ class Recommendation:
     predicted: Prediction | None
     uniform: Prediction | None
     proportional: Prediction | None = None
+    reference: Prediction | None = None
+    probability_better: dict[str, float | None] = field(default_factory=dict)
     spent: float
     target_runs: float
     value_of_next_run: float | None = None
+    next_run: NextRun | None = None
     calibration: Calibration | None = None
     diverged: int = 0
 
@@ -91,11 +116,17 @@ class Recommendation:
             "recommended": self.predicted,
             "uniform": self.uniform,
             "proportional": self.proportional,
+            "reference": self.reference,
         }
         lines += [f"Predicted, {name}: {value} (95%)" for name, value in rows.items() if value is not None]
+        for name, probability in self.probability_better.items():
+            if probability is not None:
+                lines.append(f"Better than the {name} mixture with probability {probability:.1%}")
         lines.append(f"Spent: {self.spent:.4g} ({self.target_runs:.2f} full runs)")
         if self.value_of_next_run is not None:
-            lines.append(f"Expected gain of the next run: {self.value_of_next_run:.2g}")
+            run = self.next_run
+            which = "" if run is None else f" ({run.scale} to step {run.steps}, cost {run.cost:.4g})"
+            lines.append(f"Expected gain of the next run{which}: {self.value_of_next_run:.2g}")
         if self.calibration is not None:
             lines.append(f"Calibration: {self.calibration}")
         if self.diverged:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+from ray.tune.result import AUTO_RESULT_KEYS
+
+_OF_TUNE = {*AUTO_RESULT_KEYS, "step", "done", "trial_id", "checkpoint_dir_name"}
+_KINDS_OF_TUNE = ("config/", "timers/", "perf/")
 
 
 def training_step(result: Mapping[str, Any]) -> int | None:
@@ -24,3 +30,16 @@ def metrics_of(result: Mapping[str, Any], names: Iterable[str]) -> dict[str, flo
         except (KeyError, TypeError, ValueError):
             continue
     return found
+
+
+def numbers_of(result: Mapping[str, Any]) -> dict[str, float]:
+    """All finite numbers that a trial reported itself, for questions asked later."""
+    return {
+        key: float(value)
+        for key, value in result.items()
+        if key not in _OF_TUNE
+        and not key.startswith(_KINDS_OF_TUNE)
+        and isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+    }

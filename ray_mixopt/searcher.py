@@ -17,10 +17,11 @@ from ray_mixopt.evaluated import EvaluatedPoints
 from ray_mixopt.history import History
 from ray_mixopt.history import Trial as Run
 from ray_mixopt.layout import Layout
-from ray_mixopt.optimizer import MixtureOptimizer, check_settings
+from ray_mixopt.objective import Objective
+from ray_mixopt.optimizer import MixtureOptimizer, check_settings, objective_of
 from ray_mixopt.pool import Pool
 from ray_mixopt.recommendation import Recommendation
-from ray_mixopt.reports import metrics_of, training_step
+from ray_mixopt.reports import metrics_of, numbers_of, training_step
 from ray_mixopt.roster import Roster
 from ray_mixopt.snapshots import SnapshotSearcher
 from ray_mixopt.space import MixtureSpace
@@ -48,8 +49,8 @@ class MixOptSearcher(SnapshotSearcher):
         space: the search space; by default that of ``param_space``.
         metric: name of the metric to optimise; by default that of ``TuneConfig``.
         mode: "min" or "max"; by default that of ``TuneConfig``.
-        objective: weight of each metric in the objective, in place of the single ``metric``. Metrics that a result
-            lacks are unknown.
+        objective: weight of each metric in the objective, in place of the single ``metric``, or an ``Objective``.
+            Metrics that a result lacks are unknown.
         strategy: see ``MixtureOptimizer``.
         budget: most to spend, in the unit of the space's costs; the search then finishes by itself.
         seed: of all random draws; the same seed and data give the same suggestions.
@@ -58,6 +59,7 @@ class MixOptSearcher(SnapshotSearcher):
         scale: key of the model scale.
         steps: key of the training steps.
         cost_per_step: price of a step by scale name, for a hand-written ``param_space`` with several scales.
+        reference: weights by domain of a mixture to compare recommendations with.
 
     Raises:
         ValueError: for an argument that makes no sense; the message says what to change.
@@ -69,7 +71,7 @@ class MixOptSearcher(SnapshotSearcher):
         metric: str | None = None,
         mode: str | None = None,
         *,
-        objective: Mapping[str, float] | None = None,
+        objective: Mapping[str, float] | Objective | None = None,
         strategy: str = "default",
         budget: float | None = None,
         seed: int = 0,
@@ -78,6 +80,7 @@ class MixOptSearcher(SnapshotSearcher):
         scale: str = "scale",
         steps: str = "steps",
         cost_per_step: Mapping[str, float] | None = None,
+        reference: Mapping[str, float] | None = None,
     ) -> None:
         if space is not None and not isinstance(space, MixtureSpace):
             raise ValueError(f"space must be a MixtureSpace, got {space!r}: pass a dict as Tuner(param_space=...).")
@@ -86,10 +89,11 @@ class MixOptSearcher(SnapshotSearcher):
         check_settings(mode=mode or "min", objective=objective, strategy=strategy, budget=budget, seed=seed)
         super().__init__(metric=metric, mode=mode)
         self._settings: dict[str, Any] = {
-            "objective": None if objective is None else dict(objective),
+            "objective": objective.to_dict() if isinstance(objective, Objective) else objective and dict(objective),
             "strategy": strategy,
             "budget": budget,
             "seed": seed,
+            "reference": None if reference is None else dict(reference),
         }
         self._space = space
         self._pool = pool
@@ -209,7 +213,7 @@ class MixOptSearcher(SnapshotSearcher):
                 raise RuntimeError(UNDEFINED_SEARCH_SPACE.format(cls=name, space="space"))
             if not self.metric_names or not self._mode:
                 raise RuntimeError(UNDEFINED_METRIC_MODE.format(cls=name, metric=self._metric, mode=self._mode))
-            settings = self._settings | {"objective": self._settings["objective"] or {self._metric: 1.0}}
+            settings = self._settings | {"objective": self._objective or {cast(str, self._metric): 1.0}}
             self._optimizer = MixtureOptimizer(self._space, mode=cast(Any, self._mode), pool=self._pool, **settings)
             self._evaluated.hand_over(self._optimizer)
         return self._optimizer
@@ -320,8 +324,15 @@ class MixOptSearcher(SnapshotSearcher):
 
     @property
     def metric_names(self) -> list[str]:
-        """The metrics of the objective."""
-        return list(self._settings["objective"] or filter(None, [self._metric]))
+        """The metrics of the objective, those of its guardrails included."""
+        objective = self._objective
+        if isinstance(objective, Objective):
+            return list(objective.metrics)
+        return list(objective or filter(None, [self._metric]))
+
+    @property
+    def _objective(self) -> Mapping[str, float] | Objective | None:
+        return objective_of(self._settings["objective"])
 
     def admit(self, trial: Trial) -> Run | None:
         """Learns of a Tune trial that is new, to be retried, or part of a restored experiment.
@@ -399,7 +410,7 @@ class MixOptSearcher(SnapshotSearcher):
             if "step" not in result:
                 return None
         if step is not None:
-            self.optimizer.tell(run.trial_id, step, metrics)
+            self.optimizer.tell(run.trial_id, step, numbers_of(result) | metrics)
             self.roster.failures = 0
         return step
 
