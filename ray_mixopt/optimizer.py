@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, get_args
 
 from ray_mixopt.history import History, Trial
@@ -200,9 +201,22 @@ class MixtureOptimizer:
                 del self.history.trials[name]
             raise
 
-    def recommend(self) -> Recommendation:
-        """The best mixture for the target as far as is known."""
-        return self._strategy.recommend(self.history)
+    def recommend(self, *, details: bool = False) -> Recommendation:
+        """The best mixture for the target as far as is known.
+
+        Args:
+            details: whether to add how flat the optimum is, what limits cost and how fidelities rank, from the default
+                strategy's surrogate. Takes a few seconds.
+        """
+        recommendation = self._strategy.recommend(self.history)
+        if not details:
+            return recommendation
+        from ray_mixopt.analysis import Analysis
+
+        analysis = Analysis(self.problem, self.history)
+        if recommendation.predicted is None:  # the strategy has no model: ours says what it expects of its answer
+            recommendation = analysis.of(recommendation)
+        return replace(recommendation, details=analysis.details(recommendation))
 
     # -- state
 

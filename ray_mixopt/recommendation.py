@@ -68,6 +68,111 @@ class NextRun:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LimitPrice:
+    """What would be recommended without a limit.
+
+    Attributes:
+        name: the limit.
+        mixture: the mixture recommended without it, by domain.
+        predicted: its predicted objective at the target.
+        cost: how much better than the recommended mixture's its objective is: what the limit costs, >= 0 but for noise.
+    """
+
+    name: str
+    mixture: dict[str, float]
+    predicted: Prediction
+    cost: Prediction
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardrailCheck:
+    """Whether a guardrail holds for the recommended mixture.
+
+    Attributes:
+        name: what must hold.
+        probability: that it does.
+        confidence: least probability wanted.
+        predicted: the metric predicted for the recommended mixture; None while it was hardly observed.
+        baseline: the same for the baseline mixture.
+    """
+
+    name: str
+    probability: float
+    confidence: float
+    predicted: Prediction | None
+    baseline: Prediction | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How a fidelity ranks mixtures in comparison with the target.
+
+    Attributes:
+        scale: the model scale.
+        steps: training steps.
+        cost: of a run there.
+        runs: mixtures seen there.
+        expected: rank correlation (Spearman) that the surrogate expects over random mixtures.
+        common: mixtures seen both there and at the target.
+        observed: rank correlation of those; None for fewer than three.
+    """
+
+    scale: str
+    steps: int
+    cost: float
+    runs: int
+    expected: float
+    common: int
+    observed: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Details:
+    """What else a history says about the recommended mixture.
+
+    Attributes:
+        tolerance: difference of the objective that counts as "as good": a tenth of the gap to the median mixture.
+        ranges: least and largest share by domain among mixtures predicted that good: how flat the optimum is.
+        limits: the limits that hold the recommendation, and what each costs.
+        unconstrained: what would be recommended without any; None where none holds it.
+        guardrails: whether they hold.
+        agreement: of each fidelity's ranking with the target's, by ascending cost.
+    """
+
+    tolerance: float
+    ranges: dict[str, tuple[float, float]]
+    limits: tuple[LimitPrice, ...]
+    unconstrained: LimitPrice | None
+    guardrails: tuple[GuardrailCheck, ...]
+    agreement: tuple[Agreement, ...]
+
+    @property
+    def shortest_agreeing(self) -> Agreement | None:
+        """The cheapest fidelity with three runs or more whose ranking agrees (0.9 or more); None if none does."""
+        good = [a for a in self.agreement if a.runs >= 3 and a.expected >= 0.9]
+        return min(good, key=lambda a: a.cost, default=None)
+
+    def lines(self) -> list[str]:
+        """The same for people, a line each."""
+        lines = [f"As good within {self.tolerance:.2g}:"]
+        lines += [f"  {domain}: {low:.1%} to {high:.1%}" for domain, (low, high) in self.ranges.items()]
+        for price in (*self.limits, *([self.unconstrained] if self.unconstrained else [])):
+            lines.append(f"Limit: {price.name} costs {price.cost}")
+        for check in self.guardrails:
+            verdict = "holds" if check.probability >= check.confidence else "does NOT hold"
+            lines.append(f"Guardrail: {check.name} {verdict}, with probability {check.probability:.1%}")
+        agreeing = self.shortest_agreeing
+        if agreeing is None:
+            lines.append("No fidelity that was run three times ranks mixtures like the target (0.9) so far")
+        else:
+            lines.append(
+                f"Cheapest fidelity that ranks mixtures like the target: {agreeing.scale} x {agreeing.steps} steps "
+                f"(rank correlation {agreeing.expected:.2f})"
+            )
+        return lines
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recommendation:
     """The mixture to train, and why to believe it.
 
@@ -87,6 +192,7 @@ class Recommendation:
         next_run: that run; None where the strategy does not say.
         calibration: leave-one-run-out check of the intervals; None where the strategy has none.
         diverged: number of runs that reported NaN or inf.
+        details: what else is known, where asked for.
     """
 
     mixture: dict[str, float]
@@ -103,6 +209,7 @@ class Recommendation:
     next_run: NextRun | None = None
     calibration: Calibration | None = None
     diverged: int = 0
+    details: Details | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able copy."""
@@ -131,4 +238,6 @@ class Recommendation:
             lines.append(f"Calibration: {self.calibration}")
         if self.diverged:
             lines.append(f"Diverged runs: {self.diverged}")
+        if self.details is not None:
+            lines += self.details.lines()
         return "\n".join(lines)

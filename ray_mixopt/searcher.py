@@ -218,13 +218,13 @@ class MixOptSearcher(SnapshotSearcher):
             self._evaluated.hand_over(self._optimizer)
         return self._optimizer
 
-    def recommend(self) -> Recommendation:
-        """The best mixture for the target as far as is known.
+    def recommend(self, *, details: bool = False) -> Recommendation:
+        """The best mixture for the target as far as is known; see ``MixtureOptimizer.recommend``.
 
         Raises:
             RuntimeError: if the space, the metric or the mode is unknown.
         """
-        return self.optimizer.recommend()
+        return self.optimizer.recommend(details=details)
 
     def add_evaluated_point(
         self,
