@@ -47,6 +47,26 @@ def load(
     return asked(optimizer, objective=objective, mode=mode)
 
 
+def is_search(path: str | Path) -> bool:
+    """Whether a path leads to a search, with an objective, rather than to a table of runs or a bare history."""
+    place = Path(path)
+    if "://" in str(path) or (place.is_dir() and not any(place.glob("*.csv"))):
+        return True
+    if place.suffix.lower() != ".json":
+        return False
+    state = json.loads(place.read_text())
+    return isinstance(state, dict) and "trials" not in state
+
+
+def load_history(path: str | Path) -> History:
+    """The history of a search, whatever its objective.
+
+    Raises:
+        ValueError: see ``load``.
+    """
+    return _read(path, {"any": 1.0}, None).history
+
+
 def asked(
     optimizer: MixtureOptimizer, *, objective: Mapping[str, float] | Objective | None = None, mode: Mode | None = None
 ) -> MixtureOptimizer:

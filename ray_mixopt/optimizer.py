@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, get_args
 
+from ray_mixopt.domain_map import DomainMap
 from ray_mixopt.history import History, Trial
 from ray_mixopt.objective import Mode, Objective, checked_weights, resolve
 from ray_mixopt.pool import Pool
@@ -200,6 +201,32 @@ class MixtureOptimizer:
             if known is None:
                 del self.history.trials[name]
             raise
+
+    def absorb(self, history: History, changes: DomainMap | None = None, *, source: str = "") -> int:
+        """Takes in the runs of an earlier history, at no cost; ``evidence.read`` makes one of files.
+
+        Domains that they lack had no share. Scales that this search lacks are learned from and never trained. The
+        initial design is left out as far as they make it unnecessary.
+
+        Args:
+            history: runs at any fidelity, perhaps of other domains and scales.
+            changes: what became of their domains.
+            source: put before the names of their trials.
+
+        Returns:
+            The number of runs taken in.
+
+        Raises:
+            ValueError: if a domain of the runs has no place in the space, or a scale no size.
+        """
+        from ray_mixopt.evidence import take_in, translated
+
+        before = len(self.history)
+        given = translated(history, self.space, changes)
+        take_in(self.history, given, source)
+        self.problem = replace(self.problem, space=given.space)
+        self._strategy = create(self.strategy_name, self.problem)
+        return len(self.history) - before
 
     def recommend(self, *, details: bool = False) -> Recommendation:
         """The best mixture for the target as far as is known.

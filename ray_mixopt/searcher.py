@@ -13,6 +13,7 @@ from ray.tune.search import SEARCH_ALG_IMPORT, UNDEFINED_METRIC_MODE, UNDEFINED_
 from ray.tune.utils import flatten_dict
 
 from ray_mixopt import snapshots
+from ray_mixopt.domain_map import DomainMap
 from ray_mixopt.evaluated import EvaluatedPoints
 from ray_mixopt.history import History
 from ray_mixopt.history import Trial as Run
@@ -251,6 +252,17 @@ class MixOptSearcher(SnapshotSearcher):
         self._evaluated.add(self.layout, parameters, value, pruned, intermediate_values)
         if self._optimizer is not None:
             self._evaluated.hand_over(self._optimizer)
+
+    def absorb(self, history: History, changes: DomainMap | None = None, *, source: str = "") -> int:
+        """Takes in the runs of an earlier history, at no cost, before the search; see ``MixtureOptimizer.absorb``.
+
+        Raises:
+            ValueError: if a domain of the runs has no place in the space, or a scale no size.
+            RuntimeError: if the space, the metric or the mode is unknown: pass them to the searcher.
+        """
+        taken = self.optimizer.absorb(history, changes, source=source)
+        self._space = self.optimizer.space
+        return taken
 
     # -- state
 

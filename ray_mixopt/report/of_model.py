@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -30,6 +30,21 @@ MOST_PANELS = 12
 _GRID = 36  # points on the side of a map
 
 
+class Line(NamedTuple):
+    """The posterior along the share of one domain, each array ``(n,)``."""
+
+    place: int
+    domain: str
+    shares: np.ndarray
+    center: np.ndarray
+    half: np.ndarray  # of the 95% interval of the value
+    apart: np.ndarray  # of that of the difference from the recommended mixture
+
+    def best_share(self, study: Study) -> float:
+        """Where the objective is best."""
+        return float(self.shares[np.argmin(study.problem.sign * self.center)])
+
+
 def slices(study: Study) -> Drawing | None:
     """The posterior along each domain at the target, the others in proportion, with the runs."""
     posterior = study.posterior
@@ -40,33 +55,36 @@ def slices(study: Study) -> Drawing | None:
         mean, variance = posterior.marginal(mixtures)
         center = study.problem.sign * (mean.mean(0) - posterior.penalty(mixtures)).numpy()
         half = 1.96 * (mean.var(0, correction=0) + variance.mean(0)).sqrt().numpy()
-        lines.append((i, domain, shares, center, half))
-    effect = [float(np.ptp(center)) for _, _, _, center, _ in lines]
+        mean, variance = posterior.marginal(mixtures, study.best[None])
+        apart = 1.96 * (mean.var(0, correction=0) + variance.mean(0)).sqrt().numpy()
+        lines.append(Line(i, domain, shares, center, half, apart))
+    effect = [float(np.ptp(line.center)) for line in lines]
     chosen = sorted(sorted(range(len(lines)), key=lambda i: -effect[i])[:MOST_PANELS])
     rows = -(-len(chosen) // 2)
     figure, axes = canvas(0.6 + 1.75 * rows, rows, 2, sharey=True)
     for ax in axes.flat[len(chosen) :]:
         ax.set_visible(False)
-    low = min(float((lines[i][3] - 0.5 * lines[i][4]).min()) for i in chosen)
-    high = max(float((lines[i][3] + 0.5 * lines[i][4]).max()) for i in chosen)
+    low = min(float((lines[k].center - lines[k].apart).min()) for k in chosen)
+    high = max(float((lines[k].center + lines[k].apart).max()) for k in chosen)
     for ax, k in zip(axes.flat, chosen, strict=False):
-        i, domain, shares, center, half = lines[k]
-        ax.fill_between(shares, center - half, center + half, color=BLUE, alpha=0.18, linewidth=0)
+        i, domain, shares, center, half, apart = lines[k]
+        ax.fill_between(shares, center - half, center + half, color=BLUE, alpha=0.1, linewidth=0)
+        ax.fill_between(shares, center - apart, center + apart, color=BLUE, alpha=0.25, linewidth=0)
         ax.plot(shares, center, color=BLUE)
         _runs_on(ax, study, i, shares, center)
         _outside(ax, study, i)
         ax.axvline(study.best[i], color=ORANGE, ls="--", lw=1.2)
         ax.set_title(short(domain), loc="left", fontsize=9)
         ax.set_xlim(-0.02, 1.02)
-        ax.set_ylim(low - 0.15 * (high - low), high + 0.15 * (high - low))
+        ax.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
         ax.xaxis.set_major_formatter(lambda value, position: f"{value:.0%}")
         ax.tick_params(labelsize=8)
         finish(ax)
     figure.supxlabel("share of the domain, the others in the recommended proportions", fontsize=9)
     figure.supylabel(short(f"{study.objective_name} at the target", 44), fontsize=9)
     words = [
-        f"{lines[i][1]} is best at {_best_share(study, lines[i][2], lines[i][3]):.0%} (recommended {study.best[i]:.1%})"
-        for i in chosen
+        f"{line.domain} is best at {line.best_share(study):.0%} (recommended {study.best[line.place]:.1%})"
+        for line in (lines[k] for k in chosen)
     ]
     left = f" The {len(chosen)} of {len(lines)} domains that matter most." if len(chosen) < len(lines) else ""
     return Drawing(
@@ -75,15 +93,12 @@ def slices(study: Study) -> Drawing | None:
         figure=figure,
         alt=f"A panel a domain: {study.objective_name} predicted at the target along its share. {listed(words)}.{left}",
         caption=(
-            f"Prediction with its 95% interval along each domain's share.{left} The dashed line is the recommendation, "
-            "grey areas are outside the limits. Each dot is the last report of a run, placed by its deviation from the "
+            f"Prediction along each domain's share.{left} The dark band is the 95% interval of the difference from the "
+            "recommended mixture, the light one that of the value itself. The dashed line is the recommendation, grey "
+            " areas are outside the limits. Each dot is the last report of a run, placed by its deviation from the "
             "prediction at its own fidelity: filled at the target, open elsewhere."
         ),
     )
-
-
-def _best_share(study: Study, shares: np.ndarray, center: np.ndarray) -> float:
-    return float(shares[np.argmin(study.problem.sign * center)])
 
 
 def _runs_on(ax: Axes, study: Study, i: int, shares: np.ndarray, center: np.ndarray) -> None:
@@ -110,8 +125,9 @@ def maps(study: Study) -> Drawing | None:
         return None
     if space.n_domains == 3:
         return _triangle(study)
-    effect = [_span(study, mixtures) for *_, mixtures in study.slices(17)]
-    three = sorted(sorted(range(space.n_domains), key=lambda i: -effect[i])[:3])
+    effect = np.array([_span(study, mixtures) for *_, mixtures in study.slices(17)])
+    weight = effect / max(effect.max(), 1e-12) + study.best  # domains that change much, or have much
+    three = np.sort(np.argsort(-weight, kind="stable")[:3]).tolist()
     pairs = list(combinations(three, 2))
     figure, axes = canvas(2.4, 1, 3)
     image = None
@@ -120,7 +136,7 @@ def maps(study: Study) -> Drawing | None:
     words = []
     for ax, (i, j), (points, value) in zip(axes.flat, pairs, values, strict=True):
         image = ax.tricontourf(points[:, 0], points[:, 1], value, levels=np.linspace(low, high, 15), cmap=SEQUENTIAL)
-        ax.plot(study.best[i], study.best[j], marker="*", ms=11, color=ORANGE, mec="white")
+        ax.plot(study.best[i], study.best[j], marker="*", ms=11, color=ORANGE, mec="white", clip_on=False, zorder=5)
         ax.set_xlabel(short(space.domains[i], 18), fontsize=8)
         ax.set_ylabel(short(space.domains[j], 18), fontsize=8)
         ax.set_aspect("equal")
@@ -137,7 +153,7 @@ def maps(study: Study) -> Drawing | None:
         alt=f"Maps of predicted {study.objective_name} over pairs of domains. Best on each map: {listed(words)}.",
         caption=(
             "Predicted mean over the shares of two domains, the others in the recommended proportions; the star is "
-            "the recommendation. The three domains whose share matters most."
+            "the recommendation. Three domains that change the prediction much or have a large share."
         ),
     )
 

@@ -77,10 +77,7 @@ def write_report(study: Study, folder: Path, *, refresh: float | None = None) ->
         findings=list(findings(study)),
         sections=sections,
         failed=[trial for trial in study.history if trial.status in _BAD],
-        files=[
-            ("YAML for OLMo-core", olmo_core(answer.mixture, study.space)),
-            ("Weights", weight_list(answer.mixture)),
-        ],
+        files={"YAML for OLMo-core": olmo_core(answer.mixture, study.space), "Weights": weight_list(answer.mixture)},
         counts=", ".join(f"{n} {status} runs" for status, n in history_by_status(study.history).items()) or "No runs",
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         version=version("ray-mixopt"),

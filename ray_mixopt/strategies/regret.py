@@ -11,6 +11,7 @@ Notation: ``s`` hyper-parameter draws, ``a`` runs that could be bought, ``c`` mi
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -78,8 +79,9 @@ class RegretStrategy:
     def propose(self, history: History) -> Proposal | None:
         """The next run of the design, then the best purchase."""
         affordable = self.problem.affordable(history) * (1 + 1e-12)
-        if history.n_asked < len(self.design):
-            first = self.design[history.n_asked]
+        design = _still_needed(self.design, history)
+        if history.n_asked < len(design):
+            first = design[history.n_asked]
             if self.space.cost(first.scale, first.steps) <= affordable:
                 return first
         rng = self.problem.rng(1, history.n_asked)
@@ -264,6 +266,17 @@ class RegretStrategy:
             draws = laplace_draws(x, values, self.space.n_domains, mode, N_DRAWS, self.problem.rng(3, n))
             self._fits[metric] = key, draws
         return self._fits[metric][1]
+
+
+def _still_needed(design: Sequence[Proposal], history: History) -> list[Proposal]:
+    """The design without the fidelities at which, or above which, as many runs were given."""
+    cost = history.space.cost
+    given = [cost(trial.scale, trial.reached) for trial in history if trial.evaluated]
+    if not given:
+        return list(design)
+    wanted = Counter((run.scale, run.steps) for run in design)
+    enough = {cell for cell, n in wanted.items() if sum(paid >= cost(*cell) for paid in given) >= n}
+    return [run for run in design if (run.scale, run.steps) not in enough]
 
 
 def _lowest(moments: tuple[Tensor, Tensor], n: int) -> np.ndarray:
