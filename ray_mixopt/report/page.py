@@ -145,7 +145,7 @@ def _embedded(drawing: Drawing, path: Path) -> dict[str, Any]:
     draft = path.with_name(f".{path.name}.new")
     draft.write_bytes(content)
     draft.replace(path)
-    width, height = (round(side * drawing.figure.dpi) for side in drawing.figure.get_size_inches())
+    width, height = (int(side * drawing.figure.dpi) for side in drawing.figure.get_size_inches())
     return {
         "name": drawing.name,
         "title": drawing.title,
