@@ -17,7 +17,7 @@ import click
 from ray_mixopt import archive, pretraining_commands
 from ray_mixopt.archive import EXPERIMENT, HISTORY
 from ray_mixopt.benchmark.command import benchmark
-from ray_mixopt.commands import INTERRUPTED, as_json_option, bad_arguments, pairs
+from ray_mixopt.commands import INTERRUPTED, as_json_option, bad_arguments, examples, pairs
 from ray_mixopt.recommend_command import export, parsed_target, recommend
 from ray_mixopt.report_command import report
 from ray_mixopt.strategies import STRATEGIES
@@ -46,9 +46,17 @@ main.add_command(pretraining_commands.prepare)
 main.add_command(pretraining_commands.pretrain)
 
 
-@main.command()
+@main.command(
+    epilog=examples(
+        "ray-mixopt replay",
+        "ray-mixopt replay --metric accuracy/hellaswag --budget 394 --noise 0.1 --out results/hellaswag",
+        "ray-mixopt replay --runs regmix/data --scale-cost 1m=0.001 --scale-cost 60m=0.06 --scale-cost 1B=1",
+        "ray-mixopt replay --from results/interrupted --budget 200",
+    )
+)
 @click.option("--simulator", metavar="NAME", help=f"Simulator, by name or .npz file.  [default: {DEFAULT_SIMULATOR}]")
 @click.option("--runs", type=click.Path(exists=True, path_type=Path), help="Logged runs to replay instead.")
+@click.option("--from", "earlier", metavar="PATH", help="Earlier runs to take in at no cost, see recommend --from.")
 @click.option("--metric", help="Metric to optimise.  [default: the simulator's or table's own]")
 @click.option("--mode", type=click.Choice(["min", "max"]), help="Direction.  [default: the metric's own]")
 @click.option("--strategy", type=click.Choice(list(STRATEGIES)), default="default", show_default=True)
@@ -65,6 +73,7 @@ main.add_command(pretraining_commands.pretrain)
 def replay(
     simulator: str | None,
     runs: Path | None,
+    earlier: str | None,
     metric: str | None,
     mode: str | None,
     strategy: str,
@@ -82,6 +91,7 @@ def replay(
     Writes result.json, history.json, replay.png and Tune's experiment to the folder of the results, by default a new
     one under ./results.
     """
+    from ray_mixopt import evidence
     from ray_mixopt.replay import Replay
     from ray_mixopt.simulators import RunTable
 
@@ -106,6 +116,7 @@ def replay(
             budget=DEFAULT_TARGET_RUNS * source.space.target_cost if budget is None else budget,
             concurrency=concurrency,
             seed=seed,
+            earlier=None if earlier is None else evidence.read(earlier),
         )
         folder = _folder(out, settings)
     sys.exit(_run(settings, folder, as_json))
@@ -116,7 +127,7 @@ def simulator() -> None:
     """Simulated pre-training runs."""
 
 
-@simulator.command()
+@simulator.command(epilog=examples("ray-mixopt simulator fit --reference reference_mlp.npz --out mine.npz"))
 @click.option(
     "--reference",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -204,6 +215,7 @@ def _run(settings: Replay, folder: Path, as_json: bool) -> int:
     for message in outcome.errors:
         click.echo(f"A run failed: {message}", err=True)
     if outcome.interrupted:
-        click.echo("Interrupted: this is what is known so far.", err=True)
+        click.echo("Interrupted: this is what is known so far. To go on from it, give the same command", err=True)
+        click.echo(f"with --from {folder}, another --out, and the budget that is left.", err=True)
         return INTERRUPTED
     return 1 if outcome.errors else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -145,7 +146,7 @@ def _embedded(drawing: Drawing, path: Path) -> dict[str, Any]:
     draft = path.with_name(f".{path.name}.new")
     draft.write_bytes(content)
     draft.replace(path)
-    width, height = (int(side * drawing.figure.dpi) for side in drawing.figure.get_size_inches())
+    width, height = struct.unpack(">II", content[16:24])  # of a PNG's header
     return {
         "name": drawing.name,
         "title": drawing.title,
