@@ -6,17 +6,20 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
-from zipfile import BadZipFile
 
 import click
 
-from ray_mixopt import pretraining_commands
+from ray_mixopt import archive, pretraining_commands
+from ray_mixopt.archive import EXPERIMENT, HISTORY
 from ray_mixopt.benchmark.command import benchmark
+from ray_mixopt.commands import INTERRUPTED, as_json_option, bad_arguments, examples, pairs
+from ray_mixopt.recommend_command import export, parsed_target, recommend
+from ray_mixopt.report_command import report
 from ray_mixopt.strategies import STRATEGIES
 
 if TYPE_CHECKING:
@@ -26,8 +29,7 @@ if TYPE_CHECKING:
 
 DEFAULT_SIMULATOR = "slimpajama"
 DEFAULT_TARGET_RUNS = 0.5
-RESULT, HISTORY, FIGURE, EXPERIMENT = "result.json", "history.json", "replay.png", "experiment"
-INTERRUPTED = 130  # the shell's exit code of a program that Ctrl-C ended
+RESULT, FIGURE = "result.json", "replay.png"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -37,13 +39,24 @@ def main() -> None:
 
 
 main.add_command(benchmark)
+main.add_command(recommend)
+main.add_command(export)
+main.add_command(report)
 main.add_command(pretraining_commands.prepare)
 main.add_command(pretraining_commands.pretrain)
 
 
-@main.command()
+@main.command(
+    epilog=examples(
+        "ray-mixopt replay",
+        "ray-mixopt replay --metric accuracy/hellaswag --budget 394 --noise 0.1 --out results/hellaswag",
+        "ray-mixopt replay --runs regmix/data --scale-cost 1m=0.001 --scale-cost 60m=0.06 --scale-cost 1B=1",
+        "ray-mixopt replay --from results/interrupted --budget 200",
+    )
+)
 @click.option("--simulator", metavar="NAME", help=f"Simulator, by name or .npz file.  [default: {DEFAULT_SIMULATOR}]")
 @click.option("--runs", type=click.Path(exists=True, path_type=Path), help="Logged runs to replay instead.")
+@click.option("--from", "earlier", metavar="PATH", help="Earlier runs to take in at no cost, see recommend --from.")
 @click.option("--metric", help="Metric to optimise.  [default: the simulator's or table's own]")
 @click.option("--mode", type=click.Choice(["min", "max"]), help="Direction.  [default: the metric's own]")
 @click.option("--strategy", type=click.Choice(list(STRATEGIES)), default="default", show_default=True)
@@ -56,10 +69,11 @@ main.add_command(pretraining_commands.pretrain)
 @click.option("--target", metavar="SCALE:STEPS", help="Where the best mixture is wanted.  [default: the largest run]")
 @click.option("--scale-cost", metavar="SCALE=COST", multiple=True, help="Cost of a step of logged runs; once a scale.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder of the results, a new one.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object and nothing else.")
+@as_json_option
 def replay(
     simulator: str | None,
     runs: Path | None,
+    earlier: str | None,
     metric: str | None,
     mode: str | None,
     strategy: str,
@@ -77,11 +91,12 @@ def replay(
     Writes result.json, history.json, replay.png and Tune's experiment to the folder of the results, by default a new
     one under ./results.
     """
+    from ray_mixopt import evidence
     from ray_mixopt.replay import Replay
     from ray_mixopt.simulators import RunTable
 
-    with _bad_arguments():
-        where = _target(target)
+    with bad_arguments():
+        where = parsed_target(target)
         if runs is None:
             if scale_cost:
                 raise ValueError("--scale-cost is about logged runs: give --runs, too.")
@@ -101,6 +116,7 @@ def replay(
             budget=DEFAULT_TARGET_RUNS * source.space.target_cost if budget is None else budget,
             concurrency=concurrency,
             seed=seed,
+            earlier=None if earlier is None else evidence.read(earlier),
         )
         folder = _folder(out, settings)
     sys.exit(_run(settings, folder, as_json))
@@ -111,7 +127,7 @@ def simulator() -> None:
     """Simulated pre-training runs."""
 
 
-@simulator.command()
+@simulator.command(epilog=examples("ray-mixopt simulator fit --reference reference_mlp.npz --out mine.npz"))
 @click.option(
     "--reference",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -124,40 +140,13 @@ def fit(reference: Path, out: Path, seed: int) -> None:
     """Fits a simulator to a reference network, and writes it with a card that says how well. Takes minutes."""
     from ray_mixopt.simulators.fit import fit_simulator
 
-    with _bad_arguments():
+    with bad_arguments():
         report = fit_simulator(reference, out, seed, progress=lambda line: click.echo(line, err=True))
     click.echo(report.table())
 
 
-@contextlib.contextmanager
-def _bad_arguments() -> Iterator[None]:
-    """What the library refuses is a usage error here: exit code 2."""
-    try:
-        yield
-    except (ValueError, OSError, BadZipFile) as error:
-        raise click.UsageError(str(error)) from error
-
-
-def _target(text: str | None) -> tuple[str, int] | None:
-    if text is None:
-        return None
-    scale, separator, steps = text.rpartition(":")
-    if not separator or not scale or not steps.isdecimal():
-        raise ValueError(f"--target is SCALE:STEPS, for instance 1B:19700, got {text!r}.")
-    return scale, int(steps)
-
-
 def _costs(texts: Sequence[str]) -> dict[str, float] | None:
-    costs = {}
-    for text in texts:
-        scale, separator, cost = text.rpartition("=")
-        try:
-            costs[scale] = float(cost)
-        except ValueError:
-            separator = ""
-        if not separator or not scale:
-            raise ValueError(f"--scale-cost is SCALE=COST, for instance 60M=0.03, got {text!r}.")
-    return costs or None
+    return pairs(texts, "--scale-cost", "SCALE=COST, for instance 60M=0.03") or None
 
 
 def _simulator(name: str, strategy: str, noise: float, seed: int, target: tuple[str, int] | None) -> Simulator:
@@ -211,7 +200,7 @@ def _run(settings: Replay, folder: Path, as_json: bool) -> int:
             raise click.ClickException(f"The search broke down: {error}") from error
         with errors.status("Looking back at what it would have recommended on the way"):
             summary = summarise(settings, outcome, trajectory(outcome.optimizer))
-        (folder / HISTORY).write_text(json.dumps(outcome.optimizer.history.state_dict()))
+        archive.save(outcome.optimizer, folder / HISTORY)
         (folder / RESULT).write_text(json.dumps(summary, indent=1))
         draw_replay(summary, folder / FIGURE)
     if as_json:
@@ -226,6 +215,7 @@ def _run(settings: Replay, folder: Path, as_json: bool) -> int:
     for message in outcome.errors:
         click.echo(f"A run failed: {message}", err=True)
     if outcome.interrupted:
-        click.echo("Interrupted: this is what is known so far.", err=True)
+        click.echo("Interrupted: this is what is known so far. To go on from it, give the same command", err=True)
+        click.echo(f"with --from {folder}, another --out, and the budget that is left.", err=True)
         return INTERRUPTED
     return 1 if outcome.errors else 0

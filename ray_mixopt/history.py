@@ -116,13 +116,17 @@ class History:
         self.space.scale(trial.scale)
         self.trials[trial.trial_id] = trial
 
-    def observe(self, trial_id: str, step: int, values: Mapping[str, float]) -> bool:
+    def observe(
+        self, trial_id: str, step: int, values: Mapping[str, float], others: Mapping[str, float] | None = None
+    ) -> bool:
         """Record a report; a repeated (trial, step) is counted and dropped.
 
         Args:
             trial_id: a known trial.
             step: training step of the report, > 0.
-            values: metrics by name. One that is not ``is_sound`` marks the trial as diverged; the others are kept.
+            values: metrics of the objective by name. One that is not ``is_sound`` marks the trial as diverged; the
+                others are kept.
+            others: finite metrics that are not of the objective, kept for other questions.
 
         Returns:
             Whether the report was new.
@@ -137,7 +141,7 @@ class History:
             self.n_duplicates += 1
             return False
         sound = {name: float(value) for name, value in values.items() if is_sound(value)}
-        trial.observations[int(step)] = sound
+        trial.observations[int(step)] = sound | dict(others or {})
         self.arrivals.append((trial_id, int(step)))
         if len(sound) < len(values):
             trial.status = "diverged"

@@ -65,7 +65,8 @@ class Layout:
                         f"param_space[{key!r}] has {sorted(found)}, the searcher's space {sorted(wanted)}: use "
                         "space.param_space(), or a new MixOptSearcher."
                     )
-            if isinstance(config.get(self.scale), ModelScale) and config[self.scale].space != space:
+            other = config[self.scale].space if isinstance(config.get(self.scale), ModelScale) else space
+            if replace(other, earlier_scales=()) != replace(space, earlier_scales=()):
                 raise ValueError("param_space was made by another MixtureSpace than the searcher's: use only one.")
         return replace(self, mixture=mixture, parameters=parameters)
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, get_args
 
+from ray_mixopt.domain_map import DomainMap
 from ray_mixopt.history import History, Trial
+from ray_mixopt.objective import Mode, Objective, checked_weights, resolve
 from ray_mixopt.pool import Pool
 from ray_mixopt.recommendation import Recommendation
 from ray_mixopt.space import MixtureSpace
 from ray_mixopt.strategies import STRATEGIES, Problem, Proposal, Suggestion, create
-from ray_mixopt.strategies.base import Mode
 
 STATE_VERSION = 1
 MAX_TRIES = 3  # of a run that is lost again and again
@@ -29,13 +31,15 @@ class MixtureOptimizer:
         space: the search space.
         mode: "min" or "max" the objective.
         objective: weight of each metric in the objective, a linear combination in the direction of ``mode`` (weights
-            may be negative). None: ``tell`` takes a single number.
+            may be negative); or an ``Objective``, which also has guardrails and more. None: ``tell`` takes a single
+            number.
         strategy: "default" (expected regret removed per cost), "paper" (MFMS-GP, arXiv 2503.21023,
             Algorithm 1) or "random" (full target runs).
         budget: most to commit, in the unit of the space's costs; ``ask`` returns None when nothing fits any more.
         seed: of all random draws, a non-negative integer.
         pool: the only runs that exist, when a table of logged runs is replayed.
         continuation: whether paused runs may be continued at marginal cost.
+        reference: weights by domain of a mixture to compare recommendations with, for instance the one in use.
 
     Raises:
         ValueError: for a mode, objective, strategy, budget or seed that make no sense.
@@ -46,12 +50,13 @@ class MixtureOptimizer:
         space: MixtureSpace,
         *,
         mode: Mode = "min",
-        objective: Mapping[str, float] | None = None,
+        objective: Mapping[str, float] | Objective | None = None,
         strategy: str = "default",
         budget: float | None = None,
         seed: int = 0,
         pool: Pool | None = None,
         continuation: bool = True,
+        reference: Mapping[str, float] | None = None,
     ) -> None:
         if not isinstance(space, MixtureSpace):
             raise ValueError(f"MixtureOptimizer needs a MixtureSpace, got {type(space).__name__}.")
@@ -63,10 +68,17 @@ class MixtureOptimizer:
                 f"The pool has {pool.available.shape[1]} scales and {pool.available.shape[2]} rungs, the space "
                 f"{len(space.scales)} and {len(space.steps)}."
             )
+        goal = objective if isinstance(objective, Objective) else None
+        if goal is not None:
+            goal.check(space)
+        if space.groups and strategy.startswith("paper"):
+            raise ValueError(f"Strategy {strategy!r} knows no limits on groups of domains: use 'default' or 'random'.")
         self.problem = Problem(
             space=space,
             mode=mode,
-            objective=_checked_objective(objective),
+            objective=_weights(objective, mode),
+            goal=goal,
+            reference=None if reference is None else space.named(resolve(reference, space)),
             budget=None if budget is None else float(budget),
             seed=seed,
             pool=pool,
@@ -165,12 +177,13 @@ class MixtureOptimizer:
         Args:
             trial_id: the suggestion's name.
             step: training step of the report.
-            value: the objective, or metrics by name when ``objective`` was given (others are ignored).
+            value: the objective, or metrics by name when ``objective`` was given. Metrics that are not part of it are
+                kept, for another objective to be asked about later; there a NaN is no divergence.
 
         Raises:
             ValueError: for an unknown trial, a bad step, or a value of the wrong kind.
         """
-        self.history.observe(trial_id, step, self._metrics(value))
+        self.history.observe(trial_id, step, self._metrics(value), self._others(value))
 
     def finish(self, trial_id: str, failed: bool = False, *, lost: bool = False, continuable: bool = True) -> None:
         """The run stopped: at its rung, or ``failed`` before it. What it showed is kept either way.
@@ -224,15 +237,54 @@ class MixtureOptimizer:
         elif (known.mixture, known.scale) != (shares, scale):
             raise ValueError(f"Trial {name!r} has another mixture or scale: every run needs an id of its own.")
         try:
-            self.history.observe(name, step, metrics)
+            self.history.observe(name, step, metrics, self._others(value))
         except ValueError:
             if known is None:
                 del self.history.trials[name]
             raise
 
-    def recommend(self) -> Recommendation:
-        """The best mixture for the target as far as is known."""
-        return self._strategy.recommend(self.history)
+    def absorb(self, history: History, changes: DomainMap | None = None, *, source: str = "") -> int:
+        """Takes in the runs of an earlier history, at no cost; ``evidence.read`` makes one of files.
+
+        Domains that they lack had no share. Scales that this search lacks are learned from and never trained. The
+        initial design is left out as far as they make it unnecessary.
+
+        Args:
+            history: runs at any fidelity, perhaps of other domains and scales.
+            changes: what became of their domains.
+            source: put before the names of their trials.
+
+        Returns:
+            The number of runs taken in.
+
+        Raises:
+            ValueError: if a domain of the runs has no place in the space, or a scale no size.
+        """
+        from ray_mixopt.evidence import take_in, translated
+
+        before = len(self.history)
+        given = translated(history, self.space, changes)
+        take_in(self.history, given, source)
+        self.problem = replace(self.problem, space=given.space)
+        self._strategy = create(self.strategy_name, self.problem)
+        return len(self.history) - before
+
+    def recommend(self, *, details: bool = False) -> Recommendation:
+        """The best mixture for the target as far as is known.
+
+        Args:
+            details: whether to add how flat the optimum is, what limits cost and how fidelities rank, from the default
+                strategy's surrogate. Takes a few seconds.
+        """
+        recommendation = self._strategy.recommend(self.history)
+        if not details:
+            return recommendation
+        from ray_mixopt.analysis import Analysis
+
+        analysis = Analysis(self.problem, self.history)
+        if recommendation.predicted is None:  # the strategy has no model: ours says what it expects of its answer
+            recommendation = analysis.of(recommendation)
+        return replace(recommendation, details=analysis.details(recommendation))
 
     # -- state
 
@@ -242,11 +294,12 @@ class MixtureOptimizer:
         return {
             "version": STATE_VERSION,
             "mode": problem.mode,
-            "objective": None if self.single_valued else dict(problem.objective),
+            "objective": None if self.single_valued else _described(problem),
             "strategy": self.strategy_name,
             "budget": problem.budget,
             "seed": problem.seed,
             "continuation": problem.continuation,
+            "reference": None if problem.reference is None else dict(problem.reference),
             "history": self.history.state_dict(),
         }
 
@@ -265,7 +318,8 @@ class MixtureOptimizer:
             settings = {key: state[key] for key in ("mode", "objective", "strategy", "budget", "seed", "continuation")}
         except KeyError as error:
             raise ValueError(f"Malformed optimizer state: {error} is missing.") from error
-        optimizer = cls(history.space, pool=pool, **settings)
+        settings["objective"] = objective_of(settings["objective"])
+        optimizer = cls(history.space, pool=pool, reference=state.get("reference"), **settings)
         optimizer.history = history
         return optimizer
 
@@ -273,14 +327,25 @@ class MixtureOptimizer:
         if isinstance(value, Mapping):
             if self.single_valued:
                 raise ValueError("tell got several metrics: pass objective={name: weight} to MixtureOptimizer.")
-            return {name: _number(value[name], name) for name in self.problem.objective if value.get(name) is not None}
+            return {name: _number(value[name], name) for name in self.problem.metrics if value.get(name) is not None}
         if not self.single_valued:
             raise ValueError(f"tell needs the metrics {list(self.problem.objective)} by name, got {value!r}.")
         return {_SINGLE: _number(value, "the objective")}
 
+    def _others(self, value: float | Mapping[str, float]) -> dict[str, float]:
+        """Finite numbers in a report that the objective does not need."""
+        if not isinstance(value, Mapping):
+            return {}
+        rest = {name: number for name, number in value.items() if name not in self.problem.metrics}
+        return {
+            str(name): float(number)
+            for name, number in rest.items()
+            if isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number)
+        }
+
 
 def check_settings(
-    *, mode: str, objective: Mapping[str, float] | None, strategy: str, budget: float | None, seed: int
+    *, mode: str, objective: Mapping[str, float] | Objective | None, strategy: str, budget: float | None, seed: int
 ) -> None:
     """What can be checked of a ``MixtureOptimizer``'s arguments before the space is known.
 
@@ -289,24 +354,36 @@ def check_settings(
     """
     if mode not in get_args(Mode):
         raise ValueError(f"mode must be 'min' or 'max', got {mode!r}.")
-    _checked_objective(objective)
+    if objective is not None and not isinstance(objective, Objective):
+        checked_weights(objective)
     if strategy not in STRATEGIES:
         raise ValueError(f"Unknown strategy {strategy!r}: choose one of {', '.join(STRATEGIES)}.")
+    if isinstance(objective, Objective) and not objective.plain and strategy != "default":
+        raise ValueError(
+            f"Strategy {strategy!r} knows only weighted sums: an objective with guardrails, relative_to or closeness "
+            "needs strategy='default'."
+        )
     if budget is not None and not (isinstance(budget, int | float) and math.isfinite(budget) and budget > 0):
         raise ValueError(f"budget must be a positive finite cost or None, got {budget!r}.")
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise ValueError(f"seed must be a non-negative integer, got {seed!r}.")
 
 
-def _checked_objective(objective: Mapping[str, float] | None) -> dict[str, float]:
+def objective_of(description: Mapping[str, Any] | None) -> Mapping[str, float] | Objective | None:
+    """The objective that a state describes: weights, or an ``Objective`` as ``to_dict`` wrote it."""
+    if description is not None and isinstance(description.get("weights"), Mapping):
+        return Objective.from_dict(description)
+    return description
+
+
+def _described(problem: Problem) -> dict[str, Any]:
+    return dict(problem.objective) if problem.goal is None else problem.goal.to_dict()
+
+
+def _weights(objective: Mapping[str, float] | Objective | None, mode: Mode) -> dict[str, float]:
     if objective is None:
         return {_SINGLE: 1.0}
-    if not isinstance(objective, Mapping) or not objective:
-        raise ValueError(f"objective must map metric names to weights, got {objective!r}.")
-    for name, weight in objective.items():
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight) or weight == 0:
-            raise ValueError(f"The weight of metric {name!r} must be a finite number other than 0, got {weight!r}.")
-    return {name: float(weight) for name, weight in objective.items()}
+    return objective.signed(mode) if isinstance(objective, Objective) else checked_weights(objective)
 
 
 def _number(value: object, name: str) -> float:

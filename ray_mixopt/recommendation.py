@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -49,6 +49,130 @@ class Calibration:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NextRun:
+    """The run that the search would buy next.
+
+    Attributes:
+        mixture: share of training tokens by domain.
+        scale: the model scale.
+        steps: training steps to reach.
+        cost: what it adds to the bill, in the space's cost unit.
+        continues: the paused trial that it goes on with, None for a new run.
+    """
+
+    mixture: dict[str, float]
+    scale: str
+    steps: int
+    cost: float
+    continues: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitPrice:
+    """What would be recommended without a limit.
+
+    Attributes:
+        name: the limit.
+        mixture: the mixture recommended without it, by domain.
+        predicted: its predicted objective at the target.
+        cost: how much better than the recommended mixture's its objective is: what the limit costs, >= 0 but for noise.
+    """
+
+    name: str
+    mixture: dict[str, float]
+    predicted: Prediction
+    cost: Prediction
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardrailCheck:
+    """Whether a guardrail holds for the recommended mixture.
+
+    Attributes:
+        name: what must hold.
+        probability: that it does.
+        confidence: least probability wanted.
+        predicted: the metric predicted for the recommended mixture; None while it was hardly observed.
+        baseline: the same for the baseline mixture.
+    """
+
+    name: str
+    probability: float
+    confidence: float
+    predicted: Prediction | None
+    baseline: Prediction | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How a fidelity ranks mixtures in comparison with the target.
+
+    Attributes:
+        scale: the model scale.
+        steps: training steps.
+        cost: of a run there.
+        runs: mixtures seen there.
+        expected: rank correlation (Spearman) that the surrogate expects over random mixtures.
+        common: mixtures seen both there and at the target.
+        observed: rank correlation of those; None for fewer than three.
+    """
+
+    scale: str
+    steps: int
+    cost: float
+    runs: int
+    expected: float
+    common: int
+    observed: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Details:
+    """What else a history says about the recommended mixture.
+
+    Attributes:
+        tolerance: difference of the objective that counts as "as good": a tenth of the gap to the median mixture.
+        ranges: least and largest share by domain among mixtures predicted that good: how flat the optimum is.
+        limits: the limits that hold the recommendation, and what each costs.
+        unconstrained: what would be recommended without any; None where none holds it.
+        guardrails: whether they hold.
+        agreement: of each fidelity's ranking with the target's, by ascending cost.
+    """
+
+    tolerance: float
+    ranges: dict[str, tuple[float, float]]
+    limits: tuple[LimitPrice, ...]
+    unconstrained: LimitPrice | None
+    guardrails: tuple[GuardrailCheck, ...]
+    agreement: tuple[Agreement, ...]
+
+    @property
+    def shortest_agreeing(self) -> Agreement | None:
+        """The cheapest fidelity with three runs or more whose ranking agrees (0.9 or more); None if none does."""
+        good = [a for a in self.agreement if a.runs >= 3 and a.expected >= 0.9]
+        return min(good, key=lambda a: a.cost, default=None)
+
+    def lines(self) -> list[str]:
+        """The same for people, a line each."""
+        lines = [f"As good within {self.tolerance:.2g}:"]
+        lines += [f"  {domain}: {low:.1%} to {high:.1%}" for domain, (low, high) in self.ranges.items()]
+        for price in (*self.limits, *([self.unconstrained] if self.unconstrained else [])):
+            lines.append(f"Limit: {price.name} costs {price.cost}")
+        for check in self.guardrails:
+            verdict = "holds" if check.probability >= check.confidence else "does NOT hold"
+            lines.append(f"Guardrail: {check.name} {verdict}, with probability {check.probability:.1%}")
+        agreeing = self.shortest_agreeing
+        if agreeing is None:
+            lines.append("No fidelity that was run three times ranks mixtures like the target (0.9) so far")
+        else:
+            lines.append(
+                f"Cheapest fidelity that ranks mixtures like the target: {agreeing.scale} x {agreeing.steps} steps "
+                f"(rank correlation {agreeing.expected:.2f})"
+            )
+        return lines
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recommendation:
     """The mixture to train, and why to believe it.
 
@@ -59,12 +183,16 @@ class Recommendation:
         predicted: predicted objective at the target; None before anything was observed.
         uniform: the same for the mixture nearest to equal shares.
         proportional: the same for the mixture nearest to the token supply; None without a supply.
+        reference: the same for the reference mixture; None without one.
+        probability_better: than each of these, by name; None where it is the same mixture.
         spent: cost paid so far.
         target_runs: ``spent`` in full runs at the target.
         value_of_next_run: expected improvement of the predicted optimum by the next run; None where the strategy has
             no estimate of it.
+        next_run: that run; None where the strategy does not say.
         calibration: leave-one-run-out check of the intervals; None where the strategy has none.
         diverged: number of runs that reported NaN or inf.
+        details: what else is known, where asked for.
     """
 
     mixture: dict[str, float]
@@ -73,11 +201,15 @@ class Recommendation:
     predicted: Prediction | None
     uniform: Prediction | None
     proportional: Prediction | None = None
+    reference: Prediction | None = None
+    probability_better: dict[str, float | None] = field(default_factory=dict)
     spent: float
     target_runs: float
     value_of_next_run: float | None = None
+    next_run: NextRun | None = None
     calibration: Calibration | None = None
     diverged: int = 0
+    details: Details | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able copy."""
@@ -91,13 +223,21 @@ class Recommendation:
             "recommended": self.predicted,
             "uniform": self.uniform,
             "proportional": self.proportional,
+            "reference": self.reference,
         }
         lines += [f"Predicted, {name}: {value} (95%)" for name, value in rows.items() if value is not None]
+        for name, probability in self.probability_better.items():
+            if probability is not None:
+                lines.append(f"Better than the {name} mixture with probability {probability:.1%}")
         lines.append(f"Spent: {self.spent:.4g} ({self.target_runs:.2f} full runs)")
         if self.value_of_next_run is not None:
-            lines.append(f"Expected gain of the next run: {self.value_of_next_run:.2g}")
+            run = self.next_run
+            which = "" if run is None else f" ({run.scale} to step {run.steps}, cost {run.cost:.4g})"
+            lines.append(f"Expected gain of the next run{which}: {self.value_of_next_run:.2g}")
         if self.calibration is not None:
             lines.append(f"Calibration: {self.calibration}")
         if self.diverged:
             lines.append(f"Diverged runs: {self.diverged}")
+        if self.details is not None:
+            lines += self.details.lines()
         return "\n".join(lines)

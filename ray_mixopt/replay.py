@@ -19,6 +19,7 @@ import ray
 from ray import tune
 from ray.tune.experiment import Trial
 
+from ray_mixopt.history import History
 from ray_mixopt.optimizer import MixtureOptimizer
 from ray_mixopt.pool import Pool
 from ray_mixopt.scheduler import MixOptScheduler
@@ -48,6 +49,7 @@ class Replay:
         concurrency: number of runs at a time. With more than 1 the order in which they report may differ from one time
             to the next, and the search with it.
         seed: of the strategy's random draws.
+        earlier: runs made before, to be taken in at no cost.
 
     Raises:
         ValueError: for settings that make no sense, or a budget that buys no run.
@@ -60,6 +62,7 @@ class Replay:
     budget: float
     concurrency: int = 1
     seed: int = 0
+    earlier: History | None = None
 
     def __post_init__(self) -> None:
         if self.metric not in self.source.metrics:
@@ -80,7 +83,7 @@ class Replay:
 
     def optimizer(self) -> MixtureOptimizer:
         """A fresh optimizer for this search, without Tune."""
-        return MixtureOptimizer(
+        optimizer = MixtureOptimizer(
             self.source.space,
             mode=self.mode,
             objective={self.metric: 1.0},
@@ -89,6 +92,9 @@ class Replay:
             seed=self.seed,
             pool=self.pool,
         )
+        if self.earlier is not None:
+            optimizer.absorb(self.earlier)
+        return optimizer
 
     def run(self, experiment: Path, watch: Callable[[MixtureOptimizer], None]) -> Outcome:
         """Runs the search with ``tune.Tuner`` to the end of its budget, or until Ctrl-C.
@@ -111,6 +117,8 @@ class Replay:
             seed=self.seed,
             pool=self.pool,
         )
+        if self.earlier is not None:
+            searcher.absorb(self.earlier)
         interrupt = Interrupt()
         trainable = tune.with_parameters(SimulatorTrainable, simulator=self.source)
         with _environment(), _ray(self.concurrency), interrupt.on_sigint():

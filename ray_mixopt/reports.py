@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from ray.tune.result import AUTO_RESULT_KEYS
 
 from ray_mixopt.history import Trial
 from ray_mixopt.optimizer import MixtureOptimizer
 
 logger = logging.getLogger(__name__)
+
+_OF_TUNE = {*AUTO_RESULT_KEYS, "step", "done", "trial_id", "checkpoint_dir_name"}
+_KINDS_OF_TUNE = ("config/", "timers/", "perf/")
 
 
 def training_step(result: Mapping[str, Any]) -> int | None:
@@ -30,6 +36,19 @@ def metrics_of(result: Mapping[str, Any], names: Iterable[str]) -> dict[str, flo
         except (KeyError, TypeError, ValueError):
             continue
     return found
+
+
+def numbers_of(result: Mapping[str, Any]) -> dict[str, float]:
+    """All finite numbers that a trial reported itself, for questions asked later."""
+    return {
+        key: float(value)
+        for key, value in result.items()
+        if key not in _OF_TUNE
+        and not key.startswith(_KINDS_OF_TUNE)
+        and isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+    }
 
 
 class Reports:
@@ -55,7 +74,7 @@ class Reports:
             if "step" not in result:
                 return None
         if step is not None:
-            optimizer.tell(run.trial_id, step, metrics)
+            optimizer.tell(run.trial_id, step, numbers_of(result) | metrics)
         return step
 
     def warn_once(self, message: str) -> None:

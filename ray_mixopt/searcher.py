@@ -14,12 +14,14 @@ from ray.tune.utils import flatten_dict
 
 from ray_mixopt import snapshots
 from ray_mixopt.asking import Asking
+from ray_mixopt.domain_map import DomainMap
 from ray_mixopt.evaluated import EvaluatedPoints
 from ray_mixopt.failures import machine_failed
 from ray_mixopt.history import History
 from ray_mixopt.history import Trial as Run
 from ray_mixopt.layout import Layout, check_revision
-from ray_mixopt.optimizer import MixtureOptimizer, check_settings
+from ray_mixopt.objective import Objective
+from ray_mixopt.optimizer import MixtureOptimizer, check_settings, objective_of
 from ray_mixopt.pool import Pool
 from ray_mixopt.recommendation import Recommendation
 from ray_mixopt.reports import Reports, training_step
@@ -46,8 +48,8 @@ class MixOptSearcher(SnapshotSearcher):
         space: the search space; by default that of ``param_space``.
         metric: name of the metric to optimise; by default that of ``TuneConfig``.
         mode: "min" or "max"; by default that of ``TuneConfig``.
-        objective: weight of each metric in the objective, in place of the single ``metric``. Metrics that a result
-            lacks are unknown.
+        objective: weight of each metric in the objective, in place of the single ``metric``, or an ``Objective``.
+            Metrics that a result lacks are unknown.
         strategy: see ``MixtureOptimizer``.
         budget: most to spend, in the unit of the space's costs; the search then finishes by itself.
         seed: of all random draws; the same seed and data give the same suggestions.
@@ -58,6 +60,7 @@ class MixOptSearcher(SnapshotSearcher):
         cost_per_step: price of a step by scale name, for a hand-written ``param_space`` with several scales.
         max_wait_s: longest time, in seconds, that Tune waits for a suggestion while trials run; it is then made in a
             thread, and the search depends on how long that takes. By default Tune waits as long as it takes.
+        reference: weights by domain of a mixture to compare recommendations with.
 
     Raises:
         ValueError: for an argument that makes no sense; the message says what to change.
@@ -69,7 +72,7 @@ class MixOptSearcher(SnapshotSearcher):
         metric: str | None = None,
         mode: str | None = None,
         *,
-        objective: Mapping[str, float] | None = None,
+        objective: Mapping[str, float] | Objective | None = None,
         strategy: str = "default",
         budget: float | None = None,
         seed: int = 0,
@@ -79,6 +82,7 @@ class MixOptSearcher(SnapshotSearcher):
         steps: str = "steps",
         cost_per_step: Mapping[str, float] | None = None,
         max_wait_s: float | None = None,
+        reference: Mapping[str, float] | None = None,
     ) -> None:
         if space is not None and not isinstance(space, MixtureSpace):
             raise ValueError(f"space must be a MixtureSpace, got {space!r}: pass a dict as Tuner(param_space=...).")
@@ -88,10 +92,11 @@ class MixOptSearcher(SnapshotSearcher):
         super().__init__(metric=metric, mode=mode)
         self._asking = Asking(max_wait_s)
         self._settings: dict[str, Any] = {
-            "objective": None if objective is None else dict(objective),
+            "objective": objective.to_dict() if isinstance(objective, Objective) else objective and dict(objective),
             "strategy": strategy,
             "budget": budget,
             "seed": seed,
+            "reference": None if reference is None else dict(reference),
         }
         self._space = space
         self._pool = pool
@@ -211,18 +216,18 @@ class MixOptSearcher(SnapshotSearcher):
                 raise RuntimeError(UNDEFINED_SEARCH_SPACE.format(cls=name, space="space"))
             if not self.metric_names or not self._mode:
                 raise RuntimeError(UNDEFINED_METRIC_MODE.format(cls=name, metric=self._metric, mode=self._mode))
-            settings = self._settings | {"objective": self._settings["objective"] or {self._metric: 1.0}}
+            settings = self._settings | {"objective": self._objective or {cast(str, self._metric): 1.0}}
             self._optimizer = MixtureOptimizer(self._space, mode=cast(Any, self._mode), pool=self._pool, **settings)
             self._evaluated.hand_over(self._optimizer)
         return self._optimizer
 
-    def recommend(self) -> Recommendation:
-        """The best mixture for the target as far as is known.
+    def recommend(self, *, details: bool = False) -> Recommendation:
+        """The best mixture for the target as far as is known; see ``MixtureOptimizer.recommend``.
 
         Raises:
             RuntimeError: if the space, the metric or the mode is unknown.
         """
-        return self.optimizer.recommend()
+        return self.optimizer.recommend(details=details)
 
     def add_evaluated_point(
         self,
@@ -254,6 +259,17 @@ class MixOptSearcher(SnapshotSearcher):
         """Raises ValueError if this search cannot go on with a ``param_space``; see ``ray_mixopt.restore``."""
         if self._space is not None:
             check_revision(self._space, self.layout.space(config, self._cost_per_step))
+
+    def absorb(self, history: History, changes: DomainMap | None = None, *, source: str = "") -> int:
+        """Takes in the runs of an earlier history, at no cost, before the search; see ``MixtureOptimizer.absorb``.
+
+        Raises:
+            ValueError: if a domain of the runs has no place in the space, or a scale no size.
+            RuntimeError: if the space, the metric or the mode is unknown: pass them to the searcher.
+        """
+        taken = self.optimizer.absorb(history, changes, source=source)
+        self._space = self.optimizer.space
+        return taken
 
     # -- state
 
@@ -333,8 +349,15 @@ class MixOptSearcher(SnapshotSearcher):
 
     @property
     def metric_names(self) -> list[str]:
-        """The metrics of the objective."""
-        return list(self._settings["objective"] or filter(None, [self._metric]))
+        """The metrics of the objective, those of its guardrails included."""
+        objective = self._objective
+        if isinstance(objective, Objective):
+            return list(objective.metrics)
+        return list(objective or filter(None, [self._metric]))
+
+    @property
+    def _objective(self) -> Mapping[str, float] | Objective | None:
+        return objective_of(self._settings["objective"])
 
     def settle(self) -> None:
         """Takes in the end of trials of which Tune did not tell."""

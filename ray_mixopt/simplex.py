@@ -115,12 +115,15 @@ class CappedSimplex:
             proposals = rng.dirichlet(alpha, max(missing, 64) if self.bounded else missing)
             if uniform:  # the uniform distribution on the floored simplex is a shrunken copy of the plain one
                 proposals = self.lower + (1.0 - self.lower.sum()) * proposals
-            inside = np.all((proposals >= self.lower) & (proposals <= self.upper), axis=1)
-            accepted = np.concatenate([accepted, proposals[inside][:missing]])
+            accepted = np.concatenate([accepted, proposals[self._accepted(proposals)][:missing]])
         missing = n - len(accepted)
         if missing > 0:
             accepted = np.concatenate([accepted, self._gibbs(missing, rng, alpha, uniform)])
         return self._closed(np.clip(accepted, self.lower, self.upper))
+
+    def _accepted(self, proposals: np.ndarray) -> np.ndarray:
+        """Which of ``n x d`` points of the plain simplex are within the bounds, ``(n,)``."""
+        return np.all((proposals >= self.lower) & (proposals <= self.upper), axis=1)
 
     def _gibbs(self, n: int, rng: np.random.Generator, alpha: np.ndarray, uniform: bool) -> np.ndarray:
         d = len(self.lower)
@@ -130,16 +133,31 @@ class CappedSimplex:
             i, j = order[: d // 2], order[d // 2 : 2 * (d // 2)]
             total = w[:, i] + w[:, j]  # (n, d // 2), kept
             low = np.maximum(self.lower[i], total - self.upper[j])
-            high = np.maximum(np.minimum(self.upper[i], total - self.lower[j]), low)
-            u = rng.random(total.shape)
-            if uniform:
-                new = low + u * (high - low)
-            else:
-                safe = np.where(total > 0, total, 1.0)
-                f_low, f_high = (special.betainc(alpha[i], alpha[j], np.clip(b / safe, 0, 1)) for b in (low, high))
-                new = np.clip(safe * special.betaincinv(alpha[i], alpha[j], f_low + u * (f_high - f_low)), low, high)
+            high = np.minimum(self.upper[i], total - self.lower[j])
+            new = self._redrawn(rng, (i, j), total, low, high, alpha, uniform)
             w[:, i], w[:, j] = new, total - new
         return w
+
+    def _redrawn(
+        self,
+        rng: np.random.Generator,
+        pairs: tuple[np.ndarray, np.ndarray],
+        total: np.ndarray,
+        low: np.ndarray,
+        high: np.ndarray,
+        alpha: np.ndarray,
+        uniform: bool,
+    ) -> np.ndarray:
+        """New shares of the first of each pair given the pairs' sums, between ``low`` and ``high``, ``n x pairs``."""
+        i, j = pairs
+        high = np.maximum(high, low)
+        u = rng.random(total.shape)
+        if uniform:
+            drawn: np.ndarray = low + u * (high - low)
+            return drawn
+        safe = np.where(total > 0, total, 1.0)
+        f_low, f_high = (special.betainc(alpha[i], alpha[j], np.clip(b / safe, 0, 1)) for b in (low, high))
+        return np.clip(safe * special.betaincinv(alpha[i], alpha[j], f_low + u * (f_high - f_low)), low, high)
 
     def _closed(self, w: np.ndarray) -> np.ndarray:
         """Put the rounding error of the sum on the coordinate with the most room for it."""

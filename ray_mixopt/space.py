@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ray_mixopt.groups import Group, GroupedSimplex
 from ray_mixopt.simplex import CappedSimplex
 from ray_mixopt.untrusted import parse_json
 
@@ -64,6 +65,8 @@ class MixtureSpace:
             ``max_epochs * token_supply / target_tokens``; it is also what the "proportional" mixture follows.
         target_tokens: tokens seen by the target run.
         max_epochs: most passes over a domain's tokens in the target run.
+        groups: limits on the share that some domains have together; a domain is in at most one of them.
+        earlier_scales: scales of runs made earlier, which the surrogate learns from but which are not trained any more.
 
     Raises:
         ValueError: for names, rungs, bounds or targets that make no sense; the message says what to change.
@@ -78,17 +81,24 @@ class MixtureSpace:
     token_supply: Mapping[str, float] = field(default_factory=dict)
     target_tokens: float | None = None
     max_epochs: float = 1.0
+    groups: tuple[Group, ...] = ()
+    earlier_scales: tuple[Scale, ...] = ()
 
     def __post_init__(self) -> None:
         put = object.__setattr__
         put(self, "domains", _checked_domains(self.domains))
         put(self, "scales", _checked_scales(self.scales))
+        put(self, "earlier_scales", tuple(self.earlier_scales))
+        _checked_scales((*self.scales, *self.earlier_scales))
+        put(self, "groups", tuple(self.groups))
         put(self, "steps", _checked_steps(self.steps))
         put(self, "target", self._checked_target())
         for label in ("lower", "upper", "token_supply"):
             put(self, label, self._checked_shares(label, getattr(self, label)))
-        put(self, "_simplex", CappedSimplex(*self._bounds(), names=self.domains))
-        put(self, "_by_name", {scale.name: scale for scale in self.scales})
+        bounds = self._bounds()
+        simplex = GroupedSimplex(*bounds, self.domains, self.groups) if self.groups else None
+        put(self, "_simplex", simplex or CappedSimplex(*bounds, names=self.domains))
+        put(self, "_by_name", {scale.name: scale for scale in (*self.scales, *self.earlier_scales)})
 
     # -- sizes, look-ups and costs
 
@@ -99,7 +109,7 @@ class MixtureSpace:
 
     @property
     def simplex(self) -> CappedSimplex:
-        """The set of mixtures within the floors and caps."""
+        """The set of mixtures within the floors, caps and limits on groups."""
         return self.__dict__["_simplex"]
 
     @property
@@ -133,7 +143,8 @@ class MixtureSpace:
         try:
             return self.__dict__["_by_name"][name]
         except (KeyError, TypeError):
-            raise ValueError(f"Unknown scale {name!r}: the space has {', '.join(self.scale_names)}.") from None
+            known = ", ".join(self.__dict__["_by_name"])
+            raise ValueError(f"Unknown scale {name!r}: the space has {known}.") from None
 
     def cost(self, scale: str, steps: float, *, start: float = 0) -> float:
         """Cost of training ``scale`` from step ``start`` to step ``steps``, in the unit of ``cost_per_step``."""
@@ -200,9 +211,7 @@ class MixtureSpace:
         return {
             "version": FORMAT_VERSION,
             "domains": list(self.domains),
-            "scales": [
-                {"name": s.name, "cost_per_step": s.cost_per_step, "parameters": s.parameters} for s in self.scales
-            ],
+            "scales": [asdict(scale) for scale in self.scales],
             "steps": list(self.steps),
             "target": [self.target_scale, self.target_steps],
             "lower": dict(self.lower),
@@ -210,6 +219,8 @@ class MixtureSpace:
             "token_supply": dict(self.token_supply),
             "target_tokens": self.target_tokens,
             "max_epochs": self.max_epochs,
+            "groups": [asdict(group) | {"domains": list(group.domains)} for group in self.groups],
+            "earlier_scales": [asdict(scale) for scale in self.earlier_scales],
         }
 
     @classmethod
@@ -223,14 +234,17 @@ class MixtureSpace:
             found = data.get("version") if isinstance(data, Mapping) else type(data).__name__
             raise ValueError(f"Cannot read a space of version {found!r}: this release reads {FORMAT_VERSION}.")
         known = {"domains", "steps", "lower", "upper", "token_supply", "target_tokens", "max_epochs"}
-        unknown = set(data) - known - {"version", "scales", "target"}
+        unknown = set(data) - known - {"version", "scales", "target", "groups", "earlier_scales"}
         if unknown:
             raise ValueError(f"Unknown fields in a space: {sorted(unknown)}.")
         try:
             scales = tuple(Scale(**scale) for scale in data["scales"])
+            earlier = tuple(Scale(**scale) for scale in data.get("earlier_scales", ()))
+            groups = tuple(Group(**group) for group in data.get("groups", ()))
             target = data.get("target")
             fields = {key: data[key] for key in known if key in data}
-            return cls(scales=scales, target=None if target is None else tuple(target), **fields)
+            where = None if target is None else tuple(target)
+            return cls(scales=scales, target=where, groups=groups, earlier_scales=earlier, **fields)
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"Malformed description of a space: {error!r}.") from error
 

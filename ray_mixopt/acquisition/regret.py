@@ -78,10 +78,11 @@ class Regret:
 
 
 def _root(covariance: Tensor) -> Tensor:
-    """A triangular square root of ``s x c x c`` covariances that may be singular."""
+    """A square root of ``s x c x c`` covariances that may be singular, or miss it by rounding."""
     scale = covariance.diagonal(dim1=-2, dim2=-1).amax(-1)[:, None, None]
     jitter = 1e-8 * scale * torch.eye(covariance.shape[-1], dtype=covariance.dtype)
     factor, info = torch.linalg.cholesky_ex(covariance + jitter)
     if bool(info.any()):
-        factor = torch.linalg.cholesky(covariance + 1e3 * jitter)
+        values, vectors = torch.linalg.eigh(covariance)
+        factor = vectors * values.clamp_min(0.0).sqrt().unsqueeze(-2)
     return factor

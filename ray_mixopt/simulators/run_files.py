@@ -11,12 +11,18 @@ column                        content
 ``cost_per_step``             optional: price of one step of that scale in any one unit, also under the name
                               ``relative_flops_per_step``; without it ``RunTable.read`` needs ``scale_cost``
 ``parameters``                optional: number of model parameters of that scale
+``run``                       optional: name of the run; rows of one run are one learning curve
 all other columns of numbers  metrics; an empty cell or "nan" is a metric that was not measured
 ============================  =====================================================================================
 
 RegMix tables are pairs of CSV files joined on ``index``: ``<part>_mixture_<scale>.csv`` with the columns
 ``train_the_pile_<domain>``, and ``<part>_pile_loss_<scale>.csv`` with ``metric/the_pile_<domain>_val_loss``. They log
-one length, called step 1 here, and no costs.
+one length, called step 1 here unless told otherwise, and no costs. A ``<part>`` that begins with ``step<N>`` says the
+steps, and then the same index at the same scale is the same run.
+
+An olmix folder has ``ratios.csv`` and ``metrics.csv``, joined on ``run`` or ``run_id``; every other column but ``name``
+is a domain or a metric. It logs one scale and length, unless ``name`` reads ``scale=S step=N`` or
+``scale=S step=N run=R``, as our own export writes it.
 """
 
 from __future__ import annotations
@@ -41,6 +47,9 @@ _SUM_TOLERANCE = 0.01  # published shares are rounded, to three digits in RegMix
 _COST_COLUMNS = ("cost_per_step", "relative_flops_per_step")
 _STEP_COLUMNS = ("step", "steps")
 _MISSING = {"", "na", "nan", "none", "null", "<na>"}
+OLMIX_RATIOS, OLMIX_METRICS = "ratios.csv", "metrics.csv"
+_OLMIX_NAME = re.compile(r"scale=(?P<scale>\S+) step=(?P<step>\d+)(?: run=(?P<run>.+))?")
+_STEP_PART = re.compile(r"step(?P<step>\d+)(?!\d).*")
 _REGMIX_FILE = re.compile(r"(?P<part>.+)_(?P<kind>mixture|pile_loss)_(?P<scale>[^_]+)\.csv")
 
 
@@ -56,6 +65,7 @@ class Rows:
     values: np.ndarray  # (k, n_metrics)
     parameters: dict[str, float]  # by scale
     cost: dict[str, float]  # by scale
+    run: list[str] | None = None  # (k,), the run that each row belongs to, where the files say
 
     @classmethod
     def concatenate(cls, parts: list[Rows]) -> Rows:
@@ -84,6 +94,7 @@ class Rows:
             values=np.concatenate(blocks),
             parameters={name: value for part in parts for name, value in part.parameters.items()},
             cost={name: value for part in parts for name, value in part.cost.items()},
+            run=None if any(part.run is None for part in parts) else [r for part in parts for r in part.run or ()],
         )
 
     def with_loss(self) -> Rows:
@@ -108,18 +119,27 @@ class Rows:
         return replace(self, metrics=tuple(metrics), values=self.values[:, [self.metrics.index(n) for n in metrics]])
 
 
-def read_rows(path: Path) -> Rows:
-    """All rows of a tidy file, of a folder of RegMix pairs, or of the pair that one file belongs to.
+def read_rows(path: Path, *, scale: str = "model", steps: int = 1) -> Rows:
+    """All rows of a tidy file, of olmix's or a RegMix folder, or of the pair that one file belongs to.
+
+    Args:
+        path: of the file or folder.
+        scale: the model scale of an olmix folder, which does not say.
+        steps: the training steps of olmix's and RegMix's runs, which do not say either.
 
     Raises:
         ValueError: if the files are not as described above; names the row (the header is row 1).
     """
+    if path.is_dir() and (path / OLMIX_RATIOS).exists():
+        return _olmix_rows(path, scale, steps)
     if path.is_dir() or _REGMIX_FILE.fullmatch(path.name):
-        return Rows.concatenate([_regmix_rows(*pair) for pair in _regmix_pairs(path)])
+        return Rows.concatenate([_regmix_rows(*pair, steps) for pair in _regmix_pairs(path)])
     if not path.exists():
         raise ValueError(f"There is no runs file {str(path)!r}.")
     if path.suffix.lower() not in (".csv", ".parquet"):
-        raise ValueError(f"Unknown type of runs file {path.name!r}: use .csv, .parquet, or a folder of RegMix pairs.")
+        raise ValueError(
+            f"Unknown type of runs file {path.name!r}: use .csv, .parquet, or a folder of RegMix pairs or of olmix."
+        )
     return _tidy_rows(path)
 
 
@@ -143,7 +163,7 @@ def _tidy_rows(path: Path) -> Rows:
         if not (value > 0 and float(value).is_integer()):
             raise ValueError(f"{path.name}, row {row}: step must be a whole number above 0, got {value!r}.")
     cost_columns = [name for name in _COST_COLUMNS if name in frame.columns]
-    taken = {"scale", *step_columns, *mixture_columns, *_COST_COLUMNS, "parameters"}
+    taken = {"scale", "run", *step_columns, *mixture_columns, *_COST_COLUMNS, "parameters"}
     metrics = [name for name in frame.columns if name not in taken and _holds_numbers(frame[name])]
     if not metrics:
         raise ValueError(
@@ -159,6 +179,7 @@ def _tidy_rows(path: Path) -> Rows:
         values=np.column_stack([_numbers(path, frame, name, may_miss=True) for name in metrics]),
         parameters=_by_scale(path, frame, "parameters", scale) if "parameters" in frame.columns else {},
         cost=_by_scale(path, frame, cost_columns[0], scale) if cost_columns else {},
+        run=[str(name).strip() for name in frame["run"]] if "run" in frame.columns else None,
     )
 
 
@@ -178,8 +199,8 @@ def _by_scale(path: Path, frame: pd.DataFrame, column: str, scale: list[str]) ->
 # -- RegMix pairs
 
 
-def _regmix_pairs(path: Path) -> list[tuple[Path, Path, str]]:
-    """``(mixtures, losses, scale)`` of each pair in a folder, or of the one that a file belongs to."""
+def _regmix_pairs(path: Path) -> list[tuple[Path, Path, str, str]]:
+    """``(mixtures, losses, scale, part)`` of each pair in a folder, or of the one that a file belongs to."""
     candidates = sorted(path.glob("*.csv")) if path.is_dir() else [path]
     found = {}
     for file in candidates:
@@ -190,13 +211,13 @@ def _regmix_pairs(path: Path) -> list[tuple[Path, Path, str]]:
             for member in pair:
                 if not member.exists():
                     raise ValueError(f"{file.name} has no partner {member.name} in {str(file.parent)!r}.")
-            found[pair[0].name] = (pair[0], pair[1], scale)
+            found[pair[0].name] = (pair[0], pair[1], scale, part)
     if not found:
         raise ValueError(f"No RegMix pair <part>_mixture_<scale>.csv, <part>_pile_loss_<scale>.csv in {str(path)!r}.")
     return list(found.values())
 
 
-def _regmix_rows(mixture_path: Path, loss_path: Path, scale: str) -> Rows:
+def _regmix_rows(mixture_path: Path, loss_path: Path, scale: str, part: str, steps: int) -> Rows:
     mixtures, losses = _read(mixture_path), _read(loss_path)
     for path, frame in ((mixture_path, mixtures), (loss_path, losses)):
         if "index" not in frame.columns:
@@ -217,21 +238,71 @@ def _regmix_rows(mixture_path: Path, loss_path: Path, scale: str) -> Rows:
         raise ValueError(f"{mixture_path.name} has no mixture columns or {loss_path.name} has no losses.")
     values = np.column_stack([_numbers(loss_path, losses, name, may_miss=True) for name in metrics])
     position = {index: i for i, index in enumerate(losses["index"])}
+    said = _STEP_PART.fullmatch(part)
     return Rows(
         domains=tuple(shares.values()),
         mixtures=_shares(mixture_path, mixtures, list(shares)),
         scale=[scale] * len(mixtures),
-        steps=np.ones(len(mixtures), dtype=np.int64),
+        steps=np.full(len(mixtures), int(said["step"]) if said else steps, dtype=np.int64),
         metrics=tuple(metrics.values()),
         values=values[[position[index] for index in mixtures["index"]]],
         parameters={},
         cost={},
+        run=[f"{index}" if said else f"{part}_{scale}_{index}" for index in mixtures["index"]],
     )
 
 
 def _regmix_metric(column: str) -> str:
     match = re.fullmatch(r"metric/the_pile_(.+)_val_loss", column)
     return f"val_loss/{match[1]}" if match else column.removeprefix("metric/")
+
+
+# -- olmix
+
+
+def _olmix_rows(folder: Path, scale: str, steps: int) -> Rows:
+    ratios, metrics = (_read_olmix(folder / name) for name in (OLMIX_RATIOS, OLMIX_METRICS))
+    common = ratios.index[ratios["run"].isin(metrics["run"])]
+    if not len(common):
+        raise ValueError(f"{OLMIX_RATIOS} and {OLMIX_METRICS} in {str(folder)!r} have no run in common.")
+    ratios = ratios.loc[common]
+    position = {run: i for i, run in enumerate(metrics["run"])}
+    rows = [position[run] for run in ratios["run"]]
+    columns = [name for name in ratios.columns if name not in ("run", "name")]
+    names = [name for name in metrics.columns if name not in ("run", "name") and _holds_numbers(metrics[name])]
+    if len(columns) < 2 or not names:
+        raise ValueError(f"{str(folder)!r} needs two domains or more in {OLMIX_RATIOS}, and a metric.")
+    told = [_OLMIX_NAME.fullmatch(str(name)) for name in ratios["name"]] if "name" in ratios.columns else []
+    said = [match for match in told if match is not None]
+    full = len(said) == len(ratios)
+    path = folder / OLMIX_METRICS
+    values = np.column_stack([_numbers(path, metrics, name, may_miss=True) for name in names])
+    return Rows(
+        domains=tuple(columns),
+        mixtures=_shares(folder / OLMIX_RATIOS, ratios, columns),
+        scale=[match["scale"] for match in said] if full else [scale] * len(ratios),
+        steps=np.array([int(m["step"]) for m in said] if full else [steps] * len(ratios), dtype=np.int64),
+        metrics=tuple(names),
+        values=values[rows],
+        parameters={},
+        cost={},
+        run=[m["run"] or r for m, r in zip(said, ratios["run"], strict=True)] if full else list(ratios["run"]),
+    )
+
+
+def _read_olmix(path: Path) -> pd.DataFrame:
+    if not path.exists():
+        raise ValueError(f"There is no {path.name} in {str(path.parent)!r}: olmix needs {OLMIX_RATIOS} and the other.")
+    frame = _read(path)
+    ids = [name for name in ("run", "run_id") if name in frame.columns]
+    if len(ids) != 1:
+        raise ValueError(f"{path.name} needs a column 'run' or 'run_id'; it has {', '.join(frame.columns)}.")
+    frame = frame.rename(columns={ids[0]: "run"})
+    frame["run"] = [str(run).strip() for run in frame["run"]]
+    repeats = frame["run"][frame["run"].duplicated()]
+    if len(repeats):
+        raise ValueError(f"{path.name}, row {repeats.index[0]}: run {repeats.iloc[0]!r} is repeated.")
+    return frame
 
 
 # -- cells
@@ -305,5 +376,6 @@ def _shares(path: Path, frame: pd.DataFrame, columns: list[str]) -> np.ndarray:
             raise ValueError(f"{path.name}, row {row}: {name} is negative, {mixture.min():g}.")
         if abs(total - 1) > _SUM_TOLERANCE:
             raise ValueError(f"{path.name}, row {row}: the mixture sums to {total:g} instead of 1.")
-    normalised: np.ndarray = shares / sums[:, None]
+    # What is exact but for rounding stays, so that exported shares come back as they were.
+    normalised: np.ndarray = np.where(np.abs(sums - 1)[:, None] < 1e-12, shares, shares / sums[:, None])
     return normalised

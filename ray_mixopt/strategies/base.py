@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from ray_mixopt.history import History
+from ray_mixopt.objective import Mode, Objective
 from ray_mixopt.pool import Pool
 from ray_mixopt.recommendation import Recommendation
 from ray_mixopt.space import MixtureSpace
 
-Mode = Literal["min", "max"]
+__all__ = ["Mode", "Problem", "Proposal", "Strategy", "Suggestion"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,8 @@ class Problem:
         seed: seed of all random draws.
         pool: the only runs that exist, when logged runs are replayed.
         continuation: whether paused runs may be continued.
+        goal: the objective in full, where there is more to it than a weighted sum.
+        reference: shares of a mixture to compare recommendations with, by domain.
     """
 
     space: MixtureSpace
@@ -38,6 +41,22 @@ class Problem:
     seed: int
     pool: Pool | None = None
     continuation: bool = True
+    goal: Objective | None = None
+    reference: Mapping[str, float] | None = None
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that matter, those of guardrails included."""
+        rails = () if self.goal is None else self.goal.metrics
+        return tuple(dict.fromkeys([*self.objective, *rails]))
+
+    def baselines(self) -> dict[str, np.ndarray]:
+        """Mixtures to compare a recommendation with, by name, each ``(d,)``."""
+        space = self.space
+        found = {"uniform": space.uniform(), "proportional": space.proportional()}
+        if self.reference is not None:
+            found["reference"] = space.mixture(self.reference)
+        return {name: mixture for name, mixture in found.items() if mixture is not None}
 
     @property
     def sign(self) -> float:

@@ -67,6 +67,7 @@ class SimplexCandidates:
         corners = space.corners()
         near = space.simplex.project(0.9 * corners + 0.1 * space.uniform())
         tried = np.unique(history.mixtures(), axis=0) if history else np.empty((0, space.n_domains))
+        tried = tried[space.simplex.contains(tried)]  # runs made elsewhere may be outside the limits
         half = n // 2
         faces = space.sample(n - half, rng, 0.3)
         return np.concatenate([space.uniform()[None], corners, near, space.sample(half, rng), faces, tried])

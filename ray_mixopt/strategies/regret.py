@@ -11,6 +11,7 @@ Notation: ``s`` hyper-parameter draws, ``a`` runs that could be bought, ``c`` mi
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,12 +21,15 @@ from torch import Tensor
 
 from ray_mixopt.acquisition.regret import Regret
 from ray_mixopt.history import History
-from ray_mixopt.recommendation import Calibration, Recommendation
+from ray_mixopt.objective import Guardrail, resolve
+from ray_mixopt.recommendation import Calibration, NextRun, Prediction, Recommendation
+from ray_mixopt.space import MixtureSpace
 from ray_mixopt.strategies.base import Problem, Proposal
 from ray_mixopt.strategies.candidates import PoolCandidates, SimplexCandidates
 from ray_mixopt.strategies.design import initial_design
 from ray_mixopt.surrogate.encoding import Observations, encode, observations
 from ray_mixopt.surrogate.fit import laplace_draws, map_estimate
+from ray_mixopt.surrogate.guard import Guard
 from ray_mixopt.surrogate.model import Standardisation, Surrogate
 from ray_mixopt.surrogate.objective import ObjectivePosterior
 
@@ -35,6 +39,7 @@ N_PLAUSIBLE = 40  # mixtures, by lower confidence bound, for each draw, that may
 N_TOP = 10  # mixtures, by the regret due to them, for each draw, that may be run
 COST_EXPONENT = 0.3
 LARGEST_SHARE = 0.5  # of what has been committed so far, that one more run may cost, unless none costs less
+MOST_FITTED = 320  # data that hyper-parameters are fitted to
 REFIT_GROWTH = 1.1  # hyper-parameters are refitted whenever there is a tenth more data
 
 
@@ -47,6 +52,11 @@ class Purchase:
     steps: int
     cost: float
     continues: str | None = None
+
+    def announced(self, space: MixtureSpace) -> NextRun:
+        """The same in the words of a recommendation."""
+        shares = space.named(self.mixture)
+        return NextRun(mixture=shares, scale=self.scale, steps=self.steps, cost=self.cost, continues=self.continues)
 
 
 class RegretStrategy:
@@ -70,8 +80,9 @@ class RegretStrategy:
     def propose(self, history: History) -> Proposal | None:
         """The next run of the design, then the best purchase."""
         affordable = self.problem.affordable(history) * (1 + 1e-12)
-        if history.n_asked < len(self.design):
-            first = self.design[history.n_asked]
+        design = _still_needed(self.design, history)
+        if history.n_asked < len(design):
+            first = design[history.n_asked]
             if self.space.cost(first.scale, first.steps) <= affordable:
                 return first
         rng = self.problem.rng(1, history.n_asked)
@@ -143,7 +154,8 @@ class RegretStrategy:
     def _optima(self, posterior: ObjectivePosterior, history: History, rng: np.random.Generator) -> np.ndarray:
         """Mixtures that may be the optimum at the target, ``c x d``."""
         base = self.candidates.at_target(rng, 512, history)
-        return np.concatenate([base, self.candidates.near(base, posterior.mean(base).numpy(), rng)])
+        found = np.concatenate([base, self.candidates.near(base, posterior.score(base).numpy(), rng)])
+        return posterior.allowed(found)
 
     def _pending(self, history: History) -> Tensor:
         running = history.pending()
@@ -159,24 +171,32 @@ class RegretStrategy:
         """The mixture of lowest predicted objective at the target."""
         space = self.space
         posterior = self.posterior(history)
-        proportional = space.proportional()
-        best, gain = space.uniform(), None
+        best, gain, run = space.uniform(), None, None
+        predicted: dict[str, Prediction] = {}
+        better: dict[str, float | None] = {}
         if posterior is not None:
             rng = self.problem.rng(2, len(history.arrivals))
-            optima = self.candidates.best(self.candidates.at_target(rng, 2048, history), posterior.mean, rng)
+            optima = self.candidates.best(self.candidates.at_target(rng, 2048, history), posterior.score, rng)
             best = optima[0]
             run = self._best_purchase(posterior, history, math.inf, rng)
             gain = None if run is None else posterior.expected_gain(self._encode([run]), optima[:200], rng)
+            baselines = self.problem.baselines()
+            predicted = {"predicted": posterior.prediction(best)}
+            predicted |= {name: posterior.prediction(mixture) for name, mixture in baselines.items()}
+            better = {name: posterior.probability_better(best, mixture) for name, mixture in baselines.items()}
         return Recommendation(
             mixture=space.named(best),
             scale=space.target_scale,
             steps=space.target_steps,
-            predicted=None if posterior is None else posterior.prediction(best),
-            uniform=None if posterior is None else posterior.prediction(space.uniform()),
-            proportional=None if posterior is None or proportional is None else posterior.prediction(proportional),
+            predicted=predicted.get("predicted"),
+            uniform=predicted.get("uniform"),
+            proportional=predicted.get("proportional"),
+            reference=predicted.get("reference"),
+            probability_better=better,
             spent=history.spent,
             target_runs=history.spent / space.target_cost,
             value_of_next_run=gain,
+            next_run=None if run is None else run.announced(space),
             calibration=None if posterior is None else self._calibration(posterior, history),
             diverged=sum(t.status == "diverged" for t in history),
         )
@@ -194,13 +214,41 @@ class RegretStrategy:
 
     def posterior(self, history: History) -> ObjectivePosterior | None:
         """The objective at the target given the history; None while one of its metrics has fewer than two values."""
-        surrogates = []
-        for metric, data in zip(self.problem.objective, self._data(history), strict=True):
-            if len(data.y) < 2:
-                return None
-            standardise = Standardisation.of(data.y)
-            surrogates.append(Surrogate(data.x, standardise(data.y), self._theta(metric, data), standardise))
-        return ObjectivePosterior(self.space, self.problem.sign, self.problem.objective, surrogates)
+        data = dict(zip(self.problem.objective, self._data(history), strict=True))
+        surrogates = [self._surrogate(metric, values) for metric, values in data.items()]
+        known = [surrogate for surrogate in surrogates if surrogate is not None]
+        if len(known) < len(surrogates):
+            return None
+        space, goal = self.space, self.problem.goal
+        if goal is None:
+            return ObjectivePosterior(space, self.problem.sign, self.problem.objective, known)
+        return ObjectivePosterior(
+            space,
+            self.problem.sign,
+            self.problem.objective,
+            known,
+            relative_to=None if goal.relative_to is None else resolve(goal.relative_to, space),
+            prior=resolve(goal.prior, space) if goal.closeness else None,
+            closeness=goal.closeness,
+            guards=[self._guard(guardrail, history) for guardrail in goal.guardrails],
+        )
+
+    def _guard(self, guardrail: Guardrail, history: History) -> Guard:
+        data = observations(self.space, history, guardrail.metric, worst=guardrail.sign)
+        surrogate = self._surrogate(guardrail.metric, data)
+        posterior = (
+            None
+            if surrogate is None
+            else ObjectivePosterior(self.space, guardrail.sign, {guardrail.metric: 1.0}, [surrogate])
+        )
+        return Guard(guardrail=guardrail, baseline=resolve(guardrail.baseline, self.space), posterior=posterior)
+
+    def _surrogate(self, metric: str, data: Observations) -> Surrogate | None:
+        """Of one metric; None while it has fewer than two values."""
+        if len(data.y) < 2:
+            return None
+        standardise = Standardisation.of(data.y)
+        return Surrogate(data.x, standardise(data.y), self._theta(metric, data), standardise)
 
     def _data(self, history: History) -> list[Observations]:
         return [
@@ -209,9 +257,13 @@ class RegretStrategy:
         ]
 
     def _theta(self, metric: str, data: Observations) -> Tensor:
-        """Hyper-parameters fitted to the data of the last refit point: a function of the history alone."""
+        """Hyper-parameters fitted to the data of the last refit point: a function of the history alone.
+
+        Of very many data, which only earlier runs can bring, they are fitted to an even selection: it costs cubic time.
+        """
         n = refit_size(len(data.y))
-        x, y = data.x[:n], data.y[:n]
+        rows = torch.linspace(0, n - 1, min(n, MOST_FITTED)).round().long()
+        x, y = data.x[rows], data.y[rows]
         key = x.numpy().tobytes() + y.numpy().tobytes()
         if metric not in self._fits or self._fits[metric][0] != key:
             values = Standardisation.of(y)(y)
@@ -219,6 +271,17 @@ class RegretStrategy:
             draws = laplace_draws(x, values, self.space.n_domains, mode, N_DRAWS, self.problem.rng(3, n))
             self._fits[metric] = key, draws
         return self._fits[metric][1]
+
+
+def _still_needed(design: Sequence[Proposal], history: History) -> list[Proposal]:
+    """The design without the fidelities at which, or above which, as many runs were given."""
+    cost = history.space.cost
+    given = [cost(trial.scale, trial.reached) for trial in history if trial.evaluated]
+    if not given:
+        return list(design)
+    wanted = Counter((run.scale, run.steps) for run in design)
+    enough = {cell for cell, n in wanted.items() if sum(paid >= cost(*cell) for paid in given) >= n}
+    return [run for run in design if (run.scale, run.steps) not in enough]
 
 
 def _lowest(moments: tuple[Tensor, Tensor], n: int) -> np.ndarray:

@@ -27,7 +27,7 @@ class Observations:
 
 def fidelity_coordinates(space: MixtureSpace, scale: str, steps: float) -> tuple[float, float]:
     """Log size and log steps relative to the target. Size is parameters, or cost per step where one is unknown."""
-    known = all(s.parameters is not None for s in space.scales)
+    known = all(s.parameters is not None for s in (*space.scales, *space.earlier_scales))
     this, target = (
         (s.parameters if known else None) or s.cost_per_step for s in map(space.scale, (scale, space.target_scale))
     )

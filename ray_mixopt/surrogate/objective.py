@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ray_mixopt.objective import divergence
 from ray_mixopt.recommendation import Calibration, Prediction
 from ray_mixopt.space import MixtureSpace
 from ray_mixopt.surrogate.encoding import encode
+from ray_mixopt.surrogate.guard import Guard
 from ray_mixopt.surrogate.model import Surrogate
 
 _TINY = 1e-16
@@ -30,17 +32,76 @@ class ObjectivePosterior:
         sign: +1 to minimise the objective, -1 to maximise it.
         objective: weight of each metric.
         surrogates: one a metric, in the order of ``objective``, all with the same number of draws.
+        relative_to: if given, a mixture ``(d,)``: each metric is divided by the size of its mean for it at the target.
+        prior: the mixture ``(d,)`` to stay close to.
+        closeness: what a nat of divergence from ``prior`` adds to the objective. Predictions are without it.
+        guards: what must hold for a mixture to be recommended.
+
+    Raises:
+        ValueError: if a metric's mean for ``relative_to`` is 0.
     """
 
     def __init__(
-        self, space: MixtureSpace, sign: float, objective: Mapping[str, float], surrogates: Sequence[Surrogate]
+        self,
+        space: MixtureSpace,
+        sign: float,
+        objective: Mapping[str, float],
+        surrogates: Sequence[Surrogate],
+        *,
+        relative_to: np.ndarray | None = None,
+        prior: np.ndarray | None = None,
+        closeness: float = 0.0,
+        guards: Sequence[Guard] = (),
     ) -> None:
         self.space, self.sign, self.surrogates = space, sign, list(surrogates)
+        self.prior, self.closeness, self.guards = prior, closeness, tuple(guards)
+        self._target = [(space.target_scale, space.target_steps)]
+        if relative_to is not None:
+            objective = self._relative(objective, relative_to)
         pairs = list(zip(objective.values(), self.surrogates, strict=True))
         self.weights = [sign * weight * s.standardisation.spread for weight, s in pairs]
         self.center = math.fsum(sign * weight * s.standardisation.center for weight, s in pairs)
         self.n_draws = len(self.surrogates[0].theta)
-        self._target = [(space.target_scale, space.target_steps)]
+
+    def _relative(self, objective: Mapping[str, float], reference: np.ndarray) -> dict[str, float]:
+        """The weights, each over the size of its metric for the reference."""
+        x, result = encode(self.space, reference[None], self._target), {}
+        for (metric, weight), s in zip(objective.items(), self.surrogates, strict=True):
+            value = float(s.mean(x).mean()) * s.standardisation.spread + s.standardisation.center
+            if value == 0:
+                raise ValueError(f"{metric} is 0 for the mixture that the objective is relative to: choose another.")
+            result[metric] = weight / abs(value)
+        return result
+
+    def at(self, scale: str, steps: int) -> ObjectivePosterior:
+        """The same about another fidelity than the target."""
+        result = ObjectivePosterior.__new__(ObjectivePosterior)
+        result.__dict__.update(self.__dict__)
+        result._target = [(scale, steps)]
+        return result
+
+    def penalty(self, mixtures: np.ndarray) -> Tensor:
+        """What the distance from the prior adds to the objective, ``(c,)``."""
+        if self.prior is None or not self.closeness:
+            return torch.zeros(len(mixtures), dtype=torch.float64)
+        return self.closeness * torch.from_numpy(divergence(mixtures, self.prior))
+
+    def score(self, mixtures: np.ndarray) -> Tensor:
+        """The mean, far above it where a guardrail does not hold: what a recommendation minimises, ``(c,)``."""
+        total = self.mean(mixtures)
+        scale = math.fsum(map(abs, self.weights))
+        for guard in self.guards:
+            missing = guard.shortfall(mixtures)
+            total = total + torch.where(missing > 0, 10 * scale * (1 + missing), 0.0)
+        return total
+
+    def allowed(self, mixtures: np.ndarray, least: int = 32) -> np.ndarray:
+        """Those of ``c x d`` mixtures for which all guardrails hold, or the ``least`` that come closest to it."""
+        if not self.guards:
+            return mixtures
+        missing = torch.stack([guard.shortfall(mixtures) for guard in self.guards]).amax(0)
+        n = max(int((missing <= 0).sum()), min(least, len(mixtures)))
+        return mixtures[np.sort(missing.argsort(stable=True)[:n].numpy())]
 
     def given_pending(self, x: Tensor) -> ObjectivePosterior:
         """The posterior once runs at ``m x d+2`` have reported what is expected of them."""
@@ -52,7 +113,7 @@ class ObjectivePosterior:
     def mean(self, mixtures: np.ndarray) -> Tensor:
         """Mean at the target over draws and posterior, ``(c,)``."""
         x = encode(self.space, mixtures, self._target)
-        total = torch.full((len(mixtures),), self.center, dtype=torch.float64)
+        total = self.center + self.penalty(mixtures)
         for weight, s in zip(self.weights, self.surrogates, strict=True):
             total += weight * s.mean(x).mean(0)
         return total
@@ -77,6 +138,7 @@ class ObjectivePosterior:
                 prior = prior + s.prior_covariance(base, base).mean((-2, -1)).unsqueeze(-1)
             mean += weight * (white.mT @ s.white).squeeze(-1)
             variance += weight**2 * (prior - white.square().sum(-2)).clamp_min(_TINY)
+        mean += self.penalty(mixtures) - (0.0 if reference is None else self.penalty(reference).mean())
         return mean, variance
 
     @torch.no_grad()
@@ -89,6 +151,7 @@ class ObjectivePosterior:
             white = s.whitened(x)
             mean += weight * (white.mT @ s.white).squeeze(-1)
             covariance += weight**2 * (s.prior_covariance(x, x) - white.mT @ white)
+        mean += self.penalty(mixtures)
         covariance = covariance - covariance.mean(-1, keepdim=True)
         return mean - mean.mean(-1, keepdim=True), covariance - covariance.mean(-2, keepdim=True)
 
@@ -141,12 +204,28 @@ class ObjectivePosterior:
             moved += torch.outer(torch.cat([half, -half]), weight * (covariance / own.sqrt()).mean(0))
         return max(float(mean.min() - (mean + moved).amin(-1).mean()), 0.0)
 
-    def prediction(self, mixture: np.ndarray) -> Prediction:
-        """The objective at the target for one mixture ``(d,)``, in its own direction: moments over draws."""
-        mean, variance = self.marginal(mixture[None])
-        center = self.sign * float(mean.mean())
+    def prediction(self, mixture: np.ndarray, other: np.ndarray | None = None) -> Prediction:
+        """The objective at the target for one mixture ``(d,)``, in its own direction: moments over draws.
+
+        Args:
+            mixture: ``(d,)``.
+            other: if given, ``(d,)``, the prediction is of the difference, ``mixture`` minus ``other``.
+        """
+        mean, variance = self.marginal(mixture[None], None if other is None else other[None])
+        distance = float(self.penalty(mixture[None])) - (0.0 if other is None else float(self.penalty(other[None])))
+        center = self.sign * (float(mean.mean()) - distance)
         half = _NORMAL_95 * math.sqrt(float(mean.var(correction=0) + variance.mean()))
         return Prediction(mean=center, low=center - half, high=center + half)
+
+    def probability_better(self, mixture: np.ndarray, other: np.ndarray) -> float | None:
+        """Probability that the objective of ``mixture`` is better than that of ``other`` (each ``(d,)``).
+
+        None for the same mixture twice.
+        """
+        if np.abs(mixture - other).max() < 1e-9:
+            return None
+        mean, variance = self.marginal(mixture[None], other[None])
+        return float(torch.special.ndtr(-mean / variance.sqrt()).mean())
 
     def calibration(self, runs: Sequence[Sequence[Sequence[int]]]) -> Calibration:
         """Coverage of 95% intervals when each run is predicted from all the others, over all metrics.
@@ -161,7 +240,3 @@ class ObjectivePosterior:
                 inside += int((residual.square() <= _NORMAL_95**2 * variance).sum())
                 total += len(rows)
         return Calibration(coverage=inside / total if total else math.nan, n=total)
-
-
-def _centered(values: Tensor) -> Tensor:
-    return values - values.mean(0)

@@ -168,3 +168,12 @@ def test_a_pending_run_leaves_less_to_learn_there():
     run = encode(SPACE, w[p.mean(w).argsort()[1:2].numpy()], [("l", 20)])
     rng = np.random.default_rng
     assert p.given_pending(run).expected_gain(run, w, rng(0)) < p.expected_gain(run, w, rng(0))
+
+
+def test_a_covariance_that_rounding_made_indefinite_has_a_root() -> None:
+    from ray_mixopt.acquisition.regret import _root
+
+    v = torch.tensor([[1.0, -1.0, 0.0]], dtype=torch.float64)
+    covariance = (v.mT @ v - 1e-6 * torch.eye(3, dtype=torch.float64))[None]
+    root = _root(covariance)
+    assert torch.allclose(root @ root.mT, covariance, atol=2e-6)

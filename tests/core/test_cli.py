@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -121,11 +122,108 @@ def test_a_fit_needs_a_reference_network(tmp_path: Path) -> None:
     assert "The simulator is written as .npz" in message
 
 
-@pytest.mark.parametrize("command", [[], ["replay"], ["simulator"], ["simulator", "fit"]])
+@pytest.mark.parametrize("command", [[], ["simulator"]])
 def test_help_is_at_hand(command: list[str]) -> None:
     result = call(*command, "--help")
     assert result.exit_code == 0
     assert "Usage:" in result.stdout
+
+
+@pytest.mark.parametrize("command", [["replay"], ["simulator", "fit"], ["recommend"], ["report"], ["export"]])
+def test_help_has_examples_and_exit_codes(command: list[str]) -> None:
+    result = call(*command, "--help")
+    assert result.exit_code == 0
+    assert f"    ray-mixopt {' '.join(command)}" in result.stdout.split("Examples:")[1]
+    assert "130 ended by Ctrl-C" in result.stdout
+
+
+def test_a_shell_completes_commands_and_options() -> None:
+    import os
+    import subprocess
+    import sys
+
+    def completed(words: str) -> str:
+        environment = {**os.environ, "_RAY_MIXOPT_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": "1"}
+        code = "import sys; sys.argv[0] = 'ray-mixopt'; from ray_mixopt.cli import main; main()"
+        child = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
+        )
+        return child.stdout
+
+    assert completed("ray-mixopt rep").split() == ["plain,replay", "plain,report"]
+
+
+# -- answers from old runs
+
+
+@pytest.fixture
+def swarm(tmp_path: Path) -> Path:
+    """Twelve runs with a loss that is lowest at 60% of b, in olmix's files."""
+    folder = tmp_path / "swarm"
+    folder.mkdir()
+    shares = [(i / 11, 1 - i / 11) for i in range(12)]
+    ratios = "".join(f"{i},{a},{b}\n" for i, (a, b) in enumerate(shares))
+    losses = "".join(f"{i},{2 + (b - 0.6) ** 2},{a}\n" for i, (a, b) in enumerate(shares))
+    (folder / "ratios.csv").write_text("run,a,b\n" + ratios)
+    (folder / "metrics.csv").write_text("run,x,y\n" + losses)
+    return folder
+
+
+def test_old_runs_alone_answer(swarm: Path) -> None:
+    result = call("recommend", "--from", swarm, "--weight", "x=1", "--json")
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    assert answer["mixture"]["b"] == pytest.approx(0.6, abs=0.05)
+    assert answer["details"]["ranges"]["b"][0] < 0.6 < answer["details"]["ranges"]["b"][1]
+    other = call(
+        "recommend", "--from", swarm, "--weight", "y=1", "--mode", "max", "--cap", "a=0.7", "--yaml", "weights"
+    )
+    assert other.stdout == 'datasets: ["a", "b"]\nweights: [0.700000, 0.300000]\n'
+    text = call(
+        "recommend", "--from", swarm, "--weight", "x=1", "--floor", "a=0.6", "--reference", "a=1", "--reference", "b=1"
+    )
+    assert "Limit: a at least 60.00% costs" in text.stdout
+    assert "Better than the reference mixture" in text.stdout
+
+
+def test_runs_are_exported(swarm: Path, tmp_path: Path) -> None:
+    result = call("export", "--from", swarm, "--format", "csv", "--out", tmp_path / "new", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout) == {"runs": 12, "files": [str(tmp_path / "new" / "runs.csv")]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Say what the mixture is to be best for, --weight METRIC=1: x, y"),
+        (["--weight", "z=1"], "No run reported z: they have x, y"),
+        (["--weight", "x"], "--weight is METRIC=WEIGHT, for instance loss=1, got 'x'"),
+        (["--weight", "x=1", "--weight", "x=2"], "--weight names 'x' twice"),
+        (["--weight", "x=-1"], "must be above 0"),
+        (["--flip", "x"], "need --weight"),
+        (["--weight", "x=1", "--guard-max", "y"], "have no --guardrail"),
+        (["--weight", "x=1", "--guardrail", "y=0.1"], "proportional mixture is not known"),
+        (["--weight", "x=1", "--group", "a+b=1"], "--group is A+B=LEAST:MOST"),
+        (["--weight", "x=1", "--cap", "c=1"], "upper names the unknown domain 'c'"),
+        (["--weight", "x=1", "--cap", "a=0.1", "--cap", "b=0.1"], "The caps sum to 0.2"),
+        (["--weight", "x=1", "--target", "model:7"], "not one of the rungs"),
+    ],
+)
+def test_bad_questions_about_old_runs_are_usage_errors(arguments: list[str], message: str, swarm: Path) -> None:
+    assert message in refused("recommend", "--from", swarm, *arguments)
+
+
+def test_a_pickle_is_read_only_on_demand(tmp_path: Path) -> None:
+    (tmp_path / "runs.pkl").write_bytes(b"cos\nsystem\n(Vtrue\ntR.")
+    assert "is a pickle, which can run code" in refused("recommend", "--from", tmp_path / "runs.pkl")
+    assert "it asks for os.system" in refused("recommend", "--from", tmp_path / "runs.pkl", "--unpickle")
+
+
+def test_there_is_no_report_of_nothing(tmp_path: Path) -> None:
+    assert "There is no search at" in refused("report", tmp_path / "nonesuch")
+    assert "No readable searcher state" in refused("report", tmp_path)
+    (tmp_path / "broken.json").write_text("{")
+    assert "broken.json is not JSON" in refused("report", tmp_path / "broken.json")
 
 
 def test_the_version_is_that_of_the_package() -> None:

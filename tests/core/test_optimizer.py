@@ -122,7 +122,7 @@ def test_metrics_are_combined_and_missing_ones_are_unknown(space) -> None:
     optimizer.tell(names[0], 19700, {"a": 1.0, "b": 0.5, "other": 9.0})  # 1.5
     optimizer.tell(names[1], 19700, {"a": 100.0})  # unknown: b is missing
     optimizer.tell(names[2], 19700, {"a": 1.0, "b": 1.0})  # 1.0
-    assert optimizer.history[names[0]].observations == {19700: {"a": 1.0, "b": 0.5}}
+    assert optimizer.history[names[0]].observations == {19700: {"a": 1.0, "b": 0.5, "other": 9.0}}
     best = optimizer.history[names[0]].mixture
     assert optimizer.recommend().mixture == space.named(best)
     optimizer.tell(names[1], 6000, {"other": 1.0})

@@ -1,0 +1,86 @@
+"""A figure of a report, and what all of them share: size, colours, words for those who do not see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, which the colour-blind can tell apart; lines and markers differ, too.
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+HATCHES = ("", "//", "..", "xx", "\\\\", "--", "++")
+SEQUENTIAL = "cividis"
+
+WIDTH = 5.2  # inches: letters of 9 points stay readable on a phone's 390 pixels
+DPI = 180
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """A figure with its words.
+
+    Attributes:
+        name: of the file, without suffix.
+        title: heading.
+        figure: the picture.
+        alt: what it shows, for those who do not see it.
+        caption: how to read it.
+    """
+
+    name: str
+    title: str
+    figure: Figure
+    alt: str
+    caption: str
+
+
+def canvas(height: float = 3.4, rows: int = 1, columns: int = 1, *, sharey: bool = False) -> tuple[Figure, np.ndarray]:
+    """A figure and its axes, ``rows x columns``."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
+    axes: np.ndarray = figure.subplots(rows, columns, squeeze=False, sharey=sharey)
+    return figure, axes
+
+
+def finish(axes: Axes, grid: Literal["both", "x", "y"] = "both") -> None:
+    """Grid behind the data, no box on the upper right."""
+    axes.grid(axis=grid, alpha=0.25)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def log_cost(axes: Axes, target: str) -> None:
+    """A logarithmic axis of cost in full runs, with plain numbers."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(plain)
+    axes.xaxis.set_minor_formatter(unlabelled)
+    axes.set_xlabel(f"cost, in full runs ({target})")
+
+
+def plain(value: float, position: float) -> str:
+    """A tick's number without powers of ten."""
+    return f"{value:g}"
+
+
+def unlabelled(value: float, position: float) -> str:
+    """No label on minor ticks."""
+    return ""
+
+
+def short(name: str, length: int = 24) -> str:
+    """A name that fits a small panel."""
+    return name if len(name) <= length else name[: length - 1] + "…"
+
+
+def listed(parts: list[str], most: int = 8) -> str:
+    """Parts in one sentence."""
+    shown = parts[:most] + ([f"and {len(parts) - most} more"] if len(parts) > most else [])
+    return ", ".join(shown)

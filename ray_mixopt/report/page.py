@@ -1,0 +1,158 @@
+"""The report: one HTML file that works offline, and its figures as PNG."""
+
+from __future__ import annotations
+
+import base64
+import io
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from ray_mixopt.mixture_files import olmo_core, weight_list
+from ray_mixopt.report import of_model, of_search
+from ray_mixopt.report.drawing import Drawing
+from ray_mixopt.report.study import Study, history_by_status
+
+PAGE, FIGURES = "report.html", "figures"
+SECTIONS = (
+    ("How sure is it?", (of_search.incumbent, of_search.mixtures, of_model.predictions, of_model.agreement)),
+    ("What matters?", (of_model.slices, of_model.maps, of_model.prices, of_model.front)),
+    ("What was done?", (of_search.spending, of_search.curves, of_search.failures)),
+)
+_BAD = ("diverged", "failed", "lost")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """A sentence at the top of the page."""
+
+    text: str
+    warning: bool = False
+
+
+def write_report(study: Study, folder: Path, *, refresh: float | None = None) -> Path:
+    """Writes ``report.html`` and ``figures/*.png`` into a folder; each file is replaced as a whole.
+
+    Args:
+        study: what the report is about.
+        folder: made if it is missing.
+        refresh: seconds after which an open page is to load itself again; None for a search that is done.
+
+    Returns:
+        The path of the page.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    (folder / FIGURES).mkdir(parents=True, exist_ok=True)
+    sections = []
+    for heading, draws in SECTIONS:
+        group = []
+        for draw in draws:
+            study.tick(f"Figure: {draw.__name__}")
+            drawing = draw(study)
+            if drawing is not None:
+                group.append(_embedded(drawing, folder / FIGURES / f"{drawing.name}.png"))
+        if group:
+            sections.append((heading, group))
+    answer, problem = study.recommendation, study.problem
+    details = answer.details
+    rows = {"recommended": answer.predicted, "uniform": answer.uniform, "proportional": answer.proportional}
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    page = environment.from_string(files("ray_mixopt.report").joinpath("page.html.j2").read_text()).render(
+        study=study,
+        answer=answer,
+        details=details,
+        limits=details.limits if details else (),
+        rails=details.guardrails if details else (),
+        baselines={name: study.space.named(mixture) for name, mixture in problem.baselines().items()},
+        predicted=[
+            (name, value, answer.probability_better.get(name))
+            for name, value in (rows | {"reference": answer.reference}).items()
+            if value is not None
+        ],
+        findings=list(findings(study)),
+        sections=sections,
+        failed=[trial for trial in study.history if trial.status in _BAD],
+        files={"YAML for OLMo-core": olmo_core(answer.mixture, study.space), "Weights": weight_list(answer.mixture)},
+        counts=", ".join(f"{n} {status} runs" for status, n in history_by_status(study.history).items()) or "No runs",
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        version=version("ray-mixopt"),
+        refresh=None if refresh is None else f"{refresh:g}",
+        pct=lambda share: f"{share:.1%}",
+        shares=_shares,
+    )
+    draft, path = folder / f".{PAGE}.new", folder / PAGE
+    draft.write_text(page, encoding="utf-8")
+    draft.replace(path)
+    return path
+
+
+def findings(study: Study) -> Iterator[Finding]:
+    """What a reader should know first, and what should make them doubt."""
+    answer, space = study.recommendation, study.space
+    if answer.predicted is None:
+        yield Finding(text="Too few runs have reported to recommend anything: what is shown is the uniform mixture.")
+        return
+    yield Finding(text=f"Train {_shares(answer.mixture)}.")
+    yield Finding(
+        text=f"Predicted {study.objective_name} at {answer.scale} x {answer.steps:,} steps: {answer.predicted} (95%)."
+    )
+    for name, probability in answer.probability_better.items():
+        if probability is not None:
+            doubt = "" if probability >= 0.95 else " This is not settled."
+            yield Finding(
+                text=f"It beats the {name} mixture with probability {probability:.1%}.{doubt}",
+                warning=probability < 0.8,
+            )
+    paid = f"{answer.spent:.4g} ({answer.target_runs:.2f} full runs)" if answer.spent else "nothing"
+    text = f"The search paid {paid}."
+    run = answer.next_run
+    if answer.value_of_next_run is not None and run is not None:
+        better = "lower" if study.problem.mode == "min" else "raise"
+        text += (
+            f" The next run, {run.scale} to step {run.steps:,}, costs {run.cost:.4g} ({study.full_runs(run.cost):.2f} "
+            f"full runs) and is expected to {better} the objective by {answer.value_of_next_run:.2g}."
+        )
+    yield Finding(text=text)
+    if answer.calibration is not None:
+        yield Finding(text=f"Calibration: {answer.calibration}.", warning=not answer.calibration.trustworthy)
+    at_target = sum(
+        any(step == space.target_steps for step in trial.observations) and trial.scale == space.target_scale
+        for trial in study.history
+    )
+    if not at_target:
+        yield Finding(text="No run has reached the target: its values are extrapolated.", warning=True)
+    for check in answer.details.guardrails if answer.details else ():
+        if check.probability < check.confidence:
+            yield Finding(text=f"A guardrail does not hold: {check.name}.", warning=True)
+
+
+def _shares(mixture: dict[str, float]) -> str:
+    parts = [f"{share:.1%} {domain}" for domain, share in sorted(mixture.items(), key=lambda item: -item[1])]
+    shown = [part for part in parts if not part.startswith("0.0%")]
+    return ", ".join(shown)
+
+
+def _embedded(drawing: Drawing, path: Path) -> dict[str, Any]:
+    """A drawing as the page needs it; also written as PNG."""
+    buffer = io.BytesIO()
+    drawing.figure.savefig(buffer, format="png", metadata={"Title": drawing.title, "Description": drawing.alt})
+    content = buffer.getvalue()
+    draft = path.with_name(f".{path.name}.new")
+    draft.write_bytes(content)
+    draft.replace(path)
+    width, height = struct.unpack(">II", content[16:24])  # of a PNG's header
+    return {
+        "name": drawing.name,
+        "title": drawing.title,
+        "alt": drawing.alt,
+        "caption": drawing.caption,
+        "width": width,
+        "height": height,
+        "source": f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}",
+    }

@@ -1,0 +1,92 @@
+"""One search that has everything a report shows, and its report; made once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ray_mixopt import MixtureOptimizer, MixtureSpace, Scale, archive
+from ray_mixopt.objective import Guardrail, Objective
+from ray_mixopt.report.page import write_report
+from ray_mixopt.report.study import Study
+
+DOMAINS = ("web", "code & <math>", "books", "arxiv")
+
+
+def metrics(mixture, scale: str, step: int) -> dict[str, float]:
+    w = np.array([mixture[name] for name in DOMAINS])
+    size = 0.5 * (scale == "S") + 0.2 * (step == 100)
+    return {
+        "loss": float(2.0 + size + 2.0 * np.square(w - [0.1, 0.6, 0.2, 0.1]).sum()),
+        "acc": float(0.6 - size / 5 - 0.3 * np.square(w - [0.5, 0.1, 0.4, 0.0]).sum()),
+    }
+
+
+def searched() -> MixtureOptimizer:
+    """Paid and given runs, a paused, a diverged, a failed and a lost one; two metrics, a guardrail and a cap."""
+    space = MixtureSpace(
+        domains=DOMAINS,
+        scales=(Scale("S", 0.1, 1e7), Scale("L", 1.0, 1e8)),
+        steps=(100, 1000),
+        token_supply=dict(zip(DOMAINS, (70e9, 20e9, 5e9, 5e9), strict=True)),
+        upper={"code & <math>": 0.4},
+    )
+    objective = Objective(
+        weights={"loss": 1.0, "acc": 0.5},
+        directions={"acc": "max"},
+        guardrails=(Guardrail(metric="acc", mode="max", tolerance=0.05, baseline="uniform"),),
+    )
+    optimizer = MixtureOptimizer(space, objective=objective, strategy="default", budget=1e4, seed=1)
+    free = replace(space, upper={})
+    for i, w in enumerate(free.sample(6, np.random.default_rng(0))):
+        mixture = space.named(w)
+        optimizer.add_evaluated_point(mixture, ("S", "L")[i % 2], 1000, metrics(mixture, ("S", "L")[i % 2], 1000))
+    for number in range(9):
+        run = optimizer.ask()
+        assert run is not None
+        for step in (s for s in space.steps if s <= run.steps):
+            seen = metrics(run.mixture, run.scale, step)
+            optimizer.tell(run.trial_id, step, seen | ({"loss": float("nan")} if number == 3 else {}))
+        if number != 5:
+            optimizer.finish(run.trial_id, failed=number == 4)
+    optimizer.history[run.trial_id].status = "lost"
+    return optimizer
+
+
+@pytest.fixture(scope="session")
+def optimizer() -> MixtureOptimizer:
+    return searched()
+
+
+@pytest.fixture(scope="session")
+def report(optimizer: MixtureOptimizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the report."""
+    folder = tmp_path_factory.mktemp("report")
+    archive.save(optimizer, folder / "history.json")
+    write_report(Study(optimizer, "a <b>search</b>"), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[object]:
+    """Headless Chromium; .ci/run installs it."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None and not os.environ.get("CI"):
+        pytest.skip("needs Chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+def load(path: Path) -> dict:
+    return json.loads(path.read_text())
