@@ -127,7 +127,7 @@ class Layout:
 
 
 def check_revision(old: MixtureSpace, new: MixtureSpace) -> None:
-    """Whether a search of ``old`` can go on in ``new``: floors, caps, supplies and the target may differ.
+    """Whether a search of ``old`` can go on in ``new``: floors, caps, groups, supplies and the target may differ.
 
     Raises:
         ValueError: naming what cannot be changed, and what to do instead.
