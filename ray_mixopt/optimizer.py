@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from numbers import Real
 from typing import Any, get_args
 
 from ray_mixopt.domain_map import DomainMap
@@ -299,7 +300,7 @@ class MixtureOptimizer:
         return {
             str(name): float(number)
             for name, number in rest.items()
-            if isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number)
+            if isinstance(number, Real) and not isinstance(number, bool) and math.isfinite(number)
         }
 
 

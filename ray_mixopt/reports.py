@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from numbers import Real
 from typing import Any
 
 from ray.tune.result import AUTO_RESULT_KEYS
@@ -39,7 +40,7 @@ def numbers_of(result: Mapping[str, Any]) -> dict[str, float]:
         for key, value in result.items()
         if key not in _OF_TUNE
         and not key.startswith(_KINDS_OF_TUNE)
-        and isinstance(value, int | float)
+        and isinstance(value, Real)
         and not isinstance(value, bool)
         and math.isfinite(value)
     }
