@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from numbers import Real
 from typing import Any, get_args
 
 from ray_mixopt.domain_map import DomainMap
@@ -340,7 +341,7 @@ class MixtureOptimizer:
         return {
             str(name): float(number)
             for name, number in rest.items()
-            if isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number)
+            if isinstance(number, Real) and not isinstance(number, bool) and math.isfinite(number)
         }
 
 

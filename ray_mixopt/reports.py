@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 from ray.tune.result import AUTO_RESULT_KEYS
@@ -45,7 +46,7 @@ def numbers_of(result: Mapping[str, Any]) -> dict[str, float]:
         for key, value in result.items()
         if key not in _OF_TUNE
         and not key.startswith(_KINDS_OF_TUNE)
-        and isinstance(value, int | float)
+        and isinstance(value, Real)
         and not isinstance(value, bool)
         and math.isfinite(value)
     }

@@ -200,7 +200,7 @@ def test_several_metrics_of_which_some_are_missing(space: MixtureSpace) -> None:
     searcher.suggest("t")
     searcher.on_trial_result("t", {"step": 100, "a": 1.0, "c": 7.0})
     searcher.on_trial_result("t", {"step": 300, "a": np.float32(0.5), "b": 2})
-    assert searcher.optimizer.history["t"].observations == {100: {"a": 1.0}, 300: {"a": 0.5, "b": 2.0}}
+    assert searcher.optimizer.history["t"].observations == {100: {"a": 1.0, "c": 7.0}, 300: {"a": 0.5, "b": 2.0}}
     assert searcher.optimizer.problem.mode == "max"
 
 
