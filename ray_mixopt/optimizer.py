@@ -6,8 +6,9 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
-from numbers import Real
 from typing import Any, get_args
+
+import numpy as np
 
 from ray_mixopt.domain_map import DomainMap
 from ray_mixopt.history import History, Trial
@@ -341,7 +342,7 @@ class MixtureOptimizer:
         return {
             str(name): float(number)
             for name, number in rest.items()
-            if isinstance(number, Real) and not isinstance(number, bool) and math.isfinite(number)
+            if isinstance(number, int | float | np.number) and not isinstance(number, bool) and math.isfinite(number)
         }
 
 

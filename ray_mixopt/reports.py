@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Real
 from typing import Any
 
+import numpy as np
 from ray.tune.result import AUTO_RESULT_KEYS
 
 from ray_mixopt.history import Trial
@@ -46,7 +46,7 @@ def numbers_of(result: Mapping[str, Any]) -> dict[str, float]:
         for key, value in result.items()
         if key not in _OF_TUNE
         and not key.startswith(_KINDS_OF_TUNE)
-        and isinstance(value, Real)
+        and isinstance(value, int | float | np.number)
         and not isinstance(value, bool)
         and math.isfinite(value)
     }
