@@ -27,6 +27,7 @@ _PRIORS: dict[str, tuple[float | list[float], float | list[float]]] = {
     "kernel.log_amplitudes": ([math.log(0.1), 0.0], [1.5, 1.0]),
     "kernel.log_linear": (0.0, 1.5),
     "kernel.logit_shared": (2.0, 1.5),
+    "kernel.logit_rough": (0.0, 1.5),
     "kernel.growth": (0.0, 0.4),
     "kernel.mixture.raw_lengthscale": (math.log(0.8), 0.8),
     "kernel.scale.raw_lengthscale": (math.log(1.5), 0.4),

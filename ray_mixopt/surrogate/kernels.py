@@ -3,16 +3,20 @@
 Inputs are rows ``x = [w, s, t]``: the mixture ``w`` (``d`` shares), ``s`` the log size of the model and ``t`` the log
 training steps, both relative to the target, where ``s = t = 0``. With ``f = (s, t)``,
 
-    k(x, x') = a1 g(f) g(f') (kw(u, u') kf(f, f') + c <w, w'> (r + (1 - r) kf(f, f')))  +  a2 kc(f, f')  +  l(f, f')
+    k(x, x') = g(f) g(f') a1 (c <w, w'> (o ko + (1 - o) (r + (1 - r) kf)) + (1 - q) kw(u, u') kf + q kw(2u, 2u') ko)
+               + a2 kc + l                                      with kf, ko, kc and l functions of f and f'
 
-a coarse effect of the mixture, linear in the shares, of which a part ``r`` is shared by all fidelities; a fine one,
-which only neighbouring fidelities share, for small models tell which domains help long before they tell how much of
-each; an amplitude ``g(f) = exp(b . f)`` of both that may grow or shrink with the fidelity; and a scaling curve common
-to all mixtures, on a linear trend ``l`` with a wide fixed prior. ``<w, w'>`` is the inner product of the deviations
-from equal shares, 1 for a corner with itself.
+an effect of the mixture that is linear in the shares, of which most is shared by all fidelities; a smooth one that
+neighbouring fidelities share (``kf``, range learned); and a rough one that hardly two fidelities share (``ko``, range
+fixed). The finer the structure, the less of it transfers: small models tell which domains help long before they tell
+how much of each. How much is rough, ``q``, is learned: a fixed share would pull optima that do transfer to the corners.
+An amplitude ``g(f) = exp(b . f)`` of all three may grow or shrink with the fidelity; a scaling curve ``kc``
+common to all mixtures stands on a linear trend ``l`` with a wide fixed prior. ``<w, w'>`` is the inner product of the
+deviations from equal shares, 1 for a corner with itself.
 
-The fine effect is stationary in ``u = log(1 + w / e) / log(1 + 1 / e)`` with ``e`` 15% of an equal share: losses fall
-like powers of the tokens of a domain, so that going from none to 3% matters about as much as from 45% to 100%.
+The smooth and the rough effect are stationary in ``u = log(1 + w / e) / log(1 + 1 / e)`` with ``e`` 15% of an equal
+share: losses fall like powers of the tokens of a domain, so that going from none to 3% matters about as much as from
+45% to 100%.
 """
 
 from __future__ import annotations
@@ -26,6 +30,9 @@ from gpytorch.kernels import Kernel, MaternKernel, RBFKernel
 from torch import Tensor
 
 _SMALL_SHARE = 0.15  # of an equal share: below it the effect of a share is linear, above it logarithmic
+_OWN = 0.1  # share of the linear effect that hardly two fidelities share
+_FINER = 2.0  # lengthscale of the smooth effect over that of the rough one
+_OWN_RANGE = 0.4  # e-folds of size or steps over which fidelities share what is rough
 # Prior variance of the linear trend in units of the standardised metric: level 2 sd, slope 0.5 sd an e-fold.
 _LEVEL_VARIANCE = 4.0
 _SLOPE_VARIANCE = 0.25
@@ -40,8 +47,8 @@ def log_shares(mixtures: Tensor) -> Tensor:
 class MixtureFidelityKernel(Kernel):
     """The covariance above, batched over hyper-parameter draws.
 
-    All positive hyper-parameters are stored as logarithms and ``r`` as its logit, so that their priors are Gaussian in
-    the parameters.
+    All positive hyper-parameters are stored as logarithms, ``r`` and ``q`` as their logits, so that their priors are
+    Gaussian in the parameters.
 
     Args:
         n_domains: number of domains, ``d``; inputs have ``d + 2`` columns.
@@ -59,14 +66,15 @@ class MixtureFidelityKernel(Kernel):
         self.register_parameter("log_amplitudes", torch.nn.Parameter(torch.zeros(*batch, 2)))
         self.register_parameter("log_linear", torch.nn.Parameter(torch.zeros(*batch, 1)))
         self.register_parameter("logit_shared", torch.nn.Parameter(torch.zeros(*batch, 1)))
+        self.register_parameter("logit_rough", torch.nn.Parameter(torch.zeros(*batch, 1)))
         self.register_parameter("growth", torch.nn.Parameter(torch.zeros(*batch, 2)))
 
     def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **params: Any) -> Tensor:
         """Covariance of ``x1`` (``batch_shape x n x d+2``) with ``x2`` (``batch_shape x m x d+2``)."""
         d = self.n_domains
-        coarse, fine = self._mixture_parts(x1[..., :d], x2[..., :d], diag)
-        on_coarse, on_fine, offset = self._fidelity_parts(x1[..., d:], x2[..., d:], diag)
-        return on_coarse * coarse + on_fine * fine + offset
+        effects = self._effects(x1[..., :d], x2[..., :d], diag)
+        weights, offset = self._weights(x1[..., d:], x2[..., d:], diag)
+        return sum((weight * effect for weight, effect in zip(weights, effects, strict=True)), offset)
 
     @torch.no_grad()
     def between(self, x1: Tensor, x2: Tensor) -> Tensor:
@@ -77,30 +85,42 @@ class MixtureFidelityKernel(Kernel):
         d = self.n_domains
         (w1, i1), (w2, i2) = (_distinct(x[:, :d]) for x in (x1, x2))
         (f1, j1), (f2, j2) = (_distinct(x[:, d:]) for x in (x1, x2))
-        coarse, fine = (_expanded(part, i1, i2) for part in self._mixture_parts(w1, w2, False))
-        on_coarse, on_fine, offset = (_expanded(part, j1, j2) for part in self._fidelity_parts(f1, f2, False))
-        return coarse.mul_(on_coarse).add_(fine.mul_(on_fine)).add_(offset)
+        weights, offset = self._weights(f1, f2, False)
+        total = _expanded(offset, j1, j2)
+        for weight, effect in zip(weights, self._effects(w1, w2, False), strict=True):
+            total.addcmul_(_expanded(weight, j1, j2), _expanded(effect, i1, i2))
+        return total
 
-    def _mixture_parts(self, w1: Tensor, w2: Tensor, diag: bool) -> tuple[Tensor, Tensor]:
-        """The coarse and the fine effect."""
+    def _effects(self, w1: Tensor, w2: Tensor, diag: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """The linear, the smooth and the rough effect of the mixture."""
         v1, v2 = w1 - 1 / self.n_domains, w2 - 1 / self.n_domains
         inner = (v1 * v2).sum(-1) if diag else v1 @ v2.transpose(-1, -2)
-        weight = _column(self.log_linear.exp(), diag) / (1 - 1 / self.n_domains)
-        return weight * inner, self.mixture.forward(log_shares(w1), log_shares(w2), diag=diag)
+        linear = _column(self.log_linear.exp(), diag) / (1 - 1 / self.n_domains) * inner
+        u1, u2 = log_shares(w1), log_shares(w2)
+        smooth = self.mixture.forward(u1, u2, diag=diag)
+        return linear, smooth, self.mixture.forward(_FINER * u1, _FINER * u2, diag=diag)
 
-    def _fidelity_parts(self, f1: Tensor, f2: Tensor, diag: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """What multiplies the coarse and the fine effect, and what is added."""
+    def _weights(self, f1: Tensor, f2: Tensor, diag: bool) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+        """What multiplies each effect, and what is added."""
         g1, g2 = ((f * self.growth.unsqueeze(-2)).sum(-1).exp() for f in (f1, f2))
         growth = g1 * g2 if diag else g1.unsqueeze(-1) * g2.unsqueeze(-2)
         trend = (f1 * f2).sum(-1) if diag else f1 @ f2.transpose(-1, -2)
         amplitude, curve = (_column(a, diag) for a in self.log_amplitudes.exp().split(1, -1))
         near = self.scale.forward(f1[..., :1], f2[..., :1], diag=diag)
         near = near * self.steps.forward(f1[..., 1:], f2[..., 1:], diag=diag)
-        shared = _column(self.logit_shared.sigmoid(), diag)
-        on_fine = amplitude * growth * near
-        on_coarse = amplitude * growth * (shared + (1 - shared) * near)
+        own = _own(f1[..., 0], f2[..., 0], diag) * _own(f1[..., 1], f2[..., 1], diag)
+        shared, rough = (_column(p.sigmoid(), diag) for p in (self.logit_shared, self.logit_rough))
+        total = amplitude * growth
+        on_linear = total * (_OWN * own + (1 - _OWN) * (shared + (1 - shared) * near))
         offset = curve * self.curve.forward(f1, f2, diag=diag) + _LEVEL_VARIANCE + _SLOPE_VARIANCE * trend
-        return on_coarse, on_fine, offset
+        return (on_linear, total * (1 - rough) * near, total * rough * own), offset
+
+
+def _own(f1: Tensor, f2: Tensor, diag: bool) -> Tensor:
+    """Matern-5/2 of fixed range along one axis of the fidelity."""
+    gap = f1 - f2 if diag else f1.unsqueeze(-1) - f2.unsqueeze(-2)
+    r = math.sqrt(5) / _OWN_RANGE * gap.abs()
+    return (1 + r + r.square() / 3) * (-r).exp()
 
 
 def _column(parameter: Tensor, diag: bool) -> Tensor:
