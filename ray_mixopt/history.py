@@ -37,7 +37,7 @@ class Trial:
         scale: name of the model scale.
         steps: the rung it was asked to reach.
         status: see ``Status``.
-        observations: metrics seen at each step; a diverged step holds no metrics.
+        observations: metrics seen at each step; those that diverged are left out.
         evaluated: whether the run was given to the search rather than paid by it.
         acquisition: what the strategy expected of the run when it asked for it, in the strategy's own terms; None
             where it keeps no such number.

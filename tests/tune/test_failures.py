@@ -85,18 +85,20 @@ def test_an_exploding_metric_is_a_divergence(make_tuner: MakeTuner, searcher: Mi
     history = searcher.optimizer.history
     diverged = by_status(history, "diverged")
     assert diverged == [run.trial_id for run in history if run.mixture[0] > 0.5] != []
-    assert all(history[name].observations == {10: {}} for name in diverged)
+    assert all("loss" not in history[name].observations[10] for name in diverged)
     assert searcher.recommend().mixture["web"] <= 0.5
 
 
 class Slow(Curve):
+    """In the middle of its second rung when time is up."""
+
     def step(self) -> dict[str, Any]:
-        time.sleep(0.3)
+        time.sleep(6.0 if self.reached >= 10 else 0.1)
         return super().step()
 
 
 def test_out_of_time_leaves_runs_to_the_next_tuner(make_tuner: MakeTuner, searcher: MixOptSearcher) -> None:
-    make_tuner(searcher, None, Slow, num_samples=-1, reuse_actors=True, time_budget_s=4).fit()
+    make_tuner(searcher, None, Slow, num_samples=-1, reuse_actors=True, time_budget_s=6).fit()
     history = searcher.optimizer.history
     unfinished = by_status(history, "running") + by_status(history, "paused")
     assert unfinished and history.spent < BUDGET - 10

@@ -13,7 +13,7 @@ import pytest
 from ray_mixopt.history import History
 from ray_mixopt.testing import check_history
 
-BUDGET = 160
+BUDGET = 600  # long enough for the newcomer to start
 
 
 def test_a_node_dies_and_another_joins(tmp_path: Path, request: pytest.FixtureRequest) -> None:
