@@ -1,8 +1,9 @@
-"""Three nodes, one of which dies while trials run, and another joins."""
+"""Three nodes, one of which dies while trials run, and another joins. Takes most of a minute: set MIXOPT_SLOW_TESTS=1."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from ray_mixopt.testing import check_history
 BUDGET = 600  # long enough for the newcomer to start
 
 
+@pytest.mark.skipif("MIXOPT_SLOW_TESTS" not in os.environ, reason="takes a minute: set MIXOPT_SLOW_TESTS=1")
 def test_a_node_dies_and_another_joins(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     command = [sys.executable, node_driver.__file__, str(tmp_path), str(BUDGET)]
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
