@@ -36,7 +36,7 @@ def searched() -> MixtureOptimizer:
         scales=(Scale("S", 0.1, 1e7), Scale("L", 1.0, 1e8)),
         steps=(100, 1000),
         token_supply=dict(zip(DOMAINS, (70e9, 20e9, 5e9, 5e9), strict=True)),
-        upper={"code & <math>": 0.4},
+        upper={"code & <math>": 0.3},
     )
     objective = Objective(
         weights={"loss": 1.0, "acc": 0.5},

@@ -75,7 +75,7 @@ def test_it_says_what_a_reader_must_know(optimizer: MixtureOptimizer, page: Page
     answer = optimizer.recommend(details=True)
     assert f"{answer.mixture['web']:.1%}" in page.text
     assert f"beats the uniform mixture with probability {answer.probability_better['uniform']:.1%}" in page.text
-    assert "code & <math> at most 40.00%" in page.text
+    assert "code & <math> at most 30.00%" in page.text
     assert "Guardrail, acc no worse than the uniform mixture's by more than 0.05 of its value" in " ".join(
         page.text.split()
     )

@@ -1,4 +1,4 @@
-"""Three nodes, one of which dies while trials run, and another joins. Takes most of a minute: set MIXOPT_SLOW_TESTS=1."""
+"""Three nodes, one of which dies while trials run, and another joins. Takes a minute: set MIXOPT_SLOW_TESTS=1."""
 
 from __future__ import annotations
 

@@ -143,16 +143,17 @@ def test_runs_that_an_older_experiment_state_lacks_are_lost(experiment: Path) ->
     state = json.loads(newest(experiment, "searcher-state").read_text())
     more = [state["history"]["trials"][-1] | {"trial_id": f"gone_{status}"} for status in ("running", "paused", "done")]
     for trial, status in zip(more, ("running", "paused", "done"), strict=True):
-        trial.update(status=status, observations=[])
+        trial.update(status=status, observations=[[10, {"loss": 2.5}]] if status == "paused" else [])
     state["history"]["trials"] += more
-    state["settings"]["budget"] += 40
+    state["history"]["arrivals"].append(["gone_paused", 10])
+    state["settings"]["budget"] += 60
     newest(experiment, "searcher-state").write_text(json.dumps(state))
     unfinish(experiment)
     before = len(MixOptSearcher.load(experiment).optimizer.history.arrivals)
     ray_mixopt.restore(experiment, Curve).fit()
     history = MixOptSearcher.load(experiment).optimizer.history
     assert [history[f"gone_{status}"].status for status in ("running", "paused", "done")] == ["lost", "lost", "done"]
-    assert len(history.arrivals) > before and 130 < history.spent <= 140
+    assert len(history.arrivals) > before and 150 < history.spent <= 160
 
 
 def test_a_restored_errored_trial_is_wanted_again(
