@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ray.tune.search.sample import Categorical, Domain, Float, _BackwardsCompatibleNumpyRng
 
-from ray_mixopt.space import MixtureSpace, Scale
+from ray_mixopt.space import MixtureSpace, Scale, priced
 
 if TYPE_CHECKING:
     from ray.tune.search.sample import RandomState
@@ -109,15 +109,12 @@ def from_param_space(
         )
     rungs = _choices(config.get(steps), key=steps, default=1)
     names = [str(name) for name in _choices(config.get(scale), key=scale, default="model")]
-    prices = dict(cost_per_step or {})
-    if len(names) == 1:
-        prices.setdefault(names[0], 1.0)  # with a single scale, cost is counted in its steps
-    unpriced = [name for name in names if name not in prices]
-    if unpriced:
-        raise ValueError(
-            f"No cost is known for the scales {unpriced}: build the space with MixtureSpace(...).param_space(), or "
-            "pass MixOptSearcher(cost_per_step={scale: cost}); a name never implies a cost."
-        )
+    prices = priced(
+        names,
+        cost_per_step or {},
+        remedy="build the space with MixtureSpace(...).param_space(), or pass "
+        "MixOptSearcher(cost_per_step={scale: cost})",
+    )
     return MixtureSpace(
         domains=tuple(group), scales=tuple(Scale(name, prices[name]) for name in names), steps=tuple(sorted(rungs))
     )

@@ -14,7 +14,7 @@ from ray_mixopt.domain_map import DomainMap
 from ray_mixopt.history import History, Trial
 from ray_mixopt.recipes import read_recipes
 from ray_mixopt.simulators.run_files import Rows, read_rows
-from ray_mixopt.space import MixtureSpace, Scale
+from ray_mixopt.space import MixtureSpace, Scale, priced
 
 logger = logging.getLogger(__name__)
 
@@ -99,15 +99,11 @@ def _run_name(
 
 def _space(rows: Rows, source: Source) -> MixtureSpace:
     names = list(dict.fromkeys(rows.scale))
-    cost = dict(rows.cost) | dict(source.cost)
-    if len(names) == 1:
-        cost.setdefault(names[0], 1.0)  # with a single scale, cost is counted in its steps
-    missing = [name for name in names if name not in cost]
-    if missing:
-        raise ValueError(
-            f"No cost is known for the scales {', '.join(missing)}, and a label never implies one: give it "
-            "(--scale-cost SCALE=COST, or a column cost_per_step)."
-        )
+    cost = priced(
+        names,
+        dict(rows.cost) | dict(source.cost),
+        remedy="give it (--scale-cost SCALE=COST, or a column cost_per_step)",
+    )
     parameters = dict(rows.parameters) | dict(source.parameters)
     names.sort(key=lambda name: cost[name])
     steps = sorted(set(rows.steps.tolist()))

@@ -25,7 +25,7 @@ def machine_failed(trial: Trial | None) -> bool:
     """
     if trial is None or not trial.pickled_error_file or not Path(trial.pickled_error_file).is_file():
         return False
-    # Tune wrote it a moment ago, in this process.
+    # Tune wrote it a moment ago, in this process. Trial.get_pickled_error reads the storage, where it may not be yet.
     error = ray.cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
     if isinstance(error, RayTaskError):
         error = error.as_instanceof_cause()

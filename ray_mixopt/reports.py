@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from ray.tune.result import AUTO_RESULT_KEYS
 
 from ray_mixopt.history import Trial
@@ -39,17 +37,10 @@ def metrics_of(result: Mapping[str, Any], names: Iterable[str]) -> dict[str, flo
     return found
 
 
-def numbers_of(result: Mapping[str, Any]) -> dict[str, float]:
-    """All finite numbers that a trial reported itself, for questions asked later."""
-    return {
-        key: float(value)
-        for key, value in result.items()
-        if key not in _OF_TUNE
-        and not key.startswith(_KINDS_OF_TUNE)
-        and isinstance(value, int | float | np.number)
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-    }
+def others_of(result: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """What a trial reported itself besides the named metrics."""
+    known = {*_OF_TUNE, *names}
+    return {key: value for key, value in result.items() if key not in known and not key.startswith(_KINDS_OF_TUNE)}
 
 
 class Reports:
@@ -75,7 +66,7 @@ class Reports:
             if "step" not in result:
                 return None
         if step is not None:
-            optimizer.tell(run.trial_id, step, numbers_of(result) | metrics)
+            optimizer.tell(run.trial_id, step, others_of(result, names) | metrics)
         return step
 
     def warn_once(self, message: str) -> None:

@@ -50,6 +50,27 @@ class Scale:
             object.__setattr__(self, label, float(value))
 
 
+def priced(names: Sequence[str], cost_per_step: Mapping[str, float], *, remedy: str) -> dict[str, float]:
+    """Cost per step by scale; that of a single scale is 1 unless it is known, so that cost is counted in its steps.
+
+    Args:
+        names: of the scales.
+        cost_per_step: what is known, by name.
+        remedy: what to do about a cost that is missing.
+
+    Raises:
+        ValueError: if a cost is missing.
+    """
+    prices = dict(cost_per_step)
+    if len(names) == 1:
+        prices.setdefault(names[0], 1.0)
+    if unknown := [name for name in names if name not in prices]:
+        raise ValueError(
+            f"No cost is known for the scales {', '.join(unknown)}: {remedy}; a name never implies a cost."
+        )
+    return prices
+
+
 @dataclass(frozen=True, kw_only=True)
 class MixtureSpace:
     """What may be trained, what it costs, and where the answer is wanted. Immutable.

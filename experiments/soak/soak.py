@@ -50,6 +50,14 @@ def trouble(trial_id: str, rate: float) -> set[str]:
     return {kind for kind, draw in zip(KINDS, draws, strict=True) if draw < rate}
 
 
+def spoiled(report: dict[str, Any], kinds: set[str], *, first: bool) -> dict[str, Any]:
+    """The first or a later report of a run in trouble."""
+    if first:
+        return {name: value for name, value in report.items() if name != METRIC or "says nothing" not in kinds}
+    worst = 1e12 if "explodes" in kinds else float("nan")
+    return report | ({METRIC: worst} if kinds & {"explodes", "diverges"} else {})
+
+
 class Troubled(simulators.SimulatorTrainable):
     """A simulated run with its share of trouble, at its first report or after it."""
 
@@ -64,13 +72,7 @@ class Troubled(simulators.SimulatorTrainable):
         if not first and "raises" in kinds:
             raise RuntimeError("this trial was to fail")
         before = self._reached
-        report = super().step()
-        if "diverges" in kinds and not first:
-            report[METRIC] = float("nan")
-        if "explodes" in kinds and not first:
-            report[METRIC] = 1e12
-        if "says nothing" in kinds and first:
-            del report[METRIC]
+        report = spoiled(super().step(), kinds, first=first)
         if "repeats itself" in kinds and not first and not getattr(self, "_repeated", False):
             self._reached, report["step"], report["done"] = before, before, False
             self._repeated = True
@@ -124,6 +126,40 @@ class Recorder(tune.Callback):
             self.watch(self.searcher.optimizer)
 
 
+def four_at_once(
+    folder: str,
+    trainable: type[tune.Trainable],
+    simulator: simulators.Simulator,
+    searcher: MixOptSearcher,
+    watch: tune.Callback,
+    n_trials: int,
+    limit_s: float | None = None,
+) -> tune.Tuner:
+    """A search of four trials at once, in the folder "soak" of ``folder``."""
+    return tune.Tuner(
+        trainable,
+        param_space=simulator.space.param_space(),
+        tune_config=tune.TuneConfig(
+            metric=METRIC,
+            mode="min",
+            search_alg=searcher,
+            scheduler=MixOptScheduler(),
+            num_samples=n_trials,
+            max_concurrent_trials=4,
+            reuse_actors=True,
+            time_budget_s=limit_s,
+            trial_dirname_creator=_trial_id,
+        ),
+        run_config=tune.RunConfig(
+            storage_path=folder,
+            name="soak",
+            verbose=0,
+            callbacks=[watch],
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        ),
+    )
+
+
 def soak(n_trials: int, strategy: str, rate: float, limit_s: float | None) -> dict[str, Any]:
     """Runs the search; gives what was recorded."""
     simulator = simulators.load("slimpajama", steps=(2000, 6000, 19700))
@@ -131,29 +167,8 @@ def soak(n_trials: int, strategy: str, rate: float, limit_s: float | None) -> di
     recorder = Recorder(searcher)
     Troubled.rate = rate
     with tempfile.TemporaryDirectory() as folder:
-        tuner = tune.Tuner(
-            tune.with_resources(tune.with_parameters(Troubled, simulator=simulator), {"CPU": 1}),
-            param_space=simulator.space.param_space(),
-            tune_config=tune.TuneConfig(
-                metric=METRIC,
-                mode="min",
-                search_alg=searcher,
-                scheduler=MixOptScheduler(),
-                num_samples=n_trials,
-                max_concurrent_trials=4,
-                reuse_actors=True,
-                time_budget_s=limit_s,
-                trial_dirname_creator=_trial_id,
-            ),
-            run_config=tune.RunConfig(
-                storage_path=folder,
-                name="soak",
-                verbose=0,
-                callbacks=[recorder],
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            ),
-        )
-        results = tuner.fit()
+        trainable = tune.with_resources(tune.with_parameters(Troubled, simulator=simulator), {"CPU": 1})
+        results = four_at_once(folder, trainable, simulator, searcher, recorder, n_trials, limit_s).fit()
         size = max(file.stat().st_size for file in Path(folder, "soak").glob("searcher-state-*.json"))
     return report(searcher.optimizer.history, strategy, rate, recorder) | {
         "errors": len(results.errors),
@@ -191,16 +206,10 @@ def land(optimizer: MixtureOptimizer, simulator: simulators.Simulator, run: Sugg
         return
     for step in (step for step in simulator.space.steps if begun < step <= run.steps):
         first = step == simulator.space.steps[0]
-        report = simulator.observe(run.mixture, run.scale, step)
         if not first and "raises" in kinds:
             optimizer.finish(run.trial_id, failed=True)
             return
-        if "diverges" in kinds and not first:
-            report[METRIC] = float("nan")
-        if "explodes" in kinds and not first:
-            report[METRIC] = 1e12
-        if "says nothing" in kinds and first:
-            del report[METRIC]
+        report = spoiled(simulator.observe(run.mixture, run.scale, step), kinds, first=first)
         for _ in range(2 if "repeats itself" in kinds and not first else 1):
             optimizer.tell(run.trial_id, step, report)
     optimizer.finish(run.trial_id)

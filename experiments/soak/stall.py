@@ -11,24 +11,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-
 import numpy as np
 import ray
 from ray import tune
 from ray.tune.experiment import Trial
+from soak import METRIC, four_at_once
 
-from ray_mixopt import MixOptScheduler, MixOptSearcher, simulators
-
-METRIC = "val_loss/common_crawl"
+from ray_mixopt import MixOptSearcher, simulators
 
 
 class Paced(simulators.SimulatorTrainable):
@@ -102,30 +96,10 @@ def suggestions(known: int, trials: int, max_wait_s: float | None) -> dict[str, 
 def stalls(known: int, trials: int, max_wait_s: float | None) -> dict[str, Any]:
     """Runs a search and gives what was measured."""
     simulator, searcher = prepared(known, max_wait_s)
-    space = simulator.space
     watch = Stalls()
     with tempfile.TemporaryDirectory() as folder:
-        tune.Tuner(
-            tune.with_resources(tune.with_parameters(Paced, simulator=simulator), {"CPU": 0.5}),
-            param_space=space.param_space(),
-            tune_config=tune.TuneConfig(
-                metric=METRIC,
-                mode="min",
-                search_alg=searcher,
-                scheduler=MixOptScheduler(),
-                num_samples=trials,
-                max_concurrent_trials=4,
-                reuse_actors=True,
-                trial_dirname_creator=_trial_id,
-            ),
-            run_config=tune.RunConfig(
-                storage_path=folder,
-                name="stall",
-                verbose=0,
-                callbacks=[watch],
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            ),
-        ).fit()
+        trainable = tune.with_resources(tune.with_parameters(Paced, simulator=simulator), {"CPU": 0.5})
+        four_at_once(folder, trainable, simulator, searcher, watch, trials).fit()
     seconds = np.array(watch.seconds)
     return {
         "max_wait_s": max_wait_s,
@@ -134,10 +108,6 @@ def stalls(known: int, trials: int, max_wait_s: float | None) -> dict[str, Any]:
         "steps": len(seconds),
         "observations": len(searcher.optimizer.history.arrivals),
     }
-
-
-def _trial_id(trial: Trial) -> str:
-    return trial.trial_id
 
 
 def main() -> None:

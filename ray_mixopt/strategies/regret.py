@@ -259,7 +259,7 @@ class RegretStrategy:
     def _theta(self, metric: str, data: Observations) -> Tensor:
         """Hyper-parameters fitted to the data of the last refit point: a function of the history alone.
 
-        Of very many data, which only earlier runs can bring, they are fitted to an even selection: it costs cubic time.
+        Of more than ``MOST_FITTED`` data they are fitted to an even selection, since it costs cubic time.
         """
         n = refit_size(len(data.y))
         rows = torch.linspace(0, n - 1, min(n, MOST_FITTED)).round().long()

@@ -56,6 +56,25 @@ def test_kernel_is_symmetric_positive_and_agrees_with_its_diagonal(batch):
     assert torch.allclose(kernel.between(repeated, x), kernel.forward(repeated, x).detach())
 
 
+def test_the_finer_the_structure_the_less_other_fidelities_tell_of_it():
+    hyper = Hyperparameters(D)
+    hyper.unpack(hyper.prior().mean)
+    coarse = np.array([[0.9, 0.05, 0.05], [0.05, 0.9, 0.05]])
+    fine = np.array([[0.40, 0.35, 0.25], [0.38, 0.37, 0.25]])
+
+    def told(mixtures, cell):
+        """Correlation of the contrast of two mixtures at a fidelity with that at the target."""
+        here, target = (encode(SPACE, mixtures, [f] * 2) for f in (cell, SPACE.target))
+        sign = torch.tensor([1.0, -1.0], dtype=torch.float64)
+        k = hyper.kernel.between(torch.cat([here, target]), torch.cat([here, target]))
+        blocks = [sign @ k[i : i + 2, j : j + 2] @ sign for i, j in ((0, 2), (0, 0), (2, 2))]
+        return float(blocks[0] / (blocks[1] * blocks[2]).sqrt())
+
+    for cell in (("large", 200), ("small", 400), ("small", 100)):
+        assert 0 < told(fine, cell) < told(coarse, cell) < 1
+    assert told(coarse, ("small", 100)) < told(coarse, ("large", 200))
+
+
 def test_kernel_follows_a_permutation_of_the_domains():
     x, _ = data(10)
     order = [2, 0, 1]

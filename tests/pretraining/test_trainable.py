@@ -221,7 +221,9 @@ def test_a_search_and_its_final_run(small: Path, tmp_path: Path) -> None:
     assert history.n_missing == 0 and history.spent <= 0.6 * settings.space.target_cost
     for run in history:
         assert max(run.observations) == run.steps and set(run.observations) <= {2, 4}
-        assert {"val_loss/a", "val_loss/b"} <= set(run.observations[run.steps])
+        by_domain = {f"{name}/{domain}" for name in ("val_loss", "tokens", "epochs") for domain in "ab"}
+        others = {"train_loss", "mean_loss", "flops", "seconds", "tokens_per_second"}
+        assert set(run.observations[run.steps]) == by_domain | others
     assert exists(settings)
     mixture = outcome.searcher.recommend().mixture
     reports = list(final_run(settings, mixture))
