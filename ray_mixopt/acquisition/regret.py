@@ -26,12 +26,14 @@ class Regret:
         within: the first part by the mixture that was the minimum in the sample, ``s x c``.
         between: the second part by draw, ``(s,)``.
         bases: index of ``b_s``, ``(s,)``.
+        best: index of ``b``, a scalar.
         variance: of the contrast of each mixture with ``b_s``, ``s x c``.
     """
 
     within: Tensor
     between: Tensor
     bases: Tensor
+    best: Tensor
     variance: Tensor
 
     @classmethod
@@ -49,15 +51,16 @@ class Regret:
         lowest, where = samples.min(-2)  # (s, k)
         regret = samples[rows, bases] - lowest
         within = torch.zeros_like(mean).scatter_add_(-1, where, regret) / normals.shape[-1]
-        between = mean[:, mean.mean(0).argmin()] - mean[rows, bases]
+        best = mean.mean(0).argmin()
+        between = mean[:, best] - mean[rows, bases]
         diagonal = covariance.diagonal(dim1=-2, dim2=-1)
         variance = diagonal - 2 * covariance[rows, bases] + diagonal[rows, bases].unsqueeze(-1)
-        return cls(within=within, between=between, bases=bases, variance=variance)
+        return cls(within=within, between=between, bases=bases, best=best, variance=variance)
 
     def contenders(self, n: int) -> Tensor:
-        """Indices of each draw's base and of the ``n`` mixtures to which most regret is due in any draw, sorted."""
+        """Indices of ``b``, each ``b_s`` and the ``n`` mixtures to which most regret is due in any draw, sorted."""
         largest = self.within.topk(min(n, self.within.shape[-1]), dim=-1).indices
-        return torch.unique(torch.cat([largest.reshape(-1), self.bases]))
+        return torch.unique(torch.cat([largest.reshape(-1), self.bases, self.best.reshape(1)]))
 
     def removed(self, explained: Tensor, information: Tensor) -> Tensor:
         """Regret that runs remove, ``(a,)``, in the unit of the objective.

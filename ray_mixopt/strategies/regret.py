@@ -5,6 +5,9 @@ hyper-parameters. A run is worth the regret it would remove (``acquisition.regre
 runs are cheap but their value saturates, since the fine structure of small scales is not that of the target. No run
 costs more than half of all before it: large ones wait until it is known what to ask them.
 
+One run near the target mostly tells how low losses are there, not which mixture is best. In the second half of the
+budget a run is therefore also valued as one of a pair, with the incumbent at the same fidelity.
+
 Notation: ``s`` hyper-parameter draws, ``a`` runs that could be bought, ``c`` mixtures that could be the optimum.
 """
 
@@ -39,6 +42,7 @@ N_PLAUSIBLE = 40  # mixtures, by lower confidence bound, for each draw, that may
 N_TOP = 10  # mixtures, by the regret due to them, for each draw, that may be run
 COST_EXPONENT = 0.3
 LARGEST_SHARE = 0.5  # of what has been committed so far, that one more run may cost, unless none costs less
+PAIRED_SHARE = 0.5  # of the budget, the last, in which runs are valued in pairs too
 MOST_FITTED = 320  # data that hyper-parameters are fitted to
 REFIT_GROWTH = 1.1  # hyper-parameters are refitted whenever there is a tenth more data
 
@@ -119,9 +123,24 @@ class RegretStrategy:
             return None
         runs = [run for run in runs if run.cost <= LARGEST_SHARE * history.committed] or runs
         explained, information = posterior.explained(self._encode(runs), plausible, regret.bases)
-        log_cost = torch.tensor([run.cost for run in runs], dtype=torch.float64).log()
-        gain = regret.removed(explained, information)
-        return runs[int((gain.clamp_min(1e-300).log() - COST_EXPONENT * log_cost).argmax())]
+        value = _value(regret.removed(explained, information), [run.cost for run in runs])
+        budget = self.problem.budget
+        if budget is not None and history.committed >= (1 - PAIRED_SHARE) * budget:
+            incumbent = plausible[int(regret.best)]
+            paired = paired_runs(runs, incumbent, affordable)
+            if paired:
+                rows, partners = map(list, zip(*paired.items(), strict=True))
+                which = sorted(set(partners))
+                explained = posterior.explained_by_pairs(
+                    self._encode([runs[i] for i in rows]),
+                    self._encode([runs[i] for i in which]),
+                    torch.tensor([which.index(i) for i in partners]),
+                    plausible,
+                    regret.bases,
+                )
+                costs = [runs[i].cost + runs[j].cost for i, j in paired.items()]
+                value[rows] = torch.maximum(value[rows], _value(regret.removed(explained, information[rows]), costs))
+        return runs[int(value.argmax())]
 
     def _purchases(self, mixtures: np.ndarray, history: History, affordable: float) -> list[Purchase]:
         """Affordable runs: the mixtures at every fidelity, and the paused runs continued to every further rung.
@@ -282,6 +301,22 @@ def _still_needed(design: Sequence[Proposal], history: History) -> list[Proposal
     wanted = Counter((run.scale, run.steps) for run in design)
     enough = {cell for cell, n in wanted.items() if sum(paid >= cost(*cell) for paid in given) >= n}
     return [run for run in design if (run.scale, run.steps) not in enough]
+
+
+def _value(gain: Tensor, costs: Sequence[float]) -> Tensor:
+    """Logarithm of the regret removed, ``(a,)``, per cost to the power of ``COST_EXPONENT``."""
+    return gain.clamp_min(1e-300).log() - COST_EXPONENT * torch.tensor(costs, dtype=torch.float64).log()
+
+
+def paired_runs(runs: Sequence[Purchase], incumbent: np.ndarray, affordable: float) -> dict[int, int]:
+    """Which runs could be compared with which run of the incumbent at their fidelity, for what is affordable."""
+    of_incumbent = {
+        (run.scale, run.steps): i
+        for i, run in enumerate(runs)
+        if run.continues is None and np.array_equal(run.mixture, incumbent)
+    }
+    pairs = {i: of_incumbent.get((run.scale, run.steps)) for i, run in enumerate(runs)}
+    return {i: j for i, j in pairs.items() if j is not None and j != i and runs[i].cost + runs[j].cost <= affordable}
 
 
 def _lowest(moments: tuple[Tensor, Tensor], n: int) -> np.ndarray:

@@ -30,8 +30,8 @@ _PRIORS: dict[str, tuple[float | list[float], float | list[float]]] = {
     "kernel.logit_rough": (0.0, 1.5),
     "kernel.growth": (0.0, 0.4),
     "kernel.mixture.raw_lengthscale": (math.log(0.8), 0.8),
-    "kernel.scale.raw_lengthscale": (math.log(1.5), 0.4),
-    "kernel.steps.raw_lengthscale": (math.log(1.5), 0.4),
+    "kernel.scale.raw_lengthscale": (math.log(3.0), 0.5),
+    "kernel.steps.raw_lengthscale": (math.log(3.0), 0.5),
     "kernel.curve.raw_lengthscale": (math.log(3.0), 0.7),
 }
 

@@ -8,11 +8,13 @@ training steps, both relative to the target, where ``s = t = 0``. With ``f = (s,
 
 an effect of the mixture that is linear in the shares, of which most is shared by all fidelities; a smooth one that
 neighbouring fidelities share (``kf``, range learned); and a rough one that hardly two fidelities share (``ko``, range
-fixed). The finer the structure, the less of it transfers: small models tell which domains help long before they tell
-how much of each. How much is rough, ``q``, is learned: a fixed share would pull optima that do transfer to the corners.
-An amplitude ``g(f) = exp(b . f)`` of all three may grow or shrink with the fidelity; a scaling curve ``kc``
-common to all mixtures stands on a linear trend ``l`` with a wide fixed prior. ``<w, w'>`` is the inner product of the
-deviations from equal shares, 1 for a corner with itself.
+fixed). ``kf`` falls off exponentially: neighbours agree less than a smooth kernel of that range would have it, and what
+is far off still more, so that many runs half-way to the target do not pass for runs at the target. The finer the
+structure, the less of it transfers: small models tell which domains help long before they tell how much of each. How
+much is rough, ``q``, is learned: a fixed share would pull optima that do transfer to the corners. An amplitude ``g(f) =
+exp(b . f)`` of all three may grow or shrink with the fidelity; a scaling curve ``kc`` common to all mixtures stands on
+a linear trend ``l`` with a wide fixed prior. ``<w, w'>`` is the inner product of the deviations from equal shares, 1
+for a corner with itself.
 
 The smooth and the rough effect are stationary in ``u = log(1 + w / e) / log(1 + 1 / e)`` with ``e`` 15% of an equal
 share: losses fall like powers of the tokens of a domain, so that going from none to 3% matters about as much as from
@@ -60,8 +62,8 @@ class MixtureFidelityKernel(Kernel):
         super().__init__(batch_shape=batch)
         self.n_domains = n_domains
         self.mixture = MaternKernel(2.5, ard_num_dims=n_domains, batch_shape=batch, lengthscale_constraint=_log())
-        self.scale = MaternKernel(2.5, batch_shape=batch, lengthscale_constraint=_log())
-        self.steps = MaternKernel(2.5, batch_shape=batch, lengthscale_constraint=_log())
+        self.scale = MaternKernel(0.5, batch_shape=batch, lengthscale_constraint=_log())
+        self.steps = MaternKernel(0.5, batch_shape=batch, lengthscale_constraint=_log())
         self.curve = RBFKernel(ard_num_dims=2, batch_shape=batch, lengthscale_constraint=_log())
         self.register_parameter("log_amplitudes", torch.nn.Parameter(torch.zeros(*batch, 2)))
         self.register_parameter("log_linear", torch.nn.Parameter(torch.zeros(*batch, 1)))

@@ -21,6 +21,7 @@ from ray_mixopt.surrogate.guard import Guard
 from ray_mixopt.surrogate.model import Surrogate
 
 _TINY = 1e-16
+_LEAST_VARIANCE = 1e-12  # of a report, standardised
 _NORMAL_95 = 1.959963984540054
 
 
@@ -169,19 +170,43 @@ class ObjectivePosterior:
             (nats) that it would give about which draw is right, ``(a,)``.
         """
         x = encode(self.space, mixtures, self._target)
-        index = bases[:, None, None]
         explained = torch.zeros(self.n_draws, len(runs), len(mixtures), dtype=torch.float64)
         information = torch.zeros(len(runs), dtype=torch.float64)
         for weight, s in zip(self.weights, self.surrogates, strict=True):
-            run = s.whitened(runs)
-            covariance = s.prior_covariance(runs, x) - run.mT @ s.whitened(x)
-            covariance -= covariance.gather(-1, index.expand(-1, len(runs), 1))
-            own = (s.prior_variance(runs) - run.square().sum(-2)).clamp_min(1e-12) + s.noise  # (s, a)
+            run, covariance, own = _reports(s, runs, x, bases)
             explained += weight**2 * covariance.square() / own.unsqueeze(-1)
             total = own.mean(0) + (run.mT @ s.white).squeeze(-1).var(0, correction=0)
             # Of the Gaussian that has the moments of the mixture over the draws.
             information = torch.maximum(information, 0.5 * (total.log() - own.log().mean(0)))
         return explained, information
+
+    @torch.no_grad()
+    def explained_by_pairs(
+        self, runs: Tensor, partners: Tensor, partner: Tensor, mixtures: np.ndarray, bases: Tensor
+    ) -> Tensor:
+        """What each run's report would tell together with that of its partner, ``s x a x c``: see ``explained``.
+
+        Args:
+            runs: inputs of the runs, ``a x d+2``.
+            partners: inputs of the runs they may be paired with, ``p x d+2``.
+            partner: index of the partner of each run, ``(a,)``.
+            mixtures: mixtures at the target, ``c x d``.
+            bases: for each draw, the index of the mixture that the others are compared with, ``(s,)``.
+        """
+        x = encode(self.space, mixtures, self._target)
+        explained = torch.zeros(self.n_draws, len(runs), len(mixtures), dtype=torch.float64)
+        for weight, s in zip(self.weights, self.surrogates, strict=True):
+            run, covariance, own = _reports(s, runs, x, bases)
+            other, covariance_other, own_other = _reports(s, partners, x, bases)
+            common = (s.prior_covariance(runs, partners) - run.mT @ other)[:, torch.arange(len(runs)), partner]
+            covariance_other, own_other = covariance_other[:, partner], own_other[:, partner]
+            slope = common / own_other
+            rest = covariance - slope.unsqueeze(-1) * covariance_other
+            own_rest = (own - slope * common).clamp_min(_LEAST_VARIANCE)
+            explained += weight**2 * (
+                covariance_other.square() / own_other.unsqueeze(-1) + rest.square() / own_rest.unsqueeze(-1)
+            )
+        return explained
 
     @torch.no_grad()
     def expected_gain(self, run: Tensor, mixtures: np.ndarray, rng: np.random.Generator, n_samples: int = 256) -> float:
@@ -199,7 +224,7 @@ class ObjectivePosterior:
         for weight, s in zip(self.weights, self.surrogates, strict=True):
             target, report = s.whitened(x), s.whitened(run)
             covariance = (s.prior_covariance(x, run) - target.mT @ report).squeeze(-1)  # (s, c)
-            own = (s.prior_variance(run) - report.square().sum(-2)).clamp_min(1e-12) + s.noise  # (s, 1)
+            own = (s.prior_variance(run) - report.square().sum(-2)).clamp_min(_LEAST_VARIANCE) + s.noise  # (s, 1)
             half = torch.from_numpy(rng.standard_normal(n_samples // 2))
             moved += torch.outer(torch.cat([half, -half]), weight * (covariance / own.sqrt()).mean(0))
         return max(float(mean.min() - (mean + moved).amin(-1).mean()), 0.0)
@@ -240,3 +265,12 @@ class ObjectivePosterior:
                 inside += int((residual.square() <= _NORMAL_95**2 * variance).sum())
                 total += len(rows)
         return Calibration(coverage=inside / total if total else math.nan, n=total)
+
+
+def _reports(surrogate: Surrogate, runs: Tensor, x: Tensor, bases: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of runs' reports: whitened, covariance ``s x a x c`` with the contrasts at ``x``, and variance ``s x a``."""
+    white = surrogate.whitened(runs)
+    covariance = surrogate.prior_covariance(runs, x) - white.mT @ surrogate.whitened(x)
+    covariance -= covariance.gather(-1, bases[:, None, None].expand(-1, len(runs), 1))
+    own = (surrogate.prior_variance(runs) - white.square().sum(-2)).clamp_min(_LEAST_VARIANCE) + surrogate.noise
+    return white, covariance, own

@@ -80,8 +80,8 @@ def test_contenders_are_few_and_hold_every_base(seed, n):
     root = torch.from_numpy(rng.standard_normal((3, 8, 8)))
     regret = Regret.sampled(mean, root @ root.mT, normals(3, 8, 16, seed=seed))
     contenders = regret.contenders(n).tolist()
-    assert set(regret.bases.tolist()) <= set(contenders)
-    assert len(contenders) <= 3 * (n + 1)
+    assert {*regret.bases.tolist(), int(regret.best)} <= set(contenders)
+    assert len(contenders) <= 3 * (n + 1) + 1
 
 
 def test_a_singular_covariance_is_no_obstacle():
@@ -129,6 +129,25 @@ def test_explained_variance_equals_the_textbook_formula_for_several_metrics():
         own = covariance.diagonal()[:2] + s.noise[0]
         explained += weight**2 * cross.square() / own[:, None]
     assert torch.allclose(found[0], explained, atol=1e-7)
+
+
+def test_a_pair_explains_what_its_two_reports_explain_together():
+    p = posterior()
+    runs = encode(SPACE, np.array([[0.2, 0.8], [0.7, 0.3], [0.3, 0.7]]), [("s", 20), ("l", 10), ("l", 10)])
+    partners = encode(SPACE, np.array([[0.4, 0.6], [0.4, 0.6]]), [("s", 20), ("l", 10)])
+    partner = torch.tensor([0, 1, 1])
+    w = np.array([[0.5, 0.5], [0.1, 0.9], [0.9, 0.1]])
+    x = encode(SPACE, w, [("l", 20)])
+    found = p.explained_by_pairs(runs, partners, partner, w, torch.tensor([1]))
+    expected = torch.zeros(3, 3, dtype=torch.float64)
+    for weight, s in zip(p.weights, p.surrogates, strict=True):
+        for i, j in enumerate(partner.tolist()):
+            _, covariance = joint(s, torch.cat([runs[i : i + 1], partners[j : j + 1], x]))
+            cross = covariance[:2, 2:] - covariance[:2, 3:4]
+            own = covariance[:2, :2] + s.noise[0] * torch.eye(2, dtype=torch.float64)
+            expected[i] += weight**2 * (cross * torch.linalg.solve(own, cross)).sum(0)
+    assert torch.allclose(found[0], expected, rtol=1e-3)
+    assert (found >= p.explained(runs, w, torch.tensor([1]))[0] - 1e-9).all()
 
 
 def test_information_about_the_draws_is_that_of_a_gaussian_with_the_mixtures_moments():

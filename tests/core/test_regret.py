@@ -13,7 +13,8 @@ from ray_mixopt.pool import Pool
 from ray_mixopt.space import MixtureSpace, Scale
 from ray_mixopt.strategies.candidates import PoolCandidates, SimplexCandidates
 from ray_mixopt.strategies.design import initial_design
-from ray_mixopt.strategies.regret import refit_size
+from ray_mixopt.strategies.regret import Purchase, paired_runs, refit_size
+from ray_mixopt.surrogate.objective import ObjectivePosterior
 
 SPACE = MixtureSpace(
     domains=("web", "code", "math"),
@@ -127,6 +128,35 @@ def test_a_mixture_is_not_trained_twice_at_the_same_fidelity():
     assert len(set(cells[n_design:])) == len(cells) - n_design
 
 
+def test_runs_are_valued_in_pairs_in_the_second_half_of_the_budget_only(monkeypatch):
+    paired, spent = ObjectivePosterior.explained_by_pairs, []
+    optimizer = MixtureOptimizer(SPACE, budget=SPACE.target_cost, seed=3)
+
+    def seen(*args):
+        spent.append(optimizer.history.committed)
+        return paired(*args)
+
+    monkeypatch.setattr(ObjectivePosterior, "explained_by_pairs", seen)
+    search(optimizer, 60)
+    assert optimizer.history.committed > 0.9 * SPACE.target_cost
+    assert spent and min(spent) >= 0.5 * SPACE.target_cost
+
+
+def test_a_pair_is_a_run_and_one_of_the_incumbent_at_its_fidelity_that_can_be_paid():
+    incumbent, other = np.array([0.2, 0.3, 0.5]), np.array([0.5, 0.3, 0.2])
+    runs = [
+        Purchase(mixture=incumbent, scale="small", steps=100, cost=1.0),
+        Purchase(mixture=other, scale="small", steps=100, cost=1.0),
+        Purchase(mixture=other, scale="small", steps=400, cost=3.0, continues="a"),
+        Purchase(mixture=incumbent, scale="small", steps=400, cost=4.0),
+        Purchase(mixture=other, scale="large", steps=100, cost=9.0),
+        Purchase(mixture=incumbent, scale="large", steps=100, cost=5.0, continues="b"),
+    ]
+    assert paired_runs(runs, incumbent, affordable=100.0) == {1: 0, 2: 3}
+    assert paired_runs(runs, incumbent, affordable=6.9) == {1: 0}
+    assert paired_runs(runs, other, affordable=100.0) == {0: 1, 5: 4}
+
+
 def test_maximising_the_negative_is_the_same_search():
     down = search(MixtureOptimizer(SPACE, seed=2), 16)
     up = search(MixtureOptimizer(SPACE, seed=2, mode="max"), 16, lambda *at: -loss(*at))
@@ -172,7 +202,7 @@ def test_several_metrics_are_modelled_and_combined():
         return {"loss": value, "accuracy": 0.5 - 0.1 * value}
 
     optimizer = MixtureOptimizer(SPACE, objective={"loss": 1.0, "accuracy": -2.0}, seed=6, budget=SPACE.target_cost)
-    search(optimizer, 30, metrics)
+    search(optimizer, 45, metrics)
     trial = next(iter(optimizer.history))
     optimizer.history.observe(trial.trial_id, 200, {"loss": 2.5})  # a report that lacks the other metric
     answer = optimizer.recommend()
