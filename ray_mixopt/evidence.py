@@ -164,7 +164,7 @@ def joined(histories: Mapping[str, History], space: MixtureSpace, changes: Domai
     """
     total = History(space)
     for source, history in histories.items():
-        take_in(total, translated(history, total.space, changes if _concerns(changes, history) else None), source)
+        take_in(total, translated(history, total.space, concerning(changes, history)), source)
     return total
 
 
@@ -229,8 +229,8 @@ def _new_names(domains: Sequence[str], changes: DomainMap | None) -> list[str]:
     return [new for name in kept for new in changes.split.get(name, [changes.renamed.get(name, name)])]
 
 
-def _concerns(changes: DomainMap | None, history: History) -> bool:
-    """Whether a map is about this history: it then names domains that it has."""
-    if changes is None:
-        return False
-    return bool({*changes.renamed, *changes.split, *changes.dropped} & set(history.space.domains))
+def concerning(changes: DomainMap | None, history: History) -> DomainMap | None:
+    """A map if it is about this history, which then has domains that it names; else None."""
+    if changes is None or not {*changes.renamed, *changes.split, *changes.dropped} & set(history.space.domains):
+        return None
+    return changes
