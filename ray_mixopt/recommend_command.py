@@ -41,6 +41,7 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option(
         "--target", metavar="SCALE:STEPS", help="Where the best mixture is wanted.  [default: the largest run]"
     )
+    @click.option("--metric-noise", metavar="METRIC=DEVIATION", multiple=True, help="Scatter of old runs; repeatable.")
     @click.option("--unpickle", is_flag=True, help="Read a pickle of data-recipes, pandas and numpy objects only.")
     @click.option(
         "--domains",
@@ -56,6 +57,7 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
         scale: str,
         steps: int,
         target: str | None,
+        metric_noise: Sequence[str],
         unpickle: bool,
         domains: Path | None,
         **rest: Any,
@@ -71,6 +73,7 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 steps=steps,
                 target=parsed_target(target),
                 unpickle=unpickle,
+                noise=pairs(metric_noise, "--metric-noise", "METRIC=DEVIATION, for instance loss=0.01"),
             )
             histories = {_name(path, sources): evidence.read(path, source) for path in sources}
             own = archive.load(sources[0]) if len(sources) == 1 and archive.is_search(sources[0]) else None

@@ -274,6 +274,11 @@ def test_old_runs_alone_answer(swarm: Path) -> None:
     answer = json.loads(result.stdout)
     assert answer["mixture"]["b"] == pytest.approx(0.6, abs=0.05)
     assert answer["details"]["ranges"]["b"][0] < 0.6 < answer["details"]["ranges"]["b"][1]
+    width = answer["predicted"]["high"] - answer["predicted"]["low"]
+    doubted = json.loads(
+        call("recommend", "--from", swarm, "--weight", "x=1", "--metric-noise", "x=0.5", "--json").stdout
+    )
+    assert doubted["predicted"]["high"] - doubted["predicted"]["low"] > 2 * width
     other = call(
         "recommend", "--from", swarm, "--weight", "y=1", "--mode", "max", "--cap", "a=0.7", "--yaml", "weights"
     )
@@ -306,6 +311,9 @@ def test_runs_are_exported(swarm: Path, tmp_path: Path) -> None:
         (["--weight", "x=1", "--cap", "c=1"], "upper names the unknown domain 'c'"),
         (["--weight", "x=1", "--cap", "a=0.1", "--cap", "b=0.1"], "The caps sum to 0.2"),
         (["--weight", "x=1", "--target", "model:7"], "not one of the rungs"),
+        (["--weight", "x=1", "--metric-noise", "x"], "--metric-noise is METRIC=DEVIATION, for instance loss=0.01"),
+        (["--weight", "x=1", "--metric-noise", "x=-1"], "The noise of x must be a standard deviation"),
+        (["--weight", "x=1", "--metric-noise", "z=1"], "The noise is of z, which no run reports: they have x, y"),
     ],
 )
 def test_bad_questions_about_old_runs_are_usage_errors(arguments: list[str], message: str, swarm: Path) -> None:

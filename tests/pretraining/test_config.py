@@ -220,11 +220,12 @@ def test_what_is_there_is_not_overwritten(write: Callable[..., Path], tmp_path: 
 
 def test_the_shown_configurations_are_valid(small: Path) -> None:
     page = (ROOT / "docs" / "pretraining.md").read_text()
-    shown, addition = (yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL))
+    shown, *additions = (yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL))
     ours = [yaml.safe_load(path.read_text()) for path in (ROOT / "experiments" / "pretraining").glob("*.yaml")]
-    assert ours
-    for settings in (shown, shown | addition, *ours):
+    assert ours and len(additions) == 2
+    for settings in (shown, *(shown | addition for addition in additions), *ours):
         config = PretrainConfig.model_validate(settings)
         check_resources(config.scales, [config.cluster or {"CPU": 2}])
+        assert config.domain_map.renamed == settings.get("search", {}).get("domain_map", {}).get("renamed", {})
     (run,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
     Run.model_validate_json(run)
