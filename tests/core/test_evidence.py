@@ -318,14 +318,12 @@ def test_noisier_evidence_counts_for_less(space, tmp_path: Path) -> None:
         return posterior.prediction(np.array([0.6, 0.2, 0.2]), np.array([0.2, 0.6, 0.2]))
 
     right = evidence.read(tmp_path / "runs.csv", Source(**given))
-    trusted, doubted, ignored = (
-        contrast(right, evidence.read(tmp_path / "wrong.csv", Source(**given, noise={"loss": sd})))
-        for sd in (0.0, 0.5, 100.0)
+    trusted, doubted = (
+        contrast(right, evidence.read(tmp_path / "wrong.csv", Source(**given, noise={"loss": sd}))) for sd in (0.0, 0.5)
     )
     alone = contrast(right)
     assert abs(doubted.mean - alone.mean) < 0.5 * abs(trusted.mean - alone.mean)
     assert doubted.high - doubted.low < 0.5 * (trusted.high - trusted.low)  # the contradiction is explained
-    assert (ignored.low, ignored.high) == pytest.approx((alone.low, alone.high), abs=0.05)
 
 
 def test_noise_is_part_of_a_history(history, tmp_path: Path) -> None:
