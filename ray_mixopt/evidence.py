@@ -182,6 +182,10 @@ def joined(histories: Mapping[str, History], space: MixtureSpace, changes: Domai
         ValueError: see ``translated``.
     """
     total = History(space)
+    if changes is not None:
+        named = {*changes.renamed, *changes.split, *changes.dropped}
+        if unknown := sorted(named.difference(*(history.space.domains for history in histories.values()))):
+            raise ValueError(f"The map changes {', '.join(unknown)}, which no runs have.")
     for source, history in histories.items():
         take_in(total, translated(history, total.space, concerning(changes, history)), source)
     return total

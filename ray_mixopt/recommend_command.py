@@ -77,7 +77,7 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
             )
             histories = {_name(path, sources): evidence.read(path, source) for path in sources}
             own = archive.load(sources[0]) if len(sources) == 1 and archive.is_search(sources[0]) else None
-            changes = None if domains is None else DomainMap.from_dict(json.loads(domains.read_text()))
+            changes = None if domains is None else DomainMap.read(domains)
         return command(histories=histories, changes=changes, target=source.target, own=own, **rest)
 
     return wrapped
@@ -168,7 +168,7 @@ def recommend(
         from ray_mixopt.report.page import write_report
         from ray_mixopt.report.study import Study
 
-        with Console(stderr=True).status("Writing the report") as status:
+        with bad_arguments(), Console(stderr=True).status("Writing the report") as status:
             page = write_report(Study(optimizer, ", ".join(histories), status.update), report)
         click.echo(f"Report: {page}", err=True)
     if as_json:

@@ -113,12 +113,12 @@ def benchmark(
                 processes=processes,
                 report=lambda line: click.echo(line, err=True),
             )
-    _report(out, failures, as_json)
+    _report(out, failures, as_json, only=report_only)
     if failures:
         raise click.ClickException("\n".join([f"{len(failures)} searches failed:", *failures]))
 
 
-def _report(out: Path, failures: Sequence[str], as_json: bool) -> None:
+def _report(out: Path, failures: Sequence[str], as_json: bool, *, only: bool) -> None:
     """Prints the tables, or all numbers, and writes the tables with the figures."""
     from ray_mixopt.benchmark.figures import draw
     from ray_mixopt.benchmark.markdown import tables
@@ -127,6 +127,8 @@ def _report(out: Path, failures: Sequence[str], as_json: bool) -> None:
 
     with bad_arguments():
         records = read_all(out)
+        if only and not records:
+            raise ValueError(f"There are no results of a benchmark below {str(out)!r}.")
     text = tables(records)
     figures: list[str] = []
     if records:
