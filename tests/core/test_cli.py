@@ -333,6 +333,23 @@ def test_there_is_no_report_of_nothing(tmp_path: Path) -> None:
     assert "broken.json is not JSON" in refused("report", tmp_path / "broken.json")
 
 
+def test_odd_files_are_refused_in_a_sentence(swarm: Path, tmp_path: Path) -> None:
+    deep, empty, typo = (tmp_path / name for name in ("deep.json", "empty.npz", "typo.json"))
+    deep.write_text("[" * 100_000)
+    empty.touch()
+    typo.write_text('{"renamed": {"c": "a"}}')
+    assert "deep.json is not JSON: it is nested too deeply" in refused("recommend", "--from", deep)
+    assert "deep.json is not JSON: it is nested too deeply" in refused("report", deep)
+    assert "deep.json holds no domain map" in refused("recommend", "--from", swarm, "--domains", deep)
+    message = refused("recommend", "--from", swarm, "--weight", "x=1", "--domains", typo)
+    assert "The map changes c, which no runs have." in message
+    message = refused("simulator", "fit", "--reference", empty, "--out", tmp_path / "new.npz")
+    assert "is no reference network: it is not an .npz file, or damaged" in message
+    assert "There are no results of a benchmark below" in refused("benchmark", "--report", "--out", tmp_path / "none")
+    message = refused("recommend", "--from", swarm, "--weight", "x=1", "--report", empty / "report")
+    assert "Not a directory" in message
+
+
 def test_the_version_is_that_of_the_package() -> None:
     from importlib.metadata import version
 
