@@ -13,6 +13,7 @@ from ray_mixopt.history import History
 from ray_mixopt.objective import Mode, Objective
 from ray_mixopt.optimizer import MixtureOptimizer
 from ray_mixopt.pool import Pool
+from ray_mixopt.untrusted import parse_json
 
 HISTORY, EXPERIMENT = "history.json", "experiment"
 
@@ -54,8 +55,8 @@ def is_search(path: str | Path) -> bool:
         return True
     if place.suffix.lower() != ".json":
         return False
-    state = json.loads(place.read_text())
-    return isinstance(state, dict) and "trials" not in state
+    state = _state(place)
+    return "trials" not in state
 
 
 def load_history(path: str | Path) -> History:
@@ -111,12 +112,7 @@ def _read(path: str | Path, objective: Mapping[str, float] | Objective | None, m
 
 
 def _from_file(path: Path, objective: Mapping[str, float] | Objective | None, mode: Mode | None) -> MixtureOptimizer:
-    try:
-        state = json.loads(path.read_text())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path.name} is not JSON: {error}.") from error
-    if not isinstance(state, dict):
-        raise ValueError(f"{path.name} holds neither a search nor a history.")
+    state = _state(path)
     if "trials" in state:
         return of_history(History.from_state_dict(state), objective, mode)
     if "settings" in state:  # a snapshot of a Tune searcher
@@ -124,6 +120,16 @@ def _from_file(path: Path, objective: Mapping[str, float] | Objective | None, mo
 
         return MixOptSearcher.load(path).optimizer
     return MixtureOptimizer.from_state_dict(state, pool=_pool(state.get("pool")))
+
+
+def _state(path: Path) -> dict[str, Any]:
+    try:
+        state = parse_json(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path.name} is not JSON: {error}.") from error
+    if not isinstance(state, dict):
+        raise ValueError(f"{path.name} holds neither a search nor a history.")
+    return state
 
 
 def of_history(

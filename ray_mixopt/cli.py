@@ -17,7 +17,7 @@ import click
 from ray_mixopt import archive, pretraining_commands
 from ray_mixopt.archive import EXPERIMENT, HISTORY
 from ray_mixopt.benchmark.command import benchmark
-from ray_mixopt.commands import INTERRUPTED, as_json_option, bad_arguments, examples, pairs
+from ray_mixopt.commands import INTERRUPTED, Commands, as_json_option, bad_arguments, examples, pairs
 from ray_mixopt.recommend_command import export, parsed_target, recommend
 from ray_mixopt.report_command import report
 from ray_mixopt.strategies import STRATEGIES
@@ -32,7 +32,7 @@ DEFAULT_TARGET_RUNS = 0.5
 RESULT, FIGURE = "result.json", "replay.png"
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="ray-mixopt")
 def main() -> None:
     """Finds the mixture of training data that is best for a large model, from cheap runs of small ones."""
@@ -136,13 +136,14 @@ def simulator() -> None:
 )
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="Where the .npz file goes.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-def fit(reference: Path, out: Path, seed: int) -> None:
+@as_json_option
+def fit(reference: Path, out: Path, seed: int, as_json: bool) -> None:
     """Fits a simulator to a reference network, and writes it with a card that says how well. Takes minutes."""
     from ray_mixopt.simulators.fit import fit_simulator
 
     with bad_arguments():
         report = fit_simulator(reference, out, seed, progress=lambda line: click.echo(line, err=True))
-    click.echo(report.table())
+    click.echo(json.dumps({"simulator": str(out), **report.to_dict()}) if as_json else report.table())
 
 
 def _costs(texts: Sequence[str]) -> dict[str, float] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
@@ -22,12 +23,37 @@ as_json_option = click.option(
 )
 
 
+class Commands(click.Group):
+    """A group of commands that Ctrl-C ends with the exit code of an interrupted program."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            ctx.exit(INTERRUPTED)
+
+
+@contextlib.contextmanager
+def resumable(how: str) -> Iterator[None]:
+    """Ctrl-C is followed by a sentence that says how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo(f"Interrupted: {how}", err=True)
+        sys.exit(INTERRUPTED)
+
+
 @contextlib.contextmanager
 def bad_arguments() -> Iterator[None]:
     """What the library refuses, or lacks, is a usage error here: exit code 2."""
     try:
         yield
-    except (ValueError, OSError, ImportError, BadZipFile) as error:
+    except OSError as error:
+        known = error.filename is not None and error.strerror is not None
+        raise click.UsageError(f"{error.filename}: {error.strerror}." if known else str(error)) from error
+    except (ValueError, ImportError, BadZipFile) as error:
         raise click.UsageError(str(error)) from error
 
 

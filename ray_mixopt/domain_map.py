@@ -9,9 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from ray_mixopt.untrusted import parse_json
 
 DROPPED_SHARE = 1e-3  # a run may have had at most this share of a dropped domain
 
@@ -55,6 +58,18 @@ class DomainMap:
             return cls(**data)
         except TypeError as error:
             raise ValueError(f"A domain map has the keys renamed, split and dropped: {error}.") from error
+
+    @classmethod
+    def read(cls, path: Path) -> DomainMap:
+        """The map in a JSON file.
+
+        Raises:
+            ValueError: if it holds none.
+        """
+        try:
+            return cls.from_dict(parse_json(path.read_bytes()))
+        except ValueError as error:
+            raise ValueError(f"{path.name} holds no domain map: {error}") from error
 
     def matrix(self, old: Sequence[str], new: Sequence[str]) -> np.ndarray:
         """What old shares are in new domains, ``d_old x d_new``; the row of a dropped domain is 0.

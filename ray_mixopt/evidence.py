@@ -32,6 +32,9 @@ class Source:
         steps: training steps of olmix's and RegMix's runs.
         target: ``(scale, steps)`` wanted; the dearest scale at its last step by default.
         unpickle: whether a pickle may be read.
+        noise: standard deviation, by metric, between runs that differ in nothing, where it is known to be larger than
+            that of the search's own runs: for instance of another evaluation, or with fewer documents. These runs
+            then count for less.
     """
 
     cost: Mapping[str, float] = field(default_factory=dict)
@@ -40,6 +43,12 @@ class Source:
     steps: int = 1
     target: tuple[str, int] | None = None
     unpickle: bool = False
+    noise: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for metric, value in self.noise.items():
+            if not 0 <= value < math.inf:
+                raise ValueError(f"The noise of {metric} must be a standard deviation, 0 or more, got {value!r}.")
 
 
 def read(path: str | Path, source: Source | None = None) -> History:
@@ -49,6 +58,16 @@ def read(path: str | Path, source: Source | None = None) -> History:
         ValueError: if they cannot be read; the message says what to change.
     """
     source = source or Source()
+    history = _read(path, source)
+    known = archive.metrics_in(history)
+    if unknown := [metric for metric in source.noise if metric not in known]:
+        raise ValueError(f"The noise is of {', '.join(unknown)}, which no run reports: they have {', '.join(known)}.")
+    for trial in history:
+        trial.noise |= source.noise
+    return history
+
+
+def _read(path: str | Path, source: Source) -> History:
     place = Path(path)
     folder = place.is_dir() and any(place.glob("*.csv"))
     if "://" in str(path) or not (folder or place.suffix.lower() in _TABLES):
@@ -163,8 +182,12 @@ def joined(histories: Mapping[str, History], space: MixtureSpace, changes: Domai
         ValueError: see ``translated``.
     """
     total = History(space)
+    if changes is not None:
+        named = {*changes.renamed, *changes.split, *changes.dropped}
+        if unknown := sorted(named.difference(*(history.space.domains for history in histories.values()))):
+            raise ValueError(f"The map changes {', '.join(unknown)}, which no runs have.")
     for source, history in histories.items():
-        take_in(total, translated(history, total.space, changes if _concerns(changes, history) else None), source)
+        take_in(total, translated(history, total.space, concerning(changes, history)), source)
     return total
 
 
@@ -229,8 +252,8 @@ def _new_names(domains: Sequence[str], changes: DomainMap | None) -> list[str]:
     return [new for name in kept for new in changes.split.get(name, [changes.renamed.get(name, name)])]
 
 
-def _concerns(changes: DomainMap | None, history: History) -> bool:
-    """Whether a map is about this history: it then names domains that it has."""
-    if changes is None:
-        return False
-    return bool({*changes.renamed, *changes.split, *changes.dropped} & set(history.space.domains))
+def concerning(changes: DomainMap | None, history: History) -> DomainMap | None:
+    """A map if it is about this history, which then has domains that it names; else None."""
+    if changes is None or not {*changes.renamed, *changes.split, *changes.dropped} & set(history.space.domains):
+        return None
+    return changes

@@ -41,6 +41,7 @@ class Trial:
         evaluated: whether the run was given to the search rather than paid by it.
         acquisition: what the strategy expected of the run when it asked for it, in the strategy's own terms; None
             where it keeps no such number.
+        noise: standard deviation by metric, where it is known that its values scatter more than those of other runs.
     """
 
     trial_id: str
@@ -51,6 +52,7 @@ class Trial:
     observations: dict[int, dict[str, float]] = field(default_factory=dict)
     evaluated: bool = False
     acquisition: float | None = None
+    noise: dict[str, float] = field(default_factory=dict)
 
     @property
     def reached(self) -> int:
@@ -199,6 +201,8 @@ class History:
             entry = asdict(trial)
             entry["mixture"] = list(trial.mixture)
             entry["observations"] = [[step, values] for step, values in trial.observations.items()]
+            if not trial.noise:
+                del entry["noise"]
             trials.append(entry)
         return {
             "version": FORMAT_VERSION,
@@ -252,6 +256,9 @@ def _trial(entry: Mapping[str, Any]) -> Trial:
         observations[whole(step, "a step", 1)] = values
     if (status in ("paused", "diverged") and not observations) or (entry["evaluated"] and status == "running"):
         raise ValueError(f"Trial {name!r} cannot be {status}.")
+    noise = {str(metric): float(value) for metric, value in entry.get("noise", {}).items()}
+    if not all(0 <= value < math.inf for value in noise.values()):
+        raise ValueError(f"Trial {name!r} has a noise that is no standard deviation: {noise}.")
     acquisition = entry["acquisition"]
     return Trial(
         trial_id=name,
@@ -262,4 +269,5 @@ def _trial(entry: Mapping[str, Any]) -> Trial:
         observations=observations,
         evaluated=entry["evaluated"],
         acquisition=None if acquisition is None else float(acquisition),
+        noise=noise,
     )

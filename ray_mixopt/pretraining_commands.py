@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from ray_mixopt.commands import INTERRUPTED, as_json_option, bad_arguments, examples, resumable
 
 if TYPE_CHECKING:
     from ray_mixopt.pretraining.manifest import Manifest
@@ -15,7 +20,14 @@ if TYPE_CHECKING:
 _COUNT = click.IntRange(min=1)
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "ray-mixopt prepare data/demo --demo",
+        "ray-mixopt prepare data/shards --domain 'web=raw/web/*.jsonl.zst' --domain code=raw/code --train-bpe 32000",
+        "ray-mixopt prepare /data/olmo --in-place --domain 'web=web/*.npy' --domain 'code=code/*.npy' "
+        "--vocab-size 50280",
+    )
+)
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--domain", "domains", metavar="NAME=SOURCE", multiple=True, help="File, pattern or folder; repeatable.")
 @click.option("--demo", is_flag=True, help="Make a small corpus of what is installed on this machine.")
@@ -34,6 +46,7 @@ _COUNT = click.IntRange(min=1)
 @click.option("--vocab-size", type=_COUNT, help="--in-place: token ids are below it.")
 @click.option("--eos-id", type=click.IntRange(min=0), help="--in-place: id that ends a document.")
 @click.option("--val-tokens", type=_COUNT, default=2**20, show_default=True, help="--in-place: kept for validation.")
+@as_json_option
 def prepare(
     out: Path,
     domains: Sequence[str],
@@ -51,13 +64,15 @@ def prepare(
     vocab_size: int | None,
     eos_id: int | None,
     val_tokens: int,
+    as_json: bool,
 ) -> None:
     """Turns documents into token shards with a manifest in the folder OUT.
 
     A source is a file, a pattern or a folder of JSONL (.gz, .zst), Parquet, text, or a saved `datasets` folder. Run it
     again after an interruption: what is finished is not done again.
     """
-    with _bad_arguments():
+    how = "what is finished is kept, give the same command again to go on."
+    with resumable(how), bad_arguments():
         import os
 
         from ray_mixopt.pretraining.adopt import Adoption
@@ -98,16 +113,10 @@ def prepare(
             )
         with _progress() as progress:
             manifest = job.run(progress)
-    _show(out, manifest)
-
-
-@contextlib.contextmanager
-def _bad_arguments() -> Iterator[None]:
-    """What the library refuses, or lacks, is a usage error here: exit code 2."""
-    try:
-        yield
-    except (ValueError, OSError, ImportError) as error:
-        raise click.UsageError(str(error)) from error
+    if as_json:
+        click.echo(json.dumps(_summary(out, manifest)))
+    else:
+        _show(out, manifest)
 
 
 def _sources(texts: Sequence[str]) -> dict[str, list[str]]:
@@ -137,6 +146,24 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
         yield advance
 
 
+def _summary(folder: Path, manifest: Manifest) -> dict[str, Any]:
+    """What a manifest says, without its shards."""
+    domains = {
+        name: {
+            split: {"tokens": part.tokens, "documents": part.documents, "shards": len(part.shards)}
+            for split, part in (("train", domain.train), ("val", domain.val))
+        }
+        for name, domain in manifest.domains.items()
+    }
+    return {
+        "folder": str(folder),
+        "dtype": manifest.dtype,
+        "tokenizer": manifest.tokenizer.model_dump(),
+        "fingerprint": manifest.fingerprint,
+        "domains": domains,
+    }
+
+
 def _show(folder: Path, manifest: Manifest) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -156,58 +183,77 @@ def _show(folder: Path, manifest: Manifest) -> None:
     )
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "ray-mixopt pretrain experiments/pretraining/demo.yaml --dry-run",
+        "ray-mixopt pretrain experiments/pretraining/demo.yaml --final",
+        "ray-mixopt pretrain search.yaml --from runs.csv --from results/last-search",
+        "ray-mixopt pretrain search.yaml --resume --json",
+    )
+)
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--dry-run", is_flag=True, help="Check everything and print the plan.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted search.")
 @click.option("--final", is_flag=True, help="Then train the target with the recommended mixture.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object and nothing else.")
-def pretrain(config: Path, dry_run: bool, resume: bool, final: bool, as_json: bool) -> None:
+@click.option(
+    "--from",
+    "earlier",
+    metavar="PATH",
+    multiple=True,
+    help="Old runs to take in at no cost, see recommend; repeatable.",
+)
+@as_json_option
+def pretrain(config: Path, dry_run: bool, resume: bool, final: bool, earlier: Sequence[str], as_json: bool) -> None:
     """Searches by really training language models, as the YAML file CONFIG says. See docs/pretraining.md."""
-    import json
-    import sys
-    from contextlib import redirect_stdout
-
     from rich.console import Console
 
     console, errors = Console(stderr=as_json), Console(stderr=True)
-    with _bad_arguments():
+    with bad_arguments():
         from ray.tune.error import TuneError
 
         from ray_mixopt.pretraining.config import PretrainConfig
-        from ray_mixopt.pretraining.plan import plan_tables
+        from ray_mixopt.pretraining.earlier import earlier_runs
+        from ray_mixopt.pretraining.plan import plan, plan_tables
         from ray_mixopt.pretraining.search import check_storage, exists, experiment_path, final_run, search
         from ray_mixopt.report.progress import Progress
 
-        settings = PretrainConfig.read(config)
+        settings = PretrainConfig.read(config).starting_from(earlier)
         settings.check()
         check_storage(settings)
+        if resume and earlier:
+            raise ValueError("--from is about the start of a search: what it took in is still there, drop it.")
         if not dry_run and exists(settings) != resume:
             found = "holds a search already: add --resume, or change its name" if not resume else "holds no search"
             raise ValueError(f"{experiment_path(settings)} {found}.")
-    for part in plan_tables(settings):
+        given = {} if resume else earlier_runs(settings)
+    planned = plan(settings) | {"earlier_runs": {path: len(history) for path, history in given.items()}}
+    for part in plan_tables(planned):
         console.print(part)
     if dry_run:
+        if as_json:
+            click.echo(json.dumps(planned))
         return
+    again = f"ray-mixopt pretrain {config} --resume{' --final' if final else ''}"
     try:
         budget = settings.search.budget * settings.space.target_cost
         # Whatever Ray prints must not end up in the JSON.
-        with _bad_arguments(), redirect_stdout(sys.stderr), Progress(errors, budget).shown() as shown:
+        with bad_arguments(), redirect_stdout(sys.stderr), Progress(errors, budget).shown() as shown:
             outcome = search(settings, shown.update, resume=resume)
         recommendation = outcome.searcher.recommend()
         console.print(str(recommendation))
         for message in outcome.errors:
             click.echo(f"A run failed: {message}", err=True)
         if outcome.interrupted:
-            click.echo("Interrupted: this is what is known so far. Go on with --resume.", err=True)
+            click.echo(f"Interrupted: this is what is known so far. Go on with: {again}", err=True)
         reports = []
         if final and not outcome.interrupted:
-            with redirect_stdout(sys.stderr):
+            with redirect_stdout(sys.stderr), resumable(f"the search is done. Go on with the final run: {again}"):
                 for report in final_run(settings, recommendation.mixture):
                     errors.print(f"Final run, step {report['step']}: train loss {report['train_loss']:.4f}.")
                     reports.append(report)
     except (TuneError, RuntimeError, OSError) as error:
         raise click.ClickException(f"The search broke down: {error}") from error
     if as_json:
-        click.echo(json.dumps({"recommendation": recommendation.to_dict(), "final": reports}))
-    sys.exit(130 if outcome.interrupted else 1 if outcome.errors else 0)
+        answer = {"recommendation": recommendation.to_dict(), "final": reports, "interrupted": outcome.interrupted}
+        click.echo(json.dumps(answer))
+    sys.exit(INTERRUPTED if outcome.interrupted else 1 if outcome.errors else 0)

@@ -41,6 +41,7 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option(
         "--target", metavar="SCALE:STEPS", help="Where the best mixture is wanted.  [default: the largest run]"
     )
+    @click.option("--metric-noise", metavar="METRIC=DEVIATION", multiple=True, help="Scatter of old runs; repeatable.")
     @click.option("--unpickle", is_flag=True, help="Read a pickle of data-recipes, pandas and numpy objects only.")
     @click.option(
         "--domains",
@@ -56,6 +57,7 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
         scale: str,
         steps: int,
         target: str | None,
+        metric_noise: Sequence[str],
         unpickle: bool,
         domains: Path | None,
         **rest: Any,
@@ -71,10 +73,11 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 steps=steps,
                 target=parsed_target(target),
                 unpickle=unpickle,
+                noise=pairs(metric_noise, "--metric-noise", "METRIC=DEVIATION, for instance loss=0.01"),
             )
             histories = {_name(path, sources): evidence.read(path, source) for path in sources}
             own = archive.load(sources[0]) if len(sources) == 1 and archive.is_search(sources[0]) else None
-            changes = None if domains is None else DomainMap.from_dict(json.loads(domains.read_text()))
+            changes = None if domains is None else DomainMap.read(domains)
         return command(histories=histories, changes=changes, target=source.target, own=own, **rest)
 
     return wrapped
@@ -165,7 +168,7 @@ def recommend(
         from ray_mixopt.report.page import write_report
         from ray_mixopt.report.study import Study
 
-        with Console(stderr=True).status("Writing the report") as status:
+        with bad_arguments(), Console(stderr=True).status("Writing the report") as status:
             page = write_report(Study(optimizer, ", ".join(histories), status.update), report)
         click.echo(f"Report: {page}", err=True)
     if as_json:

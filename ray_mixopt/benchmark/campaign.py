@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -142,6 +143,9 @@ def run(
 
     Returns:
         A sentence for each search that failed.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C, once the processes are gone; the records of finished searches stay.
     """
     failures: list[str] = []
     n_ended = 0
@@ -164,7 +168,12 @@ def run(
         """Runs searches in one pool, and gives those that a dying process left undone."""
         with _pool(width) as pool:
             waiting = {pool.submit(_run, job, out, data): job for job in jobs}
-            return [waiting[future] for future in as_completed(waiting) if not ended(waiting[future], future)]
+            try:
+                return [waiting[future] for future in as_completed(waiting) if not ended(waiting[future], future)]
+            except KeyboardInterrupt:
+                for child in multiprocessing.active_children():  # or the pool would wait for all that are left
+                    child.terminate()
+                raise
 
     with _single_threaded():
         left = list(jobs)
@@ -193,7 +202,13 @@ def _load(name: str, data: Path | None) -> Problem:
 
 
 def _pool(processes: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+    # Ctrl-C reaches all processes of a terminal: it is this one's to end the others.
+    return ProcessPoolExecutor(
+        processes,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),
+    )
 
 
 @contextmanager

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from ray_mixopt.commands import as_json_option, bad_arguments, examples, resumable
 
 if TYPE_CHECKING:
     from ray_mixopt.benchmark.problem import Problem
@@ -16,7 +19,14 @@ TABLE = "table.md"
 DEFAULT_SUITE, DEFAULT_METHOD, DEFAULT_BUDGET = "headline", "default", "2x"
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "ray-mixopt benchmark --list",
+        "ray-mixopt benchmark --suite headline --methods default,random --seeds 100-104 --budget 394 --processes 2",
+        "ray-mixopt benchmark --problems 'slimpajama/sum/losses@300M+noise' --methods 'default,smac-*' --budget 1x",
+        "ray-mixopt benchmark --report --out experiments/results/headline --json",
+    )
+)
 @click.option("--suite", "suites", metavar="NAME", multiple=True, help="A named list of problems; may be repeated.")
 @click.option(
     "--problems", metavar="NAMES", multiple=True, help="Problems by name or pattern, separated by commas or repeated."
@@ -50,6 +60,7 @@ DEFAULT_SUITE, DEFAULT_METHOD, DEFAULT_BUDGET = "headline", "default", "2x"
 )
 @click.option("--list", "listing", is_flag=True, help="Print the suites, problems and methods, and run nothing.")
 @click.option("--report", "report_only", is_flag=True, help="Only make the tables and figures of what is there.")
+@as_json_option
 def benchmark(
     suites: Sequence[str],
     problems: Sequence[str],
@@ -62,6 +73,7 @@ def benchmark(
     data: Path | None,
     listing: bool,
     report_only: bool,
+    as_json: bool,
 ) -> None:
     """Runs search methods on problems with a known truth, and scores them.
 
@@ -73,13 +85,13 @@ def benchmark(
     from ray_mixopt.benchmark.workers import Workers
 
     if listing:
-        _list()
+        _list(as_json)
         return
     failures: list[str] = []
     data = default_data() if data is None else data
     if not report_only:
         wanted = _split(problems)
-        try:
+        with bad_arguments():
             plan = campaign.plan(
                 expand(suites or (() if wanted else (DEFAULT_SUITE,)), wanted),
                 _split(methods) or (DEFAULT_METHOD,),
@@ -89,45 +101,59 @@ def benchmark(
                 data=data,
                 workers=Workers.parse(workers),
             )
-        except ValueError as error:
-            raise click.UsageError(str(error)) from error
+            out.mkdir(parents=True, exist_ok=True)
         for sentence in plan.skipped:
             click.echo(f"Skipped {sentence}.", err=True)
         click.echo(f"{len(plan.done)} searches are there, {len(plan.missing)} to do", err=True)
-        failures = campaign.run(
-            plan.missing,
-            out=out,
-            data=data,
-            processes=processes,
-            report=lambda line: click.echo(line, err=True),
-        )
-    _report(out)
+        with resumable(f"finished searches are kept in {out}, give the same command again for the others."):
+            failures = campaign.run(
+                plan.missing,
+                out=out,
+                data=data,
+                processes=processes,
+                report=lambda line: click.echo(line, err=True),
+            )
+    _report(out, failures, as_json, only=report_only)
     if failures:
         raise click.ClickException("\n".join([f"{len(failures)} searches failed:", *failures]))
 
 
-def _report(out: Path) -> None:
-    """Prints the tables and writes them with the figures."""
+def _report(out: Path, failures: Sequence[str], as_json: bool, *, only: bool) -> None:
+    """Prints the tables, or all numbers, and writes the tables with the figures."""
     from ray_mixopt.benchmark.figures import draw
     from ray_mixopt.benchmark.markdown import tables
     from ray_mixopt.benchmark.record import read_all
+    from ray_mixopt.benchmark.scores import summary
 
-    try:
+    with bad_arguments():
         records = read_all(out)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
+        if only and not records:
+            raise ValueError(f"There are no results of a benchmark below {str(out)!r}.")
     text = tables(records)
-    click.echo(text)
+    figures: list[str] = []
     if records:
         (out / TABLE).write_text(text + "\n")
-        for path in draw(records, out):
-            click.echo(f"Figure: {path}", err=True)
+        figures = list(map(str, draw(records, out)))
+    if as_json:
+        click.echo(json.dumps({"groups": summary(records), "figures": figures, "failures": list(failures)}))
+        return
+    click.echo(text)
+    for path in figures:
+        click.echo(f"Figure: {path}", err=True)
 
 
-def _list() -> None:
+def _list(as_json: bool) -> None:
     from ray_mixopt.benchmark.methods import registry
     from ray_mixopt.benchmark.problems import SUITES
 
+    if as_json:
+        methods = {
+            entry.name: {"about": entry.about, "obstacle": entry.obstacle or None} for entry in registry().values()
+        }
+        click.echo(
+            json.dumps({"suites": {name: list(problems) for name, problems in SUITES.items()}, "methods": methods})
+        )
+        return
     for suite, names in SUITES.items():
         click.echo(f"suite {suite}: {', '.join(names)}")
     for entry in registry().values():

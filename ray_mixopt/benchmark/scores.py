@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -168,6 +169,29 @@ def grouped(records: Iterable[Record]) -> dict[str, dict[str, dict[str, Curve]]]
             for method, by_problem in methods.items()
         }
         for group, methods in sorted_out.items()
+    }
+
+
+def summary(records: Iterable[Record]) -> dict[str, Any]:
+    """Regret by group, method and problem at the scored costs that all seeds could pay, JSON-able."""
+    return {
+        group: {
+            method: {problem: _scores(curve) for problem, curve in by_problem.items()}
+            for method, by_problem in methods.items()
+        }
+        for group, methods in grouped(records).items()
+    }
+
+
+def _scores(curve: Curve) -> dict[str, Any]:
+    costs = [cost for cost in curve.records[0].score_costs if cost <= curve.budget * _TOLERANCE] or [curve.budget]
+    regrets = curve.regrets(costs)  # (n_seeds, k)
+    return {
+        "seeds": [record.seed for record in curve.records],
+        "budget": curve.budget,
+        "costs": costs,
+        "mean_regret": regrets.mean(axis=0).tolist(),
+        "worst_regret": regrets.max(axis=0).tolist(),
     }
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from ray_mixopt.domain_map import DomainMap
 from ray_mixopt.pretraining.manifest import Manifest
 from ray_mixopt.pretraining.presets import PRESETS
 from ray_mixopt.pretraining.settings import (
@@ -83,6 +84,8 @@ class Search(Settings):
         mode: direction of the objective.
         seed: of the strategy.
         concurrency: runs at a time; by default as many of the smallest as the cluster holds.
+        earlier: where old runs are, taken in at no cost, see ``evidence.read``; ``--from`` adds to them.
+        domain_map: what became of their domains; see ``DomainMap``.
     """
 
     budget: float = Field(default=3.0, gt=0)
@@ -91,6 +94,8 @@ class Search(Settings):
     mode: Literal["min", "max"] = "min"
     seed: int = Field(default=0, ge=0)
     concurrency: int | None = Field(default=None, gt=0)
+    earlier: list[str] = []
+    domain_map: dict[str, Any] = {}
 
 
 class PretrainConfig(Settings):
@@ -183,6 +188,11 @@ class PretrainConfig(Settings):
         storage = config.storage if "://" in config.storage else str(Path(config.storage).resolve())
         return config.model_copy(update={"data": config.data.resolve(), "storage": storage})
 
+    def starting_from(self, paths: Sequence[str]) -> PretrainConfig:
+        """The same search with more old runs to start from."""
+        earlier = [*self.search.earlier, *paths]
+        return self.model_copy(update={"search": self.search.model_copy(update={"earlier": earlier})})
+
     # -- what follows from it
 
     @property
@@ -215,6 +225,15 @@ class PretrainConfig(Settings):
         """Weight of each metric."""
         names = self.manifest.domains
         return self.search.objective or {f"val_loss/{name}": 1 / len(names) for name in names}
+
+    @property
+    def domain_map(self) -> DomainMap:
+        """What became of the domains of old runs.
+
+        Raises:
+            ValueError: if it makes no sense.
+        """
+        return DomainMap.from_dict(self.search.domain_map)
 
     def scale(self, name: str) -> ScaleSettings:
         """The settings of a scale.

@@ -2,82 +2,126 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from rich.table import Table
 
 from ray_mixopt.pretraining.config import PretrainConfig
 
 
-def plan_tables(config: PretrainConfig) -> Iterator[Table | str]:
-    """The plan of a checked configuration, as tables and sentences."""
-    yield _scales(config)
-    yield _domains(config)
-    yield from _budget(config)
+def plan(config: PretrainConfig) -> dict[str, Any]:
+    """The plan of a checked configuration, JSON-able. Costs are in runs at the target, memory in bytes a worker."""
+    space, search = config.space, config.search
+    budget = search.budget * space.target_cost
+    small, rung = space.scales[0].name, space.steps[0]
+    return {
+        "models": [_model(config, scale.name) for scale in config.scales],
+        "batch_tokens": config.batch_tokens,
+        "sequence_length": config.sequence_length,
+        "domains": {name: _domain(config, number) for number, name in enumerate(space.domains)},
+        "target": {"scale": space.target_scale, "steps": space.target_steps, "tokens": config.target_tokens},
+        "max_repetition_ratio": config.max_repetition_ratio,
+        "budget": {
+            "target_runs": search.budget,
+            "cost": budget,
+            "unit": "seconds" if config.cost == "seconds" else "FLOPs",
+            "smallest_runs": int(budget / space.cost(small, rung)),
+        },
+        "objective": config.objective,
+        "mode": search.mode,
+        "strategy": search.strategy,
+        "seed": search.seed,
+        "results": f"{config.storage}/{config.name}",
+    }
 
 
-def _scales(config: PretrainConfig) -> Table:
+def plan_tables(plan: Mapping[str, Any]) -> Iterator[Table | str]:
+    """A plan as tables and sentences."""
+    yield _models_table(plan)
+    yield _domains_table(plan)
+    budget, small = plan["budget"], plan["models"][0]
+    rung = next(iter(small["cost"]))
+    yield (
+        f"Budget: {budget['target_runs']:g} runs at the target, {budget['cost']:.3g} {budget['unit']}; as much as "
+        f"{budget['smallest_runs']:,} runs of {small['scale']} to {int(rung):,} steps."
+    )
+    objective = " + ".join(f"{weight:g} {name}" for name, weight in plan["objective"].items())
+    yield f"Objective: {plan['mode']} {objective}, strategy {plan['strategy']}, seed {plan['seed']}."
+    if plan.get("earlier_runs"):
+        given = ", ".join(f"{number} of {path}" for path, number in plan["earlier_runs"].items())
+        yield f"Earlier runs, at no cost: {given}."
+    yield f"Results go to {plan['results']}."
+
+
+def _model(config: PretrainConfig, name: str) -> dict[str, Any]:
+    space, scale = config.space, config.scale(name)
+    cost, execution = config.model_cost(scale), scale.execution or config.execution
+    return {
+        "scale": scale.name,
+        "parameters": cost.parameters,
+        "flops_per_token": cost.flops_per_token,
+        "memory_bytes": cost.memory_bytes(execution, scale.resources.workers),
+        "workers": scale.resources.workers,
+        "resources": dict(scale.resources.total),
+        "cost": {str(rung): space.cost(scale.name, rung) / space.target_cost for rung in space.steps},
+    }
+
+
+def _domain(config: PretrainConfig, number: int) -> dict[str, Any]:
     space = config.space
+    name = space.domains[number]
+    used = space.token_supply[name]
+    mixtures = {"uniform": space.uniform(), "proportional": space.proportional()}
+    shares = {label: 0.0 if mixture is None else float(mixture[number]) for label, mixture in mixtures.items()}
+    return {
+        "train_tokens": config.manifest.domains[name].train.tokens,
+        "used_tokens": used,
+        "highest_share": float(space.corners().max(0)[number]),
+        "epochs": {label: share * config.target_tokens / used for label, share in shares.items()},
+    }
+
+
+def _models_table(plan: Mapping[str, Any]) -> Table:
+    models: Sequence[Mapping[str, Any]] = plan["models"]
     table = Table(title="Models")
     for name in ("scale", "parameters", "FLOPs/token"):
         table.add_column(name, no_wrap=True)  # in a narrow terminal the others are
     table.add_column("memory")
     table.add_column("workers", min_width=7)
-    for rung in space.steps:
+    for rung in models[0]["cost"]:
         table.add_column(f"to {rung}", justify="right")
-    for scale in config.scales:
-        cost, execution = config.model_cost(scale), scale.execution or config.execution
-        needs = ", ".join(f"{amount:g} {kind}" for kind, amount in scale.resources.total.items())
+    for model in models:
+        needs = ", ".join(f"{amount:g} {kind}" for kind, amount in model["resources"].items())
         table.add_row(
-            scale.name,
-            f"{cost.parameters:,}",
-            f"{cost.flops_per_token:.3g}",
-            f"~{_bytes(cost.memory_bytes(execution, scale.resources.workers))}",
-            f"{scale.resources.workers} ({needs})",
-            *(f"{space.cost(scale.name, rung) / space.target_cost:.1%}" for rung in space.steps),
+            model["scale"],
+            f"{model['parameters']:,}",
+            f"{model['flops_per_token']:.3g}",
+            f"~{_bytes(model['memory_bytes'])}",
+            f"{model['workers']} ({needs})",
+            *(f"{cost:.1%}" for cost in model["cost"].values()),
         )
     table.caption = (
-        f"{config.batch_tokens:,} tokens a step, in sequences of {config.sequence_length}. Memory is an "
+        f"{plan['batch_tokens']:,} tokens a step, in sequences of {plan['sequence_length']}. Memory is an "
         "estimate, of one worker. The last columns are costs, in runs at the target."
     )
     return table
 
 
-def _domains(config: PretrainConfig) -> Table:
-    space, manifest = config.space, config.manifest
-    mixtures = {"uniform": space.uniform(), "proportional": space.proportional()}
-    highest = space.corners().max(0)  # (d,)
+def _domains_table(plan: Mapping[str, Any]) -> Table:
     table = Table("domain", "train tokens", "used", "highest", title="Data")
-    for name in mixtures:
+    for name in ("uniform", "proportional"):
         table.add_column(name, justify="right")
-    for number, name in enumerate(space.domains):
-        used = space.token_supply[name]
-        epochs = []
-        for mixture in mixtures.values():
-            share = 0.0 if mixture is None else float(mixture[number])
-            epochs.append(f"{share * config.target_tokens / used:.2f}")
-        tokens = manifest.domains[name].train.tokens
-        table.add_row(name, f"{tokens:,}", f"{used:,.0f}", f"{highest[number]:.1%}", *epochs)
+    for name, domain in plan["domains"].items():
+        epochs = (f"{number:.2f}" for number in domain["epochs"].values())
+        used, highest = f"{domain['used_tokens']:,.0f}", f"{domain['highest_share']:.1%}"
+        table.add_row(name, f"{domain['train_tokens']:,}", used, highest, *epochs)
+    target = plan["target"]
     table.caption = (
-        f"The last columns are epochs of these mixtures at the target, {space.target_scale} x {space.target_steps:,} "
-        f"steps, {config.target_tokens:,} tokens; at most {config.max_repetition_ratio:g}."
+        f"The last columns are epochs of these mixtures at the target, {target['scale']} x {target['steps']:,} steps, "
+        f"{target['tokens']:,} tokens; at most {plan['max_repetition_ratio']:g}."
     )
     return table
-
-
-def _budget(config: PretrainConfig) -> Iterator[str]:
-    space, search = config.space, config.search
-    budget = search.budget * space.target_cost
-    unit = "seconds" if config.cost == "seconds" else "FLOPs"
-    small, rung = space.scales[0].name, space.steps[0]
-    n_small = int(budget / space.cost(small, rung))
-    yield (
-        f"Budget: {search.budget:g} runs at the target, {budget:.3g} {unit}; as much as {n_small:,} runs of {small} to "
-        f"{rung:,} steps."
-    )
-    objective = " + ".join(f"{weight:g} {name}" for name, weight in config.objective.items())
-    yield f"Objective: {search.mode} {objective}, strategy {search.strategy}, seed {search.seed}."
-    yield f"Results go to {config.storage}/{config.name}."
 
 
 def _bytes(n: float) -> str:

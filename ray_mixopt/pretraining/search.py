@@ -19,6 +19,7 @@ from ray.tune.experiment import Trial
 
 from ray_mixopt.optimizer import MixtureOptimizer
 from ray_mixopt.pretraining.config import MEAN_LOSS, PretrainConfig, check_resources
+from ray_mixopt.pretraining.earlier import take_in
 from ray_mixopt.pretraining.group import TrainingGroup
 from ray_mixopt.pretraining.permutation import key_seed
 from ray_mixopt.pretraining.session import check_writable
@@ -97,7 +98,7 @@ def search(
         resume: whether to go on with the experiment in the storage; budget, objective and the like are its own.
 
     Raises:
-        ValueError: if a scale does not fit the cluster.
+        ValueError: if a scale does not fit the cluster, or earlier runs have no place in the search.
         ray.tune.error.TuneError: if the search itself breaks down.
     """
     with cluster() as (nodes, trial):
@@ -112,17 +113,19 @@ def search(
             searcher = MixOptSearcher.load(experiment_path(config))
         else:
             searcher = MixOptSearcher(
+                config.space,
+                MEAN_LOSS,
+                config.search.mode,
                 objective=config.objective,
                 strategy=config.search.strategy,
                 budget=config.search.budget * config.space.target_cost,
                 seed=config.search.seed,
             )
+            take_in(searcher, config)
             tuner = tune.Tuner(
                 trainable,
                 param_space=config.space.param_space(),
                 tune_config=tune.TuneConfig(
-                    metric=MEAN_LOSS,
-                    mode=config.search.mode,
                     search_alg=searcher,
                     scheduler=MixOptScheduler(),
                     num_samples=-1,

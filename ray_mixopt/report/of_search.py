@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +21,6 @@ from ray_mixopt.report.drawing import (
     finish,
     listed,
     log_cost,
-    plain,
     short,
     unlabelled,
 )
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 MOST_DOMAINS = len(PALETTE)  # drawn one by one; the smaller ones together
 MOST_CURVES = 300
+MOST_TICKS = 6
 
 
 def incumbent(study: Study) -> Drawing | None:
@@ -63,7 +64,7 @@ def incumbent(study: Study) -> Drawing | None:
     log_cost(axes, _target(study.space))
     axes.set_ylabel(short(f"{study.objective_name} at the target", 44))
     finish(axes)
-    axes.legend(loc="best")
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
     first, last = known[0] if known else (x[0], None), known[-1] if known else (x[-1], None)
     alt = (
         f"Line chart of {study.objective_name} predicted at the target for the mixture recommended so far. "
@@ -87,7 +88,8 @@ def _zoom(axes: Axes, means: list[float], last: Prediction | None) -> None:
     if means:
         half = max(2.5 * float(np.ptp(means)), 0.0 if last is None else 0.75 * (last.high - last.low), 1e-9)
         middle = float(np.median(means))
-        axes.set_ylim(middle - half, middle + half)
+        low, high = axes.get_ylim()  # of all that is drawn
+        axes.set_ylim(max(low, middle - half), min(high, middle + half))
 
 
 def mixtures(study: Study) -> Drawing | None:
@@ -161,7 +163,7 @@ def spending(study: Study) -> Drawing | None:
     axes.margins(x=0.16)
     axes.set_xlabel(f"cost, in full runs ({_target(space)})")
     finish(axes, "x")
-    axes.legend(loc="best", title="steps paid", title_fontsize=8)
+    figure.legend(loc="outside upper center", ncols=4, frameon=False)
     total = paid.sum()
     parts = [
         f"{name} {share.sum() / total:.0%} in {n} runs"
@@ -216,7 +218,8 @@ def curves(study: Study) -> Drawing | None:
         if any(scale == name for scale, _ in runs):
             axes.plot([], [], color=PALETTE[k % 6], marker=MARKERS[k % 7], ms=4, label=name)
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(plain)
+    rungs = study.space.steps[:: math.ceil(len(study.space.steps) / MOST_TICKS)]
+    axes.set_xticks(rungs, [f"{step:,}" for step in rungs])
     axes.xaxis.set_minor_formatter(unlabelled)
     axes.set_xlabel("training steps")
     axes.set_ylabel(short(metric, 40))

@@ -19,6 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -66,8 +67,11 @@ def load_reference(path: str | Path) -> Simulator:
     Raises:
         ValueError: if the file lacks one of these arrays.
     """
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {key: np.asarray(value, dtype=np.float64) for key, value in file.items()}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: np.asarray(value, dtype=np.float64) for key, value in file.items()}
+    except (ValueError, EOFError, BadZipFile, AttributeError) as error:  # numpy's advice would be to trust it
+        raise ValueError(f"{str(path)!r} is no reference network: it is not an .npz file, or damaged.") from error
     layers = sum(key.startswith("weight_") for key in arrays)
     needed = {f"{part}_{i}" for part in ("weight", "bias") for i in range(layers)}
     missing = ({"x_mean", "x_std", "y_mean", "y_std", "weight_0"} | needed) - set(arrays)

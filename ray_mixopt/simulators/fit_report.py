@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +36,15 @@ class FitReport:
     seed: int
     iterations: int = 0
     fit_seconds: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able, the arrays by metric."""
+        arrays = ("r2", "spearman", "reversal_reference", "reversal_fitted", "regret")
+        rows = {
+            name: {array: float(getattr(self, array)[i]) for array in arrays} for i, name in enumerate(self.metrics)
+        }
+        rest = ("mixtures_per_second", "seed", "iterations", "fit_seconds")
+        return {"metrics": rows, **{name: getattr(self, name) for name in rest}}
 
     def table(self) -> str:
         """The agreement by metric, as a Markdown table."""

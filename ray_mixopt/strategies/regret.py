@@ -267,7 +267,8 @@ class RegretStrategy:
         if len(data.y) < 2:
             return None
         standardise = Standardisation.of(data.y)
-        return Surrogate(data.x, standardise(data.y), self._theta(metric, data), standardise)
+        known = None if data.noise is None else data.noise / standardise.spread**2
+        return Surrogate(data.x, standardise(data.y), self._theta(metric, data), standardise, known)
 
     def _data(self, history: History) -> list[Observations]:
         return [
@@ -282,12 +283,13 @@ class RegretStrategy:
         """
         n = refit_size(len(data.y))
         rows = torch.linspace(0, n - 1, min(n, MOST_FITTED)).round().long()
-        x, y = data.x[rows], data.y[rows]
-        key = x.numpy().tobytes() + y.numpy().tobytes()
+        x, y, noise = data.x[rows], data.y[rows], None if data.noise is None else data.noise[rows]
+        key = b"".join(part.numpy().tobytes() for part in (x, y, noise) if part is not None)
         if metric not in self._fits or self._fits[metric][0] != key:
-            values = Standardisation.of(y)(y)
-            mode = map_estimate(x, values, self.space.n_domains)
-            draws = laplace_draws(x, values, self.space.n_domains, mode, N_DRAWS, self.problem.rng(3, n))
+            standardise, d = Standardisation.of(y), self.space.n_domains
+            known = None if noise is None else noise / standardise.spread**2
+            mode = map_estimate(x, standardise(y), d, known)
+            draws = laplace_draws(x, standardise(y), d, mode, N_DRAWS, self.problem.rng(3, n), known)
             self._fits[metric] = key, draws
         return self._fits[metric][1]
 

@@ -18,11 +18,15 @@ THINNING = 1.25  # least ratio between the steps of two reports of a run that bo
 
 @dataclass(frozen=True, kw_only=True)
 class Observations:
-    """Data of one metric: inputs ``n x d+2``, values ``(n,)`` and the run each belongs to."""
+    """Data of one metric: inputs ``n x d+2``, values ``(n,)``, the run each belongs to, and its known noise.
+
+    The noise is a variance, ``(n,)``, in the metric's unit squared; None if no run says any.
+    """
 
     x: Tensor
     y: Tensor
     runs: tuple[str, ...]
+    noise: Tensor | None = None
 
 
 def fidelity_coordinates(space: MixtureSpace, scale: str, steps: float) -> tuple[float, float]:
@@ -75,5 +79,7 @@ def observations(space: MixtureSpace, history: History, metric: str, worst: floa
         runs.append(trial_id)
         seen = worst_at.get(trial.scale, value)
         worst_at[trial.scale] = max(seen, value) if worst > 0 else min(seen, value)
+    noise = torch.tensor([history[run].noise.get(metric, 0.0) ** 2 for run in runs], dtype=torch.float64)
     x = encode(space, np.array(mixtures, dtype=np.float64).reshape(-1, space.n_domains), fidelities)
-    return Observations(x=x, y=torch.tensor(values, dtype=torch.float64), runs=tuple(runs))
+    y = torch.tensor(values, dtype=torch.float64)
+    return Observations(x=x, y=y, runs=tuple(runs), noise=noise if noise.any() else None)

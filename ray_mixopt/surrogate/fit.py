@@ -96,21 +96,23 @@ class Hyperparameters(torch.nn.Module):
         """Variance of the observation noise, ``batch_shape x 1``."""
         return self.log_noise.exp() + _NOISE_FLOOR
 
-    def nugget(self, variance: Tensor) -> Tensor:
+    def nugget(self, variance: Tensor, known: Tensor | None = None) -> Tensor:
         """What is added to the prior variances of observations, ``batch_shape x n``: noise and a relative jitter.
 
-        The jitter is in proportion since amplitudes may differ by orders of magnitude between fidelities.
+        The jitter is in proportion since amplitudes may differ by orders of magnitude between fidelities. Observations
+        may have a variance that is known beforehand, ``(n,)``, on top of the noise of all.
         """
-        return _JITTER * variance + self.noise()
+        nugget = _JITTER * variance + self.noise()
+        return nugget if known is None else nugget + known
 
-    def covariance(self, x: Tensor) -> Tensor:
+    def covariance(self, x: Tensor, known: Tensor | None = None) -> Tensor:
         """Covariance of noisy observations at ``n x d+2``, ``batch_shape x n x n``."""
         covariance = self.kernel.forward(x, x)
-        return covariance + torch.diag_embed(self.nugget(covariance.diagonal(dim1=-2, dim2=-1)))
+        return covariance + torch.diag_embed(self.nugget(covariance.diagonal(dim1=-2, dim2=-1), known))
 
-    def log_likelihood(self, x: Tensor, y: Tensor) -> Tensor:
+    def log_likelihood(self, x: Tensor, y: Tensor, known: Tensor | None = None) -> Tensor:
         """Log marginal likelihood of ``(n,)`` values at ``n x d+2``, ``batch_shape``."""
-        factor = torch.linalg.cholesky(self.covariance(x))
+        factor = torch.linalg.cholesky(self.covariance(x, known))
         white = torch.linalg.solve_triangular(factor, y.unsqueeze(-1).expand(*self.batch_shape, -1, 1), upper=False)
         log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return -0.5 * white.square().sum((-2, -1)) - log_det - 0.5 * len(y) * math.log(2 * math.pi)
@@ -120,23 +122,28 @@ def _grad(parameter: torch.nn.Parameter) -> Tensor:
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
-def _loss_and_grad(model: Hyperparameters, prior: Prior, theta: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def _loss_and_grad(
+    model: Hyperparameters, prior: Prior, theta: Tensor, x: Tensor, y: Tensor, known: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Negative log posterior and its gradient for a batch of hyper-parameters."""
     model.unpack(theta)
     model.zero_grad()
-    loss = -model.log_likelihood(x, y)
+    loss = -model.log_likelihood(x, y, known)
     loss.sum().backward()
     offset = (theta - prior.mean) / prior.std
     return loss.detach() + 0.5 * offset.square().sum(-1), model.pack_grad() + offset / prior.std
 
 
-def map_estimate(x: Tensor, y: Tensor, n_domains: int) -> Tensor:
-    """Hyper-parameters of largest posterior density given ``(n,)`` standardised values at ``n x d+2``, ``(p,)``."""
+def map_estimate(x: Tensor, y: Tensor, n_domains: int, known: Tensor | None = None) -> Tensor:
+    """Hyper-parameters of largest posterior density given ``(n,)`` standardised values at ``n x d+2``, ``(p,)``.
+
+    ``known`` variances of the values, ``(n,)``, are on top of the noise, which is estimated.
+    """
     model = Hyperparameters(n_domains)
     prior = model.prior()
 
     def objective(theta: np.ndarray) -> tuple[float, np.ndarray]:
-        loss, grad = _loss_and_grad(model, prior, torch.from_numpy(theta.copy()), x, y)
+        loss, grad = _loss_and_grad(model, prior, torch.from_numpy(theta.copy()), x, y, known)
         return float(loss), grad.numpy()
 
     bounds = [(m - _BOUND * s, m + _BOUND * s) for m, s in zip(prior.mean.tolist(), prior.std.tolist(), strict=True)]
@@ -151,7 +158,15 @@ def map_estimate(x: Tensor, y: Tensor, n_domains: int) -> Tensor:
     return torch.from_numpy(result.x)
 
 
-def laplace_draws(x: Tensor, y: Tensor, n_domains: int, mode: Tensor, n_draws: int, rng: np.random.Generator) -> Tensor:
+def laplace_draws(
+    x: Tensor,
+    y: Tensor,
+    n_domains: int,
+    mode: Tensor,
+    n_draws: int,
+    rng: np.random.Generator,
+    known: Tensor | None = None,
+) -> Tensor:
     """The mode and ``n_draws - 1`` draws from the Gaussian that fits the posterior at the mode, ``n_draws x p``.
 
     The Hessian comes from central differences of the gradient, evaluated in batches that fit a core's cache. Curvatures
@@ -163,7 +178,7 @@ def laplace_draws(x: Tensor, y: Tensor, n_domains: int, mode: Tensor, n_draws: i
     prior = Hyperparameters(n_domains).prior()
     grads = torch.cat(
         [
-            _loss_and_grad(Hyperparameters(n_domains, chunk.shape[:1]), prior, chunk, x, y)[1]
+            _loss_and_grad(Hyperparameters(n_domains, chunk.shape[:1]), prior, chunk, x, y, known)[1]
             for chunk in shifted.split(max(1, _CACHED // len(y) ** 2))
         ]
     )

@@ -44,16 +44,19 @@ class Surrogate:
         y: standardised values, ``(n,)`` or ``s x n``.
         theta: hyper-parameter draws, ``s x p``.
         standardisation: how ``y`` was made from the metric.
+        known: standardised variances of the values, ``(n,)``, that are known beforehand, on top of the noise.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, theta: Tensor, standardisation: Standardisation) -> None:
-        self.x, self.theta, self.standardisation = x, theta, standardisation
+    def __init__(
+        self, x: Tensor, y: Tensor, theta: Tensor, standardisation: Standardisation, known: Tensor | None = None
+    ) -> None:
+        self.x, self.theta, self.standardisation, self.known = x, theta, standardisation, known
         self.hyper = Hyperparameters(x.shape[-1] - 2, theta.shape[:1])
         self.hyper.unpack(theta)
         self.y = y.expand(len(theta), -1)
         with torch.no_grad():
             self.noise = self.hyper.noise()  # (s, 1)
-            self.factor = torch.linalg.cholesky(self.hyper.covariance(x))  # (s, n, n)
+            self.factor = torch.linalg.cholesky(self.hyper.covariance(x, known))  # (s, n, n)
             self.white = torch.linalg.solve_triangular(self.factor, self.y.unsqueeze(-1), upper=False)  # (s, n, 1)
 
     def prior_covariance(self, x1: Tensor, x2: Tensor) -> Tensor:
@@ -78,7 +81,8 @@ class Surrogate:
         if len(x) == 0:
             return self
         y = torch.cat([self.y, self.mean(x)], -1)
-        return Surrogate(torch.cat([self.x, x]), y, self.theta, self.standardisation)
+        known = None if self.known is None else torch.cat([self.known, self.known.new_zeros(len(x))])
+        return Surrogate(torch.cat([self.x, x]), y, self.theta, self.standardisation, known)
 
     def leave_out(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Errors and variances of some observations as predicted from all others, each ``(len(rows),)``.
@@ -101,7 +105,7 @@ class Surrogate:
         if not torch.equal(self.y, self.y[:1].expand_as(self.y)):
             raise ValueError("A surrogate with pending runs has no BoTorch model: take it before given_pending.")
         values = self.y[0] * self.standardisation.spread + self.standardisation.center
-        return SurrogateModel(self.x, values, self.theta)
+        return SurrogateModel(self.x, values, self.theta, self.known)
 
     @cached_property
     def _solved(self) -> Tensor:
@@ -119,16 +123,17 @@ class SurrogateModel(SingleTaskGP):
         x: inputs, ``n x d+2``.
         values: the metric, ``(n,)``.
         theta: hyper-parameter draws, ``s x p``.
+        known: see ``Surrogate``.
     """
 
     _is_ensemble = True
 
-    def __init__(self, x: Tensor, values: Tensor, theta: Tensor) -> None:
+    def __init__(self, x: Tensor, values: Tensor, theta: Tensor, known: Tensor | None = None) -> None:
         batch = theta.shape[:1]
         hyper = Hyperparameters(x.shape[-1] - 2, batch)
         hyper.unpack(theta)
         with torch.no_grad():
-            nugget = hyper.nugget(hyper.kernel.forward(x, x, diag=True))  # (s, n)
+            nugget = hyper.nugget(hyper.kernel.forward(x, x, diag=True), known)  # (s, n)
         super().__init__(
             x.expand(*batch, *x.shape),
             values.unsqueeze(-1).expand(*batch, -1, 1),

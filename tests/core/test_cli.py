@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
 from ray_mixopt.cli import main
+from ray_mixopt.commands import INTERRUPTED
 
 RUNS = """scale,cost_per_step,step,mixture/web,mixture/code,val_loss/web
 S,1,100,0.5,0.5,4.0
@@ -129,19 +138,45 @@ def test_help_is_at_hand(command: list[str]) -> None:
     assert "Usage:" in result.stdout
 
 
-@pytest.mark.parametrize("command", [["replay"], ["simulator", "fit"], ["recommend"], ["report"], ["export"]])
-def test_help_has_examples_and_exit_codes(command: list[str]) -> None:
-    result = call(*command, "--help")
+def subcommands(group: click.Group = main, *path: str) -> Iterator[tuple[str, ...]]:
+    """The words of every subcommand."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from subcommands(command, *path, name)
+        else:
+            yield (*path, name)
+
+
+def parsed(words: Sequence[str]) -> click.Command:
+    """The subcommand that words call, with options that it has; else click raises."""
+    command: click.Command = main
+    while isinstance(command, click.Group):
+        command, words = command.commands[words[0]], words[1:]
+    command.make_parser(click.Context(command)).parse_args(list(words))
+    return command
+
+
+@pytest.mark.parametrize("words", list(subcommands()), ids=" ".join)
+def test_every_command_has_examples_exit_codes_and_json(words: tuple[str, ...]) -> None:
+    result = call(*words, "--help")
     assert result.exit_code == 0
-    assert f"    ray-mixopt {' '.join(command)}" in result.stdout.split("Examples:")[1]
-    assert "130 ended by Ctrl-C" in result.stdout
+    examples, _, rest = result.stdout.split("Examples:")[1].partition("Exit codes:")
+    lines = [shlex.split(line) for line in examples.split("\n\n")[0].splitlines() if line.strip()]
+    assert len(lines) >= 1
+    for line in lines:
+        assert line[: 1 + len(words)] == ["ray-mixopt", *words]
+        assert parsed(line[1:]).name == words[-1]
+    assert "130 ended by Ctrl-C" in " ".join(rest.split())
+    assert "--json" in result.stdout
+
+
+def test_every_command_and_exit_code_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "command.md").read_text()
+    assert [words for words in subcommands() if f"`ray-mixopt {' '.join(words)}`" not in page] == []
+    assert [code for code in (0, 1, 2, INTERRUPTED) if f"| {code} |" not in page] == []
 
 
 def test_a_shell_completes_commands_and_options() -> None:
-    import os
-    import subprocess
-    import sys
-
     def completed(words: str) -> str:
         environment = {**os.environ, "_RAY_MIXOPT_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": "1"}
         code = "import sys; sys.argv[0] = 'ray-mixopt'; from ray_mixopt.cli import main; main()"
@@ -151,6 +186,70 @@ def test_a_shell_completes_commands_and_options() -> None:
         return child.stdout
 
     assert completed("ray-mixopt rep").split() == ["plain,replay", "plain,report"]
+
+
+# -- benchmarks
+
+
+def test_a_benchmark_for_a_program(tmp_path: Path) -> None:
+    arguments = ["benchmark", "--problems", "synthetic/mixing_law", "--methods", "random", "--budget", "1x"]
+    result = call(*arguments, "--seeds", "0-1", "--out", tmp_path, "--json")
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    scores = answer["groups"]["synthetic/mixing_law"]["random"]["synthetic/mixing_law"]
+    assert scores["seeds"] == [0, 1] and scores["budget"] == 1.0 and scores["costs"][-1] == 1.0
+    assert len(scores["mean_regret"]) == len(scores["costs"])
+    assert scores["worst_regret"][-1] >= scores["mean_regret"][-1] > 0
+    assert answer["failures"] == [] and all(Path(path).is_file() for path in answer["figures"])
+    again = call("benchmark", "--report", "--out", tmp_path, "--json")
+    assert json.loads(again.stdout) == answer
+    listed = json.loads(call("benchmark", "--list", "--json").stdout)
+    assert "slimpajama/val_loss/arxiv" in listed["suites"]["headline"] and listed["methods"]["random"]["about"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--suite", "nonesuch"], "Unknown suite 'nonesuch': choose one of headline"),
+        (["--problems", "nonesuch/loss"], "Unknown family in 'nonesuch/loss'"),
+        (["--methods", "nonesuch"], "nonesuch"),
+        (["--seeds", "b"], "--seeds is A-B or a single A, for instance 100-119, got 'b'"),
+        (["--seeds", "3-1"], "--seeds runs from small to large"),
+        (["--budget", "-1"], "--budget is a positive cost"),
+        (["--workers", "fast"], "fast"),
+    ],
+)
+def test_bad_benchmarks_are_usage_errors(arguments: list[str], message: str, folder: Path) -> None:
+    assert message in refused("benchmark", *arguments)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_benchmark_cannot_go_into_a_file(runs: Path) -> None:
+    message = refused("benchmark", "--problems", "synthetic/mixing_law", "--out", runs / "out")
+    assert f"{runs / 'out'}: Not a directory." in message
+
+
+def test_ctrl_c_keeps_what_a_benchmark_has_finished(tmp_path: Path) -> None:
+    some = ["--problems", "synthetic/mixing_law", "--budget", "1x", "--out", str(tmp_path)]
+    code = "from ray_mixopt.cli import main; main()"
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, "benchmark", *some, "--methods", "random,default", "--seeds", "0-3", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not list(tmp_path.glob("*/*.json")):
+        assert child.poll() is None
+        time.sleep(0.1)
+    os.killpg(child.pid, signal.SIGINT)  # to all its processes, as a terminal does
+    out, err = child.communicate(timeout=60)
+    assert (child.returncode, out) == (INTERRUPTED, ""), err
+    assert f"finished searches are kept in {tmp_path}, give the same command again" in err
+    n_kept = len(list(tmp_path.glob("*/*.json")))
+    assert 1 <= n_kept < 8
+    again = call("benchmark", *some, "--methods", "random", "--seeds", "0")
+    assert again.exit_code == 0 and "1 searches are there, 0 to do" in again.stderr
 
 
 # -- answers from old runs
@@ -175,6 +274,11 @@ def test_old_runs_alone_answer(swarm: Path) -> None:
     answer = json.loads(result.stdout)
     assert answer["mixture"]["b"] == pytest.approx(0.6, abs=0.05)
     assert answer["details"]["ranges"]["b"][0] < 0.6 < answer["details"]["ranges"]["b"][1]
+    width = answer["predicted"]["high"] - answer["predicted"]["low"]
+    doubted = json.loads(
+        call("recommend", "--from", swarm, "--weight", "x=1", "--metric-noise", "x=0.5", "--json").stdout
+    )
+    assert doubted["predicted"]["high"] - doubted["predicted"]["low"] > 2 * width
     other = call(
         "recommend", "--from", swarm, "--weight", "y=1", "--mode", "max", "--cap", "a=0.7", "--yaml", "weights"
     )
@@ -207,6 +311,9 @@ def test_runs_are_exported(swarm: Path, tmp_path: Path) -> None:
         (["--weight", "x=1", "--cap", "c=1"], "upper names the unknown domain 'c'"),
         (["--weight", "x=1", "--cap", "a=0.1", "--cap", "b=0.1"], "The caps sum to 0.2"),
         (["--weight", "x=1", "--target", "model:7"], "not one of the rungs"),
+        (["--weight", "x=1", "--metric-noise", "x"], "--metric-noise is METRIC=DEVIATION, for instance loss=0.01"),
+        (["--weight", "x=1", "--metric-noise", "x=-1"], "The noise of x must be a standard deviation"),
+        (["--weight", "x=1", "--metric-noise", "z=1"], "The noise is of z, which no run reports: they have x, y"),
     ],
 )
 def test_bad_questions_about_old_runs_are_usage_errors(arguments: list[str], message: str, swarm: Path) -> None:
@@ -224,6 +331,23 @@ def test_there_is_no_report_of_nothing(tmp_path: Path) -> None:
     assert "No readable searcher state" in refused("report", tmp_path)
     (tmp_path / "broken.json").write_text("{")
     assert "broken.json is not JSON" in refused("report", tmp_path / "broken.json")
+
+
+def test_odd_files_are_refused_in_a_sentence(swarm: Path, tmp_path: Path) -> None:
+    deep, empty, typo = (tmp_path / name for name in ("deep.json", "empty.npz", "typo.json"))
+    deep.write_text("[" * 100_000)
+    empty.touch()
+    typo.write_text('{"renamed": {"c": "a"}}')
+    assert "deep.json is not JSON: it is nested too deeply" in refused("recommend", "--from", deep)
+    assert "deep.json is not JSON: it is nested too deeply" in refused("report", deep)
+    assert "deep.json holds no domain map" in refused("recommend", "--from", swarm, "--domains", deep)
+    message = refused("recommend", "--from", swarm, "--weight", "x=1", "--domains", typo)
+    assert "The map changes c, which no runs have." in message
+    message = refused("simulator", "fit", "--reference", empty, "--out", tmp_path / "new.npz")
+    assert "is no reference network: it is not an .npz file, or damaged" in message
+    assert "There are no results of a benchmark below" in refused("benchmark", "--report", "--out", tmp_path / "none")
+    message = refused("recommend", "--from", swarm, "--weight", "x=1", "--report", empty / "report")
+    assert "Not a directory" in message
 
 
 def test_the_version_is_that_of_the_package() -> None:

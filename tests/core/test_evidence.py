@@ -15,6 +15,7 @@ from ray_mixopt.domain_map import DomainMap
 from ray_mixopt.evidence import Source
 from ray_mixopt.export import WRITERS
 from ray_mixopt.history import History
+from ray_mixopt.recommendation import Prediction
 
 DOMAINS = ("web", "code", "math")
 COST = {"S": 0.1, "L": 1.0}
@@ -292,3 +293,57 @@ def test_a_map_that_does_not_fit_is_refused(space, history) -> None:
         learned(space, history, DomainMap(dropped=("book",)))
     with pytest.raises(ValueError, match="domain 'math', which is not one of web, code: say what became of it"):
         learned(replace(space, domains=("web", "code")), history)
+
+
+# -- with its noise
+
+
+def test_noisier_evidence_counts_for_less(space, tmp_path: Path) -> None:
+    optimizer = MixtureOptimizer(space, objective={"loss": 1.0})
+    for i, w in enumerate(space.sample(40, np.random.default_rng(0))):
+        scale, step = ("S", "L")[i % 2], (100, 1000)[i // 2 % 2]
+        optimizer.add_evaluated_point(space.named(w), scale, step, {"loss": loss(space.named(w), scale, step)})
+    WRITERS["csv"](optimizer.history, tmp_path)
+    wrong = pd.read_csv(tmp_path / "runs.csv")
+    wrong["loss"] += 2 * wrong["mixture/web"]  # an evaluation that dislikes web
+    wrong.to_csv(tmp_path / "wrong.csv", index=False)
+    given = {"cost": COST, "parameters": {"S": 1e7, "L": 1e8}}
+
+    def contrast(*sources: History) -> Prediction:
+        """Of a mixture of much web with one of much code."""
+        optimizer = MixtureOptimizer(space, objective={"loss": 1.0})
+        for number, source in enumerate(sources):
+            optimizer.absorb(source, source=str(number))
+        posterior = optimizer._strategy.posterior(optimizer.history)
+        return posterior.prediction(np.array([0.6, 0.2, 0.2]), np.array([0.2, 0.6, 0.2]))
+
+    right = evidence.read(tmp_path / "runs.csv", Source(**given))
+    trusted, doubted = (
+        contrast(right, evidence.read(tmp_path / "wrong.csv", Source(**given, noise={"loss": sd}))) for sd in (0.0, 0.5)
+    )
+    alone = contrast(right)
+    assert abs(doubted.mean - alone.mean) < 0.5 * abs(trusted.mean - alone.mean)
+    assert doubted.high - doubted.low < 0.5 * (trusted.high - trusted.low)  # the contradiction is explained
+
+
+def test_noise_is_part_of_a_history(history, tmp_path: Path) -> None:
+    state = history.state_dict()
+    assert all("noise" not in trial for trial in state["trials"])  # as it ever was
+    (tmp_path / "history.json").write_text(json.dumps(state))
+    noisy = evidence.read(tmp_path / "history.json", Source(noise={"loss": 0.1, "acc": 0.01}))
+    again = History.from_state_dict(json.loads(json.dumps(noisy.state_dict())))
+    assert all(trial.noise == {"loss": 0.1, "acc": 0.01} for trial in again)
+    assert again.state_dict() == noisy.state_dict()
+    broken = noisy.state_dict()
+    broken["trials"][0]["noise"] = {"loss": -1.0}
+    with pytest.raises(ValueError, match="has a noise that is no standard deviation"):
+        History.from_state_dict(broken)
+
+
+def test_noise_is_checked(history, tmp_path: Path) -> None:
+    for value in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="The noise of loss must be a standard deviation, 0 or more"):
+            Source(noise={"loss": value})
+    (tmp_path / "history.json").write_text(json.dumps(history.state_dict()))
+    with pytest.raises(ValueError, match="The noise is of accuracy, which no run reports: they have loss"):
+        evidence.read(tmp_path / "history.json", Source(noise={"accuracy": 0.1}))

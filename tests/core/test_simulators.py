@@ -7,15 +7,18 @@ import pickle
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 from ray_mixopt import simulators
+from ray_mixopt.cli import main
 from ray_mixopt.simulators import fit
 from ray_mixopt.simulators.simulator import CHUNK, Network, Simulator
 
@@ -316,6 +319,18 @@ def test_a_fit_is_repeatable_by_seed(tmp_path: Path) -> None:
         answers.append(simulators.load(str(tmp_path / f"{name}.npz")).evaluate(mixtures, "1B", 19700))
     np.testing.assert_array_equal(answers[0], answers[1])
     assert np.abs(answers[0] - answers[2]).max() > 1e-3
+
+
+@needs_reference
+def test_the_command_fits_for_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "fit_simulator", partial(fit.fit_simulator, iterations=5))  # instead of minutes
+    arguments = ["simulator", "fit", "--reference", str(REFERENCE), "--out", str(tmp_path / "a.npz"), "--json"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    assert answer["simulator"] == str(tmp_path / "a.npz") and answer["iterations"] == 5
+    assert set(answer["metrics"]["accuracy/hellaswag"]) >= {"r2", "spearman", "regret"}
+    assert "of 5" in result.stderr
 
 
 @needs_reference

@@ -153,6 +153,36 @@ def test_botorch_acquisitions_run_on_it_unchanged(surrogate):
         assert abs(float(candidate[0, :D].sum()) - 1) < 1e-6
 
 
+def test_noise_that_is_known_moves_the_posterior_less():
+    x, y = data()
+    standardise = Standardisation.of(y)
+    values = standardise(y)
+    theta = map_estimate(x, values, D)[None]
+    noisy = torch.arange(len(y)) >= 12
+    test = encode(SPACE, np.random.default_rng(1).dirichlet(np.ones(D), 7), [("large", 400)])
+
+    def asked(known, rows=slice(None), shift=0.0):
+        shifted = values + shift * noisy
+        return Surrogate(x[rows], shifted[rows], theta, standardise, None if known is None else known[rows])
+
+    exact, zero = asked(None), asked(torch.zeros(len(y), dtype=torch.float64))
+    assert torch.equal(exact.mean(test), zero.mean(test))
+    without = asked(None, ~noisy)
+    moves, variances = [], []
+    for known in (0.0, 0.1, 10.0, 1e8):
+        model = asked(known * noisy.double(), shift=1.0)
+        moves.append(float((model.mean(test) - without.mean(test)).abs().mean()))
+        variances.append(float((model.prior_variance(test) - model.whitened(test).square().sum(-2)).mean()))
+    assert moves == sorted(moves, reverse=True) and moves[0] > 1.3 * moves[1] > 1.3**2 * moves[2]
+    assert variances == sorted(variances)
+    assert moves[3] < 1e-6  # as if these runs had not been made
+    model = asked(0.1 * noisy.double())
+    posterior = model.botorch_model().posterior(test)
+    expected = model.mean(test) * standardise.spread + standardise.center
+    assert torch.allclose(posterior.mean.squeeze(-1), expected, atol=1e-6)
+    assert torch.allclose(model.given_pending(test[:2]).mean(test), model.mean(test), atol=1e-6)
+
+
 def test_leaving_out_equals_refitting_without(surrogate):
     rows = [3, 4, 5]
     keep = [i for i in range(len(surrogate.x)) if i not in rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from click.testing import CliRunner
 
 from ray_mixopt.cli import main
 from ray_mixopt.pretraining.config import PretrainConfig, check_resources
+from ray_mixopt.pretraining.earlier import earlier_runs
 from ray_mixopt.pretraining.settings import Run
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +64,64 @@ def test_the_plan(write: Callable[..., Path]) -> None:
     config = PretrainConfig.read(write(upper={"a": 0.7}, max_repetition_ratio=0.2))
     assert config.space.upper == {"a": 0.7}
     assert config.space.corners().max(0)[1] == pytest.approx(0.2 * 992 / 384)
+
+
+def test_the_plan_for_a_program(write: Callable[..., Path]) -> None:
+    result = CliRunner().invoke(main, ["pretrain", str(write(search={"budget": 2})), "--dry-run", "--json"])
+    assert result.exit_code == 0, result.output
+    plan = json.loads(result.stdout)
+    assert [model["scale"] for model in plan["models"]] == [scale["name"] for scale in SETTINGS["scales"]]
+    assert [model["parameters"] for model in plan["models"]].count(152128) == 1
+    assert plan["models"][-1]["cost"]["6"] == pytest.approx(1.0)
+    assert plan["domains"]["a"]["used_tokens"] == 4992 and plan["budget"]["target_runs"] == 2
+    assert plan["earlier_runs"] == {}
+    assert "Budget: 2 runs at the target" in result.stderr
+
+
+# -- a start from old runs
+
+OLD = """scale,cost_per_step,parameters,step,mixture/a,mixture/old,val_loss/a
+mine,1,1000,4,0.3,0.7,4.0
+tiny0,1,1000,4,1,0,3.9
+"""
+
+
+def test_old_runs_are_a_start(write: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "old.csv").write_text(OLD)
+    search = {"domain_map": {"renamed": {"old": "b"}}}
+    config = write(search=search)
+    code, output = call(config, "--dry-run", "--from", tmp_path / "old.csv")
+    assert code == 0, output
+    assert f"Earlier runs, at no cost: 2 of {tmp_path / 'old.csv'}." in output
+    started = PretrainConfig.read(config).starting_from([str(tmp_path / "old.csv")])
+    settings = PretrainConfig.read(write(search=search | {"earlier": [str(tmp_path / "old.csv")]}))
+    assert PretrainConfig.model_validate_json(settings.model_dump_json()) == settings
+    assert started == settings
+    (history,) = earlier_runs(settings).values()
+    assert [trial.mixture for trial in history] == [(0.3, 0.7), (1.0, 0.0)]
+    assert [scale.name for scale in history.space.earlier_scales] == ["tiny0"]
+
+
+@pytest.mark.parametrize(
+    ("content", "search", "message"),
+    [
+        (OLD, {}, "cannot be taken in: The runs have the domain 'old', which is not one of a, b: say what became"),
+        (OLD, {"domain_map": {"lost": ["old"]}}, "A domain map has the keys renamed, split and dropped"),
+        (OLD.replace("val_loss/a", "loss"), {"domain_map": {"dropped": ["old"]}}, "reports val_loss/a or val_loss/b"),
+        ("", {}, "cannot be taken in: "),
+    ],
+)
+def test_old_runs_are_checked(
+    write: Callable[..., Path], tmp_path: Path, content: str, search: dict[str, Any], message: str
+) -> None:
+    (tmp_path / "old.csv").write_text(content)
+    code, output = call(write(search=search), "--dry-run", "--from", tmp_path / "old.csv")
+    assert code == 2 and message in output, output
+
+
+def test_what_a_search_took_in_is_not_taken_in_again(write: Callable[..., Path], tmp_path: Path) -> None:
+    code, output = call(write(), "--resume", "--from", tmp_path / "old.csv")
+    assert code == 2 and "--from is about the start of a search" in output
 
 
 def test_simulated_epoching_cuts_every_domain_down(write: Callable[..., Path]) -> None:
@@ -160,11 +220,12 @@ def test_what_is_there_is_not_overwritten(write: Callable[..., Path], tmp_path: 
 
 def test_the_shown_configurations_are_valid(small: Path) -> None:
     page = (ROOT / "docs" / "pretraining.md").read_text()
-    shown, addition = (yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL))
+    shown, *additions = (yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL))
     ours = [yaml.safe_load(path.read_text()) for path in (ROOT / "experiments" / "pretraining").glob("*.yaml")]
-    assert ours
-    for settings in (shown, shown | addition, *ours):
+    assert ours and len(additions) == 2
+    for settings in (shown, *(shown | addition for addition in additions), *ours):
         config = PretrainConfig.model_validate(settings)
         check_resources(config.scales, [config.cluster or {"CPU": 2}])
+        assert config.domain_map.renamed == settings.get("search", {}).get("domain_map", {}).get("renamed", {})
     (run,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
     Run.model_validate_json(run)

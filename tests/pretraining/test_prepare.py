@@ -201,7 +201,12 @@ def test_the_command(tmp_path: Path, sources: dict[str, list[str]]) -> None:
     out = tmp_path / "out"
     code, output = call(out, "--domain", f"a={sources['plain'][0]}", "--workers", 1)
     assert code == 0, output
-    assert Manifest.read(out).fingerprint[:12] in output
+    manifest = Manifest.read(out)
+    assert manifest.fingerprint[:12] in output
+    result = CliRunner().invoke(main, ["prepare", str(out), "--domain", f"a={sources['plain'][0]}", "--json"])
+    answer = json.loads(result.stdout)
+    assert answer["fingerprint"] == manifest.fingerprint and answer["tokenizer"]["kind"] == "bytes"
+    assert answer["domains"]["a"]["train"]["tokens"] == manifest.domains["a"].train.tokens
     for arguments, message in (
         ((out,), "Nothing to prepare"),
         ((out, "--domain", "a"), "--domain is NAME=SOURCE"),

@@ -70,7 +70,8 @@ def test_a_node_is_lost(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         nodes.shutdown()
 
 
-def test_the_driver_is_killed(small: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "SIGINT"])
+def test_the_driver_is_stopped(small: Path, tmp_path: Path, number: signal.Signals) -> None:
     settings = tiny_search(small, tmp_path / "results", search={"budget": 1.5, "concurrency": 2})
     (tmp_path / "search.yaml").write_text(yaml.safe_dump(json.loads(settings.model_dump_json(exclude_none=True))))
     path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
@@ -87,12 +88,17 @@ def test_the_driver_is_killed(small: Path, tmp_path: Path) -> None:
     while seen(experiment) < 3:
         assert time.monotonic() < deadline and driver.poll() is None
         time.sleep(0.5)
-    driver.send_signal(signal.SIGKILL)
-    driver.communicate()
+    driver.send_signal(number)
+    output, errors = driver.communicate(timeout=120)
+    if number == signal.SIGINT:
+        assert driver.returncode == 130, errors[-3000:]
+        assert json.loads(output)["interrupted"]
+        assert f"Go on with: ray-mixopt pretrain {tmp_path / 'search.yaml'} --resume" in errors
     before = {run.trial_id for run in MixOptSearcher.load(experiment).optimizer.history}
     output, errors = (driver := start("--resume")).communicate(timeout=500)
     assert driver.returncode == 0, errors[-3000:]
-    assert 1.0 < json.loads(output)["recommendation"]["target_runs"] <= 1.5
+    answer = json.loads(output)
+    assert not answer["interrupted"] and 1.0 < answer["recommendation"]["target_runs"] <= 1.5
     history = MixOptSearcher.load(experiment).optimizer.history
     assert before <= {run.trial_id for run in history}
     assert all(run.status in ("done", "paused") and run.observations for run in history)

@@ -212,14 +212,21 @@ def test_another_run_in_the_same_process(scripted: Any) -> None:
         run.step()
 
 
-def test_a_search_and_its_final_run(small: Path, tmp_path: Path) -> None:
-    settings = tiny_search(small, tmp_path, steps=[2, 4], search={"budget": 0.6, "concurrency": 2}, decay={"steps": 2})
+def test_a_search_from_old_runs_and_its_final_run(small: Path, tmp_path: Path) -> None:
+    rows = "".join(f"S,{step},{i / 5},{1 - i / 5},{5 - i / 9}\n" for i in range(6) for step in (2, 4))
+    (tmp_path / "old.csv").write_text("scale,step,mixture/a,mixture/b,val_loss/a\n" + rows)
+    plan = {"budget": 0.6, "concurrency": 2, "earlier": [str(tmp_path / "old.csv")]}
+    settings = tiny_search(small, tmp_path, steps=[2, 4], search=plan, decay={"steps": 2})
     seen: list[int] = []
     outcome = search(settings, lambda optimizer: seen.append(len(optimizer.history)))
     assert outcome.errors == () and not outcome.interrupted and seen[-1] > 0
     history = outcome.searcher.optimizer.history
     assert history.n_missing == 0 and history.spent <= 0.6 * settings.space.target_cost
-    for run in history:
+    given = [run for run in history if run.evaluated]
+    assert len(given) == 6 and all(run.trial_id.startswith("old:") for run in given)
+    made = [run for run in history if not run.evaluated]
+    assert made
+    for run in made:
         assert max(run.observations) == run.steps and set(run.observations) <= {2, 4}
         by_domain = {f"{name}/{domain}" for name in ("val_loss", "tokens", "epochs") for domain in "ab"}
         others = {"train_loss", "mean_loss", "flops", "seconds", "tokens_per_second"}
