@@ -78,8 +78,9 @@ def test_the_answer_is_the_same_after_a_round_trip(history, kind: str, tmp_path:
     place = paths[0] if kind in ("csv", "parquet") else tmp_path
     again = evidence.read(place, Source(cost=COST, parameters={"S": 1e7, "L": 1e8}))
     answers = [archive.of_history(h, {"loss": 1.0}, "min").recommend() for h in (history, again)]
-    for domain in DOMAINS:  # the order of the reports differs between formats, and so do the random candidates
-        assert answers[0].mixture[domain] == pytest.approx(answers[1].mixture[domain], abs=0.1)
+    # The order of the reports differs between formats, and with it which of them hyper-parameters are fitted to.
+    for one, other in (answers, answers[::-1]):
+        assert one.uniform.low < other.uniform.mean < one.uniform.high
     assert answers[0].predicted.low < answers[1].predicted.mean < answers[0].predicted.high
 
 
