@@ -104,7 +104,7 @@ class Ours:
         if strategy.startswith("paper") and task.any_steps:
             task = task.with_rungs(paper_rungs(task.space.target_steps))
         self.space = task.space
-        self._optimizer = MixtureOptimizer(
+        self.optimizer = MixtureOptimizer(
             task.space,
             mode=task.mode,
             objective=task.objective,
@@ -117,19 +117,19 @@ class Ours:
 
     def ask(self) -> Suggestion | None:
         """The strategy's next run."""
-        return self._optimizer.ask()
+        return self.optimizer.ask()
 
     def tell(self, trial_id: str, step: int, metrics: Mapping[str, float]) -> None:
         """Passed on."""
-        self._optimizer.tell(trial_id, step, metrics)
+        self.optimizer.tell(trial_id, step, metrics)
 
     def finish(self, trial_id: str, failed: bool = False) -> None:
         """Passed on."""
-        self._optimizer.finish(trial_id, failed)
+        self.optimizer.finish(trial_id, failed)
 
     def recommend(self) -> dict[str, float]:
         """The strategy's recommendation."""
-        return self._optimizer.recommend().mixture
+        return self.optimizer.recommend().mixture
 
 
 @cache

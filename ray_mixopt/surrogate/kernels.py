@@ -34,6 +34,7 @@ from torch import Tensor
 _SMALL_SHARE = 0.15  # of an equal share: below it the effect of a share is linear, above it logarithmic
 _OWN = 0.1  # share of the linear effect that hardly two fidelities share
 _FINER = 2.0  # lengthscale of the smooth effect over that of the rough one
+_SMOOTHNESS = 0.5  # Matérn's, of what neighbouring fidelities share: exponential
 _OWN_RANGE = 0.4  # e-folds of size or steps over which fidelities share what is rough
 # Prior variance of the linear trend in units of the standardised metric: level 2 sd, slope 0.5 sd an e-fold.
 _LEVEL_VARIANCE = 4.0
@@ -62,8 +63,8 @@ class MixtureFidelityKernel(Kernel):
         super().__init__(batch_shape=batch)
         self.n_domains = n_domains
         self.mixture = MaternKernel(2.5, ard_num_dims=n_domains, batch_shape=batch, lengthscale_constraint=_log())
-        self.scale = MaternKernel(0.5, batch_shape=batch, lengthscale_constraint=_log())
-        self.steps = MaternKernel(0.5, batch_shape=batch, lengthscale_constraint=_log())
+        self.scale = MaternKernel(_SMOOTHNESS, batch_shape=batch, lengthscale_constraint=_log())
+        self.steps = MaternKernel(_SMOOTHNESS, batch_shape=batch, lengthscale_constraint=_log())
         self.curve = RBFKernel(ard_num_dims=2, batch_shape=batch, lengthscale_constraint=_log())
         self.register_parameter("log_amplitudes", torch.nn.Parameter(torch.zeros(*batch, 2)))
         self.register_parameter("log_linear", torch.nn.Parameter(torch.zeros(*batch, 1)))
