@@ -112,20 +112,20 @@ class RegretStrategy:
         self, posterior: ObjectivePosterior, history: History, affordable: float, rng: np.random.Generator
     ) -> Purchase | None:
         posterior = posterior.given_pending(self._pending(history))
-        mixtures = self._optima(posterior, history, rng)
-        plausible = mixtures[_lowest(posterior.marginal(mixtures), N_PLAUSIBLE)]
-        plausible = plausible[_lowest(posterior.marginal(plausible, plausible), N_PLAUSIBLE)]
+        plausible = self._plausible(posterior, history, rng)
+        plausible = plausible[_lowest(*posterior.marginal(plausible, plausible), N_PLAUSIBLE)]
         mean, covariance = posterior.contrasts(plausible)
         normals = torch.from_numpy(rng.standard_normal((*mean.shape, N_SAMPLES)))
         regret = Regret.sampled(mean, covariance, normals)
         runs = self._purchases(plausible[regret.contenders(N_TOP)], history, affordable)
         if not runs:
             return None
-        runs = [run for run in runs if run.cost <= LARGEST_SHARE * history.committed] or runs
+        committed = history.committed
+        runs = [run for run in runs if run.cost <= LARGEST_SHARE * committed] or runs
         explained, information = posterior.explained(self._encode(runs), plausible, regret.bases)
         value = _value(regret.removed(explained, information), [run.cost for run in runs])
         budget = self.problem.budget
-        if budget is not None and history.committed >= (1 - PAIRED_SHARE) * budget:
+        if budget is not None and committed >= (1 - PAIRED_SHARE) * budget:
             incumbent = plausible[int(regret.best)]
             paired = paired_runs(runs, incumbent, affordable)
             if paired:
@@ -170,11 +170,16 @@ class RegretStrategy:
             ]
         return [run for run in result if run.cost <= affordable]
 
-    def _optima(self, posterior: ObjectivePosterior, history: History, rng: np.random.Generator) -> np.ndarray:
+    def _plausible(self, posterior: ObjectivePosterior, history: History, rng: np.random.Generator) -> np.ndarray:
         """Mixtures that may be the optimum at the target, ``c x d``."""
         base = self.candidates.at_target(rng, 512, history)
-        found = np.concatenate([base, self.candidates.near(base, posterior.score(base).numpy(), rng)])
-        return posterior.allowed(found)
+        mean, variance = posterior.marginal(base)
+        near = self.candidates.near(base, posterior.score(base, mean.mean(0)).numpy(), rng)
+        found = np.concatenate([base, near])
+        mean_near, variance_near = posterior.marginal(near)
+        mean, variance = torch.cat([mean, mean_near], -1), torch.cat([variance, variance_near], -1)
+        allowed = posterior.allowed(found)
+        return found[allowed][_lowest(mean[:, allowed], variance[:, allowed], N_PLAUSIBLE)]
 
     def _pending(self, history: History) -> Tensor:
         running = history.pending()
@@ -321,9 +326,8 @@ def paired_runs(runs: Sequence[Purchase], incumbent: np.ndarray, affordable: flo
     return {i: j for i, j in pairs.items() if j is not None and j != i and runs[i].cost + runs[j].cost <= affordable}
 
 
-def _lowest(moments: tuple[Tensor, Tensor], n: int) -> np.ndarray:
+def _lowest(mean: Tensor, variance: Tensor, n: int) -> np.ndarray:
     """The mixtures with the ``n`` lowest lower confidence bounds in any draw; moments are ``s x c``."""
-    mean, variance = moments
     order = (mean - 2 * variance.sqrt()).argsort(dim=-1, stable=True)
     return np.unique(order[:, :n].numpy())
 

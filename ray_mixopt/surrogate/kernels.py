@@ -89,7 +89,7 @@ class MixtureFidelityKernel(Kernel):
         (w1, i1), (w2, i2) = (_distinct(x[:, :d]) for x in (x1, x2))
         (f1, j1), (f2, j2) = (_distinct(x[:, d:]) for x in (x1, x2))
         weights, offset = self._weights(f1, f2, False)
-        total = _expanded(offset, j1, j2)
+        total = _expanded(offset, j1, j2).expand(*self.batch_shape, len(x1), len(x2)).clone()
         for weight, effect in zip(weights, self._effects(w1, w2, False), strict=True):
             total.addcmul_(_expanded(weight, j1, j2), _expanded(effect, i1, i2))
         return total
@@ -99,9 +99,9 @@ class MixtureFidelityKernel(Kernel):
         v1, v2 = w1 - 1 / self.n_domains, w2 - 1 / self.n_domains
         inner = (v1 * v2).sum(-1) if diag else v1 @ v2.transpose(-1, -2)
         linear = _column(self.log_linear.exp(), diag) / (1 - 1 / self.n_domains) * inner
-        u1, u2 = log_shares(w1), log_shares(w2)
-        smooth = self.mixture.forward(u1, u2, diag=diag)
-        return linear, smooth, self.mixture.forward(_FINER * u1, _FINER * u2, diag=diag)
+        u1, u2 = (log_shares(w) / self.mixture.lengthscale for w in (w1, w2))
+        distance = self.mixture.covar_dist(u1, u2, diag=diag)
+        return linear, _matern(distance), _matern(_FINER * distance)
 
     def _weights(self, f1: Tensor, f2: Tensor, diag: bool) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
         """What multiplies each effect, and what is added."""
@@ -122,8 +122,13 @@ class MixtureFidelityKernel(Kernel):
 def _own(f1: Tensor, f2: Tensor, diag: bool) -> Tensor:
     """Matern-5/2 of fixed range along one axis of the fidelity."""
     gap = f1 - f2 if diag else f1.unsqueeze(-1) - f2.unsqueeze(-2)
-    r = math.sqrt(5) / _OWN_RANGE * gap.abs()
-    return (1 + r + r.square() / 3) * (-r).exp()
+    return _matern(gap.abs() / _OWN_RANGE)
+
+
+def _matern(distance: Tensor) -> Tensor:
+    """Matern-5/2 of distances in lengthscales."""
+    r = math.sqrt(5) * distance
+    return torch.exp(-r) * (r * (r / 3 + 1) + 1)
 
 
 def _column(parameter: Tensor, diag: bool) -> Tensor:
@@ -141,7 +146,11 @@ def _distinct(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _expanded(part: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    return part.index_select(-2, rows).index_select(-1, columns)
+    """A part for distinct rows and columns as one for all; of size 1 where it broadcasts, and no copy where it can."""
+    for dim, places in ((-2, rows), (-1, columns)):
+        if part.shape[dim] not in (1, len(places)):
+            part = part.index_select(dim, places)
+    return part
 
 
 def _log() -> Positive:

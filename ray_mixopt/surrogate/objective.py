@@ -87,9 +87,14 @@ class ObjectivePosterior:
             return torch.zeros(len(mixtures), dtype=torch.float64)
         return self.closeness * torch.from_numpy(divergence(mixtures, self.prior))
 
-    def score(self, mixtures: np.ndarray) -> Tensor:
-        """The mean, far above it where a guardrail does not hold: what a recommendation minimises, ``(c,)``."""
-        total = self.mean(mixtures)
+    def score(self, mixtures: np.ndarray, mean: Tensor | None = None) -> Tensor:
+        """The mean, far above it where a guardrail does not hold: what a recommendation minimises, ``(c,)``.
+
+        Args:
+            mixtures: ``c x d``.
+            mean: theirs, ``(c,)``, if it is known.
+        """
+        total = self.mean(mixtures) if mean is None else mean
         scale = math.fsum(map(abs, self.weights))
         for guard in self.guards:
             missing = guard.shortfall(mixtures)
@@ -97,12 +102,12 @@ class ObjectivePosterior:
         return total
 
     def allowed(self, mixtures: np.ndarray, least: int = 32) -> np.ndarray:
-        """Those of ``c x d`` mixtures for which all guardrails hold, or the ``least`` that come closest to it."""
+        """Indices of the ``c x d`` mixtures for which all guardrails hold, or of the ``least`` that come closest."""
         if not self.guards:
-            return mixtures
+            return np.arange(len(mixtures))
         missing = torch.stack([guard.shortfall(mixtures) for guard in self.guards]).amax(0)
         n = max(int((missing <= 0).sum()), min(least, len(mixtures)))
-        return mixtures[np.sort(missing.argsort(stable=True)[:n].numpy())]
+        return np.sort(missing.argsort(stable=True)[:n].numpy())
 
     def given_pending(self, x: Tensor) -> ObjectivePosterior:
         """The posterior once runs at ``m x d+2`` have reported what is expected of them."""
