@@ -16,6 +16,9 @@ from ray_mixopt.strategies.base import Proposal
 
 _BRIDGE_SHARE = 0.15  # of a target run's cost, for the runs between the cheapest fidelity and the target
 _CHEAP_SHARE = 0.05  # of a target run's cost, for the runs at the cheapest fidelity
+_FAR = 1 / 3  # of the way to the target on a log scale, in scale and in steps: how far a bridge should reach
+# Of the budget, for the near-corners further up where the bridge does not reach far; at most one target run in all.
+_AGAIN_SHARE = 0.3
 _CORNER_SHARE = 0.95  # of the tokens, from the domain a near-corner is about
 
 
@@ -35,13 +38,32 @@ def initial_design(space: MixtureSpace, rng: np.random.Generator) -> list[Propos
     bridge = _bridge(space, cheap, (d + 1))
     n_corners = min(d, max(2, math.floor(_BRIDGE_SHARE * space.target_cost / space.cost(*bridge)) - 1))
     chosen = np.sort(rng.permutation(d)[:n_corners])
-    rest = space.uniform()
-    corners = [
-        space.simplex.project(_CORNER_SHARE * space.corners()[i] + (1 - _CORNER_SHARE) * rest)[0] for i in chosen
-    ]
+    corners = _near_corners(space)[chosen]
     design += [Proposal(mixture=w, scale=bridge[0], steps=bridge[1]) for w in [space.uniform(), *corners]]
     # The bridge may be the cheapest fidelity, and tight bounds leave little room between corners.
     return list({(*run.mixture.tolist(), run.scale, run.steps): run for run in reversed(design)}.values())[::-1]
+
+
+def corners_again(space: MixtureSpace, budget: float) -> list[Proposal]:
+    """The near-corners further up, if the bridge of the design does not reach a third of the way in scale and in steps.
+
+    Larger models and longer runs may turn the order of mixtures around, as HellaSwag does: what a short bridge has
+    shown to be bad would not be looked at again. Where the budget is not enough for all near-corners, there are none.
+    """
+    cheap = min(_cells(space), key=lambda cell: space.cost(*cell))
+    if min(_progress(space, cheap, _bridge(space, cheap, space.n_domains + 1))) >= _FAR:
+        return []
+    limit = min(_AGAIN_SHARE * budget, space.target_cost) / space.n_domains
+    far = [c for c in _cells(space) if space.cost(*c) <= limit and min(_progress(space, cheap, c)) >= _FAR]
+    if not far:
+        return []
+    scale, steps = max(far, key=lambda cell: _ranked(_progress(space, cheap, cell)))
+    return [Proposal(mixture=w, scale=scale, steps=steps) for w in _near_corners(space)]
+
+
+def _near_corners(space: MixtureSpace) -> np.ndarray:
+    """Mixtures in which one domain has nearly all tokens, within the bounds, ``d x d``."""
+    return space.simplex.project(_CORNER_SHARE * space.corners() + (1 - _CORNER_SHARE) * space.uniform())
 
 
 def _cells(space: MixtureSpace) -> list[tuple[str, int]]:
@@ -50,16 +72,20 @@ def _cells(space: MixtureSpace) -> list[tuple[str, int]]:
 
 def _bridge(space: MixtureSpace, cheap: tuple[str, int], n_runs: int) -> tuple[str, int]:
     """The affordable fidelity that goes furthest towards the target on both axes, on a log scale."""
-
-    def progress(cell: tuple[str, int]) -> tuple[float, float]:
-        price = [space.scale(name).cost_per_step for name in (cheap[0], cell[0], space.target_scale)]
-        steps = [cheap[1], cell[1], space.target_steps]
-        along = [
-            math.log(here / start) / math.log(end / start) if end > start else 1.0
-            for start, here, end in (price, steps)
-        ]
-        return min(along), sum(along)
-
     limit = _BRIDGE_SHARE * space.target_cost / n_runs
     affordable = [cell for cell in _cells(space) if space.cost(*cell) <= limit]
-    return max(affordable, key=progress, default=cheap)
+    return max(affordable, key=lambda cell: _ranked(_progress(space, cheap, cell)), default=cheap)
+
+
+def _progress(space: MixtureSpace, cheap: tuple[str, int], cell: tuple[str, int]) -> tuple[float, float]:
+    """How far a fidelity is from the cheapest to the target, 0 to 1, in scale and in steps, on a log scale."""
+    price = [space.scale(name).cost_per_step for name in (cheap[0], cell[0], space.target_scale)]
+    steps = [cheap[1], cell[1], space.target_steps]
+    along = [
+        math.log(here / start) / math.log(end / start) if end > start else 1.0 for start, here, end in (price, steps)
+    ]
+    return along[0], along[1]
+
+
+def _ranked(progress: tuple[float, float]) -> tuple[float, float]:
+    return min(progress), sum(progress)

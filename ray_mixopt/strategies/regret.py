@@ -29,7 +29,7 @@ from ray_mixopt.recommendation import Calibration, NextRun, Prediction, Recommen
 from ray_mixopt.space import MixtureSpace
 from ray_mixopt.strategies.base import Problem, Proposal
 from ray_mixopt.strategies.candidates import PoolCandidates, SimplexCandidates
-from ray_mixopt.strategies.design import initial_design
+from ray_mixopt.strategies.design import corners_again, initial_design
 from ray_mixopt.surrogate.encoding import Observations, encode, observations
 from ray_mixopt.surrogate.fit import laplace_draws, map_estimate
 from ray_mixopt.surrogate.guard import Guard
@@ -42,6 +42,7 @@ N_PLAUSIBLE = 40  # mixtures, by lower confidence bound, for each draw, that may
 N_TOP = 10  # mixtures, by the regret due to them, for each draw, that may be run
 COST_EXPONENT = 0.3
 LARGEST_SHARE = 0.5  # of what has been committed so far, that one more run may cost, unless none costs less
+AGAIN_AT = 0.4  # of the budget committed, when near-corners are run again, further up
 PAIRED_SHARE = 0.5  # of the budget, the last, in which runs are valued in pairs too
 MOST_FITTED = 320  # data that hyper-parameters are fitted to
 REFIT_GROWTH = 1.1  # hyper-parameters are refitted whenever there is a tenth more data
@@ -77,6 +78,8 @@ class RegretStrategy:
             SimplexCandidates(problem.space) if problem.pool is None else PoolCandidates(problem.space, problem.pool)
         )
         self.design = self.candidates.restrict(initial_design(problem.space, problem.rng(0, 0)))
+        self.corners = [] if problem.budget is None else corners_again(problem.space, problem.budget)
+        self.corners = self.candidates.restrict(self.corners)
         self._fits: dict[str, tuple[bytes, Tensor]] = {}
 
     # -- what to run
@@ -89,6 +92,10 @@ class RegretStrategy:
             first = design[history.n_asked]
             if self.space.cost(first.scale, first.steps) <= affordable:
                 return first
+        if self._is_late(history, AGAIN_AT):
+            for run in self.corners:
+                if self.space.cost(run.scale, run.steps) <= affordable and not _was_asked(run, history):
+                    return run
         rng = self.problem.rng(1, history.n_asked)
         posterior = self.posterior(history)
         if posterior is None:
@@ -98,6 +105,10 @@ class RegretStrategy:
         if best is None:
             return None
         return Proposal(mixture=best.mixture, scale=best.scale, steps=best.steps, continues=best.continues)
+
+    def _is_late(self, history: History, share: float) -> bool:
+        """Whether so much of the budget is committed; never, without one."""
+        return self.problem.budget is not None and history.committed >= share * self.problem.budget
 
     def _blind(self, history: History, affordable: float, rng: np.random.Generator) -> Purchase | None:
         """A random mixture at the cheapest fidelity, while some metric was never observed."""
@@ -124,8 +135,7 @@ class RegretStrategy:
         runs = [run for run in runs if run.cost <= LARGEST_SHARE * committed] or runs
         explained, information = posterior.explained(self._encode(runs), plausible, regret.bases)
         value = _value(regret.removed(explained, information), [run.cost for run in runs])
-        budget = self.problem.budget
-        if budget is not None and committed >= (1 - PAIRED_SHARE) * budget:
+        if self._is_late(history, 1 - PAIRED_SHARE):
             incumbent = plausible[int(regret.best)]
             paired = paired_runs(runs, incumbent, affordable)
             if paired:
@@ -308,6 +318,12 @@ def _still_needed(design: Sequence[Proposal], history: History) -> list[Proposal
     wanted = Counter((run.scale, run.steps) for run in design)
     enough = {cell for cell, n in wanted.items() if sum(paid >= cost(*cell) for paid in given) >= n}
     return [run for run in design if (run.scale, run.steps) not in enough]
+
+
+def _was_asked(run: Proposal, history: History) -> bool:
+    """Whether a run of the mixture and the scale has been asked to go so far."""
+    mixture = tuple(run.mixture.tolist())
+    return any(t.steps >= run.steps and t.scale == run.scale and t.mixture == mixture for t in history)
 
 
 def _value(gain: Tensor, costs: Sequence[float]) -> Tensor:

@@ -12,7 +12,7 @@ from ray_mixopt.optimizer import MixtureOptimizer
 from ray_mixopt.pool import Pool
 from ray_mixopt.space import MixtureSpace, Scale
 from ray_mixopt.strategies.candidates import PoolCandidates, SimplexCandidates
-from ray_mixopt.strategies.design import initial_design
+from ray_mixopt.strategies.design import corners_again, initial_design
 from ray_mixopt.strategies.regret import Purchase, paired_runs, refit_size
 from ray_mixopt.surrogate.objective import ObjectivePosterior
 
@@ -155,6 +155,48 @@ def test_a_pair_is_a_run_and_one_of_the_incumbent_at_its_fidelity_that_can_be_pa
     assert paired_runs(runs, incumbent, affordable=100.0) == {1: 0, 2: 3}
     assert paired_runs(runs, incumbent, affordable=6.9) == {1: 0}
     assert paired_runs(runs, other, affordable=100.0) == {0: 1, 5: 4}
+
+
+TALL = MixtureSpace(
+    domains=("web", "code", "math"),
+    scales=tuple(Scale(f"{m}M", m / 300, m * 1e6) for m in (20, 60, 150, 300)),
+    steps=(2000, 6000, 12000, 20000),
+)
+
+
+def reversed_loss(mixture, scale, steps):
+    """Math is the worst domain for small models and short runs, and the best for others."""
+    late = TALL.scale(scale).parameters >= 1.5e8 and steps >= 6000
+    return 3 - 0.2 * mixture["web"] + (-1.0 if late else 0.3) * mixture["math"] + 10 * steps**-0.5
+
+
+def test_where_the_bridge_is_short_the_corners_are_run_again_further_up_late_in_the_budget():
+    assert not corners_again(TALL, 0.3 * TALL.target_cost)  # not enough for three runs further up
+    again = corners_again(TALL, 4 * TALL.target_cost)
+    assert len(again) == 3
+    assert {(run.scale, run.steps) for run in again} == {("150M", 12000)}
+    assert sum(TALL.cost(run.scale, run.steps) for run in again) <= TALL.target_cost
+    assert [run.mixture.argmax() for run in again] == [0, 1, 2]
+
+    optimizer = MixtureOptimizer(TALL, budget=4 * TALL.target_cost, seed=1)
+    spent = {}
+    for _ in range(80):
+        suggestion = optimizer.ask()
+        if suggestion is None:
+            break
+        run(optimizer, suggestion, reversed_loss)
+        spent[suggestion.trial_id] = optimizer.history.committed
+    asked = [t for t in optimizer.history if t.scale == "150M" and max(t.mixture) == pytest.approx(0.95 + 0.05 / 3)]
+    assert sum(t.steps >= 12000 for t in asked) == 3  # each once
+    assert min(spent[t.trial_id] for t in asked) > 0.4 * 4 * TALL.target_cost
+    assert optimizer.recommend().mixture["math"] > 0.9
+
+
+def test_a_bridge_that_reaches_far_is_enough():
+    close = MixtureSpace(
+        domains=("a", "b"), scales=(Scale("s", 0.001), Scale("m", 0.05), Scale("l", 1.0)), steps=(100, 400)
+    )
+    assert corners_again(close, 10 * close.target_cost) == []
 
 
 def test_maximising_the_negative_is_the_same_search():

@@ -46,7 +46,8 @@ def test_twenty_kills(tmp_path: Path, start_driver: Callable, ladder: str) -> No
 
         wait_until(partial(at_least, wanted, driver, folder), timeout_s=300, what="progress")
         time.sleep(moments.uniform(0, 1.5))
-        assert driver.poll() is None, f"the search ended before kill {kill + 1}"
+        if driver.poll() is not None:
+            pytest.fail(f"The driver ended before kill {kill + 1}: {driver.communicate()[1][-2000:]}")
         os.kill(driver.pid, signal.SIGKILL)
         driver.wait()
         history = saved(folder)
