@@ -159,12 +159,12 @@ class RegretStrategy:
         """
         bought: dict[tuple[tuple[float, ...], str], int] = {}
         for trial in history:
-            key = trial.mixture, trial.scale
+            key = _shares(trial.mixture), trial.scale
             bought[key] = max(bought.get(key, 0), trial.steps if trial.pending else trial.reached)
         result = [
             Purchase(mixture=w, scale=m, steps=z, cost=self.space.cost(m, z))
             for w, m, z in self.candidates.runs(mixtures, history)
-            if z > bought.get((tuple(w.tolist()), m), 0)
+            if z > bought.get((_shares(w), m), 0)
         ]
         if self.problem.continuation:
             result += [
@@ -324,6 +324,11 @@ def _was_asked(run: Proposal, history: History) -> bool:
     """Whether a run of the mixture and the scale has been asked to go so far."""
     mixture = tuple(run.mixture.tolist())
     return any(t.steps >= run.steps and t.scale == run.scale and t.mixture == mixture for t in history)
+
+
+def _shares(mixture: Sequence[float] | np.ndarray) -> tuple[float, ...]:
+    """To a tenth of a percent: mixtures that agree in these are the same run."""
+    return tuple((np.round(mixture, 3) + 0.0).tolist())
 
 
 def _value(gain: Tensor, costs: Sequence[float]) -> Tensor:

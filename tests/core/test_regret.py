@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from ray_mixopt.optimizer import MixtureOptimizer
 from ray_mixopt.pool import Pool
 from ray_mixopt.space import MixtureSpace, Scale
+from ray_mixopt.strategies.base import Proposal
 from ray_mixopt.strategies.candidates import PoolCandidates, SimplexCandidates
 from ray_mixopt.strategies.design import corners_again, initial_design
 from ray_mixopt.strategies.regret import Purchase, paired_runs, refit_size
@@ -126,6 +127,19 @@ def test_a_mixture_is_not_trained_twice_at_the_same_fidelity():
     assert len(cells) > n_design + 10
     assert not set(cells[n_design:]) & set(cells[:n_design])
     assert len(set(cells[n_design:])) == len(cells) - n_design
+
+
+def test_a_mixture_that_differs_by_rounding_is_the_same_run():
+    optimizer = search(MixtureOptimizer(SPACE, seed=3), 14)
+    optimizer.accept(
+        Proposal(mixture=np.array([1e-17, 1.0, 4e-5]) / (1 + 4e-5), scale="medium", steps=400)
+    )  # in flight
+    strategy = optimizer._strategy
+    runs = strategy._purchases(np.array([[0.0, 1.0, 0.0], [0.0, 0.9, 0.1]]), optimizer.history, math.inf)
+    cells = [
+        {(run.scale, run.steps) for run in runs if run.mixture[1] == share and not run.continues} for share in (1, 0.9)
+    ]
+    assert cells[1] - cells[0] == {("medium", 100), ("medium", 400)}
 
 
 def test_runs_are_valued_in_pairs_in_the_second_half_of_the_budget_only(monkeypatch):
