@@ -5,14 +5,18 @@ Run it after the search, from the root of the repository; what is trained alread
     python experiments/pretraining/compare.py
 
 Random search gets the budget of the search: mixtures from Dirichlet(1), each trained at the target. Its best mixture,
-and all others, are then trained with seeds that neither search has used, the same for all mixtures. Ray has no part in
-this: it is the training loop alone, one run after another.
+and all others, are then trained with seeds that neither search has used, the same for all mixtures. So is the guess
+that needs no search: the domains of the objective, by their weights in it. Ray has no part in this: it is the training
+loop alone.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
+import re
 from collections.abc import Mapping
+from concurrent.futures import Executor, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +34,6 @@ from ray_mixopt.pretraining.train import train
 from ray_mixopt.pretraining.workers import Workers
 
 HERE = Path(__file__).parent
-SEEDS = (1, 2, 3)
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666")  # Okabe and Ito
 
 
@@ -44,6 +47,7 @@ def searched(settings: PretrainConfig) -> MixtureOptimizer:
 
 def trained(settings: PretrainConfig, mixture: Mapping[str, float], seed: int, name: str) -> dict[str, float]:
     """The last report of a run at the target."""
+    torch.set_num_threads(1)
     run = settings.run(mixture, settings.space.target_scale, settings.target_steps).model_copy(update={"seed": seed})
     folder = Path(experiment_path(settings), "compare", f"{name}-{seed}")
     workers = Workers.current(torch.device("cpu"))
@@ -58,7 +62,13 @@ def objective(settings: PretrainConfig, report: Mapping[str, float]) -> float:
     return sum(weight * report[name] for name, weight in settings.objective.items())
 
 
-def random_search(settings: PretrainConfig) -> tuple[dict[str, float], list[dict[str, Any]]]:
+def objective_mixture(settings: PretrainConfig) -> dict[str, float]:
+    """The domains whose validation losses make up the objective, by their weights in it."""
+    weights = {name: settings.objective.get(f"val_loss/{name}", 0.0) for name in settings.mixed_domains}
+    return {name: weight / sum(weights.values()) for name, weight in weights.items()}
+
+
+def random_search(settings: PretrainConfig, pool: Executor) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """The best mixture of random search with the budget of the search, and all its runs."""
     optimizer = MixtureOptimizer(
         settings.space,
@@ -67,9 +77,13 @@ def random_search(settings: PretrainConfig) -> tuple[dict[str, float], list[dict
         budget=settings.search.budget * settings.space.target_cost,
         seed=settings.search.seed,
     )
-    runs = []
+    running = []
     while (suggestion := optimizer.ask()) is not None:
-        report = trained(settings, suggestion.mixture, settings.seed, f"random-{suggestion.trial_id}")
+        name = f"random-{suggestion.trial_id}"
+        running.append((suggestion, pool.submit(trained, settings, suggestion.mixture, settings.seed, name)))
+    runs = []
+    for suggestion, future in running:
+        report = future.result()
         optimizer.tell(suggestion.trial_id, suggestion.steps, report)
         optimizer.finish(suggestion.trial_id)
         runs.append({"mixture": suggestion.mixture, "objective": objective(settings, report), "report": report})
@@ -101,22 +115,35 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
 
 @click.command()
 @click.option("--config", type=click.Path(path_type=Path), default=HERE / "experiment.yaml", help="Of the search.")
+@click.option("--seeds", type=click.IntRange(min=2), default=6, show_default=True, help="Of each mixture: 1 and up.")
+@click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at a time.")
 @click.option("--out", type=click.Path(path_type=Path), default=HERE.parent / "results" / "pretraining")
-def main(config: Path, out: Path) -> None:
-    """Compares what the search recommends with three other mixtures; writes JSON, a figure and a table."""
+def main(config: Path, seeds: int, processes: int, out: Path) -> None:
+    """Compares what the search recommends with four other mixtures; writes JSON, a figure and a table."""
     settings = PretrainConfig.read(config)
     space = settings.space
     optimizer = searched(settings)
     recommendation = optimizer.recommend()
-    best_random, random_runs = random_search(settings)
     proportional = space.proportional()
     assert proportional is not None  # the supply of tokens is known
-    mixtures = {
-        "recommended": recommendation.mixture,
-        "random search": best_random,
-        "uniform": space.named(space.uniform()),
-        "proportional": space.named(proportional),
-    }
+    runs: dict[str, list[dict[str, Any]]] = {}
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        best_random, random_runs = random_search(settings, pool)
+        mixtures = {
+            "recommended": recommendation.mixture,
+            "random search": best_random,
+            "uniform": space.named(space.uniform()),
+            "proportional": space.named(proportional),
+            "objective's weights": objective_mixture(settings),
+        }
+        reports = {
+            (name, seed): pool.submit(trained, settings, mixture, seed, re.sub(r"\W+", "-", name))
+            for seed in range(1, seeds + 1)
+            for name, mixture in mixtures.items()
+        }
+        for (name, seed), future in reports.items():
+            report = future.result()
+            runs.setdefault(name, []).append({"seed": seed, "objective": objective(settings, report), "report": report})
     result: dict[str, Any] = {
         "config": json.loads(settings.model_dump_json(exclude={"data", "storage"})),
         "data": {name: domain.train.tokens for name, domain in settings.manifest.domains.items()},
@@ -127,17 +154,7 @@ def main(config: Path, out: Path) -> None:
             "history": optimizer.history.state_dict(),
         },
         "random_search": random_runs,
-        "mixtures": {
-            name: {
-                "mixture": mixture,
-                "runs": [
-                    {"seed": seed, "objective": objective(settings, report), "report": report}
-                    for seed in SEEDS
-                    for report in [trained(settings, mixture, seed, name.replace(" ", "-"))]
-                ],
-            }
-            for name, mixture in mixtures.items()
-        },
+        "mixtures": {name: {"mixture": mixture, "runs": runs[name]} for name, mixture in mixtures.items()},
         "versions": versions(["ray", "transformers"]),
         "machine": machine(),
         "commit": commit(),
@@ -145,11 +162,20 @@ def main(config: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / "experiment.json").write_text(json.dumps(result, indent=1) + "\n")
     draw(result, out / "experiment.png")
+    click.echo(table(result))
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """Means over seeds with their standard errors, and the same of the differences from the recommended mixture."""
     losses = {name: np.array([run["objective"] for run in entry["runs"]]) for name, entry in result["mixtures"].items()}
-    click.echo("| mixture | objective, mean of 3 seeds | minus recommended, by seed |\n|---|---|---|")
+    lines = ["| mixture | objective | minus recommended | worse than recommended |", "|---|---|---|---|"]
     for name, values in losses.items():
-        differences = ", ".join(f"{value:+.4f}" for value in values - losses["recommended"])
-        click.echo(f"| {name} | {values.mean():.4f} | {differences} |")
+        differences = values - losses["recommended"]
+        error = differences.std(ddof=1) / np.sqrt(len(values))
+        compared = f"{differences.mean():+.4f} ± {error:.4f} | {(differences > 0).sum()} of {len(values)} seeds"
+        mean = f"{values.mean():.4f} ± {values.std(ddof=1) / np.sqrt(len(values)):.4f}"
+        lines.append(f"| {name} | {mean} | {compared if name != 'recommended' else ' | '} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 2**20
 MEAN_LOSS = "mean_loss"
-_TRACKERS = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}  # their packages
+TRACKER_PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
 
 
 class ScaleSettings(Settings):
@@ -357,8 +357,8 @@ class PretrainConfig(Settings):
         if self.evaluation is not None:
             check_evaluation(self.evaluation, self.manifest)
         for name in self.tracking:
-            if find_spec(_TRACKERS[name]) is None:
-                raise ValueError(f"tracking with {name} needs a package: pip install {_TRACKERS[name]}.")
+            if find_spec(TRACKER_PACKAGES[name]) is None:
+                raise ValueError(f"tracking with {name} needs a package: pip install {TRACKER_PACKAGES[name]}.")
         if self.cluster is not None:
             check_resources(self.scales, [self.cluster])
 

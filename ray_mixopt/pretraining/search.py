@@ -23,6 +23,7 @@ from ray_mixopt.pretraining.earlier import take_in
 from ray_mixopt.pretraining.group import TrainingGroup
 from ray_mixopt.pretraining.permutation import key_seed
 from ray_mixopt.pretraining.session import check_writable
+from ray_mixopt.pretraining.tracking import TRACKERS
 from ray_mixopt.pretraining.trainable import PretrainTrainable, runs_storage
 from ray_mixopt.replay import Watch
 from ray_mixopt.restoration import restore
@@ -137,7 +138,7 @@ def search(
                     name=config.name,
                     storage_path=config.storage,
                     verbose=0,
-                    callbacks=[Watch(searcher, watch), *_trackers(config)],
+                    callbacks=[Watch(searcher, watch), *(TRACKERS[name](config.name) for name in config.tracking)],
                     failure_config=tune.FailureConfig(max_failures=2),  # of the trial's own process or node
                 ),
             )
@@ -212,25 +213,6 @@ def cluster() -> Iterator[tuple[list[dict[str, float]], dict[str, float]]]:
 def _concurrency(config: PretrainConfig, room: Sequence[Mapping[str, float]]) -> int:
     """How many groups of the smallest scale fit at a time."""
     return max(1, *(scale.resources.fitting(room) // scale.resources.workers for scale in config.scales))
-
-
-def _trackers(config: PretrainConfig) -> list[Any]:
-    """Ray's callbacks for the tracking services in the configuration."""
-    trackers: list[Any] = []
-    for name in config.tracking:
-        if name == "wandb":
-            from ray.air.integrations.wandb import WandbLoggerCallback
-
-            trackers.append(WandbLoggerCallback(project=config.name))
-        elif name == "mlflow":
-            from ray.air.integrations.mlflow import MLflowLoggerCallback
-
-            trackers.append(MLflowLoggerCallback(experiment_name=config.name))
-        else:
-            from ray.tune.logger import TBXLoggerCallback
-
-            trackers.append(TBXLoggerCallback())
-    return trackers
 
 
 def _trial_id(trial: Trial) -> str:

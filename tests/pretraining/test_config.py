@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -184,6 +185,30 @@ def test_trackers_that_are_not_installed(write: Callable[..., Path], monkeypatch
 def test_refusals(write: Callable[..., Path], changes: dict[str, Any], message: str) -> None:
     code, output = call(write(**changes), "--dry-run")
     assert code == 2 and message in output, output
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "a" / "train-00000.bin").unlink(), "The shard a/train-00000.bin of .* is missing."),
+        (lambda folder: (folder / "b" / "val-00000.bin").write_bytes(b"abc"), "has 3 bytes; the manifest promises 400"),
+        (
+            lambda folder: np.full(5000, 300, dtype=np.uint16).tofile(folder / "a" / "train-00000.bin"),
+            "The shard a/train-00000.bin of .* holds the token id 300, beyond the vocabulary of 257 tokens.",
+        ),
+        (lambda folder: edit(folder, "uint16", "uint32"), "its fingerprint does not fit its contents"),
+        (lambda folder: edit(folder, '"version": 1', '"version": 2'), "it has version 2, this release reads 1"),
+    ],
+)
+def test_damaged_data(write: Callable[..., Path], small: Path, damage: Callable[[Path], object], message: str) -> None:
+    damage(small)
+    code, output = call(write(), "--dry-run")
+    assert code == 2 and re.search(message, output), output
+
+
+def edit(folder: Path, old: str, new: str) -> None:
+    path = folder / "manifest.json"
+    path.write_text(path.read_text().replace(old, new))
 
 
 def test_every_worker_needs_room_on_a_node(write: Callable[..., Path]) -> None:

@@ -212,6 +212,17 @@ def test_another_run_in_the_same_process(scripted: Any) -> None:
         run.step()
 
 
+def test_a_scale_that_the_cluster_cannot_hold_is_refused(small: Path, tmp_path: Path) -> None:
+    scales = [{"name": "nano", "resources": {"workers": 4, "cpus_per_worker": 3}}]
+    message = "Scale 'nano' needs 4 workers with 3 CPU each, the cluster has room for 1 at most, with 3.99 CPU: lower"
+    settings = tiny_search(small, tmp_path, scales=scales)
+    with pytest.raises(ValueError, match=message):
+        search(settings)
+    with pytest.raises(ValueError, match=message):
+        next(final_run(settings, {"a": 0.5, "b": 0.5}))
+    assert not exists(settings)
+
+
 def test_a_search_from_old_runs_and_its_final_run(small: Path, tmp_path: Path) -> None:
     rows = "".join(f"S,{step},{i / 5},{1 - i / 5},{5 - i / 9}\n" for i in range(6) for step in (2, 4))
     (tmp_path / "old.csv").write_text("scale,step,mixture/a,mixture/b,val_loss/a\n" + rows)
