@@ -15,6 +15,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))  # for the helpers that lie here
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Under pytest-xdist, tests that start Ray take turns: two sessions at once would starve each other."""
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            if {"tune", "pretraining"} & set(item.path.parts):
+                item.add_marker(pytest.mark.xdist_group("ray"))
+
+
 @pytest.fixture
 def ladder(monkeypatch: pytest.MonkeyPatch) -> str:
     """Name of a strategy that pauses and continues runs, and costs next to nothing."""
