@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -49,15 +50,22 @@ def kept(service: str, folder: Path) -> dict[str, set[str]]:
     return found
 
 
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Weights & Biases writes its file a while after a run has ended."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
 def test_every_run_of_a_search_arrives(small: Path, tmp_path: Path, service: str) -> None:
     settings = tiny_search(
         small, tmp_path, steps=[2, 4], search={"budget": 0.6, "concurrency": 2}, tracking=[service], name="tracked"
     )
     outcome = search(settings)
     assert outcome.errors == () and not outcome.interrupted
-    runs = kept(service, tmp_path / "tracked")
-    assert len(runs) == len(outcome.searcher.optimizer.history) > 0
-    assert all({"val_loss/a", "val_loss/b", "tokens/a", "mean_loss"} <= metrics for metrics in runs.values())
+    expected = [{"val_loss/a", "val_loss/b", "tokens/a", "mean_loss"}] * len(outcome.searcher.optimizer.history)
+    wait_for(lambda: [metrics & expected[0] for metrics in kept(service, tmp_path / "tracked").values()] == expected)
 
 
 def test_runs_go_on_and_end_without_having_started(tmp_path: Path, service: str) -> None:
@@ -79,5 +87,5 @@ def test_runs_go_on_and_end_without_having_started(tmp_path: Path, service: str)
     for ended in (run, restored):
         callback.on_trial_complete(2, [run, restored], ended)
     callback.on_experiment_end([run, restored])
-    assert ["mean_loss" in metrics for metrics in kept(service, tmp_path).values()] == [True]
+    wait_for(lambda: ["mean_loss" in metrics for metrics in kept(service, tmp_path).values()] == [True])
     assert ray.available_resources()["CPU"] == 4
