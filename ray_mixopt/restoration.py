@@ -73,8 +73,10 @@ def _set_aside_damaged(
         if problem is None:
             break
         damaged[name] = problem
-        copy = f"{folder}/{snapshots.COPY}{name}"
-        copied = filesystem.get_file_info(copy).is_file and check(snapshots.content(filesystem, copy)) is None
+        for copy in (f"{folder}/{prefix}{name}" for prefix in (snapshots.COPY, snapshots.KEPT)):
+            copied = filesystem.get_file_info(copy).is_file and check(snapshots.content(filesystem, copy)) is None
+            if copied:
+                break
         if copied:
             break
     else:

@@ -14,6 +14,7 @@ from ray_mixopt.history import Trial as Run
 from ray_mixopt.history import is_sound
 from ray_mixopt.reports import metrics_of, training_step
 from ray_mixopt.searcher import MixOptSearcher
+from ray_mixopt.snapshots import keep_session
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
@@ -72,6 +73,8 @@ class MixOptScheduler(TrialScheduler):
             steps = trial.config.get("steps")
             over = step is not None and steps is not None and step >= steps
             return self.STOP if over or _diverged(result, filter(None, [self._metric])) else self.CONTINUE
+        if (storage := trial.storage) is not None:
+            keep_session(storage.experiment_driver_staging_path, storage.storage_filesystem, storage.experiment_fs_path)
         if _diverged(result, searcher.metric_names):
             return self.STOP
         if step is None or step < run.steps:

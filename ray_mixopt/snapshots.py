@@ -27,6 +27,7 @@ MOST_BYTES = 512 * MiB  # 100,000 trials take about 50
 NAME = "searcher-state-{}.json"
 PREVIOUS = "previous-"
 COPY = "copy-of-"
+KEPT = "kept-"
 TUNE_FILES = ("experiment_state-{}.json", "search_gen_state-{}.json")
 
 
@@ -45,6 +46,28 @@ def write(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
         shutil.copyfile(file, copy)
         os.replace(copy, file.with_name(PREVIOUS + file.name))
     os.replace(draft, file)
+
+
+def keep_session(staging: str | os.PathLike[str], filesystem: fs.FileSystem, folder: str) -> None:
+    """Puts whole copies of Tune's session files into a local storage, where Tune uploads all files anew, in place.
+
+    A kill in the middle of an upload may tear a file and the copy that is uploaded with it. Other storages replace
+    objects as a whole.
+
+    Args:
+        staging: the local folder that Tune uploads.
+        filesystem: of the storage.
+        folder: of the experiment, in the storage.
+    """
+    if not isinstance(filesystem, fs.LocalFileSystem) or not os.path.isdir(folder):
+        return
+    for name in TUNE_FILES:
+        for file in Path(staging).glob(name.format("*")):
+            kept = Path(folder, KEPT + file.name)
+            if not kept.exists() or kept.stat().st_mtime < file.stat().st_mtime:
+                draft = kept.with_name(f".{os.getpid()}-{kept.name}")
+                shutil.copyfile(file, draft)
+                os.replace(draft, kept)
 
 
 def locate(path: str | os.PathLike[str], filesystem: fs.FileSystem | None = None) -> tuple[fs.FileSystem, str]:

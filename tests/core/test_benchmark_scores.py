@@ -144,7 +144,9 @@ def test_tables_and_figures_come_from_the_files_alone(tmp_path: Path) -> None:
 
 def test_no_results_make_no_table(tmp_path: Path) -> None:
     assert tables([]) == "No results." and draw([], tmp_path) == []
-    assert call("--report", "--out", tmp_path).stdout == "No results.\n"
+    nothing = call("--report", "--out", tmp_path)
+    assert (nothing.exit_code, nothing.stdout) == (2, "")
+    assert f"There are no results of a benchmark below '{tmp_path}'" in nothing.stderr
 
 
 @pytest.mark.parametrize(

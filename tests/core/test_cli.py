@@ -230,10 +230,10 @@ def test_a_benchmark_cannot_go_into_a_file(runs: Path) -> None:
 
 
 def test_ctrl_c_keeps_what_a_benchmark_has_finished(tmp_path: Path) -> None:
-    some = ["--problems", "synthetic/mixing_law", "--budget", "1x", "--out", str(tmp_path)]
+    some = ["--problems", "synthetic/mixing_law", "--budget", "3x", "--out", str(tmp_path)]
     code = "from ray_mixopt.cli import main; main()"
     child = subprocess.Popen(
-        [sys.executable, "-c", code, "benchmark", *some, "--methods", "random,default", "--seeds", "0-3", "--json"],
+        [sys.executable, "-c", code, "benchmark", *some, "--methods", "random,default", "--seeds", "0-7", "--json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -247,7 +247,7 @@ def test_ctrl_c_keeps_what_a_benchmark_has_finished(tmp_path: Path) -> None:
     assert (child.returncode, out) == (INTERRUPTED, ""), err
     assert f"finished searches are kept in {tmp_path}, give the same command again" in err
     n_kept = len(list(tmp_path.glob("*/*.json")))
-    assert 1 <= n_kept < 8
+    assert 1 <= n_kept < 16
     again = call("benchmark", *some, "--methods", "random", "--seeds", "0")
     assert again.exit_code == 0 and "1 searches are there, 0 to do" in again.stderr
 

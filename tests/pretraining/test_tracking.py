@@ -87,5 +87,6 @@ def test_runs_go_on_and_end_without_having_started(tmp_path: Path, service: str)
     for ended in (run, restored):
         callback.on_trial_complete(2, [run, restored], ended)
     callback.on_experiment_end([run, restored])
-    wait_for(lambda: ["mean_loss" in metrics for metrics in kept(service, tmp_path).values()] == [True])
+    folder = Path(run.local_path).parent if service == "tensorboard" else tmp_path  # before Tune uploads it
+    wait_for(lambda: ["mean_loss" in metrics for metrics in kept(service, folder).values()] == [True])
     assert ray.available_resources()["CPU"] == 4

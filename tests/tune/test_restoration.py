@@ -107,6 +107,16 @@ def test_a_damaged_file_of_tune_gives_way_to_its_copy(
     assert len(results) == len(history) == len(before) and observations(history) == observations(before)
 
 
+def test_a_file_and_the_copy_torn_by_the_same_kill_give_way_to_the_one_that_is_kept(experiment: Path) -> None:
+    before = MixOptSearcher.load(experiment).optimizer.history
+    broken = newest(experiment, "search_gen_state")
+    for file in (broken, broken.with_name(f"copy-of-{broken.name}")):
+        file.write_bytes(b"")
+    results = ray_mixopt.restore(experiment, Curve).fit()
+    history = MixOptSearcher.load(experiment).optimizer.history
+    assert len(results) == len(history) == len(before) and observations(history) == observations(before)
+
+
 @pytest.mark.parametrize("kind", ["experiment_state", "search_gen_state"])
 def test_a_damaged_file_and_copy_give_way_to_the_session_before(
     experiment: Path, caplog: pytest.LogCaptureFixture, kind: str
@@ -114,6 +124,7 @@ def test_a_damaged_file_and_copy_give_way_to_the_session_before(
     broken = newest(experiment, kind)
     cut(broken)
     cut(broken.with_name(f"copy-of-{broken.name}"))
+    cut(broken.with_name(f"kept-{broken.name}"))
     with caplog.at_level(logging.WARNING):
         tuner = ray_mixopt.restore(experiment, Curve)
     assert f"{broken.name} is damaged" in caplog.text and "are lost" in caplog.text
