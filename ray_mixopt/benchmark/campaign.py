@@ -171,8 +171,9 @@ def run(
             try:
                 return [waiting[future] for future in as_completed(waiting) if not ended(waiting[future], future)]
             except KeyboardInterrupt:
-                for child in multiprocessing.active_children():  # or the pool would wait for all that are left
-                    child.terminate()
+                pool.shutdown(wait=False, cancel_futures=True)
+                for child in multiprocessing.active_children():  # or the pool would wait for what they run
+                    child.kill()
                 raise
 
     with _single_threaded():

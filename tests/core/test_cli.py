@@ -230,7 +230,7 @@ def test_a_benchmark_cannot_go_into_a_file(runs: Path) -> None:
 
 
 def test_ctrl_c_keeps_what_a_benchmark_has_finished(tmp_path: Path) -> None:
-    some = ["--problems", "synthetic/mixing_law", "--budget", "3x", "--out", str(tmp_path)]
+    some = ["--problems", "synthetic/mixing_law", "--budget", "1x", "--out", str(tmp_path)]
     code = "from ray_mixopt.cli import main; main()"
     child = subprocess.Popen(
         [sys.executable, "-c", code, "benchmark", *some, "--methods", "random,default", "--seeds", "0-7", "--json"],
