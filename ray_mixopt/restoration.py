@@ -67,17 +67,19 @@ def _set_aside_damaged(
     path: str | os.PathLike[str],
 ) -> None:
     """Renames damaged files until the newest one is good. Raises ValueError, touching nothing, if none is."""
-    damaged, copied = {}, False
+
+    def is_whole(file: str) -> bool:
+        return filesystem.get_file_info(file).is_file and check(snapshots.content(filesystem, file)) is None
+
+    damaged: dict[str, str] = {}
+    prefix = None
     for name in newest_first:
         problem = check(snapshots.content(filesystem, f"{folder}/{name}"))
         if problem is None:
             break
         damaged[name] = problem
-        for copy in (f"{folder}/{prefix}{name}" for prefix in (snapshots.COPY, snapshots.KEPT)):
-            copied = filesystem.get_file_info(copy).is_file and check(snapshots.content(filesystem, copy)) is None
-            if copied:
-                break
-        if copied:
+        prefix = next((p for p in (snapshots.COPY, snapshots.KEPT) if is_whole(f"{folder}/{p}{name}")), None)
+        if prefix is not None:
             break
     else:
         raise ValueError(
@@ -87,9 +89,10 @@ def _set_aside_damaged(
     for name, problem in damaged.items():
         filesystem.move(f"{folder}/{name}", f"{folder}/{_ASIDE}{name}")
         logger.warning("%s is damaged (%s) and was renamed to %s%s.", name, problem, _ASIDE, name)
-    if copied:
-        filesystem.move(copy, f"{folder}/{name}")
-        logger.warning("Its copy serves as %s: nothing is lost.", name)
+    if prefix is not None:
+        filesystem.move(f"{folder}/{prefix}{name}", f"{folder}/{name}")
+        lost = "nothing is lost" if prefix == snapshots.COPY else "of trials it may lack the last report"
+        logger.warning("Its copy serves as %s: %s.", name, lost)
     elif damaged:
         logger.warning(
             "The session before serves: trials that only the damaged files knew are lost, as is training after it; "

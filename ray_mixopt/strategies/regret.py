@@ -78,8 +78,9 @@ class RegretStrategy:
             SimplexCandidates(problem.space) if problem.pool is None else PoolCandidates(problem.space, problem.pool)
         )
         self.design = self.candidates.restrict(initial_design(problem.space, problem.rng(0, 0)))
-        self.corners = [] if problem.budget is None else corners_again(problem.space, problem.budget)
-        self.corners = self.candidates.restrict(self.corners)
+        self.corners: list[Proposal] = []
+        if problem.budget is not None and problem.pool is None:  # a logged run can be had only once
+            self.corners = corners_again(problem.space, problem.budget)
         self._fits: dict[str, tuple[bytes, Tensor]] = {}
 
     # -- what to run
