@@ -192,6 +192,7 @@ class Recommendation:
         next_run: that run; None where the strategy does not say.
         calibration: leave-one-run-out check of the intervals; None where the strategy has none.
         diverged: number of runs that reported NaN or inf.
+        left_out: number of values, of all metrics, beyond what the model holds: those of the smallest fidelities.
         details: what else is known, where asked for.
     """
 
@@ -209,6 +210,7 @@ class Recommendation:
     next_run: NextRun | None = None
     calibration: Calibration | None = None
     diverged: int = 0
+    left_out: int = 0
     details: Details | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -238,6 +240,8 @@ class Recommendation:
             lines.append(f"Calibration: {self.calibration}")
         if self.diverged:
             lines.append(f"Diverged runs: {self.diverged}")
+        if self.left_out:
+            lines.append(f"Values of the smallest runs that the model had no room for: {self.left_out}")
         if self.details is not None:
             lines += self.details.lines()
         return "\n".join(lines)

@@ -37,6 +37,8 @@ from ray_mixopt.surrogate.model import Standardisation, Surrogate
 from ray_mixopt.surrogate.objective import ObjectivePosterior
 
 N_DRAWS = 8  # of the hyper-parameters
+FEWER_DRAWS = 500  # data beyond which there are fewer draws, as many as take the same memory: they agree the more
+MOST_USED = 3000  # data that a surrogate holds, those of the largest fidelities
 N_SAMPLES = 64  # of the objective over the plausible optima, for each draw
 N_PLAUSIBLE = 40  # mixtures, by lower confidence bound, for each draw, that may be the optimum
 N_TOP = 10  # mixtures, by the regret due to them, for each draw, that may be run
@@ -234,11 +236,12 @@ class RegretStrategy:
             next_run=None if run is None else run.announced(space),
             calibration=None if posterior is None else self._calibration(posterior, history),
             diverged=sum(t.status == "diverged" for t in history),
+            left_out=sum(max(len(data.y) - MOST_USED, 0) for data in self._data(history)),
         )
 
     def _calibration(self, posterior: ObjectivePosterior, history: History) -> Calibration:
         groups = []
-        for data in self._data(history):
+        for data in (every.largest(MOST_USED) for every in self._data(history)):
             rows: dict[str, list[int]] = {}
             for row, run in enumerate(data.runs):
                 rows.setdefault(run, []).append(row)
@@ -250,7 +253,8 @@ class RegretStrategy:
     def posterior(self, history: History) -> ObjectivePosterior | None:
         """The objective at the target given the history; None while one of its metrics has fewer than two values."""
         data = dict(zip(self.problem.objective, self._data(history), strict=True))
-        surrogates = [self._surrogate(metric, values) for metric, values in data.items()]
+        n_draws = min(n_draws_of(len(values.y)) for values in data.values())
+        surrogates = [self._surrogate(metric, values, n_draws) for metric, values in data.items()]
         known = [surrogate for surrogate in surrogates if surrogate is not None]
         if len(known) < len(surrogates):
             return None
@@ -270,7 +274,7 @@ class RegretStrategy:
 
     def _guard(self, guardrail: Guardrail, history: History) -> Guard:
         data = observations(self.space, history, guardrail.metric, worst=guardrail.sign)
-        surrogate = self._surrogate(guardrail.metric, data)
+        surrogate = self._surrogate(guardrail.metric, data, n_draws_of(len(data.y)))
         posterior = (
             None
             if surrogate is None
@@ -278,13 +282,14 @@ class RegretStrategy:
         )
         return Guard(guardrail=guardrail, baseline=resolve(guardrail.baseline, self.space), posterior=posterior)
 
-    def _surrogate(self, metric: str, data: Observations) -> Surrogate | None:
+    def _surrogate(self, metric: str, data: Observations, n_draws: int) -> Surrogate | None:
         """Of one metric; None while it has fewer than two values."""
         if len(data.y) < 2:
             return None
-        standardise = Standardisation.of(data.y)
-        known = None if data.noise is None else data.noise / standardise.spread**2
-        return Surrogate(data.x, standardise(data.y), self._theta(metric, data), standardise, known)
+        theta, used = self._theta(metric, data)[:n_draws], data.largest(MOST_USED)
+        standardise = Standardisation.of(used.y)
+        known = None if used.noise is None else used.noise / standardise.spread**2
+        return Surrogate(used.x, standardise(used.y), theta, standardise, known)
 
     def _data(self, history: History) -> list[Observations]:
         return [
@@ -352,6 +357,11 @@ def _lowest(mean: Tensor, variance: Tensor, n: int) -> np.ndarray:
     """The mixtures with the ``n`` lowest lower confidence bounds in any draw; moments are ``s x c``."""
     order = (mean - 2 * variance.sqrt()).argsort(dim=-1, stable=True)
     return np.unique(order[:, :n].numpy())
+
+
+def n_draws_of(n: int) -> int:
+    """The number of draws of the hyper-parameters for ``n`` data."""
+    return max(1, min(N_DRAWS, int(N_DRAWS * (FEWER_DRAWS / max(n, 1)) ** 2)))
 
 
 def refit_size(n: int) -> int:

@@ -28,6 +28,14 @@ class Observations:
     runs: tuple[str, ...]
     noise: Tensor | None = None
 
+    def largest(self, n: int) -> Observations:
+        """The ``n`` of largest fidelity, by log size plus log steps, in their order; of equals the earlier ones."""
+        if len(self.y) <= n:
+            return self
+        rows = self.x[:, -2:].sum(-1).argsort(descending=True, stable=True)[:n].sort().values
+        noise = None if self.noise is None else self.noise[rows]
+        return Observations(x=self.x[rows], y=self.y[rows], runs=tuple(self.runs[i] for i in rows), noise=noise)
+
 
 def fidelity_coordinates(space: MixtureSpace, scale: str, steps: float) -> tuple[float, float]:
     """Log size and log steps relative to the target. Size is parameters, or cost per step where one is unknown."""

@@ -105,14 +105,15 @@ class Hyperparameters(torch.nn.Module):
         nugget = _JITTER * variance + self.noise()
         return nugget if known is None else nugget + known
 
-    def covariance(self, x: Tensor, known: Tensor | None = None) -> Tensor:
-        """Covariance of noisy observations at ``n x d+2``, ``batch_shape x n x n``."""
-        covariance = self.kernel.forward(x, x)
-        return covariance + torch.diag_embed(self.nugget(covariance.diagonal(dim1=-2, dim2=-1), known))
+    def noisy(self, covariance: Tensor, known: Tensor | None = None) -> Tensor:
+        """Makes the prior covariance at ``n`` inputs that of ``n`` observations, in place, ``batch_shape x n x n``."""
+        diagonal = covariance.diagonal(dim1=-2, dim2=-1)
+        diagonal += self.nugget(diagonal.clone(), known)
+        return covariance
 
     def log_likelihood(self, x: Tensor, y: Tensor, known: Tensor | None = None) -> Tensor:
         """Log marginal likelihood of ``(n,)`` values at ``n x d+2``, ``batch_shape``."""
-        factor = torch.linalg.cholesky(self.covariance(x, known))
+        factor = torch.linalg.cholesky(self.noisy(self.kernel.forward(x, x), known))
         white = torch.linalg.solve_triangular(factor, y.unsqueeze(-1).expand(*self.batch_shape, -1, 1), upper=False)
         log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return -0.5 * white.square().sum((-2, -1)) - log_det - 0.5 * len(y) * math.log(2 * math.pi)

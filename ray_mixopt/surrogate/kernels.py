@@ -24,6 +24,7 @@ share: losses fall like powers of the tokens of a domain, so that going from non
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -39,6 +40,7 @@ _OWN_RANGE = 0.4  # e-folds of size or steps over which fidelities share what is
 # Prior variance of the linear trend in units of the standardised metric: level 2 sd, slope 0.5 sd an e-fold.
 _LEVEL_VARIANCE = 4.0
 _SLOPE_VARIANCE = 0.25
+_CACHED = 2**17  # covariances at a time: what a core's cache holds
 
 
 def log_shares(mixtures: Tensor) -> Tensor:
@@ -83,25 +85,31 @@ class MixtureFidelityKernel(Kernel):
     def between(self, x1: Tensor, x2: Tensor) -> Tensor:
         """``forward`` without gradients for ``n x d+2`` and ``m x d+2`` inputs that repeat mixtures and fidelities.
 
-        Each part is computed once for a pair of distinct mixtures or distinct fidelities: many runs share them.
+        Each part is computed once for a pair of distinct mixtures or distinct fidelities, since many runs share them,
+        and for as many rows at a time as a cache holds.
         """
         d = self.n_domains
-        (w1, i1), (w2, i2) = (_distinct(x[:, :d]) for x in (x1, x2))
+        w2, i2 = _distinct(x2[:, :d])
         (f1, j1), (f2, j2) = (_distinct(x[:, d:]) for x in (x1, x2))
         weights, offset = self._weights(f1, f2, False)
-        total = _expanded(offset, j1, j2).expand(*self.batch_shape, len(x1), len(x2)).clone()
-        for weight, effect in zip(weights, self._effects(w1, w2, False), strict=True):
-            total.addcmul_(_expanded(weight, j1, j2), _expanded(effect, i1, i2))
+        total = torch.empty(*self.batch_shape, len(x1), len(x2), dtype=x1.dtype)
+        n_rows = max(1, _CACHED // max(1, math.prod(self.batch_shape) * len(x2)))
+        for rows in torch.arange(len(x1)).split(n_rows):
+            w1, i1 = _distinct(x1[rows, :d])
+            block = total[..., rows[0] : rows[-1] + 1, :].copy_(_expanded(offset, j1[rows], j2))
+            for weight, effect in zip(weights, self._effects(w1, w2, False), strict=True):
+                block.addcmul_(_expanded(weight, j1[rows], j2), _expanded(effect, i1, i2))
         return total
 
-    def _effects(self, w1: Tensor, w2: Tensor, diag: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """The linear, the smooth and the rough effect of the mixture."""
+    def _effects(self, w1: Tensor, w2: Tensor, diag: bool) -> Iterator[Tensor]:
+        """The linear, the smooth and the rough effect of the mixture, one at a time: of many runs each is large."""
         v1, v2 = w1 - 1 / self.n_domains, w2 - 1 / self.n_domains
         inner = (v1 * v2).sum(-1) if diag else v1 @ v2.transpose(-1, -2)
-        linear = _column(self.log_linear.exp(), diag) / (1 - 1 / self.n_domains) * inner
+        yield _column(self.log_linear.exp(), diag) / (1 - 1 / self.n_domains) * inner
         u1, u2 = (log_shares(w) / self.mixture.lengthscale for w in (w1, w2))
         distance = self.mixture.covar_dist(u1, u2, diag=diag)
-        return linear, _matern(distance), _matern(_FINER * distance)
+        yield _matern(distance)
+        yield _matern(_FINER * distance)
 
     def _weights(self, f1: Tensor, f2: Tensor, diag: bool) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
         """What multiplies each effect, and what is added."""
@@ -128,7 +136,7 @@ def _own(f1: Tensor, f2: Tensor, diag: bool) -> Tensor:
 def _matern(distance: Tensor) -> Tensor:
     """Matern-5/2 of distances in lengthscales."""
     r = math.sqrt(5) * distance
-    return torch.exp(-r) * (r * (r / 3 + 1) + 1)
+    return r.neg().exp_() * torch.addcmul(r, r, r, value=1 / 3).add_(1)  # few passes: this is most of a suggestion
 
 
 def _column(parameter: Tensor, diag: bool) -> Tensor:

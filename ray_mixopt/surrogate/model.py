@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -56,7 +57,7 @@ class Surrogate:
         self.y = y.expand(len(theta), -1)
         with torch.no_grad():
             self.noise = self.hyper.noise()  # (s, 1)
-            self.factor = torch.linalg.cholesky(self.hyper.covariance(x, known))  # (s, n, n)
+            self.factor = torch.linalg.cholesky(self.hyper.noisy(self.prior_covariance(x, x), known))  # (s, n, n)
             self.white = torch.linalg.solve_triangular(self.factor, self.y.unsqueeze(-1), upper=False)  # (s, n, 1)
 
     def prior_covariance(self, x1: Tensor, x2: Tensor) -> Tensor:
@@ -76,13 +77,24 @@ class Surrogate:
         """Posterior mean at ``m x d+2``, standardised, ``s x m``."""
         return (self.prior_covariance(x, self.x) @ self._solved).squeeze(-1)
 
+    @torch.no_grad()
     def given_pending(self, x: Tensor) -> Surrogate:
         """The surrogate once runs at ``m x d+2`` have reported their expected values: same mean, less variance."""
         if len(x) == 0:
             return self
-        y = torch.cat([self.y, self.mean(x)], -1)
-        known = None if self.known is None else torch.cat([self.known, self.known.new_zeros(len(x))])
-        return Surrogate(torch.cat([self.x, x]), y, self.theta, self.standardisation, known)
+        white = self.whitened(x)
+        rest = self.hyper.noisy(self.prior_covariance(x, x)) - white.mT @ white
+        above = torch.cat([self.factor, torch.zeros_like(white)], -1)
+        below = torch.cat([white.mT, torch.linalg.cholesky(rest)], -1)
+        result = copy(self)
+        result.x, result.y = torch.cat([self.x, x]), torch.cat([self.y, (white.mT @ self.white).squeeze(-1)], -1)
+        result.known = None if self.known is None else torch.cat([self.known, self.known.new_zeros(len(x))])
+        result.factor = torch.cat([above, below], -2)
+        # What is expected adds nothing to the whitened values.
+        result.white = torch.cat([self.white, self.white.new_zeros(*self.white.shape[:1], len(x), 1)], -2)
+        for stale in ("_solved", "_precision"):
+            result.__dict__.pop(stale, None)
+        return result
 
     def leave_out(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Errors and variances of some observations as predicted from all others, each ``(len(rows),)``.

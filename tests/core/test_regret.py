@@ -14,7 +14,7 @@ from ray_mixopt.space import MixtureSpace, Scale
 from ray_mixopt.strategies.base import Proposal
 from ray_mixopt.strategies.candidates import PoolCandidates, SimplexCandidates
 from ray_mixopt.strategies.design import corners_again, initial_design
-from ray_mixopt.strategies.regret import Purchase, paired_runs, refit_size
+from ray_mixopt.strategies.regret import Purchase, n_draws_of, paired_runs, refit_size
 from ray_mixopt.surrogate.objective import ObjectivePosterior
 
 SPACE = MixtureSpace(
@@ -94,6 +94,22 @@ def test_refit_sizes_are_a_coarse_staircase_below_n(n):
     assert 2 <= refit_size(n) <= n
     assert refit_size(refit_size(n)) == refit_size(n)
     assert n < refit_size(n) * 1.1 + 2
+
+
+def test_the_more_is_known_the_fewer_draws():
+    draws = [n_draws_of(n) for n in (0, 2, 500, 1000, 10_000)]
+    assert draws == [8, 8, 8, 2, 1]
+
+
+def test_what_the_model_has_no_room_for_is_counted(monkeypatch):
+    optimizer = search(MixtureOptimizer(SPACE, seed=0), 8)
+    assert optimizer.recommend().left_out == 0
+    n = len(optimizer.history.arrivals)
+    monkeypatch.setattr("ray_mixopt.strategies.regret.MOST_USED", n - 3)
+    recommendation = optimizer.recommend()
+    assert recommendation.left_out == 3
+    assert recommendation.calibration.n == n - 3
+    assert "no room for: 3" in str(recommendation)
 
 
 def test_it_finds_the_optimum_for_less_than_a_random_target_run_costs():

@@ -8,6 +8,7 @@ from botorch.optim import optimize_acqf
 
 from ray_mixopt.history import History, Trial
 from ray_mixopt.space import MixtureSpace, Scale
+from ray_mixopt.surrogate import kernels
 from ray_mixopt.surrogate.encoding import encode, observations
 from ray_mixopt.surrogate.fit import Hyperparameters, laplace_draws, map_estimate
 from ray_mixopt.surrogate.kernels import MixtureFidelityKernel
@@ -42,7 +43,7 @@ def surrogate():
 
 
 @pytest.mark.parametrize("batch", [(), (4,)])
-def test_kernel_is_symmetric_positive_and_agrees_with_its_diagonal(batch):
+def test_kernel_is_symmetric_positive_and_agrees_with_its_diagonal(batch, monkeypatch):
     kernel = MixtureFidelityKernel(D, torch.Size(batch)).double()
     x, _ = data(12)
     with torch.no_grad():
@@ -53,6 +54,8 @@ def test_kernel_is_symmetric_positive_and_agrees_with_its_diagonal(batch):
     assert torch.linalg.eigvalsh(full).min() > -1e-9
     assert torch.allclose(full.diagonal(dim1=-2, dim2=-1), diagonal)
     repeated = torch.cat([x, x[:5]])
+    assert torch.allclose(kernel.between(repeated, x), kernel.forward(repeated, x).detach())
+    monkeypatch.setattr(kernels, "_CACHED", 60)  # a few rows at a time
     assert torch.allclose(kernel.between(repeated, x), kernel.forward(repeated, x).detach())
 
 
@@ -204,6 +207,10 @@ def test_pending_runs_keep_the_mean_and_shrink_the_variance(surrogate):
     before_variance = surrogate.prior_variance(pending) - surrogate.whitened(pending).square().sum(-2)
     after_variance = after.prior_variance(pending) - after.whitened(pending).square().sum(-2)
     assert (after_variance < before_variance).all()
+    values = torch.cat([surrogate.y, surrogate.mean(pending)], -1)
+    afresh = Surrogate(torch.cat([surrogate.x, pending]), values, surrogate.theta, surrogate.standardisation)
+    assert torch.allclose(after.factor, afresh.factor, atol=1e-9)
+    assert torch.allclose(after.white, afresh.white, atol=1e-6)
     with pytest.raises(ValueError, match="pending runs has no BoTorch model"):
         after.botorch_model()
 
@@ -243,6 +250,18 @@ def test_observations_price_divergence_thin_curves_and_skip_unknown_metrics():
     assert found.runs == ("a", "a", "a", "b")
     assert observations(SPACE, history, "loss", worst=-1.0).y.tolist()[-1] == 1.9
     assert observations(SPACE, history, "other", worst=1.0).y.tolist() == [1.0, 1.5, 1.5]
+
+
+def test_the_largest_observations_keep_their_order():
+    history = History(SPACE)
+    for i, (scale, steps) in enumerate([("small", 400), ("large", 100), ("large", 400), ("small", 400)]):
+        history.add(Trial(trial_id=str(i), mixture=(0.2, 0.3, 0.5), scale=scale, steps=steps, noise={"loss": 0.1 * i}))
+        history.observe(str(i), steps, {"loss": float(i)})
+    every = observations(SPACE, history, "loss", worst=1.0)
+    assert every.largest(4) is every
+    found = every.largest(3)
+    assert (found.y.tolist(), found.runs) == ([0.0, 1.0, 2.0], ("0", "1", "2"))
+    assert found.noise.tolist() == pytest.approx([0.0, 0.01, 0.04])
 
 
 def test_a_constant_metric_is_standardised_without_dividing_by_zero():
