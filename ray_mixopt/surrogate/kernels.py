@@ -35,7 +35,6 @@ from torch import Tensor
 _SMALL_SHARE = 0.15  # of an equal share: below it the effect of a share is linear, above it logarithmic
 _OWN = 0.1  # share of the linear effect that hardly two fidelities share
 _FINER = 2.0  # lengthscale of the smooth effect over that of the rough one
-_SMOOTHNESS = 0.5  # Matérn's, of what neighbouring fidelities share: exponential
 _OWN_RANGE = 0.4  # e-folds of size or steps over which fidelities share what is rough
 # Prior variance of the linear trend in units of the standardised metric: level 2 sd, slope 0.5 sd an e-fold.
 _LEVEL_VARIANCE = 4.0
@@ -65,8 +64,8 @@ class MixtureFidelityKernel(Kernel):
         super().__init__(batch_shape=batch)
         self.n_domains = n_domains
         self.mixture = MaternKernel(2.5, ard_num_dims=n_domains, batch_shape=batch, lengthscale_constraint=_log())
-        self.scale = MaternKernel(_SMOOTHNESS, batch_shape=batch, lengthscale_constraint=_log())
-        self.steps = MaternKernel(_SMOOTHNESS, batch_shape=batch, lengthscale_constraint=_log())
+        self.scale = MaternKernel(0.5, batch_shape=batch, lengthscale_constraint=_log())
+        self.steps = MaternKernel(0.5, batch_shape=batch, lengthscale_constraint=_log())
         self.curve = RBFKernel(ard_num_dims=2, batch_shape=batch, lengthscale_constraint=_log())
         self.register_parameter("log_amplitudes", torch.nn.Parameter(torch.zeros(*batch, 2)))
         self.register_parameter("log_linear", torch.nn.Parameter(torch.zeros(*batch, 1)))
@@ -88,18 +87,17 @@ class MixtureFidelityKernel(Kernel):
         Each part is computed once for a pair of distinct mixtures or distinct fidelities, since many runs share them,
         and for as many rows at a time as a cache holds.
         """
-        d = self.n_domains
-        w2, i2 = _distinct(x2[:, :d])
-        (f1, j1), (f2, j2) = (_distinct(x[:, d:]) for x in (x1, x2))
-        weights, offset = self._weights(f1, f2, False)
-        total = torch.empty(*self.batch_shape, len(x1), len(x2), dtype=x1.dtype)
-        n_rows = max(1, _CACHED // max(1, math.prod(self.batch_shape) * len(x2)))
-        for rows in torch.arange(len(x1)).split(n_rows):
-            w1, i1 = _distinct(x1[rows, :d])
-            block = total[..., rows[0] : rows[-1] + 1, :].copy_(_expanded(offset, j1[rows], j2))
+        d, n_rows = self.n_domains, max(1, _CACHED // max(1, math.prod(self.batch_shape) * len(x2)))
+        (w2, i2), (f2, j2) = _distinct(x2[:, :d]), _distinct(x2[:, d:])
+        blocks = []
+        for rows in x1.split(n_rows):
+            (w1, i1), (f1, j1) = _distinct(rows[:, :d]), _distinct(rows[:, d:])
+            weights, offset = self._weights(f1, f2, False)
+            block = _expanded(offset, j1, j2).expand(*self.batch_shape, len(rows), len(x2)).clone()
             for weight, effect in zip(weights, self._effects(w1, w2, False), strict=True):
-                block.addcmul_(_expanded(weight, j1[rows], j2), _expanded(effect, i1, i2))
-        return total
+                block.addcmul_(_expanded(weight, j1, j2), _expanded(effect, i1, i2))
+            blocks.append(block)
+        return torch.cat(blocks, -2)
 
     def _effects(self, w1: Tensor, w2: Tensor, diag: bool) -> Iterator[Tensor]:
         """The linear, the smooth and the rough effect of the mixture, one at a time: of many runs each is large."""
@@ -107,7 +105,7 @@ class MixtureFidelityKernel(Kernel):
         inner = (v1 * v2).sum(-1) if diag else v1 @ v2.transpose(-1, -2)
         yield _column(self.log_linear.exp(), diag) / (1 - 1 / self.n_domains) * inner
         u1, u2 = (log_shares(w) / self.mixture.lengthscale for w in (w1, w2))
-        distance = self.mixture.covar_dist(u1, u2, diag=diag)
+        distance = (u1 - u2).norm(dim=-1) if diag else _distance(u1, u2)
         yield _matern(distance)
         yield _matern(_FINER * distance)
 
@@ -117,9 +115,12 @@ class MixtureFidelityKernel(Kernel):
         growth = g1 * g2 if diag else g1.unsqueeze(-1) * g2.unsqueeze(-2)
         trend = (f1 * f2).sum(-1) if diag else f1 @ f2.transpose(-1, -2)
         amplitude, curve = (_column(a, diag) for a in self.log_amplitudes.exp().split(1, -1))
-        near = self.scale.forward(f1[..., :1], f2[..., :1], diag=diag)
-        near = near * self.steps.forward(f1[..., 1:], f2[..., 1:], diag=diag)
-        own = _own(f1[..., 0], f2[..., 0], diag) * _own(f1[..., 1], f2[..., 1], diag)
+        gaps = [
+            f1[..., axis] - f2[..., axis] if diag else f1[..., axis, None] - f2[..., None, :, axis] for axis in (0, 1)
+        ]
+        own = _matern(gaps[0].abs() / _OWN_RANGE) * _matern(gaps[1].abs() / _OWN_RANGE)
+        lengthscales = (_column(axis.lengthscale.squeeze(-1), diag) for axis in (self.scale, self.steps))
+        near = sum(-gap.abs() / lengthscale for gap, lengthscale in zip(gaps, lengthscales, strict=True)).exp()
         shared, rough = (_column(p.sigmoid(), diag) for p in (self.logit_shared, self.logit_rough))
         total = amplitude * growth
         on_linear = total * (_OWN * own + (1 - _OWN) * (shared + (1 - shared) * near))
@@ -127,16 +128,15 @@ class MixtureFidelityKernel(Kernel):
         return (on_linear, total * (1 - rough) * near, total * rough * own), offset
 
 
-def _own(f1: Tensor, f2: Tensor, diag: bool) -> Tensor:
-    """Matern-5/2 of fixed range along one axis of the fidelity."""
-    gap = f1 - f2 if diag else f1.unsqueeze(-1) - f2.unsqueeze(-2)
-    return _matern(gap.abs() / _OWN_RANGE)
-
-
 def _matern(distance: Tensor) -> Tensor:
     """Matern-5/2 of distances in lengthscales."""
     r = math.sqrt(5) * distance
     return r.neg().exp_() * torch.addcmul(r, r, r, value=1 / 3).add_(1)  # few passes: this is most of a suggestion
+
+
+def _distance(u1: Tensor, u2: Tensor) -> Tensor:
+    """Euclidean, not by a product of matrices: rounding would make near-duplicates of a mixture disagree."""
+    return torch.cdist(u1, u2, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _column(parameter: Tensor, diag: bool) -> Tensor:
@@ -154,7 +154,7 @@ def _distinct(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _expanded(part: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """A part for distinct rows and columns as one for all; of size 1 where it broadcasts, and no copy where it can."""
+    """A part for the distinct rows and columns as one for all; without a copy where all are distinct, or none."""
     for dim, places in ((-2, rows), (-1, columns)):
         if part.shape[dim] not in (1, len(places)):
             part = part.index_select(dim, places)
