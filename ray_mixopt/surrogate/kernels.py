@@ -115,17 +115,20 @@ class MixtureFidelityKernel(Kernel):
         growth = g1 * g2 if diag else g1.unsqueeze(-1) * g2.unsqueeze(-2)
         trend = (f1 * f2).sum(-1) if diag else f1 @ f2.transpose(-1, -2)
         amplitude, curve = (_column(a, diag) for a in self.log_amplitudes.exp().split(1, -1))
-        gaps = [
-            f1[..., axis] - f2[..., axis] if diag else f1[..., axis, None] - f2[..., None, :, axis] for axis in (0, 1)
-        ]
-        own = _matern(gaps[0].abs() / _OWN_RANGE) * _matern(gaps[1].abs() / _OWN_RANGE)
-        lengthscales = (_column(axis.lengthscale.squeeze(-1), diag) for axis in (self.scale, self.steps))
-        near = sum(-gap.abs() / lengthscale for gap, lengthscale in zip(gaps, lengthscales, strict=True)).exp()
+        gaps = [_gap(*pair, diag) for pair in zip(f1.unbind(-1), f2.unbind(-1), strict=True)]
+        own = _matern(gaps[0] / _OWN_RANGE) * _matern(gaps[1] / _OWN_RANGE)
+        ranges = [_column(axis.lengthscale.squeeze(-1), diag) for axis in (self.scale, self.steps)]
+        near = torch.exp(-gaps[0] / ranges[0] - gaps[1] / ranges[1])
         shared, rough = (_column(p.sigmoid(), diag) for p in (self.logit_shared, self.logit_rough))
         total = amplitude * growth
         on_linear = total * (_OWN * own + (1 - _OWN) * (shared + (1 - shared) * near))
         offset = curve * self.curve.forward(f1, f2, diag=diag) + _LEVEL_VARIANCE + _SLOPE_VARIANCE * trend
         return (on_linear, total * (1 - rough) * near, total * rough * own), offset
+
+
+def _gap(f1: Tensor, f2: Tensor, diag: bool) -> Tensor:
+    """Distance along one axis of the fidelity."""
+    return (f1 - f2 if diag else f1.unsqueeze(-1) - f2.unsqueeze(-2)).abs()
 
 
 def _matern(distance: Tensor) -> Tensor:
