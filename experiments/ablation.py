@@ -22,6 +22,7 @@ import torch
 
 from ray_mixopt.benchmark import problems, runner
 from ray_mixopt.benchmark.methods import find
+from ray_mixopt.surrogate.kernels import _matern
 
 OUT = Path(__file__).parent / "results"
 REGRET, FIT, KERNELS = (f"ray_mixopt.{name}" for name in ("strategies.regret", "surrogate.fit", "surrogate.kernels"))
@@ -36,7 +37,7 @@ VARIANTS: dict[str, dict[tuple[str, ...], Any]] = {
     "no linear effect": {(FIT, "_PRIORS", "kernel.log_linear"): (-12.0, 0.01)},
     "shares instead of log-shares": {(KERNELS, "_SMALL_SHARE"): 1e4},
     "fidelities share smoothly (Matérn 5/2)": {
-        (KERNELS, "_SMOOTHNESS"): 2.5,
+        (KERNELS, "_exponential"): _matern,
         (FIT, "_PRIORS", "kernel.scale.raw_lengthscale"): (math.log(1.5), 0.4),
         (FIT, "_PRIORS", "kernel.steps.raw_lengthscale"): (math.log(1.5), 0.4),
     },

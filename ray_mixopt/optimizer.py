@@ -42,9 +42,11 @@ class MixtureOptimizer:
         pool: the only runs that exist, when a table of logged runs is replayed.
         continuation: whether paused runs may be continued at marginal cost.
         reference: weights by domain of a mixture to compare recommendations with, for instance the one in use.
+        min_gain_per_cost: the search ends, before the budget if there is one, when no run is expected to remove that
+            much regret at the target, in the objective's unit, per unit of cost. "default" only.
 
     Raises:
-        ValueError: for a mode, objective, strategy, budget or seed that make no sense.
+        ValueError: for a mode, objective, strategy, budget, seed or min_gain_per_cost that make no sense.
     """
 
     def __init__(
@@ -59,10 +61,18 @@ class MixtureOptimizer:
         pool: Pool | None = None,
         continuation: bool = True,
         reference: Mapping[str, float] | None = None,
+        min_gain_per_cost: float = 0.0,
     ) -> None:
         if not isinstance(space, MixtureSpace):
             raise ValueError(f"MixtureOptimizer needs a MixtureSpace, got {type(space).__name__}.")
-        check_settings(mode=mode, objective=objective, strategy=strategy, budget=budget, seed=seed)
+        check_settings(
+            mode=mode,
+            objective=objective,
+            strategy=strategy,
+            budget=budget,
+            seed=seed,
+            min_gain_per_cost=min_gain_per_cost,
+        )
         if pool is not None and pool.mixtures.shape[1] != space.n_domains:
             raise ValueError(f"The pool has {pool.mixtures.shape[1]} domains, the space {space.n_domains}.")
         if pool is not None and pool.available.shape[1:] != (len(space.scales), len(space.steps)):
@@ -85,6 +95,7 @@ class MixtureOptimizer:
             seed=seed,
             pool=pool,
             continuation=continuation,
+            min_gain_per_cost=float(min_gain_per_cost),
         )
         self.single_valued = objective is None
         self.strategy_name = strategy
@@ -99,7 +110,7 @@ class MixtureOptimizer:
     # -- ask and tell
 
     def ask(self, trial_id: str | None = None) -> Suggestion | None:
-        """The next run; None when the budget allows nothing more (or, with a pool, nothing is left to run).
+        """The next run; None when the budget allows nothing more, no run is worth it, or a pool is used up.
 
         A run that was lost before it showed anything is asked for again first, under a new name.
 
@@ -302,6 +313,7 @@ class MixtureOptimizer:
             "seed": problem.seed,
             "continuation": problem.continuation,
             "reference": None if problem.reference is None else dict(problem.reference),
+            "min_gain_per_cost": problem.min_gain_per_cost,
             "history": self.history.state_dict(),
         }
 
@@ -321,7 +333,8 @@ class MixtureOptimizer:
         except KeyError as error:
             raise ValueError(f"Malformed optimizer state: {error} is missing.") from error
         settings["objective"] = objective_of(settings["objective"])
-        optimizer = cls(history.space, pool=pool, reference=state.get("reference"), **settings)
+        settings |= {"reference": state.get("reference"), "min_gain_per_cost": state.get("min_gain_per_cost", 0.0)}
+        optimizer = cls(history.space, pool=pool, **settings)
         optimizer.history = history
         return optimizer
 
@@ -347,7 +360,13 @@ class MixtureOptimizer:
 
 
 def check_settings(
-    *, mode: str, objective: Mapping[str, float] | Objective | None, strategy: str, budget: float | None, seed: int
+    *,
+    mode: str,
+    objective: Mapping[str, float] | Objective | None,
+    strategy: str,
+    budget: float | None,
+    seed: int,
+    min_gain_per_cost: float = 0.0,
 ) -> None:
     """What can be checked of a ``MixtureOptimizer``'s arguments before the space is known.
 
@@ -367,6 +386,11 @@ def check_settings(
         )
     if budget is not None and not (isinstance(budget, int | float) and math.isfinite(budget) and budget > 0):
         raise ValueError(f"budget must be a positive finite cost or None, got {budget!r}.")
+    gain = min_gain_per_cost
+    if not (isinstance(gain, int | float) and not isinstance(gain, bool) and 0 <= gain < math.inf):
+        raise ValueError(f"min_gain_per_cost must be a number that is not negative, got {gain!r}.")
+    if gain and strategy != "default":
+        raise ValueError(f"Strategy {strategy!r} does not predict gains: min_gain_per_cost needs strategy='default'.")
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise ValueError(f"seed must be a non-negative integer, got {seed!r}.")
 

@@ -61,6 +61,7 @@ class MixOptSearcher(SnapshotSearcher):
         max_wait_s: longest time, in seconds, that Tune waits for a suggestion while trials run; it is then made in a
             thread, and the search depends on how long that takes. By default Tune waits as long as it takes.
         reference: weights by domain of a mixture to compare recommendations with.
+        min_gain_per_cost: see ``MixtureOptimizer``; the search then finishes by itself.
 
     Raises:
         ValueError: for an argument that makes no sense; the message says what to change.
@@ -83,12 +84,20 @@ class MixOptSearcher(SnapshotSearcher):
         cost_per_step: Mapping[str, float] | None = None,
         max_wait_s: float | None = None,
         reference: Mapping[str, float] | None = None,
+        min_gain_per_cost: float = 0.0,
     ) -> None:
         if space is not None and not isinstance(space, MixtureSpace):
             raise ValueError(f"space must be a MixtureSpace, got {space!r}: pass a dict as Tuner(param_space=...).")
         if metric is not None and not isinstance(metric, str):
             raise ValueError(f"metric must be one name, got {metric!r}: for several use objective={{name: weight}}.")
-        check_settings(mode=mode or "min", objective=objective, strategy=strategy, budget=budget, seed=seed)
+        check_settings(
+            mode=mode or "min",
+            objective=objective,
+            strategy=strategy,
+            budget=budget,
+            seed=seed,
+            min_gain_per_cost=min_gain_per_cost,
+        )
         super().__init__(metric=metric, mode=mode)
         self._asking = Asking(max_wait_s)
         self._settings: dict[str, Any] = {
@@ -97,6 +106,7 @@ class MixOptSearcher(SnapshotSearcher):
             "budget": budget,
             "seed": seed,
             "reference": None if reference is None else dict(reference),
+            "min_gain_per_cost": min_gain_per_cost,
         }
         self._space = space
         self._pool = pool
@@ -133,7 +143,8 @@ class MixOptSearcher(SnapshotSearcher):
         self.layout, self._space, (self._metric, self._mode) = layout, space, target
         if self.metric_names and self._mode:
             self._optimizer = self.optimizer
-        ends = self._settings["budget"] or spec.get("stop") or spec.get("time_budget_s")
+        own_end = self._settings["budget"] or self._settings["min_gain_per_cost"]
+        ends = own_end or spec.get("stop") or spec.get("time_budget_s")
         if spec.get("num_samples", 1) >= sys.maxsize and not ends:
             logger.warning("num_samples=-1 without MixOptSearcher(budget=...): this search does not end by itself.")
         return True

@@ -95,10 +95,10 @@ class Ours:
     Args:
         task: what is searched. The paper's presets get the paper's rungs, where any step can be reported.
         strategy: its name.
-        continuation: whether it may go on with paused runs.
+        settings: further arguments of ``MixtureOptimizer``.
     """
 
-    def __init__(self, task: Task, strategy: str, continuation: bool = True) -> None:
+    def __init__(self, task: Task, strategy: str, **settings: Any) -> None:
         from ray_mixopt.optimizer import MixtureOptimizer
 
         if strategy.startswith("paper") and task.any_steps:
@@ -112,7 +112,7 @@ class Ours:
             budget=task.budget,
             seed=task.seed,
             pool=task.pool,
-            continuation=continuation,
+            **settings,
         )
 
     def ask(self) -> Suggestion | None:

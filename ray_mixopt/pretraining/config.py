@@ -79,6 +79,8 @@ class Search(Settings):
 
     Args:
         budget: most to spend, in target runs.
+        min_gain: the search ends before that once no run is expected to improve the objective at the target by this
+            much per target run's cost.
         strategy: see ``MixtureOptimizer``.
         objective: weight of each metric; by default the mean validation loss of all domains.
         mode: direction of the objective.
@@ -89,6 +91,7 @@ class Search(Settings):
     """
 
     budget: float = Field(default=3.0, gt=0)
+    min_gain: float = Field(default=0.0, ge=0)
     strategy: str = "default"
     objective: dict[str, float] | None = Field(default=None, min_length=1)
     mode: Literal["min", "max"] = "min"
@@ -337,6 +340,7 @@ class PretrainConfig(Settings):
             strategy=search.strategy,
             budget=search.budget,
             seed=search.seed,
+            min_gain_per_cost=search.min_gain,
         )
         metrics = {f"val_loss/{name}" for name in self.manifest.domains} | {MEAN_LOSS, "train_loss"}
         tasks = () if self.evaluation is None else self.evaluation.tasks

@@ -121,6 +121,7 @@ def search(
                 strategy=config.search.strategy,
                 budget=config.search.budget * config.space.target_cost,
                 seed=config.search.seed,
+                min_gain_per_cost=config.search.min_gain / config.space.target_cost,
             )
             take_in(searcher, config)
             tuner = tune.Tuner(

@@ -32,6 +32,7 @@ class Problem:
         continuation: whether paused runs may be continued.
         goal: the objective in full, where there is more to it than a weighted sum.
         reference: shares of a mixture to compare recommendations with, by domain.
+        min_gain_per_cost: regret that a run must be expected to remove, per unit of cost, to be worth it.
     """
 
     space: MixtureSpace
@@ -43,6 +44,7 @@ class Problem:
     continuation: bool = True
     goal: Objective | None = None
     reference: Mapping[str, float] | None = None
+    min_gain_per_cost: float = 0.0
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -104,7 +104,7 @@ class RegretStrategy:
         if posterior is None:
             best = self._blind(history, affordable, rng)
         else:
-            best = self._best_purchase(posterior, history, affordable, rng)
+            best = self._best_purchase(posterior, history, affordable, rng, self.problem.min_gain_per_cost)
         if best is None:
             return None
         return Proposal(mixture=best.mixture, scale=best.scale, steps=best.steps, continues=best.continues)
@@ -123,8 +123,14 @@ class RegretStrategy:
         return cheap[rng.integers(len(cheap))] if cheap else None
 
     def _best_purchase(
-        self, posterior: ObjectivePosterior, history: History, affordable: float, rng: np.random.Generator
+        self,
+        posterior: ObjectivePosterior,
+        history: History,
+        affordable: float,
+        rng: np.random.Generator,
+        min_gain_per_cost: float = 0.0,
     ) -> Purchase | None:
+        """The run that removes most regret per cost; None if none is affordable, or none removes enough."""
         posterior = posterior.given_pending(self._pending(history))
         plausible = self._plausible(posterior, history, rng)
         plausible = plausible[_lowest(*posterior.marginal(plausible, plausible), N_PLAUSIBLE)]
@@ -137,7 +143,10 @@ class RegretStrategy:
         committed = history.committed
         runs = [run for run in runs if run.cost <= LARGEST_SHARE * committed] or runs
         explained, information = posterior.explained(self._encode(runs), plausible, regret.bases)
-        value = _value(regret.removed(explained, information), [run.cost for run in runs])
+        removed, costs = regret.removed(explained, information), [run.cost for run in runs]
+        if not (removed >= min_gain_per_cost * torch.tensor(costs, dtype=torch.float64)).any():
+            return None
+        value = _value(removed, costs)
         if self._is_late(history, 1 - PAIRED_SHARE):
             incumbent = plausible[int(regret.best)]
             paired = paired_runs(runs, incumbent, affordable)
@@ -151,8 +160,8 @@ class RegretStrategy:
                     plausible,
                     regret.bases,
                 )
-                costs = [runs[i].cost + runs[j].cost for i, j in paired.items()]
-                value[rows] = torch.maximum(value[rows], _value(regret.removed(explained, information[rows]), costs))
+                together = [runs[i].cost + runs[j].cost for i, j in paired.items()]
+                value[rows] = torch.maximum(value[rows], _value(regret.removed(explained, information[rows]), together))
         return runs[int(value.argmax())]
 
     def _purchases(self, mixtures: np.ndarray, history: History, affordable: float) -> list[Purchase]:

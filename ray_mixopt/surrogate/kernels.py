@@ -118,7 +118,7 @@ class MixtureFidelityKernel(Kernel):
         gaps = [_gap(*pair, diag) for pair in zip(f1.unbind(-1), f2.unbind(-1), strict=True)]
         own = _matern(gaps[0] / _OWN_RANGE) * _matern(gaps[1] / _OWN_RANGE)
         ranges = [_column(axis.lengthscale.squeeze(-1), diag) for axis in (self.scale, self.steps)]
-        near = torch.exp(-gaps[0] / ranges[0] - gaps[1] / ranges[1])
+        near = _exponential(gaps[0] / ranges[0]) * _exponential(gaps[1] / ranges[1])
         shared, rough = (_column(p.sigmoid(), diag) for p in (self.logit_shared, self.logit_rough))
         total = amplitude * growth
         on_linear = total * (_OWN * own + (1 - _OWN) * (shared + (1 - shared) * near))
@@ -129,6 +129,11 @@ class MixtureFidelityKernel(Kernel):
 def _gap(f1: Tensor, f2: Tensor, diag: bool) -> Tensor:
     """Distance along one axis of the fidelity."""
     return (f1 - f2 if diag else f1.unsqueeze(-1) - f2.unsqueeze(-2)).abs()
+
+
+def _exponential(distance: Tensor) -> Tensor:
+    """Matern-1/2 of distances in lengthscales."""
+    return torch.exp(-distance)
 
 
 def _matern(distance: Tensor) -> Tensor:

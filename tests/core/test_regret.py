@@ -123,6 +123,29 @@ def test_it_finds_the_optimum_for_less_than_a_random_target_run_costs():
     assert answer.calibration.n >= 20
 
 
+def test_it_ends_when_no_run_is_worth_its_cost():
+    spent = {}
+    for gain in (0.0, 1e-6, 1e-3):
+        optimizer = MixtureOptimizer(SPACE, budget=3 * SPACE.target_cost, seed=0, min_gain_per_cost=gain)
+        spent[gain] = search(optimizer, 200).history.spent
+        recommendation = optimizer.recommend()
+        assert recommendation.value_of_next_run is not None and recommendation.next_run is not None
+        restored = MixtureOptimizer.from_state_dict(json.loads(json.dumps(optimizer.state_dict())))
+        assert restored.problem.min_gain_per_cost == gain and restored.ask() is None
+    assert 0 < spent[1e-3] < spent[1e-6] < spent[0.0]
+
+
+@pytest.mark.parametrize("gain", [-1.0, math.nan, math.inf, "a lot", True])
+def test_a_gain_that_is_none_is_refused(gain):
+    with pytest.raises(ValueError, match="min_gain_per_cost must be a number that is not negative"):
+        MixtureOptimizer(SPACE, min_gain_per_cost=gain)
+
+
+def test_only_the_default_strategy_predicts_gains():
+    with pytest.raises(ValueError, match="Strategy 'random' does not predict gains"):
+        MixtureOptimizer(SPACE, strategy="random", min_gain_per_cost=0.1)
+
+
 def test_no_run_costs_more_than_half_of_all_before_it():
     optimizer = MixtureOptimizer(SPACE, budget=2 * SPACE.target_cost, seed=1)
     n_design = len(initial_design(SPACE, np.random.default_rng(0)))
