@@ -76,6 +76,9 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 noise=pairs(metric_noise, "--metric-noise", "METRIC=DEVIATION, for instance loss=0.01"),
             )
             histories = {_name(path, sources): evidence.read(path, source) for path in sources}
+            scales = sorted({name for history in histories.values() for name in history.space.scale_names})
+            if unknown := sorted({*source.cost, *source.parameters} - set(scales)):
+                raise ValueError(f"No run is of scale {unknown[0]!r}: there are {', '.join(scales)}.")
             own = archive.load(sources[0]) if len(sources) == 1 and archive.is_search(sources[0]) else None
             changes = None if domains is None else DomainMap.read(domains)
         return command(histories=histories, changes=changes, target=source.target, own=own, **rest)

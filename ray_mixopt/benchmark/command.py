@@ -92,6 +92,10 @@ def benchmark(
     if not report_only:
         wanted = _split(problems)
         with bad_arguments():
+            if problems and not wanted:
+                raise ValueError(
+                    "--problems names none: give names or patterns, or leave it out for the default suite."
+                )
             plan = campaign.plan(
                 expand(suites or (() if wanted else (DEFAULT_SUITE,)), wanted),
                 _split(methods) or (DEFAULT_METHOD,),

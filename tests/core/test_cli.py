@@ -252,6 +252,11 @@ def test_ctrl_c_keeps_what_a_benchmark_has_finished(tmp_path: Path) -> None:
     assert again.exit_code == 0 and "1 searches are there, 0 to do" in again.stderr
 
 
+def test_a_benchmark_of_no_problems_is_refused(tmp_path: Path) -> None:
+    result = call("benchmark", "--problems", "", "--out", str(tmp_path))
+    assert result.exit_code == 2 and "--problems names none" in result.stderr
+
+
 # -- answers from old runs
 
 
@@ -266,6 +271,12 @@ def swarm(tmp_path: Path) -> Path:
     (folder / "ratios.csv").write_text("run,a,b\n" + ratios)
     (folder / "metrics.csv").write_text("run,x,y\n" + losses)
     return folder
+
+
+@pytest.mark.parametrize("option", ["--scale-cost", "--scale-parameters"])
+def test_a_scale_that_no_run_is_of_is_refused(swarm: Path, option: str) -> None:
+    result = call("recommend", "--from", swarm, "--weight", "x=1", option, "9B=1e9")
+    assert result.exit_code == 2 and "No run is of scale '9B': there are" in result.stderr
 
 
 def test_old_runs_alone_answer(swarm: Path) -> None:
