@@ -21,6 +21,8 @@ import numpy as np
 import torch
 
 from ray_mixopt.benchmark import problems, runner
+from ray_mixopt.benchmark.command import seeds_of
+from ray_mixopt.benchmark.markdown import table
 from ray_mixopt.benchmark.methods import find
 from ray_mixopt.surrogate.kernels import _matern
 
@@ -74,28 +76,27 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=394.0)
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
-    first, _, last = arguments.seeds.partition("-")
     names = problems.SUITES["headline"]
     jobs = [
         (variant, name, seed, arguments.budget)
         for variant in VARIANTS
         for name in names
-        for seed in range(int(first), int(last or first) + 1)
+        for seed in seeds_of(arguments.seeds)
     ]
     context = multiprocessing.get_context("spawn")  # and one search a process: constants are changed for good
     with ProcessPoolExecutor(arguments.processes, mp_context=context, max_tasks_per_child=1) as pool:
         found = list(pool.map(search, *zip(*jobs, strict=True)))
     costs = [c for c in problems.load(names[0], problems.default_data()).score_costs if c <= arguments.budget]
     head = ["variant", *(f"{cost:g}" for cost in costs), "worst metric, last"]
-    lines = [" | ".join(head), " | ".join(["---"] * len(head))]
+    lines = []
     for variant in VARIANTS:
         by_metric = np.array([[row for v, n, _, row in found if (v, n) == (variant, name)] for name in names]).mean(1)
         numbers = [*by_metric.mean(0), by_metric[:, -1].max()]
-        lines.append(" | ".join([variant, *(f"{x:.3f}" for x in numbers)]))
-    table = "\n".join(f"| {line} |" for line in lines)
-    print(table)
+        lines.append([variant, *(f"{x:.3f}" for x in numbers)])
+    found_table = table(head, lines)
+    print(found_table)
     OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "ablation.md").write_text(table + "\n")
+    (OUT / "ablation.md").write_text(found_table + "\n")
     rows = [dict(zip(("variant", "problem", "seed", "regret"), row, strict=True)) for row in found]
     (OUT / "ablation.json").write_text(json.dumps({"costs": costs, "seeds": arguments.seeds, "found": rows}) + "\n")
 

@@ -20,6 +20,8 @@ import torch
 
 from ray_mixopt.analysis import Analysis
 from ray_mixopt.benchmark import problems, runner
+from ray_mixopt.benchmark.command import seeds_of
+from ray_mixopt.benchmark.markdown import table
 from ray_mixopt.benchmark.methods import Entry, Ours
 from ray_mixopt.benchmark.problem import Task
 
@@ -70,25 +72,24 @@ def main() -> None:
     parser.add_argument("--suites", default=",".join(SUITES))
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
-    first, _, last = arguments.seeds.partition("-")
     suites = arguments.suites.split(",")
     jobs = [
         (name, seed, arguments.budget)
         for suite in suites
         for name in problems.SUITES[suite]
-        for seed in range(int(first), int(last or first) + 1)
+        for seed in seeds_of(arguments.seeds)
     ]
     with ProcessPoolExecutor(arguments.processes, mp_context=multiprocessing.get_context("spawn")) as pool:
         found = list(pool.map(coverage, *zip(*jobs, strict=True)))
-    lines = ["suite | problems | level | difference | leave one run out", "--- | --- | --- | --- | ---"]
+    lines = []
     for suite in (*suites, "all"):
         rows = [row for row in found if suite == "all" or row["problem"] in problems.SUITES[suite]]
         means = [np.nanmean([float(row[k]) for row in rows]) for k in ("level", "difference", "leave_one_run_out")]
-        lines.append(" | ".join([suite, str(len(rows)), *(f"{x:.3f}" for x in means)]))
-    table = "\n".join(f"| {line} |" for line in lines)
-    print(table)
+        lines.append([suite, str(len(rows)), *(f"{x:.3f}" for x in means)])
+    found_table = table(["suite", "problems", "level", "difference", "leave one run out"], lines)
+    print(found_table)
     OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "calibration.md").write_text(table + "\n")
+    (OUT / "calibration.md").write_text(found_table + "\n")
     (OUT / "calibration.json").write_text(json.dumps({"budget": arguments.budget, "found": found}) + "\n")
 
 

@@ -23,6 +23,7 @@ import torch
 
 from ray_mixopt import MixtureSpace, Scale
 from ray_mixopt.benchmark import provenance
+from ray_mixopt.benchmark.markdown import table
 from ray_mixopt.optimizer import MixtureOptimizer
 
 OUT = Path(__file__).parent / "results"
@@ -124,17 +125,17 @@ def main() -> None:
         ("qMFKG", qmfkg, QMFKG_SIZES, 3),
     )
     head = ["method", "domains", "observations", "median (s)", "p95 (s)", "longest (s)", "memory of the process (MiB)"]
-    lines, found = [" | ".join(head), " | ".join(["---"] * len(head))], []
+    lines, found = [], []
     for name, method, sizes, repeats in methods:
         for d, n in sizes:
             seconds = method(d, n, repeats)
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             numbers = [np.median(seconds), np.quantile(seconds, 0.95), max(seconds)]
-            lines.append(" | ".join([name, str(d), str(n), *(f"{x:.2f}" for x in numbers), f"{memory:.0f}"]))
+            lines.append([name, str(d), str(n), *(f"{x:.2f}" for x in numbers), f"{memory:.0f}"])
             found.append({"method": name, "domains": d, "observations": n, "seconds": seconds, "MiB": memory})
-            print(f"| {lines[-1]} |", flush=True)
+            print(" | ".join(lines[-1]), flush=True)
     OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "speed.md").write_text("\n".join(f"| {line} |" for line in lines) + "\n")
+    (OUT / "speed.md").write_text(table(head, lines) + "\n")
     about = {"threads": arguments.threads, "machine": provenance.machine(), "versions": provenance.versions()}
     (OUT / "speed.json").write_text(json.dumps({**about, "found": found}) + "\n")
 

@@ -18,6 +18,8 @@ import numpy as np
 import torch
 
 from ray_mixopt.benchmark import problems, runner
+from ray_mixopt.benchmark.command import seeds_of
+from ray_mixopt.benchmark.markdown import table
 from ray_mixopt.benchmark.methods import Entry
 
 OUT = Path(__file__).parent / "results"
@@ -41,25 +43,24 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=394.0)
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
-    first, _, last = arguments.seeds.partition("-")
     jobs = [
         (gain, name, seed, arguments.budget)
         for gain in GAINS
         for name in problems.SUITES["headline"]
-        for seed in range(int(first), int(last or first) + 1)
+        for seed in seeds_of(arguments.seeds)
     ]
     with ProcessPoolExecutor(arguments.processes, mp_context=multiprocessing.get_context("spawn")) as pool:
         found = list(pool.map(search, *zip(*jobs, strict=True)))
     head = ["least gain per target run", "spent, mean", "least", "most", "regret, mean", "worst search"]
-    lines = [" | ".join(head), " | ".join(["---"] * len(head))]
+    lines = []
     for gain in GAINS:
         costs, regrets = np.array([row[3:] for row in found if row[0] == gain]).T
-        spent = " | ".join(f"{cost:.0f}" for cost in (costs.mean(), costs.min(), costs.max()))
-        lines.append(f"{gain or 'none'} | {spent} | {regrets.mean():.3f} | {regrets.max():.3f}")
-    table = "\n".join(f"| {line} |" for line in lines)
-    print(table)
+        spent = [f"{cost:.0f}" for cost in (costs.mean(), costs.min(), costs.max())]
+        lines.append([str(gain or "none"), *spent, f"{regrets.mean():.3f}", f"{regrets.max():.3f}"])
+    found_table = table(head, lines)
+    print(found_table)
     OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "stopping.md").write_text(table + "\n")
+    (OUT / "stopping.md").write_text(found_table + "\n")
     rows = [dict(zip(("gain", "problem", "seed", "spent", "regret"), row, strict=True)) for row in found]
     (OUT / "stopping.json").write_text(json.dumps({"seeds": arguments.seeds, "found": rows}) + "\n")
 

@@ -241,7 +241,7 @@ class Recommendation:
         if self.diverged:
             lines.append(f"Diverged runs: {self.diverged}")
         if self.left_out:
-            lines.append(f"Values of the smallest runs that the model had no room for: {self.left_out}")
+            lines.append(f"Left out of the model, which is full: {self.left_out} values of the smallest runs")
         if self.details is not None:
             lines += self.details.lines()
         return "\n".join(lines)

@@ -50,6 +50,7 @@ def search(settings: PretrainConfig, folder: Path, processes: int) -> MixtureOpt
             strategy=settings.search.strategy,
             budget=budget,
             seed=settings.search.seed,
+            min_gain_per_cost=settings.search.min_gain / settings.space.target_cost,
         )
     history = optimizer.history
     running: dict[Future[list[dict[str, float]]], str] = {}

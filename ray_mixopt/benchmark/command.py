@@ -90,16 +90,15 @@ def benchmark(
     failures: list[str] = []
     data = default_data() if data is None else data
     if not report_only:
-        wanted = _split(problems)
+        wanted, searched_by = _split(problems), _split(methods)
         with bad_arguments():
-            if problems and not wanted:
-                raise ValueError(
-                    "--problems names none: give names or patterns, or leave it out for the default suite."
-                )
+            for option, given, named in (("--problems", problems, wanted), ("--methods", methods, searched_by)):
+                if given and not named:
+                    raise ValueError(f"{option} names none: give names or patterns, or leave it out for the default.")
             plan = campaign.plan(
                 expand(suites or (() if wanted else (DEFAULT_SUITE,)), wanted),
-                _split(methods) or (DEFAULT_METHOD,),
-                _seeds(seeds),
+                searched_by or (DEFAULT_METHOD,),
+                seeds_of(seeds),
                 _budget(budget),
                 out=out,
                 data=data,
@@ -169,7 +168,12 @@ def _split(texts: Sequence[str]) -> tuple[str, ...]:
     return tuple(part.strip() for text in texts for part in text.split(",") if part.strip())
 
 
-def _seeds(text: str) -> range:
+def seeds_of(text: str) -> range:
+    """The seeds that ``A-B`` or a single ``A`` names.
+
+    Raises:
+        ValueError: for anything else.
+    """
     first, separator, last = text.partition("-")
     if not first.isdecimal() or (separator and not last.isdecimal()):
         raise ValueError(f"--seeds is A-B or a single A, for instance 100-119, got {text!r}.")

@@ -90,7 +90,7 @@ def _summary(by_method: ByMethod) -> str:
         cells += [f"{np.mean([record.runs for record in records]):.0f}", f"{median:.2g} ({p95:.2g})"]
         rows.append([f"`{method}`", str(len(curves)), "-".join(map(str, seeds)), *cells])
     caption = "Mean regret over problems and seeds (worst problem's mean over seeds):"
-    return f"{caption}\n\n{_table(head, rows)}"
+    return f"{caption}\n\n{table(head, rows)}"
 
 
 def _by_problem(by_method: ByMethod) -> str:
@@ -106,7 +106,7 @@ def _by_problem(by_method: ByMethod) -> str:
                     for r, cost in zip(regrets, costs, strict=True)
                 ]
                 rows.append([problem, f"`{method}`", *cells])
-    return _table(["problem", "method", *(f"at {cost:.4g}" for cost in costs)], rows)
+    return table(["problem", "method", *(f"at {cost:.4g}" for cost in costs)], rows)
 
 
 def _speed_ups(by_method: ByMethod) -> str:
@@ -120,7 +120,7 @@ def _speed_ups(by_method: ByMethod) -> str:
         budget = min(by_problem[problem].budget for problem in shared)
         cells = [*_mean_and_worst(ratios, "search"), *_mean_and_worst(ratios, "with_final")]
         rows.append([f"`{method}`", str(len(shared)), f"{budget:.4g}", *cells])
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _mean_and_worst(ratios: Sequence[SpeedUp], which: str) -> tuple[str, str]:
@@ -157,7 +157,7 @@ def _side_by_side(teams: Mapping[Workers, list[Curve]], *, stays: bool) -> str:
             time, cost, alone = (reached(c, level, stays=stays) for c in (on_clock, curves, one))
             cells.append("never" if math.isinf(time) else f"{time:.3g} ({alone / time:.2g}x), cost {cost:.3g}")
         rows.append([str(workers), str(len(curves)), "-".join(map(str, seeds)), *cells])
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _found(by_method: ByMethod) -> str:
@@ -167,9 +167,10 @@ def _found(by_method: ByMethod) -> str:
         results = {problem: found(curve) for problem, curve in by_problem.items()}
         cells = [f"{results[p].cost:.3g} ({results[p].share:.0%})" if p in results else NO_RESULT for p in names]
         rows.append([f"`{method}`", f"{np.mean([result.cost for result in results.values()]):.3g}", *cells])
-    return _table(["method", "mean", *names], rows)
+    return table(["method", "mean", *names], rows)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """One table, of a head and rows of cells."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -125,6 +125,9 @@ def findings(study: Study) -> Iterator[Finding]:
         any(step == space.target_steps for step in trial.observations) and trial.scale == space.target_scale
         for trial in study.history
     )
+    if answer.left_out:
+        text = f"The model is full: {answer.left_out:,} values of the smallest runs are left out of it."
+        yield Finding(text=text, warning=True)
     if not at_target:
         yield Finding(text="No run has reached the target: its values are extrapolated.", warning=True)
     for check in answer.details.guardrails if answer.details else ():

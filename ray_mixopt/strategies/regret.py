@@ -215,7 +215,7 @@ class RegretStrategy:
 
     def recommend(self, history: History) -> Recommendation:
         """The mixture of lowest predicted objective at the target."""
-        space = self.space
+        space, data = self.space, self._data(history)
         posterior = self.posterior(history)
         best, gain, run = space.uniform(), None, None
         predicted: dict[str, Prediction] = {}
@@ -243,16 +243,16 @@ class RegretStrategy:
             target_runs=history.spent / space.target_cost,
             value_of_next_run=gain,
             next_run=None if run is None else run.announced(space),
-            calibration=None if posterior is None else self._calibration(posterior, history),
+            calibration=None if posterior is None else self._calibration(posterior, data),
             diverged=sum(t.status == "diverged" for t in history),
-            left_out=sum(max(len(data.y) - MOST_USED, 0) for data in self._data(history)),
+            left_out=sum(max(len(values.y) - MOST_USED, 0) for values in data),
         )
 
-    def _calibration(self, posterior: ObjectivePosterior, history: History) -> Calibration:
+    def _calibration(self, posterior: ObjectivePosterior, data: Sequence[Observations]) -> Calibration:
         groups = []
-        for data in (every.largest(MOST_USED) for every in self._data(history)):
+        for values in data:
             rows: dict[str, list[int]] = {}
-            for row, run in enumerate(data.runs):
+            for row, run in enumerate(values.largest(MOST_USED).runs):
                 rows.setdefault(run, []).append(row)
             groups.append(list(rows.values()))
         return posterior.calibration(groups)

@@ -63,6 +63,7 @@ class MixtureFidelityKernel(Kernel):
         batch = torch.Size() if batch_shape is None else batch_shape
         super().__init__(batch_shape=batch)
         self.n_domains = n_domains
+        # Of these three only the lengthscales are used: the covariances are computed without rounding, below.
         self.mixture = MaternKernel(2.5, ard_num_dims=n_domains, batch_shape=batch, lengthscale_constraint=_log())
         self.scale = MaternKernel(0.5, batch_shape=batch, lengthscale_constraint=_log())
         self.steps = MaternKernel(0.5, batch_shape=batch, lengthscale_constraint=_log())

@@ -252,9 +252,10 @@ def test_ctrl_c_keeps_what_a_benchmark_has_finished(tmp_path: Path) -> None:
     assert again.exit_code == 0 and "1 searches are there, 0 to do" in again.stderr
 
 
-def test_a_benchmark_of_no_problems_is_refused(tmp_path: Path) -> None:
-    result = call("benchmark", "--problems", "", "--out", str(tmp_path))
-    assert result.exit_code == 2 and "--problems names none" in result.stderr
+@pytest.mark.parametrize("option", ["--problems", "--methods"])
+def test_a_benchmark_of_nothing_is_refused(tmp_path: Path, option: str) -> None:
+    result = call("benchmark", option, "", "--out", str(tmp_path))
+    assert result.exit_code == 2 and f"{option} names none" in result.stderr
 
 
 # -- answers from old runs

@@ -109,7 +109,7 @@ def test_what_the_model_has_no_room_for_is_counted(monkeypatch):
     recommendation = optimizer.recommend()
     assert recommendation.left_out == 3
     assert recommendation.calibration.n == n - 3
-    assert "no room for: 3" in str(recommendation)
+    assert "which is full: 3 values" in str(recommendation)
 
 
 def test_it_finds_the_optimum_for_less_than_a_random_target_run_costs():

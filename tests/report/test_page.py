@@ -100,7 +100,7 @@ def test_nothing_known_is_said_so(tmp_path: Path) -> None:
     assert "Too few runs have reported to recommend anything" in Page(path.read_text()).text
 
 
-def test_doubts_are_warnings() -> None:
+def test_doubts_are_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
     space = MixtureSpace(domains=("a", "b"), scales=(Scale("S", 1.0),), steps=(10, 100))
     optimizer = MixtureOptimizer(space)
     for share in (0.2, 0.4, 0.6, 0.9):
@@ -108,6 +108,9 @@ def test_doubts_are_warnings() -> None:
     warnings = [finding.text for finding in findings(Study(optimizer, "x")) if finding.warning]
     assert "No run has reached the target: its values are extrapolated." in warnings
     assert any("not calibrated" in text for text in warnings)
+    monkeypatch.setattr("ray_mixopt.strategies.regret.MOST_USED", 3)
+    warnings = [finding.text for finding in findings(Study(optimizer, "x")) if finding.warning]
+    assert "The model is full: 1 values of the smallest runs are left out of it." in warnings
 
 
 def test_a_browser_draws_it(report: Path, browser) -> None:
