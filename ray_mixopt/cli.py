@@ -57,6 +57,7 @@ main.add_command(pretraining_commands.pretrain)
 @click.option("--simulator", metavar="NAME", help=f"Simulator, by name or .npz file.  [default: {DEFAULT_SIMULATOR}]")
 @click.option("--runs", type=click.Path(exists=True, path_type=Path), help="Logged runs to replay instead.")
 @click.option("--from", "earlier", metavar="PATH", help="Earlier runs to take in at no cost, see recommend --from.")
+@click.option("--metric-noise", metavar="METRIC=DEVIATION", multiple=True, help="Scatter of earlier runs; repeatable.")
 @click.option("--metric", help="Metric to optimise.  [default: the simulator's or table's own]")
 @click.option("--mode", type=click.Choice(["min", "max"]), help="Direction.  [default: the metric's own]")
 @click.option("--strategy", type=click.Choice(list(STRATEGIES)), default="default", show_default=True)
@@ -74,6 +75,7 @@ def replay(
     simulator: str | None,
     runs: Path | None,
     earlier: str | None,
+    metric_noise: Sequence[str],
     metric: str | None,
     mode: str | None,
     strategy: str,
@@ -97,6 +99,9 @@ def replay(
 
     with bad_arguments():
         where = parsed_target(target)
+        scatter = pairs(metric_noise, "--metric-noise", "METRIC=DEVIATION, for instance loss=0.01")
+        if scatter and earlier is None:
+            raise ValueError("--metric-noise is about earlier runs: give --from, too.")
         if runs is None:
             if scale_cost:
                 raise ValueError("--scale-cost is about logged runs: give --runs, too.")
@@ -116,7 +121,7 @@ def replay(
             budget=DEFAULT_TARGET_RUNS * source.space.target_cost if budget is None else budget,
             concurrency=concurrency,
             seed=seed,
-            earlier=None if earlier is None else evidence.read(earlier),
+            earlier=None if earlier is None else evidence.read(earlier, evidence.Source(noise=scatter)),
         )
         folder = _folder(out, settings)
     sys.exit(_run(settings, folder, as_json))

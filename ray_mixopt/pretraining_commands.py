@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ray_mixopt.commands import INTERRUPTED, as_json_option, bad_arguments, examples, resumable
+from ray_mixopt.commands import INTERRUPTED, as_json_option, bad_arguments, examples, pairs, resumable
 
 if TYPE_CHECKING:
     from ray_mixopt.pretraining.manifest import Manifest
@@ -202,8 +202,17 @@ def _show(folder: Path, manifest: Manifest) -> None:
     multiple=True,
     help="Old runs to take in at no cost, see recommend; repeatable.",
 )
+@click.option("--metric-noise", metavar="METRIC=DEVIATION", multiple=True, help="Scatter of old runs; repeatable.")
 @as_json_option
-def pretrain(config: Path, dry_run: bool, resume: bool, final: bool, earlier: Sequence[str], as_json: bool) -> None:
+def pretrain(
+    config: Path,
+    dry_run: bool,
+    resume: bool,
+    final: bool,
+    earlier: Sequence[str],
+    metric_noise: Sequence[str],
+    as_json: bool,
+) -> None:
     """Searches by really training language models, as the YAML file CONFIG says. See docs/pretraining.md."""
     from rich.console import Console
 
@@ -217,11 +226,14 @@ def pretrain(config: Path, dry_run: bool, resume: bool, final: bool, earlier: Se
         from ray_mixopt.pretraining.search import check_storage, exists, experiment_path, final_run, search
         from ray_mixopt.report.progress import Progress
 
-        settings = PretrainConfig.read(config).starting_from(earlier)
+        noise = pairs(metric_noise, "--metric-noise", "METRIC=DEVIATION, for instance loss=0.01")
+        settings = PretrainConfig.read(config).starting_from(earlier, noise)
         settings.check()
         check_storage(settings)
-        if resume and earlier:
-            raise ValueError("--from is about the start of a search: what it took in is still there, drop it.")
+        if resume and (earlier or noise):
+            raise ValueError(
+                "--from and --metric-noise are about the start of a search: what it took in is still there, drop them."
+            )
         if not dry_run and exists(settings) != resume:
             found = "holds a search already: add --resume, or change its name" if not resume else "holds no search"
             raise ValueError(f"{experiment_path(settings)} {found}.")

@@ -87,6 +87,7 @@ class Search(Settings):
         seed: of the strategy.
         concurrency: runs at a time; by default as many of the smallest as the cluster holds.
         earlier: where old runs are, taken in at no cost, see ``evidence.read``; ``--from`` adds to them.
+        earlier_noise: how much they scatter by metric, see ``evidence.Source``; ``--metric-noise`` adds to it.
         domain_map: what became of their domains; see ``DomainMap``.
     """
 
@@ -98,6 +99,7 @@ class Search(Settings):
     seed: int = Field(default=0, ge=0)
     concurrency: int | None = Field(default=None, gt=0)
     earlier: list[str] = []
+    earlier_noise: dict[str, float] = {}
     domain_map: dict[str, Any] = {}
 
 
@@ -191,10 +193,13 @@ class PretrainConfig(Settings):
         storage = config.storage if "://" in config.storage else str(Path(config.storage).resolve())
         return config.model_copy(update={"data": config.data.resolve(), "storage": storage})
 
-    def starting_from(self, paths: Sequence[str]) -> PretrainConfig:
-        """The same search with more old runs to start from."""
-        earlier = [*self.search.earlier, *paths]
-        return self.model_copy(update={"search": self.search.model_copy(update={"earlier": earlier})})
+    def starting_from(self, paths: Sequence[str], noise: Mapping[str, float] | None = None) -> PretrainConfig:
+        """The same search with more old runs to start from, and what is known of their noise by metric."""
+        update = {
+            "earlier": [*self.search.earlier, *paths],
+            "earlier_noise": {**self.search.earlier_noise, **(noise or {})},
+        }
+        return self.model_copy(update={"search": self.search.model_copy(update=update)})
 
     # -- what follows from it
 

@@ -25,6 +25,7 @@ def earlier_runs(config: PretrainConfig) -> dict[str, History]:
     source = evidence.Source(
         cost={scale.name: scale.cost_per_step for scale in space.scales},
         parameters={scale.name: float(scale.parameters or 0) for scale in space.scales},
+        noise=config.search.earlier_noise,
     )
     found = {}
     for path in config.search.earlier:

@@ -75,6 +75,7 @@ def refused(*arguments: object) -> str:
         (["--target", "7B:19700"], "Unknown scale '7B': the space has 20M, 60M"),
         (["--target", "1B:50000"], "was fitted on 100 to 19700 steps, not on 50000"),
         (["--scale-cost", "1B=1"], "--scale-cost is about logged runs: give --runs, too"),
+        (["--metric-noise", "loss=1"], "--metric-noise is about earlier runs: give --from, too"),
         (["--runs", "nonesuch.csv"], "'nonesuch.csv' does not exist"),
     ],
 )

@@ -99,8 +99,19 @@ def test_old_runs_are_a_start(write: Callable[..., Path], tmp_path: Path) -> Non
     assert PretrainConfig.model_validate_json(settings.model_dump_json()) == settings
     assert started == settings
     (history,) = earlier_runs(settings).values()
+    assert all(trial.noise == {} for trial in history)
     assert [trial.mixture for trial in history] == [(0.3, 0.7), (1.0, 0.0)]
     assert [scale.name for scale in history.space.earlier_scales] == ["tiny0"]
+
+
+def test_old_runs_may_scatter_more(write: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "old.csv").write_text(OLD)
+    config = write(search={"domain_map": {"renamed": {"old": "b"}}, "earlier_noise": {"val_loss/a": 0.1}})
+    started = PretrainConfig.read(config).starting_from([str(tmp_path / "old.csv")], {"val_loss/a": 0.2})
+    (history,) = earlier_runs(started).values()
+    assert [trial.noise for trial in history] == [{"val_loss/a": 0.2}] * 2
+    code, output = call(config, "--dry-run", "--from", tmp_path / "old.csv", "--metric-noise", "val_loss/z=1")
+    assert code == 2 and "The noise is of val_loss/z, which no run reports" in output
 
 
 @pytest.mark.parametrize(
@@ -122,7 +133,7 @@ def test_old_runs_are_checked(
 
 def test_what_a_search_took_in_is_not_taken_in_again(write: Callable[..., Path], tmp_path: Path) -> None:
     code, output = call(write(), "--resume", "--from", tmp_path / "old.csv")
-    assert code == 2 and "--from is about the start of a search" in output
+    assert code == 2 and "--from and --metric-noise are about the start of a search" in output
 
 
 def test_simulated_epoching_cuts_every_domain_down(write: Callable[..., Path]) -> None:
