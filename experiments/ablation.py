@@ -13,7 +13,6 @@ import json
 import math
 import multiprocessing
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +83,8 @@ def main() -> None:
         for seed in seeds_of(arguments.seeds)
     ]
     context = multiprocessing.get_context("spawn")  # and one search a process: constants are changed for good
-    with ProcessPoolExecutor(arguments.processes, mp_context=context, max_tasks_per_child=1) as pool:
-        found = list(pool.map(search, *zip(*jobs, strict=True)))
+    with context.Pool(arguments.processes, maxtasksperchild=1) as pool:
+        found = pool.starmap(search, jobs, chunksize=1)
     costs = [c for c in problems.load(names[0], problems.default_data()).score_costs if c <= arguments.budget]
     head = ["variant", *(f"{cost:g}" for cost in costs), "worst metric, last"]
     lines = []
