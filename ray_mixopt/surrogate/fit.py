@@ -31,7 +31,7 @@ _PRIORS: dict[str, tuple[float | list[float], float | list[float]]] = {
     "kernel.growth": (0.0, 0.4),
     "kernel.mixture.raw_lengthscale": (math.log(0.8), 0.8),
     "kernel.scale.raw_lengthscale": (math.log(3.0), 0.5),
-    "kernel.steps.raw_lengthscale": (math.log(3.0), 0.5),
+    "kernel.steps.raw_lengthscale": (math.log(2.0), 0.5),
     "kernel.curve.raw_lengthscale": (math.log(3.0), 0.7),
 }
 
