@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,6 +20,7 @@ from ray_mixopt.commands import INTERRUPTED, Commands, as_json_option, bad_argum
 from ray_mixopt.recommend_command import export, parsed_target, recommend
 from ray_mixopt.report_command import report
 from ray_mixopt.strategies import STRATEGIES
+from ray_mixopt.threads import one_thread
 
 if TYPE_CHECKING:
     from ray_mixopt.replay import Replay
@@ -182,9 +182,9 @@ def _folder(out: Path | None, settings: Replay) -> Path:
     return next(folder for folder in numbered if not folder.exists())
 
 
+@one_thread()
 def _run(settings: Replay, folder: Path, as_json: bool) -> int:
     """Runs the search, writes and prints the results; gives the exit code."""
-    import torch
     from ray.tune.error import TuneError
     from rich.console import Console
 
@@ -193,8 +193,6 @@ def _run(settings: Replay, folder: Path, as_json: bool) -> int:
     from ray_mixopt.report.summary import summarise, tables
     from ray_mixopt.report.trajectory import trajectory
 
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)  # the matrices are small: on a busy machine threads wait for each other
     folder.mkdir(parents=True, exist_ok=True)
     errors = Console(stderr=True)
     # Whatever a library prints must not end up in the JSON.

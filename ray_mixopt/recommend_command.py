@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ray_mixopt.commands import as_json_option, bad_arguments, examples, objective_options, pairs
+from ray_mixopt.threads import one_thread
 
 if TYPE_CHECKING:
     from ray_mixopt.domain_map import DomainMap
@@ -140,6 +141,7 @@ def limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--yaml", type=click.Choice(["olmo", "weights"]), help="Print the mixture for training code instead.")
 @click.option("--report", type=click.Path(file_okay=False, path_type=Path), help="Also write a report to this folder.")
 @as_json_option
+@one_thread()
 def recommend(
     histories: Mapping[str, History],
     changes: DomainMap | None,
