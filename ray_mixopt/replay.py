@@ -171,9 +171,13 @@ class Outcome:
 
 
 class Watch(tune.Callback):
-    """Shows the search to a function after each step of Tune's loop. A pickled copy shows nothing."""
+    """Shows the search to a function after each step of Tune's loop. A pickled copy shows nothing until told."""
 
     def __init__(self, searcher: MixOptSearcher, watch: Callable[[MixtureOptimizer], None]) -> None:
+        self.show(searcher, watch)
+
+    def show(self, searcher: MixOptSearcher, watch: Callable[[MixtureOptimizer], None]) -> None:
+        """From now on shows this search to this function."""
         self._searcher, self._watch = searcher, watch
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:

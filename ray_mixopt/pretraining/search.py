@@ -110,6 +110,7 @@ def search(
         )
         if resume:
             tuner = restore(experiment_path(config), trainable)
+            _watch_restored(tuner, watch)
             results = tuner.fit()
             searcher = MixOptSearcher.load(experiment_path(config))
         else:
@@ -176,6 +177,14 @@ def final_run(config: PretrainConfig, mixture: Mapping[str, float]) -> Iterator[
                 group.join()
             else:
                 group.abort()
+
+
+def _watch_restored(tuner: tune.Tuner, watch: Callable[[MixtureOptimizer], None]) -> None:
+    """Shows a restored search, whose searcher and callbacks a Tuner does not give out."""
+    local: Any = tuner._local_tuner
+    for callback in local._run_config.callbacks:
+        if isinstance(callback, Watch):
+            callback.show(local._tune_config.search_alg, watch)
 
 
 @contextlib.contextmanager

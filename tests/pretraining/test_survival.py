@@ -97,6 +97,7 @@ def test_the_driver_is_stopped(small: Path, tmp_path: Path, number: signal.Signa
     before = {run.trial_id for run in MixOptSearcher.load(experiment).optimizer.history}
     output, errors = (driver := start("--resume")).communicate(timeout=500)
     assert driver.returncode == 0, errors[-3000:]
+    assert "going on; incumbent: " in errors  # the resumed search is shown as it goes on, too
     answer = json.loads(output)
     assert not answer["interrupted"] and 1.0 < answer["recommendation"]["target_runs"] <= 1.5
     history = MixOptSearcher.load(experiment).optimizer.history
