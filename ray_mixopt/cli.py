@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -16,11 +16,19 @@ import click
 from ray_mixopt import archive, pretraining_commands
 from ray_mixopt.archive import EXPERIMENT, HISTORY
 from ray_mixopt.benchmark.command import benchmark
-from ray_mixopt.commands import INTERRUPTED, Commands, as_json_option, bad_arguments, examples, pairs
+from ray_mixopt.commands import (
+    INTERRUPTED,
+    Commands,
+    as_json_option,
+    bad_arguments,
+    examples,
+    one_thread,
+    pairs,
+    scatter_option,
+)
 from ray_mixopt.recommend_command import export, parsed_target, recommend
 from ray_mixopt.report_command import report
 from ray_mixopt.strategies import STRATEGIES
-from ray_mixopt.threads import one_thread
 
 if TYPE_CHECKING:
     from ray_mixopt.replay import Replay
@@ -57,7 +65,7 @@ main.add_command(pretraining_commands.pretrain)
 @click.option("--simulator", metavar="NAME", help=f"Simulator, by name or .npz file.  [default: {DEFAULT_SIMULATOR}]")
 @click.option("--runs", type=click.Path(exists=True, path_type=Path), help="Logged runs to replay instead.")
 @click.option("--from", "earlier", metavar="PATH", help="Earlier runs to take in at no cost, see recommend --from.")
-@click.option("--metric-noise", metavar="METRIC=DEVIATION", multiple=True, help="Scatter of earlier runs; repeatable.")
+@scatter_option
 @click.option("--metric", help="Metric to optimise.  [default: the simulator's or table's own]")
 @click.option("--mode", type=click.Choice(["min", "max"]), help="Direction.  [default: the metric's own]")
 @click.option("--strategy", type=click.Choice(list(STRATEGIES)), default="default", show_default=True)
@@ -75,7 +83,7 @@ def replay(
     simulator: str | None,
     runs: Path | None,
     earlier: str | None,
-    metric_noise: Sequence[str],
+    scatter: Mapping[str, float],
     metric: str | None,
     mode: str | None,
     strategy: str,
@@ -99,7 +107,6 @@ def replay(
 
     with bad_arguments():
         where = parsed_target(target)
-        scatter = pairs(metric_noise, "--metric-noise", "METRIC=DEVIATION, for instance loss=0.01")
         if scatter and earlier is None:
             raise ValueError("--metric-noise is about earlier runs: give --from, too.")
         if runs is None:
@@ -182,7 +189,6 @@ def _folder(out: Path | None, settings: Replay) -> Path:
     return next(folder for folder in numbered if not folder.exists())
 
 
-@one_thread()
 def _run(settings: Replay, folder: Path, as_json: bool) -> int:
     """Runs the search, writes and prints the results; gives the exit code."""
     from ray.tune.error import TuneError
@@ -193,6 +199,7 @@ def _run(settings: Replay, folder: Path, as_json: bool) -> int:
     from ray_mixopt.report.summary import summarise, tables
     from ray_mixopt.report.trajectory import trajectory
 
+    one_thread()
     folder.mkdir(parents=True, exist_ok=True)
     errors = Console(stderr=True)
     # Whatever a library prints must not end up in the JSON.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -57,6 +58,18 @@ def bad_arguments() -> Iterator[None]:
         raise click.UsageError(str(error)) from error
 
 
+def one_thread() -> None:
+    """One thread for torch in the process of a command, unless ``OMP_NUM_THREADS`` says how many.
+
+    The matrices of the surrogate are small: on a busy machine threads wait for each other, which took a report ten
+    times as long.
+    """
+    import torch
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+
+
 def examples(*lines: str) -> str:
     """An epilog of ``--help`` with examples and the exit codes."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines) + "\n\n" + EXIT_CODES
@@ -81,6 +94,21 @@ def pairs(texts: Sequence[str], option: str, example: str) -> dict[str, float]:
             raise ValueError(f"{option} names {name!r} twice.")
         found[name] = value
     return found
+
+
+def _scatter(context: click.Context, parameter: click.Parameter, texts: Sequence[str]) -> dict[str, float]:
+    with bad_arguments():
+        return pairs(texts, "--metric-noise", "METRIC=DEVIATION, for instance loss=0.01")
+
+
+scatter_option = click.option(
+    "--metric-noise",
+    "scatter",
+    metavar="METRIC=DEVIATION",
+    multiple=True,
+    callback=_scatter,
+    help="Scatter of old runs; repeatable.",
+)
 
 
 def objective_options(command: Callable[..., Any]) -> Callable[..., Any]:

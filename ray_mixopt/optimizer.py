@@ -17,7 +17,6 @@ from ray_mixopt.pool import Pool
 from ray_mixopt.recommendation import Recommendation
 from ray_mixopt.space import MixtureSpace
 from ray_mixopt.strategies import STRATEGIES, Problem, Proposal, Suggestion, create
-from ray_mixopt.threads import one_thread
 
 STATE_VERSION = 1
 MAX_TRIES = 3  # of a run that is lost again and again
@@ -121,7 +120,6 @@ class MixtureOptimizer:
         proposal = self.propose(self.history)
         return None if proposal is None else self.accept(proposal, trial_id)
 
-    @one_thread()
     def propose(self, history: History) -> Proposal | None:
         """What ``ask`` would want to run given a history, which stays as it is; safe to call in another thread."""
         again = self._lost_run(history)
@@ -284,7 +282,6 @@ class MixtureOptimizer:
         self._strategy = create(self.strategy_name, self.problem)
         return len(self.history) - before
 
-    @one_thread()
     def recommend(self, *, details: bool = False) -> Recommendation:
         """The best mixture for the target as far as is known.
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ray_mixopt.commands import INTERRUPTED, as_json_option, bad_arguments, examples, pairs, resumable
+from ray_mixopt.commands import INTERRUPTED, as_json_option, bad_arguments, examples, resumable, scatter_option
 
 if TYPE_CHECKING:
     from ray_mixopt.pretraining.manifest import Manifest
@@ -202,7 +202,7 @@ def _show(folder: Path, manifest: Manifest) -> None:
     multiple=True,
     help="Old runs to take in at no cost, see recommend; repeatable.",
 )
-@click.option("--metric-noise", metavar="METRIC=DEVIATION", multiple=True, help="Scatter of old runs; repeatable.")
+@scatter_option
 @as_json_option
 def pretrain(
     config: Path,
@@ -210,7 +210,7 @@ def pretrain(
     resume: bool,
     final: bool,
     earlier: Sequence[str],
-    metric_noise: Sequence[str],
+    scatter: Mapping[str, float],
     as_json: bool,
 ) -> None:
     """Searches by really training language models, as the YAML file CONFIG says. See docs/pretraining.md."""
@@ -226,11 +226,10 @@ def pretrain(
         from ray_mixopt.pretraining.search import check_storage, exists, experiment_path, final_run, search
         from ray_mixopt.report.progress import Progress
 
-        noise = pairs(metric_noise, "--metric-noise", "METRIC=DEVIATION, for instance loss=0.01")
-        settings = PretrainConfig.read(config).starting_from(earlier, noise)
+        settings = PretrainConfig.read(config).starting_from(earlier, scatter)
         settings.check()
         check_storage(settings)
-        if resume and (earlier or noise):
+        if resume and (earlier or scatter):
             raise ValueError(
                 "--from and --metric-noise are about the start of a search: what it took in is still there, drop them."
             )

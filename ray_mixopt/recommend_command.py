@@ -11,8 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ray_mixopt.commands import as_json_option, bad_arguments, examples, objective_options, pairs
-from ray_mixopt.threads import one_thread
+from ray_mixopt.commands import (
+    as_json_option,
+    bad_arguments,
+    examples,
+    objective_options,
+    one_thread,
+    pairs,
+    scatter_option,
+)
 
 if TYPE_CHECKING:
     from ray_mixopt.domain_map import DomainMap
@@ -42,7 +49,7 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option(
         "--target", metavar="SCALE:STEPS", help="Where the best mixture is wanted.  [default: the largest run]"
     )
-    @click.option("--metric-noise", metavar="METRIC=DEVIATION", multiple=True, help="Scatter of old runs; repeatable.")
+    @scatter_option
     @click.option("--unpickle", is_flag=True, help="Read a pickle of data-recipes, pandas and numpy objects only.")
     @click.option(
         "--domains",
@@ -58,7 +65,7 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
         scale: str,
         steps: int,
         target: str | None,
-        metric_noise: Sequence[str],
+        scatter: Mapping[str, float],
         unpickle: bool,
         domains: Path | None,
         **rest: Any,
@@ -74,7 +81,7 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 steps=steps,
                 target=parsed_target(target),
                 unpickle=unpickle,
-                noise=pairs(metric_noise, "--metric-noise", "METRIC=DEVIATION, for instance loss=0.01"),
+                noise=scatter,
             )
             histories = {_name(path, sources): evidence.read(path, source) for path in sources}
             scales = sorted({name for history in histories.values() for name in history.space.scale_names})
@@ -141,7 +148,6 @@ def limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--yaml", type=click.Choice(["olmo", "weights"]), help="Print the mixture for training code instead.")
 @click.option("--report", type=click.Path(file_okay=False, path_type=Path), help="Also write a report to this folder.")
 @as_json_option
-@one_thread()
 def recommend(
     histories: Mapping[str, History],
     changes: DomainMap | None,
@@ -163,6 +169,7 @@ def recommend(
 
     from ray_mixopt.mixture_files import olmo_core, weight_list
 
+    one_thread()
     with bad_arguments(), Console(stderr=True).status("Asking the surrogate"):
         compare = pairs(reference, "--reference", "DOMAIN=SHARE, for instance web=0.7") or None
         optimizer = _optimizer(histories, changes, target, own, objective, mode, limits, compare)

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ray_mixopt.commands import as_json_option, bad_arguments, examples, objective_options
-from ray_mixopt.threads import one_thread
+from ray_mixopt.commands import as_json_option, bad_arguments, examples, objective_options, one_thread
 
 if TYPE_CHECKING:
     from ray_mixopt.objective import Mode, Objective
@@ -78,7 +77,6 @@ def _folder(path: str) -> Path:
     return place / "report" if place.is_dir() else place.with_name(f"{place.stem}-report")
 
 
-@one_thread()
 def _write(
     path: str, folder: Path, name: str | None, objective: Objective | None, mode: Mode | None, refresh: float | None
 ) -> Path:
@@ -86,6 +84,7 @@ def _write(
     from ray_mixopt.report.page import write_report
     from ray_mixopt.report.study import Study
 
+    one_thread()
     optimizer = archive.load(path, objective=objective, mode=mode)
     with _status() as tick:
         study = Study(optimizer, name or _name(path), tick)

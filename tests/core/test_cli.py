@@ -14,10 +14,11 @@ from pathlib import Path
 
 import click
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from ray_mixopt.cli import main
-from ray_mixopt.commands import INTERRUPTED
+from ray_mixopt.commands import INTERRUPTED, one_thread
 
 RUNS = """scale,cost_per_step,step,mixture/web,mixture/code,val_loss/web
 S,1,100,0.5,0.5,4.0
@@ -367,3 +368,13 @@ def test_the_version_is_that_of_the_package() -> None:
     from importlib.metadata import version
 
     assert call("--version").stdout.strip().endswith(version("ray-mixopt"))
+
+
+def test_a_command_takes_one_thread_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(2)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    one_thread()
+    assert torch.get_num_threads() == 2
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    one_thread()
+    assert torch.get_num_threads() == 1
