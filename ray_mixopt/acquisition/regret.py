@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ray_mixopt.surrogate.objective import square_root
+
 
 @dataclass(frozen=True, kw_only=True)
 class Regret:
@@ -47,7 +49,7 @@ class Regret:
         """
         bases = mean.argmin(-1)  # (s,)
         rows = torch.arange(len(bases))
-        samples = mean.unsqueeze(-1) + _root(covariance) @ normals  # (s, c, k)
+        samples = mean.unsqueeze(-1) + square_root(covariance) @ normals  # (s, c, k)
         lowest, where = samples.min(-2)  # (s, k)
         regret = samples[rows, bases] - lowest
         within = torch.zeros_like(mean).scatter_add_(-1, where, regret) / normals.shape[-1]
@@ -78,14 +80,3 @@ class Regret:
         n_draws = len(self.bases)
         known = (information / math.log(n_draws)).clamp_max(1.0) if n_draws > 1 else torch.zeros_like(information)
         return within + self.between.mean() * known
-
-
-def _root(covariance: Tensor) -> Tensor:
-    """A square root of ``s x c x c`` covariances that may be singular, or miss it by rounding."""
-    scale = covariance.diagonal(dim1=-2, dim2=-1).amax(-1)[:, None, None]
-    jitter = 1e-8 * scale * torch.eye(covariance.shape[-1], dtype=covariance.dtype)
-    factor, info = torch.linalg.cholesky_ex(covariance + jitter)
-    if bool(info.any()):
-        values, vectors = torch.linalg.eigh(covariance)
-        factor = vectors * values.clamp_min(0.0).sqrt().unsqueeze(-2)
-    return factor

@@ -25,11 +25,12 @@ from torch import Tensor
 from ray_mixopt.acquisition.regret import Regret
 from ray_mixopt.history import History
 from ray_mixopt.objective import Guardrail, resolve
-from ray_mixopt.recommendation import Calibration, NextRun, Prediction, Recommendation
+from ray_mixopt.recommendation import NextRun, Prediction, Recommendation
 from ray_mixopt.space import MixtureSpace
 from ray_mixopt.strategies.base import Problem, Proposal
 from ray_mixopt.strategies.candidates import PoolCandidates, SimplexCandidates
 from ray_mixopt.strategies.design import corners_again, initial_design
+from ray_mixopt.surrogate.correlation import error_correlation
 from ray_mixopt.surrogate.encoding import Observations, encode, observations
 from ray_mixopt.surrogate.fit import laplace_draws, map_estimate
 from ray_mixopt.surrogate.guard import Guard
@@ -217,7 +218,7 @@ class RegretStrategy:
         """The mixture of lowest predicted objective at the target."""
         space, data = self.space, self._data(history)
         posterior = self.posterior(history)
-        best, gain, run = space.uniform(), None, None
+        best, gain, run, calibration = space.uniform(), None, None, None
         predicted: dict[str, Prediction] = {}
         better: dict[str, float | None] = {}
         if posterior is not None:
@@ -226,6 +227,7 @@ class RegretStrategy:
             best = optima[0]
             run = self._best_purchase(posterior, history, math.inf, rng)
             gain = None if run is None else posterior.expected_gain(self._encode([run]), optima[:200], rng)
+            calibration = posterior.calibration([values.largest(MOST_USED) for values in data])
             baselines = self.problem.baselines()
             predicted = {"predicted": posterior.prediction(best)}
             predicted |= {name: posterior.prediction(mixture) for name, mixture in baselines.items()}
@@ -243,19 +245,10 @@ class RegretStrategy:
             target_runs=history.spent / space.target_cost,
             value_of_next_run=gain,
             next_run=None if run is None else run.announced(space),
-            calibration=None if posterior is None else self._calibration(posterior, data),
+            calibration=calibration,
             diverged=sum(t.status == "diverged" for t in history),
             left_out=sum(max(len(values.y) - MOST_USED, 0) for values in data),
         )
-
-    def _calibration(self, posterior: ObjectivePosterior, data: Sequence[Observations]) -> Calibration:
-        groups = []
-        for values in data:
-            rows: dict[str, list[int]] = {}
-            for row, run in enumerate(values.largest(MOST_USED).runs):
-                rows.setdefault(run, []).append(row)
-            groups.append(list(rows.values()))
-        return posterior.calibration(groups)
 
     # -- what is known
 
@@ -267,14 +260,16 @@ class RegretStrategy:
         known = [surrogate for surrogate in surrogates if surrogate is not None]
         if len(known) < len(surrogates):
             return None
+        correlation = error_correlation([values.largest(MOST_USED) for values in data.values()], known)
         space, goal = self.space, self.problem.goal
         if goal is None:
-            return ObjectivePosterior(space, self.problem.sign, self.problem.objective, known)
+            return ObjectivePosterior(space, self.problem.sign, self.problem.objective, known, correlation=correlation)
         return ObjectivePosterior(
             space,
             self.problem.sign,
             self.problem.objective,
             known,
+            correlation=correlation,
             relative_to=None if goal.relative_to is None else resolve(goal.relative_to, space),
             prior=resolve(goal.prior, space) if goal.closeness else None,
             closeness=goal.closeness,

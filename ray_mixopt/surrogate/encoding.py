@@ -91,3 +91,11 @@ def observations(space: MixtureSpace, history: History, metric: str, worst: floa
     x = encode(space, np.array(mixtures, dtype=np.float64).reshape(-1, space.n_domains), fidelities)
     y = torch.tensor(values, dtype=torch.float64)
     return Observations(x=x, y=y, runs=tuple(runs), noise=noise if noise.any() else None)
+
+
+def reports(data: Observations) -> dict[str, dict[tuple[float, ...], int]]:
+    """The rows of each run by fidelity, as in the inputs."""
+    result: dict[str, dict[tuple[float, ...], int]] = {}
+    for row, (run, fidelity) in enumerate(zip(data.runs, data.x[:, -2:].tolist(), strict=True)):
+        result.setdefault(run, {})[tuple(fidelity)] = row
+    return result

@@ -16,7 +16,7 @@ from torch import Tensor
 from ray_mixopt.objective import divergence
 from ray_mixopt.recommendation import Calibration, Prediction
 from ray_mixopt.space import MixtureSpace
-from ray_mixopt.surrogate.encoding import encode
+from ray_mixopt.surrogate.encoding import Observations, encode, reports
 from ray_mixopt.surrogate.guard import Guard
 from ray_mixopt.surrogate.model import Surrogate
 
@@ -26,13 +26,17 @@ _NORMAL_95 = 1.959963984540054
 
 
 class ObjectivePosterior:
-    """Independent surrogates combined with the weights of the objective.
+    """Surrogates, whose errors may go together, combined with the weights of the objective.
+
+    Each metric's posterior is its own surrogate's. Its error is the surrogate's standard deviation times a standard
+    normal, and these are correlated between metrics.
 
     Args:
         space: the search space.
         sign: +1 to minimise the objective, -1 to maximise it.
         objective: weight of each metric.
         surrogates: one a metric, in the order of ``objective``, all with the same number of draws.
+        correlation: of the errors of the ``m`` metrics, ``m x m``; by default there is none.
         relative_to: if given, a mixture ``(d,)``: each metric is divided by the size of its mean for it at the target.
         prior: the mixture ``(d,)`` to stay close to.
         closeness: what a nat of divergence from ``prior`` adds to the objective. Predictions are without it.
@@ -49,6 +53,7 @@ class ObjectivePosterior:
         objective: Mapping[str, float],
         surrogates: Sequence[Surrogate],
         *,
+        correlation: Tensor | None = None,
         relative_to: np.ndarray | None = None,
         prior: np.ndarray | None = None,
         closeness: float = 0.0,
@@ -63,6 +68,13 @@ class ObjectivePosterior:
         self.weights = [sign * weight * s.standardisation.spread for weight, s in pairs]
         self.center = math.fsum(sign * weight * s.standardisation.center for weight, s in pairs)
         self.n_draws = len(self.surrogates[0].theta)
+        self.correlation = torch.eye(len(pairs), dtype=torch.float64) if correlation is None else correlation
+        self._root = square_root(self.correlation)
+
+    def _variance(self, deviations: Sequence[Tensor]) -> Tensor:
+        """Of the weighted sum of errors whose signed standard deviations for each metric are given, of any shape."""
+        terms = torch.stack([weight * sd for weight, sd in zip(self.weights, deviations, strict=True)])
+        return torch.tensordot(self._root.mT, terms, 1).square().sum(0)
 
     def _relative(self, objective: Mapping[str, float], reference: np.ndarray) -> dict[str, float]:
         """The weights, each over the size of its metric for the reference."""
@@ -135,7 +147,7 @@ class ObjectivePosterior:
         x = encode(self.space, mixtures, self._target)
         base = None if reference is None else encode(self.space, reference, self._target)
         mean = torch.full((self.n_draws, len(mixtures)), self.center if base is None else 0.0, dtype=torch.float64)
-        variance = torch.zeros_like(mean)
+        deviations = []
         for weight, s in zip(self.weights, self.surrogates, strict=True):
             white, prior = s.whitened(x), s.prior_variance(x)
             if base is not None:
@@ -143,20 +155,25 @@ class ObjectivePosterior:
                 prior = prior - 2 * s.prior_covariance(x, base).mean(-1)
                 prior = prior + s.prior_covariance(base, base).mean((-2, -1)).unsqueeze(-1)
             mean += weight * (white.mT @ s.white).squeeze(-1)
-            variance += weight**2 * (prior - white.square().sum(-2)).clamp_min(_TINY)
+            deviations.append((prior - white.square().sum(-2)).clamp_min(_TINY).sqrt())
         mean += self.penalty(mixtures) - (0.0 if reference is None else self.penalty(reference).mean())
-        return mean, variance
+        return mean, self._variance(deviations)
 
     @torch.no_grad()
     def contrasts(self, mixtures: np.ndarray) -> tuple[Tensor, Tensor]:
         """Mean ``s x c`` and covariance ``s x c x c`` at the target, each mixture against the average of all."""
         x = encode(self.space, mixtures, self._target)
         mean = torch.zeros(self.n_draws, len(mixtures), dtype=torch.float64)
-        covariance = torch.zeros(self.n_draws, len(mixtures), len(mixtures), dtype=torch.float64)
+        own = []
         for weight, s in zip(self.weights, self.surrogates, strict=True):
             white = s.whitened(x)
             mean += weight * (white.mT @ s.white).squeeze(-1)
-            covariance += weight**2 * (s.prior_covariance(x, x) - white.mT @ white)
+            own.append(weight**2 * (s.prior_covariance(x, x) - white.mT @ white))
+        covariance = torch.stack(own).sum(0)
+        if len(own) > 1:
+            roots = torch.stack([math.copysign(1, w) * square_root(c) for w, c in zip(self.weights, own, strict=True)])
+            others = torch.tensordot(self.correlation.clone().fill_diagonal_(0.0), roots, 1)
+            covariance += (roots @ others.mT).sum(0)
         mean += self.penalty(mixtures)
         covariance = covariance - covariance.mean(-1, keepdim=True)
         return mean - mean.mean(-1, keepdim=True), covariance - covariance.mean(-2, keepdim=True)
@@ -175,15 +192,15 @@ class ObjectivePosterior:
             (nats) that it would give about which draw is right, ``(a,)``.
         """
         x = encode(self.space, mixtures, self._target)
-        explained = torch.zeros(self.n_draws, len(runs), len(mixtures), dtype=torch.float64)
+        moved = []
         information = torch.zeros(len(runs), dtype=torch.float64)
-        for weight, s in zip(self.weights, self.surrogates, strict=True):
+        for s in self.surrogates:
             run, covariance, own = _reports(s, runs, x, bases)
-            explained += weight**2 * covariance.square() / own.unsqueeze(-1)
+            moved.append(covariance / own.sqrt().unsqueeze(-1))
             total = own.mean(0) + (run.mT @ s.white).squeeze(-1).var(0, correction=0)
             # Of the Gaussian that has the moments of the mixture over the draws.
             information = torch.maximum(information, 0.5 * (total.log() - own.log().mean(0)))
-        return explained, information
+        return self._variance(moved), information
 
     @torch.no_grad()
     def explained_by_pairs(
@@ -199,8 +216,8 @@ class ObjectivePosterior:
             bases: for each draw, the index of the mixture that the others are compared with, ``(s,)``.
         """
         x = encode(self.space, mixtures, self._target)
-        explained = torch.zeros(self.n_draws, len(runs), len(mixtures), dtype=torch.float64)
-        for weight, s in zip(self.weights, self.surrogates, strict=True):
+        by_partner, by_run = [], []
+        for s in self.surrogates:
             run, covariance, own = _reports(s, runs, x, bases)
             other, covariance_other, own_other = _reports(s, partners, x, bases)
             common = (s.prior_covariance(runs, partners) - run.mT @ other)[:, torch.arange(len(runs)), partner]
@@ -208,10 +225,9 @@ class ObjectivePosterior:
             slope = common / own_other
             rest = covariance - slope.unsqueeze(-1) * covariance_other
             own_rest = (own - slope * common).clamp_min(_LEAST_VARIANCE)
-            explained += weight**2 * (
-                covariance_other.square() / own_other.unsqueeze(-1) + rest.square() / own_rest.unsqueeze(-1)
-            )
-        return explained
+            by_partner.append(covariance_other / own_other.sqrt().unsqueeze(-1))
+            by_run.append(rest / own_rest.sqrt().unsqueeze(-1))
+        return self._variance(by_partner) + self._variance(by_run)
 
     @torch.no_grad()
     def expected_gain(self, run: Tensor, mixtures: np.ndarray, rng: np.random.Generator, n_samples: int = 256) -> float:
@@ -226,11 +242,11 @@ class ObjectivePosterior:
         x = encode(self.space, mixtures, self._target)
         mean = self.mean(mixtures)
         moved = torch.zeros(n_samples, len(mixtures), dtype=torch.float64)
-        for weight, s in zip(self.weights, self.surrogates, strict=True):
+        normals = self._root @ torch.from_numpy(rng.standard_normal((len(self.weights), n_samples // 2)))
+        for weight, s, half in zip(self.weights, self.surrogates, normals, strict=True):
             target, report = s.whitened(x), s.whitened(run)
             covariance = (s.prior_covariance(x, run) - target.mT @ report).squeeze(-1)  # (s, c)
             own = (s.prior_variance(run) - report.square().sum(-2)).clamp_min(_LEAST_VARIANCE) + s.noise  # (s, 1)
-            half = torch.from_numpy(rng.standard_normal(n_samples // 2))
             moved += torch.outer(torch.cat([half, -half]), weight * (covariance / own.sqrt()).mean(0))
         return max(float(mean.min() - (mean + moved).amin(-1).mean()), 0.0)
 
@@ -257,19 +273,39 @@ class ObjectivePosterior:
         mean, variance = self.marginal(mixture[None], other[None])
         return float(torch.special.ndtr(-mean / variance.sqrt()).mean())
 
-    def calibration(self, runs: Sequence[Sequence[Sequence[int]]]) -> Calibration:
-        """Coverage of 95% intervals when each run is predicted from all the others, over all metrics.
+    def calibration(self, data: Sequence[Observations]) -> Calibration:
+        """Coverage of 95% intervals of the objective when each run is predicted from all the others.
 
         Args:
-            runs: for each metric, the rows of its data that belong to the same run.
+            data: what each surrogate was given. Reports that lack a metric do not count.
         """
+        rows = [reports(values) for values in data]
         inside = total = 0
-        for s, groups in zip(self.surrogates, runs, strict=True):
-            for rows in groups:
-                residual, variance = s.leave_out(rows)
-                inside += int((residual.square() <= _NORMAL_95**2 * variance).sum())
-                total += len(rows)
+        for run in dict.fromkeys(data[0].runs):
+            at = [values.get(run, {}) for values in rows]
+            common = [report for report in at[0] if all(report in of_metric for of_metric in at)]
+            if not common:
+                continue
+            error, deviations = torch.zeros(len(common), dtype=torch.float64), []
+            for weight, s, of_metric in zip(self.weights, self.surrogates, at, strict=True):
+                residual, variance = s.leave_out(list(of_metric.values()))
+                which = [list(of_metric).index(report) for report in common]
+                error += weight * residual[which]
+                deviations.append(variance[which].sqrt())
+            inside += int((error.square() <= _NORMAL_95**2 * self._variance(deviations)).sum())
+            total += len(common)
         return Calibration(coverage=inside / total if total else math.nan, n=total)
+
+
+def square_root(covariance: Tensor) -> Tensor:
+    """Of ``batch_shape x c x c`` covariances that may be singular, or miss it by rounding."""
+    scale = covariance.diagonal(dim1=-2, dim2=-1).amax(-1)[..., None, None]
+    jitter = 1e-8 * scale * torch.eye(covariance.shape[-1], dtype=covariance.dtype)
+    factor, info = torch.linalg.cholesky_ex(covariance + jitter)
+    if bool(info.any()):
+        values, vectors = torch.linalg.eigh(covariance)
+        factor = vectors * values.clamp_min(0.0).sqrt().unsqueeze(-2)
+    return factor
 
 
 def _reports(surrogate: Surrogate, runs: Tensor, x: Tensor, bases: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -190,9 +190,9 @@ def test_a_pending_run_leaves_less_to_learn_there():
 
 
 def test_a_covariance_that_rounding_made_indefinite_has_a_root() -> None:
-    from ray_mixopt.acquisition.regret import _root
+    from ray_mixopt.surrogate.objective import square_root
 
     v = torch.tensor([[1.0, -1.0, 0.0]], dtype=torch.float64)
     covariance = (v.mT @ v - 1e-6 * torch.eye(3, dtype=torch.float64))[None]
-    root = _root(covariance)
+    root = square_root(covariance)
     assert torch.allclose(root @ root.mT, covariance, atol=2e-6)

@@ -1,0 +1,46 @@
+"""How the errors of several metrics go together.
+
+Metrics have a surrogate each, but a mixture that surprises in one surprises in the others: a sum of ten losses would
+pass for known far too well if their errors were taken to cancel. The surprises are the whitened values ``L^-1 y``: each
+report less what all before it predicted, in standard deviations. Were the surrogates' kernels the same, and all metrics
+reported, this would be the intrinsic coregionalisation model, in which each metric's mean is that of its
+own surrogate, however correlated they are (Bonilla et al. 2007, Sec. 2.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ray_mixopt.surrogate.encoding import Observations
+from ray_mixopt.surrogate.model import Surrogate
+
+_DOUBT = 5.0  # reports that count against any correlation
+
+
+@torch.no_grad()
+def error_correlation(data: Sequence[Observations], surrogates: Sequence[Surrogate]) -> Tensor:
+    """Correlation of the errors of ``m`` metrics, ``m x m``, shrunk towards none while few reports have both.
+
+    Args:
+        data: what each surrogate was given.
+        surrogates: one a metric, all with the same number of draws.
+    """
+    rows: dict[tuple[str, tuple[float, ...]], int] = {}
+    reports = [zip(d.runs, map(tuple, d.x[:, -2:].tolist()), strict=True) for d in data]
+    places = [torch.tensor([rows.setdefault(report, len(rows)) for report in of_metric]) for of_metric in reports]
+    surprise = torch.zeros(len(data), len(surrogates[0].theta), len(rows), dtype=torch.float64)
+    known = torch.zeros(len(data), len(rows), dtype=torch.float64)
+    for i, (place, surrogate) in enumerate(zip(places, surrogates, strict=True)):
+        surprise[i, :, place] = surrogate.white.squeeze(-1)
+        known[i, place] = 1.0
+    cross = torch.einsum("isn,jsn->ij", surprise, surprise)
+    power = surprise.square().sum(1) @ known.T  # of i where j is known too
+    common = known @ known.T
+    found = cross / (power * power.T).sqrt().clamp_min(1e-300) * common / (common + _DOUBT)
+    values, vectors = torch.linalg.eigh(found.fill_diagonal_(1.0))  # of pairs, it need not be a covariance
+    nearest = (vectors * values.clamp_min(1e-6)) @ vectors.mT
+    sd = nearest.diagonal().sqrt()
+    return nearest / torch.outer(sd, sd)
