@@ -20,8 +20,10 @@ from ray_mixopt.pretraining.tracking import TRACKERS
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    with four_slots(Path(__file__).parent):
-        yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "offline")  # before Ray starts: what logs runs is an actor
+        with four_slots(Path(__file__).parent):
+            yield
 
 
 @pytest.fixture(params=TRACKERS)
@@ -29,7 +31,6 @@ def service(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     """The name of a service that keeps what it is sent below ``tmp_path``."""
     name: str = request.param
     pytest.importorskip(TRACKER_PACKAGES[name], reason=f"needs {TRACKER_PACKAGES[name]}")
-    monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     return name
 
@@ -50,9 +51,16 @@ def kept(service: str, folder: Path) -> dict[str, set[str]]:
     return found
 
 
+def staged(experiment: str) -> Path:
+    """Where Ray keeps what the driver itself writes about the runs of an experiment."""
+    context = ray.get_runtime_context()
+    (folder,) = Path(context.get_temp_dir(), context.get_session_name()).glob(f"artifacts/*/{experiment}")
+    return folder
+
+
 def wait_for(condition: Callable[[], bool]) -> None:
     """Weights & Biases writes its file a while after a run has ended."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.2)
@@ -65,17 +73,18 @@ def test_every_run_of_a_search_arrives(small: Path, tmp_path: Path, service: str
     outcome = search(settings)
     assert outcome.errors == () and not outcome.interrupted
     expected = [{"val_loss/a", "val_loss/b", "tokens/a", "mean_loss"}] * len(outcome.searcher.optimizer.history)
-    wait_for(lambda: [metrics & expected[0] for metrics in kept(service, tmp_path / "tracked").values()] == expected)
+    folder = staged("tracked") if service == "wandb" else tmp_path / "tracked"
+    wait_for(lambda: [metrics & expected[0] for metrics in kept(service, folder).values()] == expected)
 
 
 def test_runs_go_on_and_end_without_having_started(tmp_path: Path, service: str) -> None:
     def trial(name: str) -> Trial:
-        storage = StorageContext(storage_path=str(tmp_path), experiment_dir_name="tracked", trial_dir_name=name)
+        storage = StorageContext(storage_path=str(tmp_path), experiment_dir_name="continued", trial_dir_name=name)
         made = Trial("mixopt", stub=True, trial_id=name, config={"scale": "S", "steps": 2}, storage=storage)
         made.init_local_path()
         return made
 
-    callback = TRACKERS[service]("tracked")
+    callback = TRACKERS[service]("continued")
     callback.setup()
     run, restored = trial("run"), trial("restored")
     for iteration, steps in enumerate((2, 4), start=1):
@@ -87,6 +96,6 @@ def test_runs_go_on_and_end_without_having_started(tmp_path: Path, service: str)
     for ended in (run, restored):
         callback.on_trial_complete(2, [run, restored], ended)
     callback.on_experiment_end([run, restored])
-    folder = Path(run.local_path).parent if service == "tensorboard" else tmp_path  # before Tune uploads it
+    folder = tmp_path if service == "mlflow" else Path(run.local_path).parent  # before Tune uploads it
     wait_for(lambda: ["mean_loss" in metrics for metrics in kept(service, folder).values()] == [True])
     assert ray.available_resources()["CPU"] == 4
