@@ -1,9 +1,9 @@
 """The default strategy: buy the runs that remove most of the expected regret at the target.
 
 Each metric of the objective has a Gaussian process over (mixture, scale, steps), averaged over draws of its
-hyper-parameters. A run is worth the regret it would remove (``acquisition.regret``), per cost to a small power: small
-runs are cheap but their value saturates, since the fine structure of small scales is not that of the target. No run
-costs more than half of all before it: large ones wait until it is known what to ask them.
+hyper-parameters; their errors are correlated. A run is worth the regret it would remove (``acquisition.regret``), per
+cost to a small power: small runs are cheap but their value saturates, since the fine structure of small scales is not
+that of the target. No run costs more than half of all before it: large ones wait until it is known what to ask them.
 
 One run near the target mostly tells how low losses are there, not which mixture is best. In the second half of the
 budget a run is therefore also valued as one of a pair, with the incumbent at the same fidelity.
