@@ -57,6 +57,16 @@ def finish(axes: Axes, grid: Literal["both", "x", "y"] = "both") -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def legend(figure: Figure) -> None:
+    """What is drawn in the first axes, above all of them, in as many columns as fit."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    if not labels:
+        return
+    column = 0.45 + 0.073 * max(map(len, labels))  # inches: the handle, and letters of 10 points
+    columns = max(1, min(len(labels), int(WIDTH / column)))
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
+
+
 def log_cost(axes: Axes, target: str) -> None:
     """A logarithmic axis of cost in full runs, with plain numbers."""
     axes.set_xscale("log")
@@ -76,8 +86,11 @@ def unlabelled(value: float, position: float) -> str:
 
 
 def short(name: str, length: int = 24) -> str:
-    """A name that fits a small panel."""
-    return name if len(name) <= length else name[: length - 1] + "…"
+    """A name that fits a small panel: its beginning and its end, where names of a family differ."""
+    if len(name) <= length:
+        return name
+    end = (length - 1) // 2
+    return f"{name[: length - 1 - end]}…{name[-end:]}"
 
 
 def listed(parts: list[str], most: int = 8) -> str:

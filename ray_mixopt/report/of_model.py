@@ -18,6 +18,7 @@ from ray_mixopt.report.drawing import (
     Drawing,
     canvas,
     finish,
+    legend,
     listed,
     short,
 )
@@ -252,8 +253,7 @@ def predictions(study: Study) -> Drawing | None:
         ax.tick_params(labelsize=8)
         finish(ax)
         words.append(f"{part.metric}: {part.inside.mean():.0%} of {len(part.observed)} inside")
-    handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=5, frameon=False)
+    legend(figure)
     figure.supxlabel("observed", fontsize=9)
     figure.supylabel("predicted from the other runs", fontsize=9)
     return Drawing(

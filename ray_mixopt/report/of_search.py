@@ -19,6 +19,7 @@ from ray_mixopt.report.drawing import (
     Drawing,
     canvas,
     finish,
+    legend,
     listed,
     log_cost,
     short,
@@ -64,7 +65,7 @@ def incumbent(study: Study) -> Drawing | None:
     log_cost(axes, _target(study.space))
     axes.set_ylabel(short(f"{study.objective_name} at the target", 44))
     finish(axes)
-    figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    legend(figure)
     first, last = known[0] if known else (x[0], None), known[-1] if known else (x[-1], None)
     alt = (
         f"Line chart of {study.objective_name} predicted at the target for the mixture recommended so far. "
@@ -102,7 +103,7 @@ def mixtures(study: Study) -> Drawing | None:
     shown, rest = order[:MOST_DOMAINS], order[MOST_DOMAINS:]
     layers = [(study.space.domains[i], shares[:, i]) for i in shown]
     if len(rest):
-        layers.append((f"{len(rest)} others", shares[:, rest].sum(1)))
+        layers.append((f"{len(rest)} other{'s' * (len(rest) != 1)}", shares[:, rest].sum(1)))
     figure, axes = canvas(3.8)
     (axes,) = axes.flat
     x, bottom = [study.full_runs(point.spent) for point in points], np.zeros(len(points))
@@ -125,7 +126,7 @@ def mixtures(study: Study) -> Drawing | None:
     axes.set_xlim(x[0], x[-1])
     axes.yaxis.set_major_formatter(lambda value, position: f"{value:.0%}")
     axes.set_ylabel("share of tokens")
-    figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    legend(figure)
     alt = "Stacked areas of the recommended shares against cost. In the end: " + listed(
         [f"{study.space.domains[i]} {shares[-1, i]:.1%}" for i in order]
     )
@@ -146,7 +147,7 @@ def spending(study: Study) -> Drawing | None:
         return None
     import matplotlib
 
-    figure, axes = canvas(1.3 + 0.4 * len(space.scales))
+    figure, axes = canvas(1.5 + 0.4 * len(space.scales))
     (axes,) = axes.flat
     colors = matplotlib.colormaps["cividis"](np.linspace(0.05, 0.95, len(space.steps)))
     left = np.zeros(len(space.scales))
@@ -163,7 +164,7 @@ def spending(study: Study) -> Drawing | None:
     axes.margins(x=0.16)
     axes.set_xlabel(f"cost, in full runs ({_target(space)})")
     finish(axes, "x")
-    figure.legend(loc="outside upper center", ncols=4, frameon=False)
+    legend(figure)
     total = paid.sum()
     parts = [
         f"{name} {share.sum() / total:.0%} in {n} runs"
@@ -224,7 +225,7 @@ def curves(study: Study) -> Drawing | None:
     axes.set_xlabel("training steps")
     axes.set_ylabel(short(metric, 40))
     finish(axes)
-    figure.legend(loc="outside upper center", ncols=5, frameon=False)
+    legend(figure)
     counts = [f"{sum(scale == name for scale, _ in runs)} at {name}" for name in names]
     left = f" The first {MOST_CURVES} of them are drawn." if len(runs) > MOST_CURVES else ""
     return Drawing(
@@ -259,7 +260,7 @@ def failures(study: Study) -> Drawing | None:
     axes.set_xlabel("runs")
     axes.xaxis.get_major_locator().set_params(integer=True)
     finish(axes, "x")
-    figure.legend(loc="outside upper center", ncols=4, frameon=False)
+    legend(figure)
     counts = history_by_status(study.history)
     return Drawing(
         name="failures",

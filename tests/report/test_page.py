@@ -58,6 +58,24 @@ def test_every_figure_is_there_with_words(report: Path, page: Page) -> None:
         assert pixels[..., :3].std() > 0.02
 
 
+def test_nothing_is_cut_off_at_the_edges(tmp_path: Path) -> None:
+    names = tuple(f"a domain with a rather long name {i}" for i in range(8))
+    scales = (Scale("small but long", 0.1, 1e7), Scale("large and longer", 1.0, 1e8))
+    optimizer = MixtureOptimizer(MixtureSpace(domains=names, scales=scales, steps=(2000, 6000, 12000, 19700, 1000000)))
+    for _ in range(6):
+        run = optimizer.ask()
+        assert run is not None
+        for step in (s for s in optimizer.space.steps if s <= run.steps):
+            optimizer.tell(
+                run.trial_id, step, 5 + sum(share**2 for share in run.mixture.values()) - 0.1 * len(str(step))
+            )
+        optimizer.finish(run.trial_id)
+    write_report(Study(optimizer, "long"), tmp_path)
+    for path in (tmp_path / "figures").iterdir():
+        pixels = imread(path)[..., :3]
+        assert pixels[:, [0, -1]].min() == pixels[[0, -1]].min() == 1.0, path.name
+
+
 def test_nothing_is_loaded_from_elsewhere(report: Path, page: Page) -> None:
     links = [value for _, attributes in page.tags for key, value in attributes.items() if key in ("src", "href")]
     assert links and all(link.startswith("data:") for link in links)
