@@ -17,6 +17,7 @@ FLOOR = 1e-4  # regrets below are drawn there: the axis is logarithmic
 BAND = 0.1, 0.9  # quantiles over seeds
 COLUMNS = 4
 MOST_POINTS = 300
+OURS = "default"  # drawn to stand out
 
 
 def draw(records: Sequence[Record], out: Path) -> list[Path]:
@@ -55,7 +56,8 @@ def _figure(path: Path, panels: Sequence[tuple[str, Mapping[str, Mapping[str, Cu
     colors = colormaps["tab10" if len(names) <= 10 else "tab20"]
     for ax, (title, by_method) in zip(axes, panels, strict=False):
         for method, by_problem in by_method.items():
-            _line(ax, method, colors(names.index(method) % colors.N), list(by_problem.values()))
+            color = "black" if method == OURS else colors(names.index(method) % colors.N)
+            _line(ax, method, color, list(by_problem.values()))
         first = next(iter(next(iter(by_method.values())).values())).records[0]
         ax.set(xscale="log", yscale="log", xlabel=f"cost ({first.cost_unit})", ylabel="regret")
         ax.set_title(title if len(panels) == 1 else title.partition("/")[2], fontsize="small")
@@ -78,7 +80,7 @@ def _line(ax: Any, method: str, color: Any, curves: Sequence[Curve]) -> None:
     n_seeds = min(len(curve.records) for curve in curves)
     by_seed = np.mean([curve.regrets(costs)[:n_seeds] for curve in curves], axis=0)  # (n_seeds, n_costs)
     mean = np.mean([curve.regrets(costs).mean(axis=0) for curve in curves], axis=0)
-    ax.step(costs, np.maximum(mean, FLOOR), where="post", label=method, color=color)
+    ax.step(costs, np.maximum(mean, FLOOR), where="post", label=method, color=color, lw=2.5 if method == OURS else 1.5)
     if n_seeds > 1:
         low, high = np.maximum(np.quantile(by_seed, BAND, axis=0), FLOOR)
         ax.fill_between(costs, low, high, step="post", alpha=0.15, color=color, linewidth=0)
