@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ray_mixopt.covariance import square_root
 from ray_mixopt.objective import divergence
 from ray_mixopt.recommendation import Calibration, Prediction
 from ray_mixopt.space import MixtureSpace
@@ -295,17 +296,6 @@ class ObjectivePosterior:
             inside += int((error.square() <= _NORMAL_95**2 * self._variance(deviations)).sum())
             total += len(common)
         return Calibration(coverage=inside / total if total else math.nan, n=total)
-
-
-def square_root(covariance: Tensor) -> Tensor:
-    """Of ``batch_shape x c x c`` covariances that may be singular, or miss it by rounding."""
-    scale = covariance.diagonal(dim1=-2, dim2=-1).amax(-1)[..., None, None]
-    jitter = 1e-8 * scale * torch.eye(covariance.shape[-1], dtype=covariance.dtype)
-    factor, info = torch.linalg.cholesky_ex(covariance + jitter)
-    if bool(info.any()):
-        values, vectors = torch.linalg.eigh(covariance)
-        factor = vectors * values.clamp_min(0.0).sqrt().unsqueeze(-2)
-    return factor
 
 
 def _reports(surrogate: Surrogate, runs: Tensor, x: Tensor, bases: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from ray_mixopt.acquisition.regret import Regret
+from ray_mixopt.covariance import square_root
 from ray_mixopt.space import MixtureSpace, Scale
 from ray_mixopt.surrogate.encoding import encode
 from ray_mixopt.surrogate.fit import Hyperparameters
@@ -190,8 +191,6 @@ def test_a_pending_run_leaves_less_to_learn_there():
 
 
 def test_a_covariance_that_rounding_made_indefinite_has_a_root() -> None:
-    from ray_mixopt.surrogate.objective import square_root
-
     v = torch.tensor([[1.0, -1.0, 0.0]], dtype=torch.float64)
     covariance = (v.mT @ v - 1e-6 * torch.eye(3, dtype=torch.float64))[None]
     root = square_root(covariance)

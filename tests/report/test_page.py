@@ -19,6 +19,7 @@ from ray_mixopt import MixtureOptimizer, MixtureSpace, Scale, archive
 from ray_mixopt.report.of_search import cost_by_rung
 from ray_mixopt.report.page import findings, write_report
 from ray_mixopt.report.study import Study
+from ray_mixopt.strategies import Proposal
 
 FIGURES = ["incumbent", "mixtures", "predictions", "agreement", "slices", "maps", "limits", "front"]
 FIGURES += ["spending", "curves", "failures"]  # as on the page
@@ -62,15 +63,14 @@ def test_nothing_is_cut_off_at_the_edges(tmp_path: Path) -> None:
     names = tuple(f"a domain with a rather long name {i}" for i in range(8))
     scales = (Scale("small but long", 0.1, 1e7), Scale("large and longer", 1.0, 1e8))
     optimizer = MixtureOptimizer(MixtureSpace(domains=names, scales=scales, steps=(2000, 6000, 12000, 19700, 1000000)))
-    for _ in range(6):
-        run = optimizer.ask()
-        assert run is not None
-        for step in (s for s in optimizer.space.steps if s <= run.steps):
-            optimizer.tell(
-                run.trial_id, step, 5 + sum(share**2 for share in run.mixture.values()) - 0.1 * len(str(step))
-            )
+    space = optimizer.space
+    for i, w in enumerate(space.sample(6, np.random.default_rng(0))):
+        run = optimizer.accept(Proposal(mixture=w, scale=space.scale_names[i % 2], steps=space.steps[-1]), str(i))
+        for step in space.steps:
+            optimizer.tell(run.trial_id, step, 5 + np.square(w).sum() - 0.1 * len(str(step)))
         optimizer.finish(run.trial_id)
     write_report(Study(optimizer, "long"), tmp_path)
+    assert {"mixtures", "spending", "curves"} <= {path.stem for path in (tmp_path / "figures").iterdir()}
     for path in (tmp_path / "figures").iterdir():
         pixels = imread(path)[..., :3]
         assert pixels[:, [0, -1]].min() == pixels[[0, -1]].min() == 1.0, path.name
