@@ -1,0 +1,101 @@
+"""What no search of a fidelity can beat: regret at the target of the mixture that is best somewhere cheaper.
+
+    python experiments/limits.py
+
+A search that knew every loss at a fidelity exactly, and nothing of larger ones, would recommend that mixture. Beside it
+is how much of the landscape transfers: the correlation with the target, over Dirichlet(1) mixtures, of what is left of
+the objective when its best fit that is linear in the shares is taken away. The last rows are of the target itself: its
+best linear fit, and the best single domain. Without noise. Writes experiments/results/limits.json and .md.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from ray_mixopt.benchmark import problems
+from ray_mixopt.benchmark.markdown import table
+from ray_mixopt.benchmark.problem import Problem
+
+OUT = Path(__file__).parent / "results"
+SUITES = ("headline", "sums")
+N_MIXTURES = 20_000  # of each kind: Dirichlet(1), and Dirichlet(0.3), which reaches edges and corners
+LINEAR, SINGLE = "best linear fit at the target", "best single domain"
+
+
+def limits(problem: Problem, rng: np.random.Generator) -> tuple[dict[str, float], dict[str, float]]:
+    """Regret by what is known, and correlation with the target by fidelity."""
+    space, n_domains = problem.space, problem.space.n_domains
+    columns = [problem.source.metrics.index(name) for name in problem.objective]
+    weights = np.array(list(problem.objective.values())) * (1 if problem.mode == "min" else -1)
+    uniform = space.sample(N_MIXTURES, rng)
+    mixtures = np.concatenate([uniform, rng.dirichlet(np.full(n_domains, 0.3), N_MIXTURES), np.eye(n_domains)])
+
+    def losses(scale: str, steps: int) -> np.ndarray:
+        result: np.ndarray = problem.source.evaluate(mixtures, scale, steps)[:, columns] @ weights
+        return result
+
+    def regret(values: np.ndarray) -> float:
+        return problem.regret(mixtures[values.argmin()])
+
+    fitted, rest = _linear_fit(mixtures[:N_MIXTURES])
+    target = losses(space.target_scale, space.target_steps)
+    regrets, correlations = {}, {}
+    for scale in space.scales:
+        for steps in space.steps:
+            values = losses(scale.name, steps)
+            regrets[fidelity(scale.name, steps)] = regret(values)
+            remains = np.corrcoef(rest(values[:N_MIXTURES]), rest(target[:N_MIXTURES]))[0, 1]
+            correlations[fidelity(scale.name, steps)] = float(remains)
+    regrets[LINEAR] = regret(mixtures @ fitted(target[:N_MIXTURES]))
+    regrets[SINGLE] = min(problem.regret(corner) for corner in np.eye(n_domains))
+    return regrets, correlations
+
+
+def fidelity(scale: str, steps: int) -> str:
+    """How the tables call it."""
+    return f"{scale}, {steps:,} steps"
+
+
+def _linear_fit(
+    mixtures: np.ndarray,
+) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]:
+    """Functions of values at the mixtures: least-squares weights of the shares, and what these leave."""
+    inverse = np.linalg.pinv(mixtures)
+    return lambda values: inverse @ values, lambda values: values - mixtures @ (inverse @ values)
+
+
+def main() -> None:
+    """Computes and writes everything."""
+    rng = np.random.default_rng(0)
+    found: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    for suite in SUITES:
+        for name in problems.SUITES[suite]:
+            regrets, correlations = limits(problems.load(name, problems.default_data()), rng)
+            found.setdefault(suite, {})[name] = {"regret": regrets, "correlation": correlations}
+    space = problems.load(problems.SUITES[SUITES[0]][0], problems.default_data()).space
+    costs = {fidelity(s.name, z): space.cost(s.name, z) for s in space.scales for z in space.steps}
+    head = ["known exactly", "cost of a run"]
+    head += [f"{suite}: {what}" for suite in SUITES for what in ("regret", "worst", "correlation")]
+    lines = []
+    for row in [*sorted(costs, key=costs.__getitem__), LINEAR, SINGLE]:
+        line = [row, f"{costs[row]:.1f}" if row in costs else ""]
+        for suite in SUITES:
+            regrets = [each["regret"][row] for each in found[suite].values()]
+            line += [f"{np.mean(regrets):.3f}", f"{np.max(regrets):.3f}"]
+            line.append(
+                f"{np.mean([e['correlation'][row] for e in found[suite].values()]):.2f}" if row in costs else ""
+            )
+        lines.append(line)
+    found_table = table(head, lines)
+    print(found_table)
+    OUT.mkdir(parents=True, exist_ok=True)
+    (OUT / "limits.md").write_text(found_table + "\n")
+    (OUT / "limits.json").write_text(json.dumps(found) + "\n")
+
+
+if __name__ == "__main__":
+    main()
