@@ -22,6 +22,7 @@ from ray_mixopt.benchmark.problem import Problem
 
 OUT = Path(__file__).parent / "results"
 SUITES = ("headline", "sums")
+Found = dict[str, dict[str, dict[str, dict[str, float]]]]  # by suite, problem, kind of number, and what is known
 N_MIXTURES = 20_000  # of each kind: Dirichlet(1), and Dirichlet(0.3), which reaches edges and corners
 LINEAR, SINGLE = "best linear fit at the target", "best single domain"
 
@@ -71,11 +72,20 @@ def _linear_fit(
 def main() -> None:
     """Computes and writes everything."""
     rng = np.random.default_rng(0)
-    found: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    found: Found = {}
     for suite in SUITES:
         for name in problems.SUITES[suite]:
             regrets, correlations = limits(problems.load(name, problems.default_data()), rng)
             found.setdefault(suite, {})[name] = {"regret": regrets, "correlation": correlations}
+    found_table = rendered(found)
+    print(found_table)
+    OUT.mkdir(parents=True, exist_ok=True)
+    (OUT / "limits.md").write_text(found_table + "\n")
+    (OUT / "limits.json").write_text(json.dumps(found) + "\n")
+
+
+def rendered(found: Found) -> str:
+    """Fidelities by cost, then the target's rows: means over the problems of a suite, and the worst."""
     space = problems.load(problems.SUITES[SUITES[0]][0], problems.default_data()).space
     costs = {fidelity(s.name, z): space.cost(s.name, z) for s in space.scales for z in space.steps}
     head = ["known exactly", "cost of a run"]
@@ -84,17 +94,13 @@ def main() -> None:
     for row in [*sorted(costs, key=costs.__getitem__), LINEAR, SINGLE]:
         line = [row, f"{costs[row]:.1f}" if row in costs else ""]
         for suite in SUITES:
-            regrets = [each["regret"][row] for each in found[suite].values()]
-            line += [f"{np.mean(regrets):.3f}", f"{np.max(regrets):.3f}"]
-            line.append(
-                f"{np.mean([e['correlation'][row] for e in found[suite].values()]):.2f}" if row in costs else ""
-            )
+            each = list(found[suite].values())
+            regrets = [problem["regret"][row] for problem in each]
+            correlations = [problem["correlation"][row] for problem in each if row in costs]
+            line += [f"{np.mean(regrets):.3f}", f"{max(regrets):.3f}"]
+            line.append(f"{np.mean(correlations):.2f}" if correlations else "")
         lines.append(line)
-    found_table = table(head, lines)
-    print(found_table)
-    OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "limits.md").write_text(found_table + "\n")
-    (OUT / "limits.json").write_text(json.dumps(found) + "\n")
+    return table(head, lines)
 
 
 if __name__ == "__main__":
