@@ -8,7 +8,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ray_mixopt.benchmark.record import Record
-from ray_mixopt.benchmark.scores import Curve, SpeedUp, found, geometric_mean, grouped, reached, speed_up
+from ray_mixopt.benchmark.scores import (
+    Curve,
+    SpeedUp,
+    found,
+    geometric_mean,
+    grouped,
+    reached,
+    speed_up,
+    speed_up_of_mean,
+)
 from ray_mixopt.benchmark.workers import ONE_WORKER, Workers
 
 OURS = "default"
@@ -32,7 +41,8 @@ def tables(records: Sequence[Record]) -> str:
         elif OURS in by_method and len(by_method) > 1:
             parts += [
                 f"Speed-up of `{OURS}`: what the other method costs to reach its own final mean regret first, over "
-                f"what `{OURS}` costs to reach that level and stay there. `<`: `{OURS}` never reached it somewhere.",
+                f"what `{OURS}` costs to reach that level and stay there: by problem, and of the mean over problems. "
+                f"`<`: `{OURS}` never reached it somewhere.",
                 _speed_ups(by_method),
             ]
         for method in dict.fromkeys(curve.records[0].method for curve in curves):
@@ -111,14 +121,17 @@ def _by_problem(by_method: ByMethod) -> str:
 
 def _speed_ups(by_method: ByMethod) -> str:
     head = ["over", "problems", "its budget", "search only", "worst problem", "with the final run", "worst problem"]
+    head += ["of the mean, search only"]
     rows = []
+    ours = by_method[OURS]
     for method, by_problem in by_method.items():
-        shared = [problem for problem in by_problem if problem in by_method[OURS]]
+        shared = [problem for problem in by_problem if problem in ours]
         if not shared or by_problem[shared[0]].records[0].method == OURS:
             continue
-        ratios = [speed_up(by_method[OURS][problem], by_problem[problem]) for problem in shared]
+        ratios = [speed_up(ours[problem], by_problem[problem]) for problem in shared]
         budget = min(by_problem[problem].budget for problem in shared)
         cells = [*_mean_and_worst(ratios, "search"), *_mean_and_worst(ratios, "with_final")]
+        cells.append(_times(*speed_up_of_mean(*([methods[p] for p in shared] for methods in (ours, by_problem)))))
         rows.append([f"`{method}`", str(len(shared)), f"{budget:.4g}", *cells])
     return table(head, rows)
 
@@ -126,8 +139,12 @@ def _speed_ups(by_method: ByMethod) -> str:
 def _mean_and_worst(ratios: Sequence[SpeedUp], which: str) -> tuple[str, str]:
     values = [getattr(ratio, which) for ratio in ratios]
     worst = ratios[int(np.argmin(values))]
-    mean = f"{'<' if any(ratio.bound for ratio in ratios) else ''}{geometric_mean(values):.3g}x"
-    return mean, f"{'<' if worst.bound else ''}{min(values):.3g}x"
+    mean = _times(geometric_mean(values), any(ratio.bound for ratio in ratios))
+    return mean, _times(min(values), worst.bound)
+
+
+def _times(ratio: float, bound: bool) -> str:
+    return f"{'<' if bound else ''}{ratio:.3g}x"
 
 
 def _teams(by_method: ByMethod, method: str) -> dict[Workers, list[Curve]]:

@@ -136,6 +136,13 @@ def reached(curves: Sequence[Curve], level: float, *, stays: bool) -> float:
     return float(costs[low.argmax()]) if low.any() else math.inf
 
 
+def speed_up_of_mean(ours: Sequence[Curve], rivals: Sequence[Curve]) -> tuple[float, bool]:
+    """Likewise for the mean regret over problems, of the search alone; and whether ours never got as far."""
+    level = float(np.mean([curve.regret(curve.budget) for curve in rivals]))
+    theirs, cost = reached(rivals, level, stays=False), reached(ours, level, stays=True)
+    return theirs / min(cost, max(curve.budget for curve in ours)), math.isinf(cost)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Found:
     """How a method fared at finding the best logged mixture.

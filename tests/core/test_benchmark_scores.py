@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from ray_mixopt.benchmark.figures import draw
 from ray_mixopt.benchmark.markdown import tables
 from ray_mixopt.benchmark.record import Point, Record
-from ray_mixopt.benchmark.scores import Curve, found, geometric_mean, speed_up
+from ray_mixopt.benchmark.scores import Curve, found, geometric_mean, speed_up, speed_up_of_mean
 from ray_mixopt.cli import main
 
 Trace = list[tuple[float, float] | tuple[float, float, bool]]  # cost, regret, whether trained
@@ -104,6 +104,18 @@ def test_ours_that_never_gets_there_has_a_bound() -> None:
     assert result.bound and result.search == pytest.approx(500 / 394)
 
 
+def test_the_speed_up_of_the_mean_is_in_cost_to_the_rivals_final_mean() -> None:
+    # The rival ends at (0.4 + 0.1) / 2 = 0.25, there from 600 on; ours from 40 on, worse on the second.
+    rivals = [curve([(0, 1.0), (600, 0.4)]), curve([(0, 1.0), (100, 0.1)])]
+    ours = [
+        curve([(0, 1.0), (20, 0.1)], budget=394.0),
+        curve([(0, 1.0), (10, 0.2), (30, 0.5), (40, 0.3)], budget=394.0),
+    ]
+    assert speed_up_of_mean(ours, rivals) == (pytest.approx(600 / 40), False)
+    never = [curve([(0, 1.0), (20, 0.3)], budget=394.0)] * 2
+    assert speed_up_of_mean(never, rivals) == (pytest.approx(600 / 394), True)
+
+
 def test_the_level_is_the_mean_over_seeds() -> None:
     rival = curve([(0, 1.0), (100, 0.0)], [(0, 1.0), (300, 0.4)])
     ours = curve([(0, 1.0), (10, 0.0)], [(0, 1.0), (25, 0.4)])
@@ -136,7 +148,7 @@ def test_tables_and_figures_come_from_the_files_alone(tmp_path: Path) -> None:
     assert "## f/all" in lines
     assert "| `default` | 2 | 2 | 0.300 (0.400) | 0.300 (0.400) | 0.300 (0.400) | 0.010 (0.010) |" in result.stdout
     # 1000 / 50 in search; with the final run 1000 / (50 + 197).
-    assert "| `smac-hyperband` | 2 | 3940 | 20x | 20x | 4.05x | 4.05x |" in lines
+    assert "| `smac-hyperband` | 2 | 3940 | 20x | 20x | 4.05x | 4.05x | 20x |" in lines
     assert "| f/b | `smac-hyperband` | 1.000 (1.000) | 1.000 (1.000) | 1.000 (1.000) | 1.000 (1.000) | 1.000 (1.000) |"
     assert (tmp_path / "table.md").read_text() == result.stdout
     assert {path.name for path in tmp_path.glob("*.png")} == {"f-all.png", "f-all-by-problem.png"}
