@@ -5,13 +5,17 @@
 A search that knew every loss at a fidelity exactly, and nothing of larger ones, would recommend that mixture. Beside it
 is how much of the landscape transfers: the correlation with the target, over Dirichlet(1) mixtures, of what is left of
 the objective when its best fit that is linear in the shares is taken away. The last rows are of the target itself: its
-best linear fit, and the best single domain. Without noise. Writes experiments/results/limits.json and .md.
+best linear fit, and the best single domain. Without noise.
+
+For logged runs the same correlation is between two scales, over the mixtures that both have at the last step, and a
+mean over metrics; noise included. Writes experiments/results/limits.json and .md.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +26,7 @@ from ray_mixopt.benchmark.problem import Problem
 
 OUT = Path(__file__).parent / "results"
 SUITES = ("headline", "sums")
+LOGS = ("regmix", "mixinglaws")
 Found = dict[str, dict[str, dict[str, dict[str, float]]]]  # by suite, problem, kind of number, and what is known
 N_MIXTURES = 20_000  # of each kind: Dirichlet(1), and Dirichlet(0.3), which reaches edges and corners
 LINEAR, SINGLE = "best linear fit at the target", "best single domain"
@@ -56,6 +61,23 @@ def limits(problem: Problem, rng: np.random.Generator) -> tuple[dict[str, float]
     return regrets, correlations
 
 
+def shared_by_scales(problem: Problem) -> list[tuple[str, str, int, float]]:
+    """Pairs of scales of logged runs: mixtures that both have, and the mean correlation over metrics."""
+    assert problem.pool is not None
+    space, pool = problem.space, problem.pool
+    last = pool.available[..., space.steps.index(space.target_steps)]
+    result = []
+    for (i, one), (j, other) in combinations(enumerate(space.scale_names), 2):
+        mixtures = pool.mixtures[last[:, i] & last[:, j]]
+        if len(mixtures) <= 2 * space.n_domains:
+            continue
+        _, rest = _linear_fit(mixtures)
+        left = [rest(problem.source.evaluate(mixtures, scale, space.target_steps)).T for scale in (one, other)]
+        correlation = np.nanmean([np.corrcoef(*metric)[0, 1] for metric in zip(*left, strict=True)])
+        result.append((one, other, len(mixtures), float(correlation)))
+    return result
+
+
 def fidelity(scale: str, steps: int) -> str:
     """How the tables call it."""
     return f"{scale}, {steps:,} steps"
@@ -77,11 +99,13 @@ def main() -> None:
         for name in problems.SUITES[suite]:
             regrets, correlations = limits(problems.load(name, problems.default_data()), rng)
             found.setdefault(suite, {})[name] = {"regret": regrets, "correlation": correlations}
-    found_table = rendered(found)
-    print(found_table)
+    logged = {name: shared_by_scales(problems.load(f"{name}/loss", problems.default_data())) for name in LOGS}
+    rows = [[name, *map(str, pair[:3]), f"{pair[3]:.2f}"] for name, pairs in logged.items() for pair in pairs]
+    text = f"{rendered(found)}\n\n{table(['logged runs', 'scale', 'scale', 'mixtures', 'correlation'], rows)}\n"
+    print(text)
     OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "limits.md").write_text(found_table + "\n")
-    (OUT / "limits.json").write_text(json.dumps(found) + "\n")
+    (OUT / "limits.md").write_text(text)
+    (OUT / "limits.json").write_text(json.dumps({**found, "logged": logged}) + "\n")
 
 
 def rendered(found: Found) -> str:
