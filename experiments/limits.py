@@ -7,8 +7,8 @@ is how much of the landscape transfers: the correlation with the target, over Di
 the objective when its best fit that is linear in the shares is taken away. The last rows are of the target itself: its
 best linear fit, and the best single domain. Without noise.
 
-For logged runs the same correlation is between two scales, over the mixtures that both have at the last step, and a
-mean over metrics; noise included. Writes experiments/results/limits.json and .md.
+The same correlation is also between any two scales at the last step, a mean over metrics: of the reference network, and
+of logged runs, over the mixtures that both scales have, noise included. Writes experiments/results/limits.json and .md.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ray_mixopt.benchmark.problem import Problem
 
 OUT = Path(__file__).parent / "results"
 SUITES = ("headline", "sums")
-LOGS = ("regmix", "mixinglaws")
+SOURCES = ("slimpajama/val_loss/c4", "regmix/loss", "mixinglaws/loss")  # any problem of each
 Found = dict[str, dict[str, dict[str, dict[str, float]]]]  # by suite, problem, kind of number, and what is known
 N_MIXTURES = 20_000  # of each kind: Dirichlet(1), and Dirichlet(0.3), which reaches edges and corners
 LINEAR, SINGLE = "best linear fit at the target", "best single domain"
@@ -62,13 +62,15 @@ def limits(problem: Problem, rng: np.random.Generator) -> tuple[dict[str, float]
 
 
 def shared_by_scales(problem: Problem) -> list[tuple[str, str, int, float]]:
-    """Pairs of scales of logged runs: mixtures that both have, and the mean correlation over metrics."""
-    assert problem.pool is not None
+    """Pairs of scales, how many mixtures both have, and the mean correlation over metrics."""
     space, pool = problem.space, problem.pool
-    last = pool.available[..., space.steps.index(space.target_steps)]
+    everywhere = space.sample(N_MIXTURES, np.random.default_rng(0))
     result = []
-    for (i, one), (j, other) in combinations(enumerate(space.scale_names), 2):
-        mixtures = pool.mixtures[last[:, i] & last[:, j]]
+    for one, other in combinations(space.scale_names, 2):
+        mixtures = everywhere
+        if pool is not None:
+            last = pool.available[..., space.steps.index(space.target_steps)]
+            mixtures = pool.mixtures[last[:, [space.scale_names.index(scale) for scale in (one, other)]].all(axis=1)]
         if len(mixtures) <= 2 * space.n_domains:
             continue
         _, rest = _linear_fit(mixtures)
@@ -99,13 +101,13 @@ def main() -> None:
         for name in problems.SUITES[suite]:
             regrets, correlations = limits(problems.load(name, problems.default_data()), rng)
             found.setdefault(suite, {})[name] = {"regret": regrets, "correlation": correlations}
-    logged = {name: shared_by_scales(problems.load(f"{name}/loss", problems.default_data())) for name in LOGS}
-    rows = [[name, *map(str, pair[:3]), f"{pair[3]:.2f}"] for name, pairs in logged.items() for pair in pairs]
-    text = f"{rendered(found)}\n\n{table(['logged runs', 'scale', 'scale', 'mixtures', 'correlation'], rows)}\n"
+    by_scales = {name.split("/")[0]: shared_by_scales(problems.load(name, problems.default_data())) for name in SOURCES}
+    rows = [[name, *map(str, pair[:3]), f"{pair[3]:.2f}"] for name, pairs in by_scales.items() for pair in pairs]
+    text = f"{rendered(found)}\n\n{table(['source', 'scale', 'scale', 'mixtures', 'correlation'], rows)}\n"
     print(text)
     OUT.mkdir(parents=True, exist_ok=True)
     (OUT / "limits.md").write_text(text)
-    (OUT / "limits.json").write_text(json.dumps({**found, "logged": logged}) + "\n")
+    (OUT / "limits.json").write_text(json.dumps({**found, "scales": by_scales}) + "\n")
 
 
 def rendered(found: Found) -> str:
