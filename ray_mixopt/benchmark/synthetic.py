@@ -70,6 +70,8 @@ RECIPES = {
     "rank_reversal": Recipe(amplitude=_reversing),
     "30_domains": Recipe(d=30, unused=20),
     "uneven_noise": Recipe(uneven_noise=True),
+    "2_domains": Recipe(d=2),
+    "50_domains": Recipe(d=50, unused=35),
 }
 PROBLEMS = ("mixing_law", "moving_optimum", "rank_reversal", "30_domains", "uneven_noise+noise=0.02")
 
