@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import SCHEDULER_IMPORT, TrialScheduler
 from ray.tune.search.repeater import Repeater
+from ray.tune.utils import flatten_dict
 
 from ray_mixopt.history import Trial as Run
 from ray_mixopt.history import is_sound
@@ -53,8 +54,8 @@ class MixOptScheduler(TrialScheduler):
         searcher = _mixopt_searcher(tune_controller)
         if searcher is None:
             return
-        restored = trial.trial_id in searcher.roster.unconfirmed
-        run = _admit(searcher, trial)
+        restored = trial.trial_id in searcher.roster.unconfirmed or searcher.run_of(trial.trial_id) is None
+        run = _admit(searcher, trial, restored)
         if run is None or trial.is_finished():
             return
         # Tune files a restored trial by its status right after this hook.
@@ -124,7 +125,7 @@ def _mixopt_searcher(tune_controller: TuneController) -> MixOptSearcher | None:
     return searcher if isinstance(searcher, MixOptSearcher) else None
 
 
-def _admit(searcher: MixOptSearcher, trial: Trial) -> Run | None:
+def _admit(searcher: MixOptSearcher, trial: Trial, restored: bool) -> Run | None:
     """Makes a trial that is new, to be retried, or part of a restored experiment known to the searcher.
 
     Returns:
@@ -132,8 +133,8 @@ def _admit(searcher: MixOptSearcher, trial: Trial) -> Run | None:
     """
     roster = searcher.roster
     roster.pausing = True
-    restored = trial.trial_id in roster.unconfirmed
     roster.confirm(trial)
+    known = searcher.run_of(trial.trial_id) is not None
     run = searcher.run_of(trial.trial_id, config=trial.config)
     if run is None:
         return None
@@ -143,6 +144,9 @@ def _admit(searcher: MixOptSearcher, trial: Trial) -> Run | None:
             roster.start(trial.trial_id)
             searcher.settle()
         return run
+    if not known and trial.last_result:
+        # It may be paused at its rung already: started anew it would train on to the next.
+        searcher.on_trial_result(trial.trial_id, flatten_dict(trial.last_result))
     if run.status in ("failed", "lost") or (run.status == "paused" and not restored):
         run.status = "running"
     if run.status == "running":

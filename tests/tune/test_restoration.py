@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -134,7 +134,8 @@ def test_a_damaged_file_and_copy_give_way_to_the_session_before(
     assert len(results) == len(history) and all(run.status == "done" for run in history)
 
 
-def test_trials_that_an_older_searcher_state_lacks_are_taken_over(experiment: Path) -> None:
+@pytest.mark.parametrize("status", ["TERMINATED", "PAUSED"])
+def test_trials_that_an_older_searcher_state_lacks_are_taken_over(experiment: Path, status: str) -> None:
     whole = MixOptSearcher.load(experiment).optimizer.history
     state = json.loads(newest(experiment, "searcher-state").read_text())
     history = state["history"]
@@ -142,6 +143,7 @@ def test_trials_that_an_older_searcher_state_lacks_are_taken_over(experiment: Pa
     history["trials"] = history["trials"][:-2]
     history["arrivals"] = [arrival for arrival in history["arrivals"] if arrival[0] not in gone]
     newest(experiment, "searcher-state").write_text(json.dumps(state))
+    set_status(experiment, gone, status)
     unfinish(experiment)
     ray_mixopt.restore(experiment, Curve).fit()
     history = MixOptSearcher.load(experiment).optimizer.history
@@ -228,6 +230,17 @@ def test_tune_does_not_quietly_start_anew(experiment: Path) -> None:
     with pytest.raises(RuntimeError, match="No readable searcher state"):
         unfinish(experiment)
         tune.Tuner.restore(str(experiment), Curve).fit()
+
+
+def set_status(experiment: Path, trial_ids: Collection[str], status: str) -> None:
+    """Makes Tune know these trials by that status: its last snapshot may be older than the end of a trial."""
+    file = newest(experiment, "experiment_state")
+    state = json.loads(file.read_text())
+    for entry in state["trial_data"]:
+        trial = json.loads(entry[0])
+        if trial["trial_id"] in trial_ids:
+            entry[0] = json.dumps(trial | {"status": status})
+    file.write_text(json.dumps(state))
 
 
 def unfinish(experiment: Path) -> None:
