@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ray_mixopt.benchmark.markdown import OURS
 from ray_mixopt.benchmark.record import Record
 from ray_mixopt.benchmark.scores import Curve, grouped
 
@@ -17,7 +18,6 @@ FLOOR = 1e-4  # regrets below are drawn there: the axis is logarithmic
 BAND = 0.1, 0.9  # quantiles over seeds
 COLUMNS = 4
 MOST_POINTS = 300
-OURS = "default"  # drawn to stand out
 
 
 def draw(records: Sequence[Record], out: Path) -> list[Path]:

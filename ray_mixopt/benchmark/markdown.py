@@ -131,7 +131,8 @@ def _speed_ups(by_method: ByMethod) -> str:
         ratios = [speed_up(ours[problem], by_problem[problem]) for problem in shared]
         budget = min(by_problem[problem].budget for problem in shared)
         cells = [*_mean_and_worst(ratios, "search"), *_mean_and_worst(ratios, "with_final")]
-        cells.append(_times(*speed_up_of_mean(*([methods[p] for p in shared] for methods in (ours, by_problem)))))
+        of_mean = speed_up_of_mean([ours[problem] for problem in shared], [by_problem[problem] for problem in shared])
+        cells.append(_times(*of_mean))
         rows.append([f"`{method}`", str(len(shared)), f"{budget:.4g}", *cells])
     return table(head, rows)
 

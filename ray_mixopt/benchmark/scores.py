@@ -137,7 +137,10 @@ def reached(curves: Sequence[Curve], level: float, *, stays: bool) -> float:
 
 
 def speed_up_of_mean(ours: Sequence[Curve], rivals: Sequence[Curve]) -> tuple[float, bool]:
-    """Likewise for the mean regret over problems, of the search alone; and whether ours never got as far."""
+    """Speed-up of ours in the mean regret over problems, of the search alone; and whether ours never got as far.
+
+    The level is the rival's mean at its budget. If ours never stays there, it is given its whole budget.
+    """
     level = float(np.mean([curve.regret(curve.budget) for curve in rivals]))
     theirs, cost = reached(rivals, level, stays=False), reached(ours, level, stays=True)
     return theirs / min(cost, max(curve.budget for curve in ours)), math.isinf(cost)
