@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ray_mixopt.benchmark.markdown import OURS
+from ray_mixopt.benchmark.methods import registry
 from ray_mixopt.benchmark.record import Record
 from ray_mixopt.benchmark.scores import Curve, grouped
 
@@ -52,8 +53,9 @@ def _figure(path: Path, panels: Sequence[tuple[str, Mapping[str, Mapping[str, Cu
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
-    names = list(dict.fromkeys(method for _, by_method in panels for method in by_method))
-    colors = colormaps["tab10" if len(names) <= 10 else "tab20"]
+    # A method has one colour in all figures; what is not a method, like a number of workers, gets one in this figure.
+    names = list(dict.fromkeys([*registry(), *(method for _, by_method in panels for method in by_method)]))
+    colors = colormaps["tab20"]
     for ax, (title, by_method) in zip(axes, panels, strict=False):
         for method, by_problem in by_method.items():
             color = "black" if method == OURS else colors(names.index(method) % colors.N)
@@ -64,8 +66,10 @@ def _figure(path: Path, panels: Sequence[tuple[str, Mapping[str, Mapping[str, Cu
         ax.grid(alpha=0.3)
     for ax in axes[len(panels) :]:
         ax.set_axis_off()
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)), fontsize="small")
+    legend = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    n_columns = int(width / (0.6 + 0.08 * max(map(len, legend))))  # inches of a handle and of a letter
+    n_columns = max(1, min(n_columns, 5, len(legend)))
+    figure.legend(legend.values(), legend, loc="outside lower center", ncols=n_columns, fontsize="small")
     figure.savefig(path, dpi=150)
     return path
 
