@@ -173,7 +173,8 @@ def _side_by_side(teams: Mapping[Workers, list[Curve]], *, stays: bool) -> str:
         cells = [f"{whole:.3g} ({whole_one / whole:.2g}x)"]
         for level in levels:
             time, cost, alone = (reached(c, level, stays=stays) for c in (on_clock, curves, one))
-            cells.append("never" if math.isinf(time) else f"{time:.3g} ({alone / time:.2g}x), cost {cost:.3g}")
+            ratio = "one worker never" if math.isinf(alone) else f"{alone / time:.2g}x"
+            cells.append("never" if math.isinf(time) else f"{time:.3g} ({ratio}), cost {cost:.3g}")
         rows.append([str(workers), str(len(curves)), "-".join(map(str, seeds)), *cells])
     return table(head, rows)
 
