@@ -53,6 +53,7 @@ def record(
         versions={"python": "3.11"},
         commit="abc",
         machine={"cpu": "fast", "cores": 2},
+        workers=workers,
     )
 
 
@@ -149,9 +150,17 @@ def test_tables_and_figures_come_from_the_files_alone(tmp_path: Path) -> None:
     assert "| `default` | 2 | 2 | 0.300 (0.400) | 0.300 (0.400) | 0.300 (0.400) | 0.010 (0.010) |" in result.stdout
     # 1000 / 50 in search; with the final run 1000 / (50 + 197).
     assert "| `smac-hyperband` | 2 | 3940 | 20x | 20x | 4.05x | 4.05x | 20x |" in lines
-    assert "| f/b | `smac-hyperband` | 1.000 (1.000) | 1.000 (1.000) | 1.000 (1.000) | 1.000 (1.000) | 1.000 (1.000) |"
+    assert f"| f/b | `smac-hyperband` |{' 1.000 (1.000) |' * 5}" in lines
     assert (tmp_path / "table.md").read_text() == result.stdout
     assert {path.name for path in tmp_path.glob("*.png")} == {"f-all.png", "f-all-by-problem.png"}
+
+
+def test_workers_may_stay_where_one_never_does() -> None:
+    one = record([(0, 1.0), (40, 0.3), (60, 0.5)], budget=394.0)
+    two = record([(0, 1.0), (100, 0.2)], budget=394.0, workers=(1.0, 1.0))
+    text = tables([one, two])
+    # One worker has 0.3 at 50 units and leaves it again; 0.5 it has for good from 40 on.
+    assert "| 2 | 1 | 1 | 50 (1.2x) | 50 (one worker never), cost 100 | 50 (0.8x), cost 100 |" in text
 
 
 def test_no_results_make_no_table(tmp_path: Path) -> None:
