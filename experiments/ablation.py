@@ -22,10 +22,10 @@ import numpy as np
 import torch
 
 from ray_mixopt.benchmark import problems, runner
-from ray_mixopt.benchmark.command import seeds_of
 from ray_mixopt.benchmark.markdown import table
 from ray_mixopt.benchmark.methods import find
 from ray_mixopt.benchmark.problem import Problem
+from ray_mixopt.cli.benchmark import seeds_of
 from ray_mixopt.surrogate.kernels import _matern
 
 OUT = Path(__file__).parent / "results"

@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ray_mixopt.analysis import Analysis
+from ray_mixopt.analysis.details import Analysis
 from ray_mixopt.benchmark import problems, runner
-from ray_mixopt.benchmark.command import seeds_of
 from ray_mixopt.benchmark.markdown import table
 from ray_mixopt.benchmark.methods import Entry, Ours
 from ray_mixopt.benchmark.problem import Task
+from ray_mixopt.cli.benchmark import seeds_of
 
 OUT = Path(__file__).parent / "results"
 SUITES = ("headline", "sums", "targets", "synthetic")

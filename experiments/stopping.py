@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from ray_mixopt.benchmark import problems, runner
-from ray_mixopt.benchmark.command import seeds_of
 from ray_mixopt.benchmark.markdown import table
 from ray_mixopt.benchmark.methods import Entry
+from ray_mixopt.cli.benchmark import seeds_of
 
 OUT = Path(__file__).parent / "results"
 GAINS = (0.0, 0.01, 0.03, 0.1, 0.3)

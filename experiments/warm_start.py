@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ray_mixopt import MixtureOptimizer, simulators
-from ray_mixopt.report.regret import Regret
+from ray_mixopt.analysis.truth import Regret
 
 METRICS = ("val_loss/common_crawl", "loss", "accuracy/hellaswag")
 OLD = (0, 20, 100, 500)

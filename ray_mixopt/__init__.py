@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ray_mixopt import simulators
+    from ray_mixopt.core.recommendation import Recommendation
+    from ray_mixopt.core.space import MixtureSpace, Scale
     from ray_mixopt.optimizer import MixtureOptimizer
-    from ray_mixopt.recommendation import Recommendation
-    from ray_mixopt.restoration import restore
-    from ray_mixopt.scheduler import MixOptScheduler
-    from ray_mixopt.searcher import MixOptSearcher
-    from ray_mixopt.space import MixtureSpace, Scale
     from ray_mixopt.strategies import Suggestion
+    from ray_mixopt.tune.restore import restore
+    from ray_mixopt.tune.scheduler import MixOptScheduler
+    from ray_mixopt.tune.searcher import MixOptSearcher
 
 _WHERE = {
-    "MixOptScheduler": "ray_mixopt.scheduler",
-    "MixOptSearcher": "ray_mixopt.searcher",
+    "MixOptScheduler": "ray_mixopt.tune.scheduler",
+    "MixOptSearcher": "ray_mixopt.tune.searcher",
     "MixtureOptimizer": "ray_mixopt.optimizer",
-    "MixtureSpace": "ray_mixopt.space",
-    "Recommendation": "ray_mixopt.recommendation",
-    "Scale": "ray_mixopt.space",
+    "MixtureSpace": "ray_mixopt.core.space",
+    "Recommendation": "ray_mixopt.core.recommendation",
+    "Scale": "ray_mixopt.core.space",
     "Suggestion": "ray_mixopt.strategies",
-    "restore": "ray_mixopt.restoration",
+    "restore": "ray_mixopt.tune.restore",
 }
 
 __all__ = [

@@ -10,12 +10,12 @@ from typing import Any, get_args
 
 import numpy as np
 
-from ray_mixopt.domain_map import DomainMap
-from ray_mixopt.history import History, Trial
-from ray_mixopt.objective import Mode, Objective, checked_weights, resolve
-from ray_mixopt.pool import Pool
-from ray_mixopt.recommendation import Recommendation
-from ray_mixopt.space import MixtureSpace
+from ray_mixopt.core.history import History, Trial
+from ray_mixopt.core.merging import DomainMap
+from ray_mixopt.core.objective import Mode, Objective, checked_weights, resolve
+from ray_mixopt.core.pool import Pool
+from ray_mixopt.core.recommendation import Recommendation
+from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.strategies import STRATEGIES, Problem, Proposal, Suggestion, create
 
 STATE_VERSION = 1
@@ -273,7 +273,7 @@ class MixtureOptimizer:
         Raises:
             ValueError: if a domain of the runs has no place in the space, or a scale no size.
         """
-        from ray_mixopt.evidence import take_in, translated
+        from ray_mixopt.core.merging import take_in, translated
 
         before = len(self.history)
         given = translated(history, self.space, changes)
@@ -292,7 +292,7 @@ class MixtureOptimizer:
         recommendation = self._strategy.recommend(self.history)
         if not details:
             return recommendation
-        from ray_mixopt.analysis import Analysis
+        from ray_mixopt.analysis.details import Analysis
 
         analysis = Analysis(self.problem, self.history)
         if recommendation.predicted is None:  # the strategy has no model: ours says what it expects of its answer

@@ -12,7 +12,7 @@ from typing import Any
 from ladder import wait_until
 
 from ray_mixopt import MixOptSearcher
-from ray_mixopt.history import History
+from ray_mixopt.core.history import History
 
 
 def outcome(driver: subprocess.Popen) -> dict[str, Any]:

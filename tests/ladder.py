@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ray_mixopt.history import History, Trial
-from ray_mixopt.recommendation import Recommendation
-from ray_mixopt.strategies.base import Problem, Proposal
+from ray_mixopt.core.history import History, Trial
+from ray_mixopt.core.problem import Problem, Proposal
+from ray_mixopt.core.recommendation import Recommendation
 from ray_mixopt.strategies.random import best_observed
 
 WIDTH = 3  # paused runs that it takes to continue the best of them

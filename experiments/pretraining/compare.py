@@ -30,8 +30,8 @@ from ray_mixopt.benchmark.provenance import commit, machine, versions
 from ray_mixopt.pretraining.config import PretrainConfig
 from ray_mixopt.pretraining.search import experiment_path
 from ray_mixopt.pretraining.session import REPORTS, FolderSession
-from ray_mixopt.pretraining.train import train
-from ray_mixopt.pretraining.workers import Workers
+from ray_mixopt.pretraining.training.train import train
+from ray_mixopt.pretraining.training.workers import Workers
 
 HERE = Path(__file__).parent
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666")  # Okabe and Ito

@@ -22,8 +22,8 @@ from ray_mixopt.pretraining.config import PretrainConfig
 from ray_mixopt.pretraining.search import experiment_path
 from ray_mixopt.pretraining.session import REPORTS, FolderSession
 from ray_mixopt.pretraining.settings import Run
-from ray_mixopt.pretraining.train import train
-from ray_mixopt.pretraining.workers import Workers
+from ray_mixopt.pretraining.training.train import train
+from ray_mixopt.pretraining.training.workers import Workers
 
 HERE = Path(__file__).parent
 STATE = "optimizer.json"

@@ -33,7 +33,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from ray_mixopt import MixOptScheduler, MixOptSearcher, simulators
-from ray_mixopt.history import History
+from ray_mixopt.core.history import History
 from ray_mixopt.optimizer import MixtureOptimizer
 from ray_mixopt.strategies import Proposal, Suggestion
 from ray_mixopt.testing import violations

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ray_mixopt.covariance import square_root
+from ray_mixopt.surrogate.covariance import square_root
 
 
 @dataclass(frozen=True, kw_only=True)

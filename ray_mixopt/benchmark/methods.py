@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from ray_mixopt.benchmark.problem import Task
-from ray_mixopt.space import MixtureSpace
+from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.strategies import STRATEGIES, Suggestion
 from ray_mixopt.strategies.rungs import paper_rungs
 

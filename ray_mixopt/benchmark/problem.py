@@ -13,11 +13,11 @@ from typing import Protocol
 
 import numpy as np
 
-from ray_mixopt.pool import Pool
-from ray_mixopt.report.regret import SAMPLES, dense_minimiser
+from ray_mixopt.analysis.truth import SAMPLES, dense_minimiser
+from ray_mixopt.core.pool import Pool
+from ray_mixopt.core.problem import Mode
+from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.simulators.run_table import SAME_MIXTURE
-from ray_mixopt.space import MixtureSpace
-from ray_mixopt.strategies.base import Mode
 
 TARGET_RUNS = (0.25, 0.5, 1.0, 2.0, 3.0, 4.0)  # costs at which problems are scored, in target runs
 UNKNOWN_REGRET = 1.0  # of a mixture that was never measured at the target: as if drawn at random

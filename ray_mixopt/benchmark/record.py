@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_mixopt.benchmark.workers import ONE_WORKER, Workers
-from ray_mixopt.untrusted import MiB, check_size, parse_json
+from ray_mixopt.core.safety import MiB, check_size, parse_json
 
 FORMAT_VERSION = 1
 MOST_BYTES = 16 * MiB

@@ -21,7 +21,7 @@ import numpy as np
 
 from ray_mixopt.benchmark.naming import ProblemName
 from ray_mixopt.benchmark.problem import Problem
-from ray_mixopt.space import MixtureSpace, Scale
+from ray_mixopt.core.space import MixtureSpace, Scale
 
 FAMILY = "synthetic"
 PARAMETERS = {"30M": 30e6, "100M": 100e6, "300M": 300e6, "1B": 1e9}

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from ray_mixopt.domain_map import DomainMap
-from ray_mixopt.pretraining.manifest import Manifest
-from ray_mixopt.pretraining.presets import PRESETS
+from ray_mixopt.core.merging import DomainMap
+from ray_mixopt.core.space import MixtureSpace, Scale
+from ray_mixopt.pretraining.data.manifest import Manifest
 from ray_mixopt.pretraining.settings import (
     Decay,
     Evaluation,
@@ -26,10 +26,10 @@ from ray_mixopt.pretraining.settings import (
     Shape,
     explain,
 )
-from ray_mixopt.space import MixtureSpace, Scale
+from ray_mixopt.pretraining.training.presets import PRESETS
 
 if TYPE_CHECKING:
-    from ray_mixopt.pretraining.model import ModelCost
+    from ray_mixopt.pretraining.training.model import ModelCost
 
 MAX_BYTES = 2**20
 MEAN_LOSS = "mean_loss"
@@ -256,7 +256,7 @@ class PretrainConfig(Settings):
 
     def model_cost(self, scale: ScaleSettings) -> ModelCost:
         """Parameters, operations and memory of a scale's model."""
-        from ray_mixopt.pretraining import model  # takes seconds to import, and the trials do without
+        from ray_mixopt.pretraining.training import model  # takes seconds to import, and the trials do without
 
         vocab_size = self.manifest.tokenizer.vocab_size
         return model.cost(scale.model_shape, vocab_size, self.sequence_length, scale.execution or self.execution)
@@ -335,8 +335,8 @@ class PretrainConfig(Settings):
             ValueError: for the first thing that does not fit; one sentence.
         """
         from ray_mixopt.optimizer import check_settings
-        from ray_mixopt.pretraining.downstream import check_evaluation
-        from ray_mixopt.pretraining.train import open_data
+        from ray_mixopt.pretraining.training.downstream import check_evaluation
+        from ray_mixopt.pretraining.training.train import open_data
 
         space, search = self.space, self.search
         check_settings(

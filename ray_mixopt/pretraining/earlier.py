@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ray_mixopt import archive, evidence
-from ray_mixopt.history import History
+from ray_mixopt.core.history import History
+from ray_mixopt.core.merging import concerning, translated
+from ray_mixopt.io.runs import Source, read_runs
 from ray_mixopt.pretraining.config import PretrainConfig
 
 if TYPE_CHECKING:
-    from ray_mixopt.searcher import MixOptSearcher
+    from ray_mixopt.tune.searcher import MixOptSearcher
 
 
 def earlier_runs(config: PretrainConfig) -> dict[str, History]:
@@ -22,7 +23,7 @@ def earlier_runs(config: PretrainConfig) -> dict[str, History]:
         ValueError: if they cannot be read or have no place in the search, or none reports a metric of the objective.
     """
     space = config.space
-    source = evidence.Source(
+    source = Source(
         cost={scale.name: scale.cost_per_step for scale in space.scales},
         parameters={scale.name: float(scale.parameters or 0) for scale in space.scales},
         noise=config.search.earlier_noise,
@@ -30,11 +31,11 @@ def earlier_runs(config: PretrainConfig) -> dict[str, History]:
     found = {}
     for path in config.search.earlier:
         try:
-            history = evidence.read(path, source)
-            found[path] = evidence.translated(history, space, evidence.concerning(config.domain_map, history))
+            history = read_runs(path, source)
+            found[path] = translated(history, space, concerning(config.domain_map, history))
         except ValueError as error:
             raise ValueError(f"The earlier runs at {path} cannot be taken in: {error}") from error
-        known = archive.metrics_in(found[path])
+        known = found[path].metrics
         if not set(known) & set(config.objective):
             raise ValueError(
                 f"None of the runs at {path} reports {' or '.join(config.objective)}: they have "

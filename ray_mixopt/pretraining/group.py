@@ -183,8 +183,8 @@ def _report(metrics: dict[str, Any], write: Write | None) -> None:
 
 def _work(config: dict[str, Any]) -> None:
     """What every worker does."""
-    from ray_mixopt.pretraining.train import train  # takes seconds to import, which only the workers need
-    from ray_mixopt.pretraining.workers import Workers
+    from ray_mixopt.pretraining.training.train import train  # takes seconds to import, which only the workers need
+    from ray_mixopt.pretraining.training.workers import Workers
 
     run = Run.model_validate_json(config["run"])
     train(run, RaySession(config["seen"]), Workers.current(get_device()))

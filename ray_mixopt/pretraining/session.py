@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from ray_mixopt.pretraining.workers import Workers
+    from ray_mixopt.pretraining.training.workers import Workers
 
 REPORTS = "reports.jsonl"
 
@@ -81,7 +81,7 @@ class FolderSession:
         return {json.loads(line)["step"] for line in path.read_text().splitlines()} if path.exists() else set()
 
     def _whole(self) -> list[Path]:
-        from ray_mixopt.pretraining.checkpoint import RUN
+        from ray_mixopt.pretraining.training.checkpoint import RUN
 
         return [path for path in self._folder.glob("step-*") if (path / RUN).is_file()]
 

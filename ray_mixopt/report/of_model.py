@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ray_mixopt.analysis.study import Study
 from ray_mixopt.report.drawing import (
     BLUE,
     GREEN,
@@ -22,7 +23,6 @@ from ray_mixopt.report.drawing import (
     listed,
     short,
 )
-from ray_mixopt.report.study import Study
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

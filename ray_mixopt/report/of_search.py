@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ray_mixopt.history import History
-from ray_mixopt.recommendation import Prediction
+from ray_mixopt.analysis.study import Study, history_by_status
+from ray_mixopt.core.history import History
+from ray_mixopt.core.recommendation import Prediction
+from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.report.drawing import (
     BLUE,
     GREY,
@@ -25,8 +27,6 @@ from ray_mixopt.report.drawing import (
     short,
     unlabelled,
 )
-from ray_mixopt.report.study import Study, history_by_status
-from ray_mixopt.space import MixtureSpace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

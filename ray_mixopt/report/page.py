@@ -13,10 +13,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ray_mixopt.mixture_files import olmo_core, weight_list
+from ray_mixopt.analysis.study import Study, history_by_status
+from ray_mixopt.io.blends import olmo_core, weight_list
 from ray_mixopt.report import of_model, of_search
 from ray_mixopt.report.drawing import Drawing
-from ray_mixopt.report.study import Study, history_by_status
 
 PAGE, FIGURES = "report.html", "figures"
 SECTIONS = (

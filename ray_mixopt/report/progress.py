@@ -11,9 +11,9 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from ray_mixopt.history import History
+from ray_mixopt.core.history import History
+from ray_mixopt.core.recommendation import Recommendation
 from ray_mixopt.optimizer import MixtureOptimizer
-from ray_mixopt.recommendation import Recommendation
 
 REDRAW_SECONDS = 0.2
 PREDICT_SECONDS = 4.0

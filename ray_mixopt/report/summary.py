@@ -10,11 +10,11 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ray_mixopt.recommendation import Recommendation
-from ray_mixopt.report.regret import Regret
+from ray_mixopt.analysis.truth import Regret
+from ray_mixopt.core.recommendation import Recommendation
 
 if TYPE_CHECKING:
-    from ray_mixopt.replay import Outcome, Replay
+    from ray_mixopt.simulators.replay import Outcome, Replay
 
 FORMAT_VERSION = 1
 

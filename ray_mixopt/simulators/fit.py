@@ -23,9 +23,9 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from ray_mixopt.core.space import MixtureSpace, Scale
 from ray_mixopt.simulators.fit_report import FitReport
 from ray_mixopt.simulators.simulator import Network, Simulator
-from ray_mixopt.space import MixtureSpace, Scale
 
 if TYPE_CHECKING:
     import torch

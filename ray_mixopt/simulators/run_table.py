@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ray_mixopt.simulators.run_files import DERIVED_METRIC, Rows, read_rows
-from ray_mixopt.space import MixtureSpace, Scale
+from ray_mixopt.core.space import MixtureSpace, Scale
+from ray_mixopt.io.read import DERIVED_METRIC, Rows, read_rows
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from ray_mixopt.pool import Pool
+    from ray_mixopt.core.pool import Pool
 
 SAME_MIXTURE = 1e-9  # largest difference of shares between repeats of one mixture
 
@@ -81,7 +81,7 @@ class RunTable:
     @property
     def pool(self) -> Pool:
         """The logged mixtures and where they are available, for ``MixtureOptimizer``."""
-        from ray_mixopt.pool import Pool
+        from ray_mixopt.core.pool import Pool
 
         return Pool(mixtures=self.mixtures, available=self.available)
 

@@ -22,8 +22,8 @@ from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
-from ray_mixopt.space import MixtureSpace
-from ray_mixopt.untrusted import MiB, check_size, parse_json
+from ray_mixopt.core.safety import MiB, check_size, parse_json
+from ray_mixopt.core.space import MixtureSpace
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib
 
-from ray_mixopt.strategies.base import Problem, Proposal, Strategy, Suggestion
+from ray_mixopt.core.problem import Problem, Proposal, Strategy, Suggestion
 
 __all__ = ["STRATEGIES", "Problem", "Proposal", "Strategy", "Suggestion", "create"]
 
 # Loaded when first used: random search should not wait for the surrogate's imports.
 STRATEGIES: dict[str, tuple[str, str, dict[str, str]]] = {  # module, class, options
-    "default": ("ray_mixopt.strategies.regret", "RegretStrategy", {}),
+    "default": ("ray_mixopt.strategies.default", "RegretStrategy", {}),
     "paper": ("ray_mixopt.strategies.paper", "PaperStrategy", {}),
     "paper-tv": ("ray_mixopt.strategies.paper", "PaperStrategy", {"kernel": "tv"}),
     "paper-jsd": ("ray_mixopt.strategies.paper", "PaperStrategy", {"kernel": "jsd"}),

@@ -8,10 +8,10 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
-from ray_mixopt.history import History, Trial
-from ray_mixopt.pool import Pool
-from ray_mixopt.space import MixtureSpace
-from ray_mixopt.strategies.base import Proposal
+from ray_mixopt.core.history import History, Trial
+from ray_mixopt.core.pool import Pool
+from ray_mixopt.core.problem import Proposal
+from ray_mixopt.core.space import MixtureSpace
 
 Run = tuple[np.ndarray, str, int]
 """A mixture ``(d,)``, a scale and steps."""

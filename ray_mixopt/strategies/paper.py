@@ -19,10 +19,10 @@ import torch
 from botorch.optim.batched_lbfgs_b import fmin_l_bfgs_b_batched
 from gpytorch.kernels import Kernel, RBFKernel
 
-from ray_mixopt.history import History, Trial
-from ray_mixopt.recommendation import Recommendation
-from ray_mixopt.simplex import CappedSimplex
-from ray_mixopt.strategies.base import Problem, Proposal
+from ray_mixopt.core.history import History, Trial
+from ray_mixopt.core.problem import Problem, Proposal
+from ray_mixopt.core.recommendation import Recommendation
+from ray_mixopt.core.simplex import CappedSimplex
 from ray_mixopt.strategies.random import best_observed
 
 KernelName = Literal["rbf", "tv", "jsd"]

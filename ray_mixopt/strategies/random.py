@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ray_mixopt.history import History
-from ray_mixopt.recommendation import Recommendation
-from ray_mixopt.strategies.base import Problem, Proposal
+from ray_mixopt.core.history import History
+from ray_mixopt.core.problem import Problem, Proposal
+from ray_mixopt.core.recommendation import Recommendation
 
 
 class RandomStrategy:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ray_mixopt.surrogate.encoding import Observations
-from ray_mixopt.surrogate.model import Surrogate
+from ray_mixopt.surrogate.gp import Surrogate
 
 _DOUBT = 5.0  # reports that count against any correlation
 

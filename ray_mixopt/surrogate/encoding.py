@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ray_mixopt.history import History
-from ray_mixopt.space import MixtureSpace
+from ray_mixopt.core.history import History
+from ray_mixopt.core.space import MixtureSpace
 
 THINNING = 1.25  # least ratio between the steps of two reports of a run that both enter
 

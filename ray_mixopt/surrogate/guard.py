@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ray_mixopt.objective import Guardrail
+from ray_mixopt.core.objective import Guardrail
 
 if TYPE_CHECKING:
-    from ray_mixopt.surrogate.objective import ObjectivePosterior
+    from ray_mixopt.surrogate.posterior import ObjectivePosterior
 
 
 @dataclass(frozen=True, kw_only=True)

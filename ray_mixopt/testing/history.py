@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 
-from ray_mixopt.history import History, Trial
+from ray_mixopt.core.history import History, Trial
 
 _ROUNDING = 1e-9
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ray_mixopt.space import MixtureSpace, Scale
+from ray_mixopt.core.space import MixtureSpace, Scale
 
 DOMAINS = ("wikipedia", "github", "book")
 

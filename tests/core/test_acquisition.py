@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from ray_mixopt.acquisition.regret import Regret
-from ray_mixopt.covariance import square_root
-from ray_mixopt.space import MixtureSpace, Scale
+from ray_mixopt.core.space import MixtureSpace, Scale
+from ray_mixopt.surrogate.covariance import square_root
 from ray_mixopt.surrogate.encoding import encode
 from ray_mixopt.surrogate.fit import Hyperparameters
-from ray_mixopt.surrogate.model import Standardisation, Surrogate
-from ray_mixopt.surrogate.objective import ObjectivePosterior
+from ray_mixopt.surrogate.gp import Standardisation, Surrogate
+from ray_mixopt.surrogate.posterior import ObjectivePosterior
 
 
 def normals(*shape, seed=0):

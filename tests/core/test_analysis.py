@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from ray_mixopt import MixtureOptimizer, MixtureSpace, Scale
-from ray_mixopt.analysis import spearman
-from ray_mixopt.groups import Group
-from ray_mixopt.objective import Guardrail, Objective
+from ray_mixopt.analysis.details import spearman
+from ray_mixopt.core.objective import Guardrail, Objective
+from ray_mixopt.core.simplex import Group
 
 DOMAINS = ("web", "code", "math")
 BEST = np.array([0.2, 0.5, 0.3])

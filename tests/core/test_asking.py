@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from ray_mixopt.asking import Asking
-from ray_mixopt.history import History
+from ray_mixopt.core.history import History
+from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.optimizer import MixtureOptimizer
-from ray_mixopt.space import MixtureSpace
 from ray_mixopt.strategies import Proposal
+from ray_mixopt.tune.background import Asking
 
 
 class Gate:

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ray_mixopt.analysis.truth import dense_minimiser
 from ray_mixopt.benchmark import problems, slimpajama, synthetic
 from ray_mixopt.benchmark.naming import ProblemName
-from ray_mixopt.report.regret import dense_minimiser
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the reference data are not at ../shared/data")

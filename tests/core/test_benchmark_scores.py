@@ -12,7 +12,7 @@ from ray_mixopt.benchmark.figures import draw
 from ray_mixopt.benchmark.markdown import tables
 from ray_mixopt.benchmark.record import Point, Record
 from ray_mixopt.benchmark.scores import Curve, found, geometric_mean, speed_up, speed_up_of_mean
-from ray_mixopt.cli import main
+from ray_mixopt.cli.main import main
 
 Trace = list[tuple[float, float] | tuple[float, float, bool]]  # cost, regret, whether trained
 

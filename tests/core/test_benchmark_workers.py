@@ -17,7 +17,7 @@ from ray_mixopt.benchmark.record import Record, read_all
 from ray_mixopt.benchmark.runner import search
 from ray_mixopt.benchmark.scores import Curve, reached
 from ray_mixopt.benchmark.workers import ONE_WORKER, Workers
-from ray_mixopt.cli import main
+from ray_mixopt.cli.main import main
 from ray_mixopt.strategies import Suggestion
 
 NAME = "synthetic/mixing_law"

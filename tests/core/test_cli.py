@@ -17,8 +17,8 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from ray_mixopt.cli import main
-from ray_mixopt.commands import INTERRUPTED, one_thread
+from ray_mixopt.cli.main import main
+from ray_mixopt.cli.options import INTERRUPTED, one_thread
 
 RUNS = """scale,cost_per_step,step,mixture/web,mixture/code,val_loss/web
 S,1,100,0.5,0.5,4.0
@@ -181,7 +181,7 @@ def test_every_command_and_exit_code_is_documented() -> None:
 def test_a_shell_completes_commands_and_options() -> None:
     def completed(words: str) -> str:
         environment = {**os.environ, "_RAY_MIXOPT_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": "1"}
-        code = "import sys; sys.argv[0] = 'ray-mixopt'; from ray_mixopt.cli import main; main()"
+        code = "import sys; sys.argv[0] = 'ray-mixopt'; from ray_mixopt.cli.main import main; main()"
         child = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
         )
@@ -233,7 +233,7 @@ def test_a_benchmark_cannot_go_into_a_file(runs: Path) -> None:
 
 def test_ctrl_c_keeps_what_a_benchmark_has_finished(tmp_path: Path) -> None:
     some = ["--problems", "synthetic/mixing_law", "--budget", "1x", "--out", str(tmp_path)]
-    code = "from ray_mixopt.cli import main; main()"
+    code = "from ray_mixopt.cli.main import main; main()"
     child = subprocess.Popen(
         [sys.executable, "-c", code, "benchmark", *some, "--methods", "random,default", "--seeds", "0-7", "--json"],
         stdout=subprocess.PIPE,

@@ -14,8 +14,8 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from ray_mixopt import MixOptSearcher
-from ray_mixopt.history import History, Trial
-from ray_mixopt.space import MixtureSpace
+from ray_mixopt.core.history import History, Trial
+from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.testing import SearcherConformance, check_history, violations
 
 

@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ray_mixopt.space import MixtureSpace, Scale
+from ray_mixopt.core.space import MixtureSpace, Scale
 from ray_mixopt.surrogate.correlation import error_correlation
 from ray_mixopt.surrogate.encoding import Observations, encode
 from ray_mixopt.surrogate.fit import Hyperparameters
-from ray_mixopt.surrogate.model import Standardisation, Surrogate
-from ray_mixopt.surrogate.objective import ObjectivePosterior
+from ray_mixopt.surrogate.gp import Standardisation, Surrogate
+from ray_mixopt.surrogate.posterior import ObjectivePosterior
 
 SPACE = MixtureSpace(domains=("a", "b"), scales=(Scale("s", 1.0, 1e6), Scale("l", 9.0, 1e7)), steps=(10, 20))
 CELLS = [("s", 10), ("s", 20), ("l", 10), ("l", 20)]

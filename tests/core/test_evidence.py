@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ray_mixopt import MixtureOptimizer, MixtureSpace, Scale, archive, evidence
-from ray_mixopt.domain_map import DomainMap
-from ray_mixopt.evidence import Source
-from ray_mixopt.export import WRITERS
-from ray_mixopt.history import History
-from ray_mixopt.recommendation import Prediction
+from ray_mixopt import MixtureOptimizer, MixtureSpace, Scale
+from ray_mixopt.core.history import History
+from ray_mixopt.core.merging import DomainMap, common_space, joined, translated
+from ray_mixopt.core.recommendation import Prediction
+from ray_mixopt.io import searches
+from ray_mixopt.io.export import WRITERS
+from ray_mixopt.io.runs import Source, read_runs
 
 DOMAINS = ("web", "code", "math")
 COST = {"S": 0.1, "L": 1.0}
@@ -65,7 +66,7 @@ def test_a_history_goes_out_and_comes_back_unchanged(history, kind: str, tmp_pat
     paths = WRITERS[kind](history, tmp_path)
     assert all(path.exists() for path in paths)
     place = paths[0] if kind in ("csv", "parquet") else tmp_path
-    again = evidence.read(place, Source(cost=COST, parameters={"S": 1e7, "L": 1e8}))
+    again = read_runs(place, Source(cost=COST, parameters={"S": 1e7, "L": 1e8}))
     assert runs(again) == runs(history)
     assert {trial.trial_id for trial in again} == {trial.trial_id for trial in history}
     assert again.space == history.space
@@ -76,8 +77,8 @@ def test_a_history_goes_out_and_comes_back_unchanged(history, kind: str, tmp_pat
 def test_the_answer_is_the_same_after_a_round_trip(history, kind: str, tmp_path: Path) -> None:
     paths = WRITERS[kind](history, tmp_path)
     place = paths[0] if kind in ("csv", "parquet") else tmp_path
-    again = evidence.read(place, Source(cost=COST, parameters={"S": 1e7, "L": 1e8}))
-    answers = [archive.of_history(h, {"loss": 1.0}, "min").recommend() for h in (history, again)]
+    again = read_runs(place, Source(cost=COST, parameters={"S": 1e7, "L": 1e8}))
+    answers = [searches.of_history(h, {"loss": 1.0}, "min").recommend() for h in (history, again)]
     # The order of the reports differs between formats, and with it which of them hyper-parameters are fitted to.
     for one, other in (answers, answers[::-1]):
         assert one.uniform.low < other.uniform.mean < one.uniform.high
@@ -87,15 +88,15 @@ def test_the_answer_is_the_same_after_a_round_trip(history, kind: str, tmp_path:
 def test_our_own_json_is_read(history, tmp_path: Path) -> None:
     path = tmp_path / "history.json"
     path.write_text(json.dumps(history.state_dict()))
-    assert runs(evidence.read(path)) == runs(history)
-    archive.save(archive.of_history(history, {"loss": 1.0}, "min"), path)
-    assert runs(evidence.read(tmp_path)) == runs(history)
+    assert runs(read_runs(path)) == runs(history)
+    searches.save(searches.of_history(history, {"loss": 1.0}, "min"), path)
+    assert runs(read_runs(tmp_path)) == runs(history)
 
 
 def test_olmix_as_others_write_it(tmp_path: Path) -> None:
     (tmp_path / "ratios.csv").write_text("run_id,name,web,code\na,first,0.25,0.75\nb,second,0.5,0.5\nc,x,1,0\n")
     (tmp_path / "metrics.csv").write_text("run_id,mmlu_bpb,arc_bpb\nb,1.5,\na,1.25,0.5\n")
-    history = evidence.read(tmp_path, Source(scale="30M", steps=5000))
+    history = read_runs(tmp_path, Source(scale="30M", steps=5000))
     assert runs(history) == [
         ((0.25, 0.75), "30M", ((5000, (("arc_bpb", 0.5), ("mmlu_bpb", 1.25))),)),
         ((0.5, 0.5), "30M", ((5000, (("mmlu_bpb", 1.5),)),)),
@@ -118,15 +119,15 @@ def test_what_is_wrong_with_olmix_files_is_said(ratios, metrics, message: str, t
     if metrics is not None:
         (tmp_path / "metrics.csv").write_text(metrics)
     with pytest.raises(ValueError, match=message):
-        evidence.read(tmp_path)
+        read_runs(tmp_path)
 
 
 def test_scales_need_a_cost_and_one_alone_has_it(tmp_path: Path) -> None:
     path = tmp_path / "runs.csv"
     pd.DataFrame({"scale": ["S", "L"], "step": 1, "mixture/a": 0.5, "mixture/b": 0.5, "x": [1.0, 2.0]}).to_csv(path)
     with pytest.raises(ValueError, match="No cost is known for the scales S, L"):
-        evidence.read(path)
-    assert evidence.read(path, Source(cost=COST)).space.target == ("L", 1)
+        read_runs(path)
+    assert read_runs(path, Source(cost=COST)).space.target == ("L", 1)
 
 
 # -- into a search
@@ -158,7 +159,7 @@ def test_old_runs_of_another_scale_and_fewer_domains_count(space, history) -> No
 
 
 def test_given_runs_take_the_place_of_the_initial_design(space) -> None:
-    from ray_mixopt.strategies.regret import RegretStrategy, _still_needed
+    from ray_mixopt.strategies.default import RegretStrategy, _still_needed
 
     optimizer = MixtureOptimizer(space, objective={"loss": 1.0})
     design = RegretStrategy(optimizer.problem).design
@@ -191,7 +192,7 @@ def test_sources_are_joined(space, history, tmp_path: Path) -> None:
     more = MixtureOptimizer(other)
     more.add_evaluated_point({"web": 1.0, "book": 1.0}, "XL", 2000, 1.0)
     sources = {"a": history, "b": more.history}
-    total = evidence.joined(sources, evidence.common_space(sources))
+    total = joined(sources, common_space(sources))
     assert total.space.domains == ("web", "code", "math", "book")
     assert total.space.target == ("XL", 2000)
     assert len(total) == len(history) + 1
@@ -201,7 +202,7 @@ def test_sources_are_joined(space, history, tmp_path: Path) -> None:
 
 
 def predictions(optimizer: MixtureOptimizer, mixtures: np.ndarray) -> np.ndarray:
-    from ray_mixopt.analysis import Analysis
+    from ray_mixopt.analysis.details import Analysis
 
     posterior = Analysis(optimizer.problem, optimizer.history).posterior
     mean, variance = posterior.marginal(mixtures)
@@ -256,9 +257,9 @@ def test_an_added_domain_leaves_predictions_without_it_equal(space, many) -> Non
 
 def test_merging_undoes_a_split(space, history) -> None:
     finer = replace(space, domains=("web", "python", "other_code", "math"))
-    there = evidence.translated(history, finer, DomainMap(split={"code": {"python": 0.25, "other_code": 0.75}}))
+    there = translated(history, finer, DomainMap(split={"code": {"python": 0.25, "other_code": 0.75}}))
     merge = DomainMap(renamed={"python": "code", "other_code": "code"})
-    back = evidence.translated(there, space, merge)
+    back = translated(there, space, merge)
     for a, b in zip(history, back, strict=True):
         assert b.mixture == pytest.approx(a.mixture, abs=1e-15)
         assert b.observations == a.observations
@@ -318,9 +319,9 @@ def test_noisier_evidence_counts_for_less(space, tmp_path: Path) -> None:
         posterior = optimizer._strategy.posterior(optimizer.history)
         return posterior.prediction(np.array([0.6, 0.2, 0.2]), np.array([0.2, 0.6, 0.2]))
 
-    right = evidence.read(tmp_path / "runs.csv", Source(**given))
+    right = read_runs(tmp_path / "runs.csv", Source(**given))
     trusted, doubted = (
-        contrast(right, evidence.read(tmp_path / "wrong.csv", Source(**given, noise={"loss": sd}))) for sd in (0.0, 0.5)
+        contrast(right, read_runs(tmp_path / "wrong.csv", Source(**given, noise={"loss": sd}))) for sd in (0.0, 0.5)
     )
     alone = contrast(right)
     assert abs(doubted.mean - alone.mean) < 0.5 * abs(trusted.mean - alone.mean)
@@ -331,7 +332,7 @@ def test_noise_is_part_of_a_history(history, tmp_path: Path) -> None:
     state = history.state_dict()
     assert all("noise" not in trial for trial in state["trials"])  # as it ever was
     (tmp_path / "history.json").write_text(json.dumps(state))
-    noisy = evidence.read(tmp_path / "history.json", Source(noise={"loss": 0.1, "acc": 0.01}))
+    noisy = read_runs(tmp_path / "history.json", Source(noise={"loss": 0.1, "acc": 0.01}))
     again = History.from_state_dict(json.loads(json.dumps(noisy.state_dict())))
     assert all(trial.noise == {"loss": 0.1, "acc": 0.01} for trial in again)
     assert again.state_dict() == noisy.state_dict()
@@ -347,4 +348,4 @@ def test_noise_is_checked(history, tmp_path: Path) -> None:
             Source(noise={"loss": value})
     (tmp_path / "history.json").write_text(json.dumps(history.state_dict()))
     with pytest.raises(ValueError, match="The noise is of accuracy, which no run reports: they have loss"):
-        evidence.read(tmp_path / "history.json", Source(noise={"accuracy": 0.1}))
+        read_runs(tmp_path / "history.json", Source(noise={"accuracy": 0.1}))

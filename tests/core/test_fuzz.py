@@ -21,13 +21,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import fs
 
-from ray_mixopt import MixOptSearcher, MixtureOptimizer, MixtureSpace, Scale, restoration, simulators, snapshots
+from ray_mixopt import MixOptSearcher, MixtureOptimizer, MixtureSpace, Scale, simulators
 from ray_mixopt.benchmark.record import Point, Record
-from ray_mixopt.history import History
+from ray_mixopt.core.history import History
+from ray_mixopt.core.safety import check_size, parse_json
+from ray_mixopt.io import snapshots
 from ray_mixopt.simulators import RunTable
 from ray_mixopt.simulators.simulator import Simulator
 from ray_mixopt.testing import violations
-from ray_mixopt.untrusted import check_size, parse_json
+from ray_mixopt.tune import restore as restoration
 
 fuzz = settings(
     max_examples=int(os.environ.get("MIXOPT_FUZZ_EXAMPLES", "60")),

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from ray_mixopt import MixtureOptimizer, MixtureSpace, Scale, simulators
-from ray_mixopt.groups import Group
-from ray_mixopt.objective import Guardrail, Objective
-from ray_mixopt.pool import Pool
+from ray_mixopt.core.objective import Guardrail, Objective
+from ray_mixopt.core.pool import Pool
+from ray_mixopt.core.simplex import Group
 
 GOLDEN = Path(__file__).with_name("golden.json")
 SCALES = (Scale("small", 0.01, 1e7), Scale("medium", 0.1, 1e8), Scale("large", 1.0, 1e9))

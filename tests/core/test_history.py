@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from ray_mixopt.history import History, Trial
+from ray_mixopt.core.history import History, Trial
 
 W = (0.2, 0.3, 0.5)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_mixopt import MixtureSpace, Scale
-from ray_mixopt.mixture_files import olmo_core, rounded, weight_list
+from ray_mixopt.io.blends import olmo_core, rounded, weight_list
 
 
 @given(st.lists(st.floats(1e-9, 1), min_size=2, max_size=40))

@@ -13,7 +13,7 @@ USE_THE_CORE = """
 import importlib, sys
 import ray_mixopt
 import ray_mixopt.optimizer, ray_mixopt.simulators
-import ray_mixopt.benchmark.command, ray_mixopt.benchmark.campaign, ray_mixopt.benchmark.markdown
+import ray_mixopt.cli.benchmark, ray_mixopt.benchmark.campaign, ray_mixopt.benchmark.markdown
 from ray_mixopt.strategies import STRATEGIES
 
 for module, _, _ in STRATEGIES.values():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ray_mixopt import MixtureOptimizer, MixtureSpace, Scale
-from ray_mixopt.objective import Guardrail, Objective, divergence
+from ray_mixopt.core.objective import Guardrail, Objective, divergence
 
 DOMAINS = ("web", "code", "math")
 SUPPLY = {"web": 80e9, "code": 15e9, "math": 5e9}

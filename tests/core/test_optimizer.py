@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ray_mixopt.history import Trial
+from ray_mixopt.core.history import Trial
+from ray_mixopt.core.pool import Pool
+from ray_mixopt.core.space import MixtureSpace, Scale
 from ray_mixopt.optimizer import MixtureOptimizer
-from ray_mixopt.pool import Pool
-from ray_mixopt.space import MixtureSpace, Scale
 from ray_mixopt.strategies import STRATEGIES, Proposal
 from ray_mixopt.testing import check_history
 
@@ -348,7 +348,7 @@ def test_the_state_is_plain_json_and_exact(space, drive) -> None:
 CONTINUE = """
 import json, sys
 from dataclasses import asdict
-from ray_mixopt.history import Trial
+from ray_mixopt.core.history import Trial
 from ray_mixopt.optimizer import MixtureOptimizer
 
 answers = []

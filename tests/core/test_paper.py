@@ -11,9 +11,9 @@ import pytest
 import torch
 from scipy import integrate, stats
 
+from ray_mixopt.core.simplex import CappedSimplex
+from ray_mixopt.core.space import MixtureSpace, Scale
 from ray_mixopt.optimizer import MixtureOptimizer
-from ray_mixopt.simplex import CappedSimplex
-from ray_mixopt.space import MixtureSpace, Scale
 from ray_mixopt.strategies import paper
 from ray_mixopt.strategies.paper import ExpectedImprovement, PaperStrategy, PaperSurrogate
 

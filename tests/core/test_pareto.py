@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ray_mixopt import MixtureOptimizer, MixtureSpace, Scale
-from ray_mixopt.pareto import pareto_front, undominated
+from ray_mixopt.analysis.pareto import pareto_front, undominated
 
 
 def test_undominated_rows() -> None:

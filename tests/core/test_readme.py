@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
-from ray_mixopt.cli import main
+from ray_mixopt.cli.main import main
 from ray_mixopt.strategies import STRATEGIES
 
 ROOT = Path(__file__).parents[2]

@@ -13,9 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ray_mixopt import evidence
-from ray_mixopt.evidence import Source
-from ray_mixopt.recipes import RestrictedUnpickler
+from ray_mixopt.io.recipes import RestrictedUnpickler
+from ray_mixopt.io.runs import Source, read_runs
 
 TRUSTED = Source(cost={"20M": 1.0, "1B": 50.0}, unpickle=True)
 
@@ -55,7 +54,7 @@ def written(content: object, tmp_path: Path, protocol: int = 4) -> Path:
 
 @pytest.mark.parametrize("protocol", [3, 4, 5])
 def test_a_table_of_runs_is_read(protocol: int, tmp_path: Path) -> None:
-    history = evidence.read(written(table(), tmp_path, protocol), TRUSTED)
+    history = read_runs(written(table(), tmp_path, protocol), TRUSTED)
     assert history.space.domains == ("wikipedia", "stackexchange", "github", "arxiv", "book")
     assert history.space.scale_names == ("20M", "1B")
     assert [trial.trial_id for trial in history] == ["run_0000", "run_0001", "run_0002"]
@@ -69,7 +68,7 @@ def test_a_table_of_runs_is_read(protocol: int, tmp_path: Path) -> None:
 
 def test_it_is_off_unless_asked_for(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is a pickle, which can run code when it is read"):
-        evidence.read(written(table(), tmp_path))
+        read_runs(written(table(), tmp_path))
 
 
 class Call:
@@ -108,7 +107,7 @@ def test_a_malicious_pickle_is_refused(name: str, where: str, tmp_path: Path) ->
         frame.loc[0, "history"] = evil
         content = frame
     with pytest.raises(ValueError, match="was refused: it asks for .*, which no table of runs needs"):
-        evidence.read(written(content, tmp_path), TRUSTED)
+        read_runs(written(content, tmp_path), TRUSTED)
     assert not mark.exists()
 
 
@@ -132,19 +131,19 @@ def test_a_class_is_never_changed() -> None:
 )
 def test_what_is_no_table_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
-        evidence.read(written(content, tmp_path), TRUSTED)
+        read_runs(written(content, tmp_path), TRUSTED)
 
 
 def test_a_table_without_a_column_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="it has no column 'history'"):
-        evidence.read(written(table().drop(columns="history"), tmp_path), TRUSTED)
+        read_runs(written(table().drop(columns="history"), tmp_path), TRUSTED)
 
 
 FUZZ = """
 import sys
 from pathlib import Path
 import numpy as np, pandas as pd, pandas.core.indexes.range
-from ray_mixopt.recipes import read_recipes
+from ray_mixopt.io.recipes import read_recipes
 
 good, path = Path(sys.argv[1]).read_bytes(), Path(sys.argv[2])
 path.write_bytes(good)

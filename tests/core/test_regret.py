@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ray_mixopt.core.pool import Pool
+from ray_mixopt.core.problem import Proposal
+from ray_mixopt.core.space import MixtureSpace, Scale
 from ray_mixopt.optimizer import MixtureOptimizer
-from ray_mixopt.pool import Pool
-from ray_mixopt.space import MixtureSpace, Scale
-from ray_mixopt.strategies.base import Proposal
 from ray_mixopt.strategies.candidates import PoolCandidates, SimplexCandidates
+from ray_mixopt.strategies.default import Purchase, n_draws_of, paired_runs, refit_size
 from ray_mixopt.strategies.design import corners_again, initial_design
-from ray_mixopt.strategies.regret import Purchase, n_draws_of, paired_runs, refit_size
-from ray_mixopt.surrogate.objective import ObjectivePosterior
+from ray_mixopt.surrogate.posterior import ObjectivePosterior
 
 SPACE = MixtureSpace(
     domains=("web", "code", "math"),
@@ -105,7 +105,7 @@ def test_what_the_model_has_no_room_for_is_counted(monkeypatch):
     optimizer = search(MixtureOptimizer(SPACE, seed=0), 8)
     assert optimizer.recommend().left_out == 0
     n = len(optimizer.history.arrivals)
-    monkeypatch.setattr("ray_mixopt.strategies.regret.MOST_USED", n - 3)
+    monkeypatch.setattr("ray_mixopt.strategies.default.MOST_USED", n - 3)
     recommendation = optimizer.recommend()
     assert recommendation.left_out == 3
     assert recommendation.calibration.n == n - 3

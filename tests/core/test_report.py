@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from ray_mixopt import MixtureOptimizer, simulators
+from ray_mixopt.analysis.trajectory import costs, prefix, trajectory
+from ray_mixopt.analysis.truth import Regret
 from ray_mixopt.report.figures import draw_replay
-from ray_mixopt.report.regret import Regret
-from ray_mixopt.report.trajectory import costs, prefix, trajectory
 from ray_mixopt.simulators import RunTable, Simulator
 
 RUNS = """scale,cost_per_step,step,mixture/web,mixture/code,loss,acc

@@ -19,10 +19,11 @@ from ray.tune.experiment import Trial
 from ray.tune.search import ConcurrencyLimiter, Searcher, SearchGenerator
 from ray.tune.utils.mock_trainable import MOCK_TRAINABLE_NAME, register_mock_trainable
 
-from ray_mixopt import MixOptSearcher, MixtureSpace, snapshots
-from ray_mixopt.layout import Layout
-from ray_mixopt.parameters import Parameters
-from ray_mixopt.reports import metrics_of, training_step
+from ray_mixopt import MixOptSearcher, MixtureSpace
+from ray_mixopt.io import snapshots
+from ray_mixopt.tune.layout import Layout
+from ray_mixopt.tune.parameters import Parameters
+from ray_mixopt.tune.reports import metrics_of, training_step
 
 Loss = Callable[[dict[str, float], str, int], float]
 

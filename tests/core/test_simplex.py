@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from ray_mixopt.simplex import CappedSimplex
+from ray_mixopt.core.simplex import CappedSimplex
 
 settings.register_profile("core", deadline=None, derandomize=True, max_examples=100)
 settings.load_profile("core")

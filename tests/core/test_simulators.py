@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 from ray_mixopt import simulators
-from ray_mixopt.cli import main
+from ray_mixopt.cli.main import main
 from ray_mixopt.simulators import fit
 from ray_mixopt.simulators.simulator import CHUNK, Network, Simulator
 

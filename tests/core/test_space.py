@@ -8,7 +8,7 @@ import pickle
 import numpy as np
 import pytest
 
-from ray_mixopt.space import MixtureSpace, Scale
+from ray_mixopt.core.space import MixtureSpace, Scale
 
 SCALES = (Scale("small", 1.0, 1e6), Scale("large", 10.0, 1e8))
 

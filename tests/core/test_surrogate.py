@@ -8,14 +8,14 @@ import torch
 from botorch.acquisition import LogExpectedImprovement, qLogExpectedImprovement
 from botorch.optim import optimize_acqf
 
-from ray_mixopt.history import History, Trial
-from ray_mixopt.space import MixtureSpace, Scale
+from ray_mixopt.core.history import History, Trial
+from ray_mixopt.core.space import MixtureSpace, Scale
 from ray_mixopt.surrogate import kernels
 from ray_mixopt.surrogate.encoding import encode, observations
 from ray_mixopt.surrogate.fit import Hyperparameters, laplace_draws, map_estimate
+from ray_mixopt.surrogate.gp import Standardisation, Surrogate
 from ray_mixopt.surrogate.kernels import MixtureFidelityKernel
-from ray_mixopt.surrogate.model import Standardisation, Surrogate
-from ray_mixopt.surrogate.objective import ObjectivePosterior
+from ray_mixopt.surrogate.posterior import ObjectivePosterior
 
 D = 3
 SPACE = MixtureSpace(

@@ -23,7 +23,7 @@ def pytest_report_header() -> str | None:
 
 def make_corpus(folder: Path, train: Mapping[str, Sequence[int]], val_tokens: int = 200, vocab_size: int = 257) -> Path:
     """A folder of shards with the given training tokens; headerless uint16, used in place."""
-    from ray_mixopt.pretraining.adopt import Adoption
+    from ray_mixopt.pretraining.data.adopt import Adoption
 
     for number, (name, tokens) in enumerate(train.items()):
         (folder / name).mkdir(parents=True)

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from ray_mixopt.pretraining.config import PretrainConfig
 from ray_mixopt.pretraining.session import FolderSession
 from ray_mixopt.pretraining.settings import Optimization, Run, Shape
-from ray_mixopt.pretraining.train import train
-from ray_mixopt.pretraining.workers import Workers
+from ray_mixopt.pretraining.training.train import train
+from ray_mixopt.pretraining.training.workers import Workers
 
 
 def tiny_run(folder: Path, **changes: Any) -> Run:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from ray_mixopt.cli import main
+from ray_mixopt.cli.main import main
 from ray_mixopt.pretraining.config import PretrainConfig, check_resources
 from ray_mixopt.pretraining.earlier import earlier_runs
 from ray_mixopt.pretraining.settings import Run

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ray_mixopt.pretraining.manifest import Manifest, fingerprint
-from ray_mixopt.pretraining.shards import Corpus, Stream
+from ray_mixopt.pretraining.data.manifest import Manifest, fingerprint
+from ray_mixopt.pretraining.data.shards import Corpus, Stream
 
 
 def edit(folder: Path, change: Callable[[dict[str, Any]], object], sign: bool = True) -> None:

@@ -26,7 +26,7 @@ def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_core_does_without() -> None:
     child = run(
-        "import ray_mixopt, ray_mixopt.cli, sys; print({'transformers', 'pydantic', 'yaml'} & set(sys.modules))"
+        "import ray_mixopt, ray_mixopt.cli.main, sys; print({'transformers', 'pydantic', 'yaml'} & set(sys.modules))"
     )
     assert child.stdout.strip() == "set()", child.stderr
 
@@ -34,7 +34,7 @@ def test_the_core_does_without() -> None:
 @pytest.mark.parametrize("command", [["prepare", "out", "--demo"], ["pretrain", "search.yaml"]])
 def test_the_commands_say_what_to_install(command: list[str]) -> None:
     without = WITHOUT.format(missing=["transformers", "zstandard"])
-    child = run(without + "from ray_mixopt.cli import main; main()", *command)
+    child = run(without + "from ray_mixopt.cli.main import main; main()", *command)
     assert child.returncode == 2
     message = "ray_mixopt.pretraining needs transformers, zstandard: pip install 'ray-mixopt[pretrain]'."
     assert message in " ".join(child.stderr.split())

@@ -7,10 +7,10 @@ import torch
 from pydantic import ValidationError
 from torch.utils.flop_counter import FlopCounterMode
 
-from ray_mixopt.pretraining import model
-from ray_mixopt.pretraining.presets import PRESETS
-from ray_mixopt.pretraining.schedule import learning_rate
 from ray_mixopt.pretraining.settings import Decay, Execution, Optimization, Run, Shape
+from ray_mixopt.pretraining.training import model
+from ray_mixopt.pretraining.training.presets import PRESETS
+from ray_mixopt.pretraining.training.schedule import learning_rate
 
 SHAPE = Shape(d_model=32, heads=2, layers=3)
 

@@ -13,14 +13,14 @@ import pytest
 import zstandard
 from click.testing import CliRunner
 
-from ray_mixopt.cli import main
-from ray_mixopt.pretraining import documents
-from ray_mixopt.pretraining.adopt import Adoption
-from ray_mixopt.pretraining.demo import DOMAINS, write_demo
-from ray_mixopt.pretraining.manifest import Manifest
-from ray_mixopt.pretraining.prepare import Preparation
-from ray_mixopt.pretraining.shards import Corpus
-from ray_mixopt.pretraining.tokenizer import ByteTokenizer, load
+from ray_mixopt.cli.main import main
+from ray_mixopt.pretraining.data import documents
+from ray_mixopt.pretraining.data.adopt import Adoption
+from ray_mixopt.pretraining.data.demo import DOMAINS, write_demo
+from ray_mixopt.pretraining.data.manifest import Manifest
+from ray_mixopt.pretraining.data.prepare import Preparation
+from ray_mixopt.pretraining.data.shards import Corpus
+from ray_mixopt.pretraining.data.tokenizer import ByteTokenizer, load
 
 TEXTS = [f"Document {n}: the quick brown fox, {n * n} times.\n" * (1 + n % 3) for n in range(120)]
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ray_mixopt.pretraining.permutation import Permutation
-from ray_mixopt.pretraining.sampler import BLOCK, Mixture, MixtureSampler
-from ray_mixopt.pretraining.shards import Corpus
+from ray_mixopt.pretraining.data.permutation import Permutation
+from ray_mixopt.pretraining.data.sampler import BLOCK, Mixture, MixtureSampler
+from ray_mixopt.pretraining.data.shards import Corpus
 
 
 def sampler(folder: Path, weights: dict[str, float], **options: object) -> MixtureSampler:

@@ -78,7 +78,7 @@ def test_the_driver_is_stopped(small: Path, tmp_path: Path, number: signal.Signa
     environment = {**os.environ, **QUICK, "PYTHONPATH": path}
 
     def start(*options: str) -> subprocess.Popen[str]:
-        code = "from ray_mixopt.cli import main; main()"
+        code = "from ray_mixopt.cli.main import main; main()"
         arguments = [sys.executable, "-c", code, "pretrain", str(tmp_path / "search.yaml"), "--json", *options]
         return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True)
 

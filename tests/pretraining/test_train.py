@@ -16,8 +16,8 @@ import torch
 from runs import Recorder, alone, run_in, same, timeless, tiny_run
 
 from ray_mixopt.pretraining.session import check_writable
-from ray_mixopt.pretraining.train import train
-from ray_mixopt.pretraining.workers import Workers
+from ray_mixopt.pretraining.training.train import train
+from ray_mixopt.pretraining.training.workers import Workers
 
 HERE = Path(__file__).parent
 
@@ -169,7 +169,7 @@ def test_storage_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_without_ray(small: Path, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(tiny_run(small, steps=3).model_dump_json())
-    command = ("-m", "ray_mixopt.pretraining.train", tmp_path / "run.json", "--out", tmp_path / "out")
+    command = ("-m", "ray_mixopt.pretraining.training.train", tmp_path / "run.json", "--out", tmp_path / "out")
     child = launched(*command)
     assert child.returncode == 0, child.stderr
     assert json.loads(child.stdout)["step"] == 3

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch.distributed as dist
 from runs import run_in, same, timeless, tiny_run
 
-from ray_mixopt.pretraining.workers import Workers, torchrun_group
+from ray_mixopt.pretraining.training.workers import Workers, torchrun_group
 
 if __name__ == "__main__":
     data, out = Path(sys.argv[1]), Path(sys.argv[2])

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ray_mixopt import MixtureOptimizer, MixtureSpace, Scale, archive
-from ray_mixopt.objective import Guardrail, Objective
+from ray_mixopt import MixtureOptimizer, MixtureSpace, Scale
+from ray_mixopt.analysis.study import Study
+from ray_mixopt.core.objective import Guardrail, Objective
+from ray_mixopt.io import searches
 from ray_mixopt.report.page import write_report
-from ray_mixopt.report.study import Study
 
 DOMAINS = ("web", "code & <math>", "books", "arxiv")
 
@@ -69,7 +70,7 @@ def optimizer() -> MixtureOptimizer:
 def report(optimizer: MixtureOptimizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the report."""
     folder = tmp_path_factory.mktemp("report")
-    archive.save(optimizer, folder / "history.json")
+    searches.save(optimizer, folder / "history.json")
     write_report(Study(optimizer, "a <b>search</b>"), folder)
     return folder
 

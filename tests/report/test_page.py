@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from ray_mixopt import MixtureOptimizer, MixtureSpace, Scale, archive
+from ray_mixopt import MixtureOptimizer, MixtureSpace, Scale
+from ray_mixopt.analysis.study import Study
+from ray_mixopt.io import searches
 from ray_mixopt.report.of_search import cost_by_rung
 from ray_mixopt.report.page import findings, write_report
-from ray_mixopt.report.study import Study
 from ray_mixopt.strategies import Proposal
 
 FIGURES = ["incumbent", "mixtures", "predictions", "agreement", "slices", "maps", "limits", "front"]
@@ -126,7 +127,7 @@ def test_doubts_are_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
     warnings = [finding.text for finding in findings(Study(optimizer, "x")) if finding.warning]
     assert "No run has reached the target: its values are extrapolated." in warnings
     assert any("not calibrated" in text for text in warnings)
-    monkeypatch.setattr("ray_mixopt.strategies.regret.MOST_USED", 3)
+    monkeypatch.setattr("ray_mixopt.strategies.default.MOST_USED", 3)
     warnings = [finding.text for finding in findings(Study(optimizer, "x")) if finding.warning]
     assert "The model is full: 1 values of the smallest runs are left out of it." in warnings
 
@@ -175,10 +176,10 @@ def test_it_follows_a_search(tmp_path: Path) -> None:
         for _ in range(n):
             share = (len(optimizer.history) + 1) / 9
             optimizer.add_evaluated_point({"a": share, "b": 1 - share}, "S", 10, (share - 0.4) ** 2)
-        archive.save(optimizer, tmp_path / "history.json")
+        searches.save(optimizer, tmp_path / "history.json")
 
     grow(3)
-    code = "from ray_mixopt.cli import main; main()"
+    code = "from ray_mixopt.cli.main import main; main()"
     command = [sys.executable, "-c", code, "report", str(tmp_path), "--follow", "--every", "1"]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ})
     page = tmp_path / "report" / "report.html"

@@ -17,7 +17,7 @@ from ray.tune.experiment import Trial
 
 import ray_mixopt
 from ray_mixopt import MixOptSearcher
-from ray_mixopt.history import History
+from ray_mixopt.core.history import History
 from ray_mixopt.testing import check_history
 
 MakeTuner = Callable[..., tune.Tuner]

@@ -17,7 +17,7 @@ from killing import outcome, saved
 from ladder import observations, wait_until
 
 from ray_mixopt import MixOptSearcher
-from ray_mixopt.history import History
+from ray_mixopt.core.history import History
 from ray_mixopt.testing import check_history
 
 KILLS = 20

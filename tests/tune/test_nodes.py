@@ -11,7 +11,7 @@ from pathlib import Path
 import node_driver
 import pytest
 
-from ray_mixopt.history import History
+from ray_mixopt.core.history import History
 from ray_mixopt.testing import check_history
 
 BUDGET = 600  # long enough for the newcomer to start

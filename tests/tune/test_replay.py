@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from matplotlib.image import imread
 
-from ray_mixopt import MixOptSearcher, MixtureOptimizer, archive, simulators
-from ray_mixopt.replay import Replay
+from ray_mixopt import MixOptSearcher, MixtureOptimizer, simulators
+from ray_mixopt.io import searches
+from ray_mixopt.simulators.replay import Replay
 from ray_mixopt.strategies.rungs import paper_rungs
 
 Command = Callable[..., Any]
@@ -80,7 +81,7 @@ def test_a_replay_says_the_same_to_machines_and_in_its_files(tmp_path: Path, rep
     assert result["by_scale"][-1] == {"scale": "1B", "runs": 3, "spent": pytest.approx(591)}
     assert result["trajectory"][-1]["mixture"] == result["recommended"]["mixture"]
 
-    history = archive.load(folder).history
+    history = searches.load(folder).history
     simulator = simulators.load("slimpajama")
     for trial in history:
         for step, seen in trial.observations.items():

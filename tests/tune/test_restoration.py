@@ -21,7 +21,7 @@ from ray import tune
 
 import ray_mixopt
 from ray_mixopt import MixOptSearcher, MixtureSpace
-from ray_mixopt.history import History
+from ray_mixopt.core.history import History
 from ray_mixopt.strategies import STRATEGIES
 
 BUDGET = 100.0

@@ -17,7 +17,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, Repeater
 from ray.tune.search.optuna import OptunaSearch
 
-import ray_mixopt.roster
+import ray_mixopt.tune.trials
 from ray_mixopt import MixOptScheduler, MixOptSearcher, MixtureSpace, simulators
 
 MakeTuner = Callable[..., tune.Tuner]
@@ -124,7 +124,7 @@ def test_a_failed_run_is_kept_with_what_it_showed(make_tuner: MakeTuner, ladder:
 def test_a_broken_trainable_ends_the_search(
     make_tuner: MakeTuner, ladder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_mixopt.roster, "MAX_FAILURES", 3)
+    monkeypatch.setattr(ray_mixopt.tune.trials, "MAX_FAILURES", 3)
 
     class Broken(Curve):
         def step(self) -> dict[str, Any]:
@@ -322,7 +322,7 @@ def test_the_registered_names(make_tuner: MakeTuner, monkeypatch: pytest.MonkeyP
     "first",
     [
         "from ray import tune; import ray_mixopt",
-        "import ray_mixopt.searcher, ray_mixopt.scheduler; from ray import tune",
+        "import ray_mixopt.tune.searcher, ray_mixopt.tune.scheduler; from ray import tune",
     ],
 )
 def test_the_names_are_known_after_an_import(first: str) -> None:

@@ -9,7 +9,7 @@ from itertools import product
 import numpy as np
 
 from ray_mixopt.benchmark.problem import Task
-from ray_mixopt.space import MixtureSpace
+from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.strategies import Suggestion
 
 

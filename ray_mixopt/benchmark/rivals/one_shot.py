@@ -9,9 +9,9 @@ from itertools import product
 import numpy as np
 from scipy.optimize import least_squares
 
+from ray_mixopt.analysis.truth import dense_minimiser
 from ray_mixopt.benchmark.problem import Task
 from ray_mixopt.benchmark.rivals.base import Rival
-from ray_mixopt.report.regret import dense_minimiser
 from ray_mixopt.strategies import Suggestion
 
 

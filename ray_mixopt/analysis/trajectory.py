@@ -1,0 +1,60 @@
+"""What a search would have recommended after each part of its spending."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from ray_mixopt.core.history import History
+from ray_mixopt.core.recommendation import Recommendation
+from ray_mixopt.optimizer import MixtureOptimizer
+
+
+def prefix(history: History, n: int) -> History:
+    """The history as it was after its first ``n`` reports."""
+    part = History(history.space)
+    part.arrivals = history.arrivals[:n]
+    seen = set(part.arrivals)
+    for trial in history:
+        observations = {step: values for step, values in trial.observations.items() if (trial.trial_id, step) in seen}
+        if observations:
+            whole = len(observations) == len(trial.observations)
+            part.add(replace(trial, observations=observations, status=trial.status if whole else "running"))
+    part.n_asked = len(part)
+    return part
+
+
+def costs(history: History) -> np.ndarray:
+    """What had been spent after each report, ``(n_arrivals,)``."""
+    reached: dict[str, int] = {}
+    steps = []
+    for trial_id, step in history.arrivals:
+        trial, before = history[trial_id], reached.get(trial_id, 0)
+        paid = 0.0 if trial.evaluated or step <= before else history.space.cost(trial.scale, step, start=before)
+        steps.append(paid)
+        reached[trial_id] = max(step, before)
+    return np.cumsum(steps)
+
+
+def trajectory(optimizer: MixtureOptimizer, n_points: int = 20) -> list[Recommendation]:
+    """Recommendations from prefixes of the history, at costs spread evenly on a log axis; the last is of all of it.
+
+    Args:
+        optimizer: the optimizer after its search. It is not changed.
+        n_points: most recommendations to compute; each takes as long as ``optimizer.recommend()``.
+    """
+    history = optimizer.history
+    spent = costs(history)
+    paid = spent[spent > 0]
+    if not len(paid):
+        return []
+    grid = np.geomspace(max(paid[0], paid[-1] / 100), paid[-1], n_points)
+    # Of the reports paid by then, all; the tolerance is for the rounding of the grid's ends.
+    lengths = np.unique(np.searchsorted(spent, grid * (1 + 1e-9), side="right"))
+    past = MixtureOptimizer.from_state_dict(optimizer.state_dict(), pool=optimizer.problem.pool)
+    points = []
+    for n in lengths.tolist():
+        past.history = prefix(history, n)
+        points.append(past.recommend())
+    return points

@@ -1,0 +1,1 @@
+"""The command ``ray-mixopt``: one module a command."""

@@ -1,0 +1,105 @@
+"""``ray-mixopt report``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ray_mixopt.cli.options import as_json_option, bad_arguments, examples, objective_options, one_thread
+
+if TYPE_CHECKING:
+    from ray_mixopt.core.objective import Mode, Objective
+
+
+@click.command(
+    epilog=examples(
+        "ray-mixopt report results/replay-slimpajama-val_loss-common_crawl-default-0",
+        "ray-mixopt report ~/ray_results/my-search --follow",
+        "ray-mixopt report results/history.json --weight accuracy/hellaswag=1 --mode max --out hellaswag",
+    )
+)
+@click.argument("path")
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), help="Folder of the report.  [default: PATH/report]"
+)
+@click.option("--follow", is_flag=True, help="Write it again while the search runs, until Ctrl-C.")
+@click.option(
+    "--every", type=click.FloatRange(min=1), default=30.0, show_default=True, help="--follow: seconds between."
+)
+@click.option("--name", help="Heading.  [default: that of PATH]")
+@objective_options
+@as_json_option
+def report(
+    path: str,
+    out: Path | None,
+    follow: bool,
+    every: float,
+    name: str | None,
+    objective: Objective | None,
+    mode: Mode | None,
+    as_json: bool,
+) -> None:
+    """Writes report.html, which works offline, and figures/*.png about a search.
+
+    PATH is the folder or URI of a Tune experiment, running or done, the folder of a replay, or a history's JSON file.
+    """
+    with bad_arguments():
+        folder = out or _folder(path)
+        page = _write(path, folder, name, objective, mode, every if follow else None)
+    if follow:
+        click.echo(f"Open {page}. It is written anew every {every:g} s; Ctrl-C ends this, not the search.", err=True)
+        try:
+            while True:
+                time.sleep(every)
+                # A search that is just writing its state is tried again the next time.
+                with contextlib.suppress(ValueError, OSError):
+                    _write(path, folder, name, objective, mode, every)
+        except KeyboardInterrupt:
+            click.echo("One last time.", err=True)
+        with bad_arguments():
+            page = _write(path, folder, name, objective, mode, None)
+    if as_json:
+        click.echo(json.dumps({"page": str(page), "figures": sorted(map(str, (folder / "figures").glob("*.png")))}))
+    else:
+        click.echo(f"Report: {page}")
+
+
+def _folder(path: str) -> Path:
+    if "://" in path:
+        raise ValueError(f"{path} is not on this machine: say where the report goes with --out.")
+    place = Path(path)
+    return place / "report" if place.is_dir() else place.with_name(f"{place.stem}-report")
+
+
+def _write(
+    path: str, folder: Path, name: str | None, objective: Objective | None, mode: Mode | None, refresh: float | None
+) -> Path:
+    from ray_mixopt.analysis.study import Study
+    from ray_mixopt.io import searches
+    from ray_mixopt.report.page import write_report
+
+    one_thread()
+    optimizer = searches.load(path, objective=objective, mode=mode)
+    with _status() as tick:
+        study = Study(optimizer, name or _name(path), tick)
+        return write_report(study, folder, refresh=refresh)
+
+
+def _name(path: str) -> str:
+    place = Path(path.rstrip("/"))
+    return place.resolve().parent.name if place.name in ("experiment", "history.json") else place.stem
+
+
+@contextlib.contextmanager
+def _status() -> Iterator[Callable[[str], None]]:
+    """Shows on stderr what is being computed."""
+    from rich.console import Console
+
+    with Console(stderr=True).status("Reading the search") as status:
+        yield lambda what: status.update(what)

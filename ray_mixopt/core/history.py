@@ -1,0 +1,278 @@
+"""What was asked, seen and paid: the only state of a search.
+
+Everything else (surrogate, candidates, incumbent) is recomputed from the history, so a history that went through JSON
+gives the same next suggestion in another process.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from ray_mixopt.core.safety import whole
+from ray_mixopt.core.space import MixtureSpace
+
+FORMAT_VERSION = 1
+SUM_TOLERANCE = 1e-9
+EXPLODED = 1e10  # no loss, perplexity or accuracy of a run that learns anything gets there
+
+Status = Literal["running", "paused", "done", "diverged", "failed", "lost"]
+"""``running``: asked for and not yet at its rung. ``paused``: at its rung, can be continued. ``done``: over, cannot be
+continued. ``diverged``: reported what is not ``is_sound``: NaN, an infinity, 1e10 and more. ``failed``: ended by an
+error of its own. ``lost``: its machine failed, or its runner no longer knows it."""
+
+
+@dataclass(kw_only=True)
+class Trial:
+    """One training run.
+
+    Attributes:
+        trial_id: its name.
+        mixture: shares in domain order, ``(d,)``.
+        scale: name of the model scale.
+        steps: the rung it was asked to reach.
+        status: see ``Status``.
+        observations: metrics seen at each step; those that diverged are left out.
+        evaluated: whether the run was given to the search rather than paid by it.
+        acquisition: what the strategy expected of the run when it asked for it, in the strategy's own terms; None
+            where it keeps no such number.
+        noise: standard deviation by metric, where it is known that its values scatter more than those of other runs.
+    """
+
+    trial_id: str
+    mixture: tuple[float, ...]
+    scale: str
+    steps: int
+    status: Status = "running"
+    observations: dict[int, dict[str, float]] = field(default_factory=dict)
+    evaluated: bool = False
+    acquisition: float | None = None
+    noise: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def reached(self) -> int:
+        """The last step seen; 0 before the first report."""
+        return max(self.observations, default=0)
+
+    @property
+    def pending(self) -> bool:
+        """Whether the rung it was asked for is still on its way."""
+        return self.status == "running" and self.reached < self.steps
+
+
+def is_sound(value: float) -> bool:
+    """Whether a metric is a number that a run that has not diverged may report."""
+    return abs(value) < EXPLODED  # so that NaN is not
+
+
+class History:
+    """Trials in the order they were asked for, and their observations in the order they arrived.
+
+    Args:
+        space: the search space the trials live in.
+    """
+
+    def __init__(self, space: MixtureSpace) -> None:
+        self.space = space
+        self.trials: dict[str, Trial] = {}
+        self.arrivals: list[tuple[str, int]] = []  # (trial_id, step), oldest first
+        self.n_asked = 0  # suggestions so far, without lost runs asked for again; numbers the next one's random stream
+        self.n_duplicates = 0  # repeated reports of a (trial, step), dropped
+        self.n_missing = 0  # reports without any metric of the objective
+
+    def __iter__(self) -> Iterator[Trial]:
+        return iter(self.trials.values())
+
+    def __len__(self) -> int:
+        return len(self.trials)
+
+    def copy(self) -> History:
+        """A history of the same trials that does not change with this one."""
+        other = copy.copy(self)
+        other.trials = {t.trial_id: replace(t, observations=dict(t.observations)) for t in self}
+        other.arrivals = list(self.arrivals)
+        return other
+
+    def fingerprint(self) -> int:
+        """A number of this process that changes with everything that happens to the trials."""
+        return hash((self.n_asked, len(self.arrivals), *((t.trial_id, t.status, t.steps) for t in self)))
+
+    # -- events
+
+    def add(self, trial: Trial) -> None:
+        """File a new trial.
+
+        Raises:
+            ValueError: if the id is taken or the mixture does not fit the space.
+        """
+        if trial.trial_id in self.trials:
+            raise ValueError(f"Trial {trial.trial_id!r} exists already: every run needs an id of its own.")
+        shares = self.space.mixture(trial.mixture)
+        if abs(math.fsum(trial.mixture) - 1) > SUM_TOLERANCE:
+            raise ValueError(f"Trial {trial.trial_id!r} has shares that do not sum to 1: use {shares.tolist()}.")
+        self.space.scale(trial.scale)
+        self.trials[trial.trial_id] = trial
+
+    def observe(
+        self, trial_id: str, step: int, values: Mapping[str, float], others: Mapping[str, float] | None = None
+    ) -> bool:
+        """Record a report; a repeated (trial, step) is counted and dropped.
+
+        Args:
+            trial_id: a known trial.
+            step: training step of the report, > 0.
+            values: metrics of the objective by name. One that is not ``is_sound`` marks the trial as diverged; the
+                others are kept.
+            others: finite metrics that are not of the objective, kept for other questions.
+
+        Returns:
+            Whether the report was new.
+
+        Raises:
+            ValueError: for an unknown trial or a step that is not a positive whole number.
+        """
+        trial = self[trial_id]
+        if not step > 0 or step != step // 1:
+            raise ValueError(f"Trial {trial_id!r} reported step {step!r}: steps are whole numbers, counted from 1.")
+        if step in trial.observations:
+            self.n_duplicates += 1
+            return False
+        sound = {name: float(value) for name, value in values.items() if is_sound(value)}
+        trial.observations[int(step)] = sound | dict(others or {})
+        self.arrivals.append((trial_id, int(step)))
+        if len(sound) < len(values):
+            trial.status = "diverged"
+        elif not values:
+            self.n_missing += 1
+        return True
+
+    def __getitem__(self, trial_id: str) -> Trial:
+        try:
+            return self.trials[trial_id]
+        except KeyError:
+            raise ValueError(f"Unknown trial {trial_id!r}: ask for it, or add it as an evaluated point.") from None
+
+    # -- money
+
+    @property
+    def spent(self) -> float:
+        """Cost of all steps seen so far."""
+        return math.fsum(self.space.cost(t.scale, t.reached) for t in self if not t.evaluated)
+
+    @property
+    def committed(self) -> float:
+        """``spent`` plus what the running trials will still cost to reach their rungs."""
+        rest = (self.space.cost(t.scale, t.steps, start=t.reached) for t in self if t.pending)
+        return math.fsum([self.spent, *rest])
+
+    def spent_by_scale(self) -> dict[str, float]:
+        """``spent``, by scale name."""
+        totals = dict.fromkeys(self.space.scale_names, 0.0)
+        for trial in self:
+            if not trial.evaluated:
+                totals[trial.scale] += self.space.cost(trial.scale, trial.reached)
+        return totals
+
+    # -- views
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of all metrics that some run reported, in the order of appearance."""
+        return tuple(dict.fromkeys(name for trial in self for values in trial.observations.values() for name in values))
+
+    def mixtures(self) -> np.ndarray:
+        """The mixtures of all trials, ``n_trials x d``."""
+        return np.array([t.mixture for t in self], dtype=np.float64).reshape(len(self), self.space.n_domains)
+
+    def pending(self) -> list[Trial]:
+        """Trials whose rung is still on its way."""
+        return [t for t in self if t.pending]
+
+    def paused(self) -> list[Trial]:
+        """Trials that can be continued."""
+        return [t for t in self if t.status == "paused"]
+
+    # -- exchange
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-able state; floats survive the round trip exactly."""
+        trials = []
+        for trial in self:
+            entry = asdict(trial)
+            entry["mixture"] = list(trial.mixture)
+            entry["observations"] = [[step, values] for step, values in trial.observations.items()]
+            if not trial.noise:
+                del entry["noise"]
+            trials.append(entry)
+        return {
+            "version": FORMAT_VERSION,
+            "space": self.space.to_dict(),
+            "trials": trials,
+            "arrivals": [list(arrival) for arrival in self.arrivals],
+            "n_asked": self.n_asked,
+            "n_duplicates": self.n_duplicates,
+            "n_missing": self.n_missing,
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> History:
+        """The history that ``state_dict`` described.
+
+        Raises:
+            ValueError: if the state is of another version, malformed or inconsistent.
+        """
+        if not isinstance(state, Mapping) or state.get("version") != FORMAT_VERSION:
+            found = state.get("version") if isinstance(state, Mapping) else type(state).__name__
+            raise ValueError(f"Cannot read a history of version {found!r}: this release reads {FORMAT_VERSION}.")
+        try:
+            history = cls(MixtureSpace.from_dict(state["space"]))
+            for entry in state["trials"]:
+                history.add(_trial(entry))
+            history.arrivals = [(str(trial_id), whole(step, "a step", 1)) for trial_id, step in state["arrivals"]]
+            for counter in ("n_asked", "n_duplicates", "n_missing"):
+                setattr(history, counter, whole(state[counter], counter))
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise ValueError(f"Malformed history: {error!r}.") from error
+        seen = {(t.trial_id, step) for t in history for step in t.observations}
+        if seen != set(history.arrivals) or len(seen) != len(history.arrivals):
+            raise ValueError("Inconsistent history: its arrivals do not match the trials' observations.")
+        return history
+
+
+def _trial(entry: Mapping[str, Any]) -> Trial:
+    """The trial of a state. Raises ValueError, or what comes of looking into what is not there."""
+    name, status = entry["trial_id"], entry["status"]
+    if unknown := set(entry) - {field.name for field in fields(Trial)}:
+        raise ValueError(f"Trial {name!r} has the unknown fields {sorted(unknown)}.")
+    if not isinstance(name, str) or not isinstance(entry["scale"], str) or not isinstance(entry["evaluated"], bool):
+        raise ValueError(f"Trial {name!r} is malformed.")
+    if status not in get_args(Status):
+        raise ValueError(f"Trial {name!r} has the unknown status {status!r}.")
+    observations = {}
+    for step, metrics in entry["observations"]:
+        values = {str(metric): float(value) for metric, value in metrics.items()}
+        if not all(map(math.isfinite, values.values())):
+            raise ValueError(f"Trial {name!r} has a metric at step {step!r} that is no finite number.")
+        observations[whole(step, "a step", 1)] = values
+    if (status in ("paused", "diverged") and not observations) or (entry["evaluated"] and status == "running"):
+        raise ValueError(f"Trial {name!r} cannot be {status}.")
+    noise = {str(metric): float(value) for metric, value in entry.get("noise", {}).items()}
+    if not all(0 <= value < math.inf for value in noise.values()):
+        raise ValueError(f"Trial {name!r} has a noise that is no standard deviation: {noise}.")
+    acquisition = entry["acquisition"]
+    return Trial(
+        trial_id=name,
+        mixture=tuple(float(share) for share in entry["mixture"]),
+        scale=entry["scale"],
+        steps=whole(entry["steps"], f"The rung of trial {name!r}", 1),
+        status=status,
+        observations=observations,
+        evaluated=entry["evaluated"],
+        acquisition=None if acquisition is None else float(acquisition),
+        noise=noise,
+    )

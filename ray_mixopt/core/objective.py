@@ -1,0 +1,212 @@
+"""What the mixture is to be best for: several metrics, what must not get worse, and what to stay close to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+
+from ray_mixopt.core.space import MixtureSpace
+
+Mode = Literal["min", "max"]
+Baseline = str | Mapping[str, float]
+"""A mixture to compare with: "uniform", "proportional" (to the token supply), or shares by domain."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guardrail:
+    """A metric that must not be much worse than a baseline mixture's, at the target.
+
+    It is a constraint in probability: a mixture is allowed when the surrogate gives it at least ``confidence``.
+
+    Args:
+        metric: name of the metric.
+        tolerance: how much worse it may be, as a share of the baseline's value (0.02 is 2%).
+        baseline: the mixture that it is compared with.
+        mode: whether less ("min") or more ("max") of the metric is better.
+        confidence: least probability that it holds.
+
+    Raises:
+        ValueError: for a tolerance below 0, a confidence outside (0, 1) or an unknown mode.
+    """
+
+    metric: str
+    tolerance: float = 0.0
+    baseline: Baseline = "proportional"
+    mode: Mode = "min"
+    confidence: float = 0.9
+
+    def __post_init__(self) -> None:
+        if not _is_number(self.tolerance) or self.tolerance < 0:
+            raise ValueError(f"The guardrail on {self.metric!r}: tolerance must be >= 0, got {self.tolerance!r}.")
+        if not _is_number(self.confidence) or not 0 < self.confidence < 1:
+            raise ValueError(
+                f"The guardrail on {self.metric!r}: confidence must be between 0 and 1, got {self.confidence!r}."
+            )
+        _checked_mode(self.mode, f"the guardrail on {self.metric!r}")
+
+    @property
+    def sign(self) -> float:
+        """+1 where less is better, -1 where more is."""
+        return 1.0 if self.mode == "min" else -1.0
+
+    def __str__(self) -> str:
+        name = self.baseline if isinstance(self.baseline, str) else "given"
+        allowed = f" by more than {self.tolerance:.3g} of its value" if self.tolerance else ""
+        return f"{self.metric} no worse than the {name} mixture's{allowed}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """A weighted sum of metrics with a direction each, guardrails, and closeness to a prior mixture.
+
+    Each metric is modelled on its own, so that a run that reports only some of them still counts.
+
+    Args:
+        weights: importance of each metric, > 0.
+        directions: "min" or "max" for metrics whose direction is not the search's ``mode``.
+        relative_to: if given, each metric is divided by the size of its predicted value for this mixture at the
+            target, so that metrics of different units weigh alike.
+        guardrails: what must not get worse.
+        prior: the mixture to stay close to; used with ``closeness``.
+        closeness: objective units that a nat of Kullback-Leibler divergence from the prior is worth.
+
+    Raises:
+        ValueError: for weights, directions or a closeness that make no sense.
+    """
+
+    weights: Mapping[str, float]
+    directions: Mapping[str, Mode] = field(default_factory=dict)
+    relative_to: Baseline | None = None
+    guardrails: tuple[Guardrail, ...] = ()
+    prior: Baseline = "proportional"
+    closeness: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weights", checked_weights(self.weights))
+        object.__setattr__(self, "guardrails", tuple(self.guardrails))
+        for name, weight in self.weights.items():
+            if weight <= 0:
+                raise ValueError(
+                    f"The weight of {name!r} must be above 0, got {weight!r}: use directions for its sign."
+                )
+        for name, mode in self.directions.items():
+            if name not in self.weights:
+                raise ValueError(f"directions names {name!r}, which has no weight: {', '.join(self.weights)} have.")
+            _checked_mode(mode, f"the direction of {name!r}")
+        if not _is_number(self.closeness) or self.closeness < 0:
+            raise ValueError(f"closeness must be a finite number >= 0, got {self.closeness!r}.")
+
+    def signed(self, mode: Mode) -> dict[str, float]:
+        """The weights of a linear combination in the direction of ``mode``."""
+        return {m: w if self.directions.get(m, mode) == mode else -w for m, w in self.weights.items()}
+
+    def check(self, space: MixtureSpace) -> None:
+        """Checks that the baselines are mixtures of a space.
+
+        Raises:
+            ValueError: if one is not.
+        """
+        for guardrail in self.guardrails:
+            resolve(guardrail.baseline, space)
+        if self.relative_to is not None:
+            resolve(self.relative_to, space)
+        if self.closeness:
+            resolve(self.prior, space)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """All metrics that matter, those of the guardrails included."""
+        return tuple(dict.fromkeys([*self.weights, *(guardrail.metric for guardrail in self.guardrails)]))
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is nothing but a weighted sum."""
+        return self.relative_to is None and not self.guardrails and not self.closeness
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description, read back by ``from_dict``."""
+        return {
+            "weights": dict(self.weights),
+            "directions": dict(self.directions),
+            "relative_to": _jsonable(self.relative_to),
+            "guardrails": [{**vars(g), "baseline": _jsonable(g.baseline)} for g in self.guardrails],
+            "prior": _jsonable(self.prior),
+            "closeness": self.closeness,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Objective:
+        """The objective that ``to_dict`` described.
+
+        Raises:
+            ValueError: if the description is malformed.
+        """
+        try:
+            rails = tuple(Guardrail(**guardrail) for guardrail in data.get("guardrails", ()))
+            return cls(**{**data, "guardrails": rails})
+        except TypeError as error:
+            raise ValueError(f"Malformed description of an objective: {error}.") from error
+
+
+def resolve(baseline: Baseline, space: MixtureSpace) -> np.ndarray:
+    """The shares of a baseline mixture, ``(d,)``.
+
+    Raises:
+        ValueError: for an unknown name, shares that are no mixture, or "proportional" without a token supply.
+    """
+    if not isinstance(baseline, str):
+        return space.mixture(baseline)
+    if baseline == "uniform":
+        return space.uniform()
+    if baseline != "proportional":
+        raise ValueError(f"A baseline is 'uniform', 'proportional' or shares by domain, got {baseline!r}.")
+    shares = space.proportional()
+    if shares is None:
+        raise ValueError(
+            "The proportional mixture is not known: give the space a token_supply for every domain, or use 'uniform' "
+            "or shares by domain as the baseline."
+        )
+    return shares
+
+
+def divergence(mixtures: np.ndarray, prior: np.ndarray) -> np.ndarray:
+    """Kullback-Leibler divergence (nats) of ``n x d`` mixtures from a prior ``(d,)``, ``(n,)``.
+
+    A domain with no share in the prior counts as if it had a millionth, so that the divergence stays finite.
+    """
+    p = np.maximum(prior, 1e-6)
+    p = p / p.sum()
+    safe = np.where(mixtures > 0, mixtures, 1.0)
+    total: np.ndarray = np.where(mixtures > 0, mixtures * np.log(safe / p), 0.0).sum(1)
+    return total
+
+
+def checked_weights(weights: object) -> dict[str, float]:
+    """Weights by metric, finite and not 0.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    if not isinstance(weights, Mapping) or not weights:
+        raise ValueError(f"objective must map metric names to weights, got {weights!r}.")
+    for name, weight in weights.items():
+        if not _is_number(weight) or weight == 0:
+            raise ValueError(f"The weight of metric {name!r} must be a finite number other than 0, got {weight!r}.")
+    return {str(name): float(weight) for name, weight in weights.items()}
+
+
+def _checked_mode(mode: object, what: str) -> None:
+    if mode not in get_args(Mode):
+        raise ValueError(f"mode must be 'min' or 'max' ({what}), got {mode!r}.")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _jsonable(baseline: Baseline | None) -> Any:
+    return dict(baseline) if isinstance(baseline, Mapping) else cast(Any, baseline)

@@ -1,0 +1,398 @@
+"""The search space: mixtures of data domains x model scales x training steps, and what a run costs.
+
+Notation: ``d`` domains, ``n`` mixtures. A mixture is a row of ``d`` shares of training tokens that sum to 1, in the
+order of ``MixtureSpace.domains``; at the edges it travels as ``{domain name: share}``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ray_mixopt.core.safety import parse_json
+from ray_mixopt.core.simplex import CappedSimplex, Group, GroupedSimplex
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A model scale.
+
+    Args:
+        name: how configurations and reports call it. A name never implies a cost.
+        cost_per_step: price of one training step, in any one unit (FLOPs, GPU-seconds, money) used for all scales.
+        parameters: number of model parameters, if known; it places the scale on the surrogate's log axis.
+    """
+
+    name: str
+    cost_per_step: float
+    parameters: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise ValueError(f"A scale's name must be a non-empty string, got {self.name!r}.")
+        for label in ("cost_per_step", "parameters"):
+            value: Any = getattr(self, label)
+            if value is None and label == "parameters":
+                continue
+            if not _is_number(value) or not value > 0 or not math.isfinite(value):
+                raise ValueError(f"Scale {self.name!r}: {label} must be a positive finite number, got {value!r}.")
+            object.__setattr__(self, label, float(value))
+
+
+def priced(names: Sequence[str], cost_per_step: Mapping[str, float], *, remedy: str) -> dict[str, float]:
+    """Cost per step by scale; that of a single scale is 1 unless it is known, so that cost is counted in its steps.
+
+    Args:
+        names: of the scales.
+        cost_per_step: what is known, by name.
+        remedy: what to do about a cost that is missing.
+
+    Raises:
+        ValueError: if a cost is missing.
+    """
+    prices = dict(cost_per_step)
+    if len(names) == 1:
+        prices.setdefault(names[0], 1.0)
+    if unknown := [name for name in names if name not in prices]:
+        raise ValueError(
+            f"No cost is known for the scales {', '.join(unknown)}: {remedy}; a name never implies a cost."
+        )
+    return prices
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureSpace:
+    """What may be trained, what it costs, and where the answer is wanted. Immutable.
+
+    Args:
+        domains: names of the data domains, without "/".
+        scales: model scales, small to large.
+        steps: the rungs, ascending: training lengths, in steps, at which runs report and may be paused.
+        target: ``(scale name, steps)`` at which the best mixture is wanted; the last scale and last rung by default.
+        lower: smallest share of a domain, by name (0 where not given).
+        upper: largest share of a domain, by name (1 where not given).
+        token_supply: tokens available, by domain. With ``target_tokens`` it caps a domain's share at
+            ``max_epochs * token_supply / target_tokens``; it is also what the "proportional" mixture follows.
+        target_tokens: tokens seen by the target run.
+        max_epochs: most passes over a domain's tokens in the target run.
+        groups: limits on the share that some domains have together; a domain is in at most one of them.
+        earlier_scales: scales of runs made earlier, which the surrogate learns from but which are not trained any more.
+
+    Raises:
+        ValueError: for names, rungs, bounds or targets that make no sense; the message says what to change.
+    """
+
+    domains: tuple[str, ...]
+    scales: tuple[Scale, ...]
+    steps: tuple[int, ...]
+    target: tuple[str, int] | None = None
+    lower: Mapping[str, float] = field(default_factory=dict)
+    upper: Mapping[str, float] = field(default_factory=dict)
+    token_supply: Mapping[str, float] = field(default_factory=dict)
+    target_tokens: float | None = None
+    max_epochs: float = 1.0
+    groups: tuple[Group, ...] = ()
+    earlier_scales: tuple[Scale, ...] = ()
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        put(self, "domains", _checked_domains(self.domains))
+        put(self, "scales", _checked_scales(self.scales))
+        put(self, "earlier_scales", tuple(self.earlier_scales))
+        _checked_scales((*self.scales, *self.earlier_scales))
+        put(self, "groups", tuple(self.groups))
+        put(self, "steps", _checked_steps(self.steps))
+        put(self, "target", self._checked_target())
+        for label in ("lower", "upper", "token_supply"):
+            put(self, label, self._checked_shares(label, getattr(self, label)))
+        bounds = self._bounds()
+        simplex = GroupedSimplex(*bounds, self.domains, self.groups) if self.groups else None
+        put(self, "_simplex", simplex or CappedSimplex(*bounds, names=self.domains))
+        put(self, "_by_name", {scale.name: scale for scale in (*self.scales, *self.earlier_scales)})
+
+    # -- sizes, look-ups and costs
+
+    @property
+    def n_domains(self) -> int:
+        """Number of domains, ``d``."""
+        return len(self.domains)
+
+    @property
+    def simplex(self) -> CappedSimplex:
+        """The set of mixtures within the floors, caps and limits on groups."""
+        return self.__dict__["_simplex"]
+
+    @property
+    def scale_names(self) -> tuple[str, ...]:
+        """Names of the scales, small to large."""
+        return tuple(scale.name for scale in self.scales)
+
+    @property
+    def target_scale(self) -> str:
+        """Name of the scale at which the answer is wanted."""
+        assert self.target is not None
+        return self.target[0]
+
+    @property
+    def target_steps(self) -> int:
+        """Training steps at which the answer is wanted."""
+        assert self.target is not None
+        return self.target[1]
+
+    @property
+    def target_cost(self) -> float:
+        """Cost of one run at the target."""
+        return self.cost(self.target_scale, self.target_steps)
+
+    def scale(self, name: str) -> Scale:
+        """The scale of that name.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        try:
+            return self.__dict__["_by_name"][name]
+        except (KeyError, TypeError):
+            known = ", ".join(self.__dict__["_by_name"])
+            raise ValueError(f"Unknown scale {name!r}: the space has {known}.") from None
+
+    def cost(self, scale: str, steps: float, *, start: float = 0) -> float:
+        """Cost of training ``scale`` from step ``start`` to step ``steps``, in the unit of ``cost_per_step``."""
+        if steps < start:
+            raise ValueError(f"A run cannot go back from step {start} to step {steps}.")
+        return self.scale(scale).cost_per_step * (steps - start)
+
+    # -- mixtures
+
+    def mixture(self, values: Mapping[str, float] | ArrayLike) -> np.ndarray:
+        """Shares as an array in domain order, normalised to sum to 1.
+
+        Args:
+            values: non-negative weights by domain name (all domains), or ``(d,)`` numbers in domain order.
+
+        Raises:
+            ValueError: if a domain is missing or unknown, or a weight is negative or not finite.
+        """
+        if isinstance(values, Mapping):
+            if set(values) != set(self.domains):
+                missing = sorted(set(self.domains) - set(values))
+                unknown = sorted(map(str, set(values) - set(self.domains)))
+                raise ValueError(f"A mixture must name every domain once; missing: {missing}, unknown: {unknown}.")
+            values = [values[name] for name in self.domains]
+        weights = np.asarray(values, dtype=np.float64)
+        if weights.shape != (self.n_domains,):
+            raise ValueError(f"A mixture needs {self.n_domains} shares, one a domain; got shape {weights.shape}.")
+        with np.errstate(over="ignore"):
+            total = weights.sum()
+        if not math.isfinite(total) or weights.min() < 0 or total <= 0:
+            raise ValueError(f"Shares must be finite, non-negative and not all zero, got {weights.tolist()}.")
+        return weights if abs(total - 1.0) < 1e-15 else weights / total
+
+    def named(self, mixture: ArrayLike) -> dict[str, float]:
+        """``(d,)`` shares as ``{domain: share}``."""
+        return dict(zip(self.domains, np.asarray(mixture, dtype=np.float64).tolist(), strict=True))
+
+    def uniform(self) -> np.ndarray:
+        """The mixture nearest to equal shares, ``(d,)``."""
+        return self.simplex.project(np.full((1, self.n_domains), 1.0 / self.n_domains))[0]
+
+    def proportional(self) -> np.ndarray | None:
+        """The mixture nearest to the token supply, ``(d,)``; None without a supply for every domain."""
+        if set(self.token_supply) != set(self.domains):
+            return None
+        supply = np.array([self.token_supply[name] for name in self.domains])
+        return self.simplex.project((supply / supply.sum())[None])[0]
+
+    def sample(self, n: int, rng: np.random.Generator, concentration: float | ArrayLike = 1.0) -> np.ndarray:
+        """``n`` mixtures from a Dirichlet conditioned on the floors and caps, ``n x d``.
+
+        Concentration 1 is the uniform distribution on the capped simplex; see ``CappedSimplex.sample``.
+        """
+        return self.simplex.sample(n, rng, concentration)
+
+    def corners(self) -> np.ndarray:
+        """Row i holds as much of domain i as the bounds allow, ``d x d``."""
+        return self.simplex.corners()
+
+    # -- exchange
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description, read back by ``from_dict``."""
+        return {
+            "version": FORMAT_VERSION,
+            "domains": list(self.domains),
+            "scales": [asdict(scale) for scale in self.scales],
+            "steps": list(self.steps),
+            "target": [self.target_scale, self.target_steps],
+            "lower": dict(self.lower),
+            "upper": dict(self.upper),
+            "token_supply": dict(self.token_supply),
+            "target_tokens": self.target_tokens,
+            "max_epochs": self.max_epochs,
+            "groups": [asdict(group) | {"domains": list(group.domains)} for group in self.groups],
+            "earlier_scales": [asdict(scale) for scale in self.earlier_scales],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> MixtureSpace:
+        """The space that ``to_dict`` described.
+
+        Raises:
+            ValueError: if the description is of another version or malformed.
+        """
+        if not isinstance(data, Mapping) or data.get("version") != FORMAT_VERSION:
+            found = data.get("version") if isinstance(data, Mapping) else type(data).__name__
+            raise ValueError(f"Cannot read a space of version {found!r}: this release reads {FORMAT_VERSION}.")
+        known = {"domains", "steps", "lower", "upper", "token_supply", "target_tokens", "max_epochs"}
+        unknown = set(data) - known - {"version", "scales", "target", "groups", "earlier_scales"}
+        if unknown:
+            raise ValueError(f"Unknown fields in a space: {sorted(unknown)}.")
+        try:
+            scales = tuple(Scale(**scale) for scale in data["scales"])
+            earlier = tuple(Scale(**scale) for scale in data.get("earlier_scales", ()))
+            groups = tuple(Group(**group) for group in data.get("groups", ()))
+            target = data.get("target")
+            fields = {key: data[key] for key in known if key in data}
+            where = None if target is None else tuple(target)
+            return cls(scales=scales, target=where, groups=groups, earlier_scales=earlier, **fields)
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise ValueError(f"Malformed description of a space: {error!r}.") from error
+
+    def to_json(self) -> str:
+        """``to_dict`` as a JSON string; floats survive the round trip exactly."""
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_json(cls, text: str) -> MixtureSpace:
+        """The space that ``to_json`` wrote.
+
+        Raises:
+            ValueError: if the text is not JSON or not a space.
+        """
+        try:
+            data = parse_json(text)
+        except ValueError as error:
+            raise ValueError(f"Not the JSON description of a space: {error}.") from error
+        return cls.from_dict(data)
+
+    def param_space(self) -> dict[str, Any]:
+        """Ray Tune's ``param_space`` for this space: a plain nested dict of Tune domains that carry it along."""
+        from ray_mixopt.tune.param_space import to_param_space
+
+        return to_param_space(self)
+
+    @classmethod
+    def from_param_space(cls, config: Mapping[str, Any], **names: Any) -> MixtureSpace:
+        """The space that a Tune ``param_space`` describes, ours or a hand-written one.
+
+        See ``ray_mixopt.tune.param_space.from_param_space`` for the keywords and the errors raised.
+        """
+        from ray_mixopt.tune.param_space import from_param_space
+
+        return from_param_space(config, **names)
+
+    # -- checks
+
+    def _checked_target(self) -> tuple[str, int]:
+        if self.target is None:
+            return self.scales[-1].name, self.steps[-1]
+        try:
+            scale, steps = self.target
+        except (TypeError, ValueError):
+            raise ValueError(f"target must be a pair (scale name, steps), got {self.target!r}.") from None
+        names = [s.name for s in self.scales]
+        if scale not in names:
+            raise ValueError(f"The target's scale {scale!r} is unknown: the space has {', '.join(names)}.")
+        if steps not in self.steps:
+            raise ValueError(f"The target's steps {steps!r} are not one of the rungs {self.steps}: add it to steps.")
+        return str(scale), int(steps)
+
+    def _checked_shares(self, label: str, values: Mapping[str, float] | None) -> dict[str, float]:
+        if values is None:
+            return {}
+        if not isinstance(values, Mapping):
+            raise ValueError(f"{label} must be a mapping from domain names to numbers, got {values!r}.")
+        for name, value in values.items():
+            if name not in self.domains:
+                raise ValueError(f"{label} names the unknown domain {name!r}: the space has {', '.join(self.domains)}.")
+            if not _is_number(value) or not math.isfinite(value) or value < 0:
+                raise ValueError(f"{label}[{name!r}] must be a finite number >= 0, got {value!r}.")
+            if label != "token_supply" and value > 1:
+                raise ValueError(f"{label}[{name!r}] is a share of the tokens and cannot be above 1, got {value!r}.")
+        return {name: float(values[name]) for name in self.domains if name in values}
+
+    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        lower = np.array([self.lower.get(name, 0.0) for name in self.domains])
+        upper = np.array([self.upper.get(name, 1.0) for name in self.domains])
+        for label in ("target_tokens", "max_epochs"):
+            value = getattr(self, label)
+            if value is None and label == "target_tokens":
+                continue
+            if not _is_number(value) or not math.isfinite(value) or value <= 0:
+                raise ValueError(f"{label} must be a positive finite number, got {value!r}.")
+            object.__setattr__(self, label, float(value))
+        if self.target_tokens is None and self.max_epochs != 1:
+            raise ValueError(
+                f"max_epochs={self.max_epochs:g} caps nothing without target_tokens: give the tokens seen by the "
+                "target run, and token_supply."
+            )
+        if self.target_tokens is not None:
+            if not self.token_supply:
+                raise ValueError(
+                    "target_tokens caps nothing without token_supply: give the tokens available, by domain."
+                )
+            supply = np.array([self.token_supply.get(name, math.inf) for name in self.domains])
+            upper = np.minimum(upper, self.max_epochs * supply / self.target_tokens)
+        return lower, upper
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
+def _checked_domains(domains: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(domains, str):
+        raise ValueError(f"domains must be a sequence of names, got the single string {domains!r}.")
+    names = tuple(domains)
+    if len(names) < 2:
+        raise ValueError(f"A mixture needs at least two domains, got {list(names)}.")
+    for name in names:
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"A domain's name must be a non-empty string, got {name!r}.")
+        if "/" in name:
+            raise ValueError(f"Domain {name!r} contains '/', which separates levels in Tune's results: rename it.")
+    if len(set(names)) < len(names):
+        raise ValueError(f"Domains must be distinct, repeated: {sorted({n for n in names if names.count(n) > 1})}.")
+    return names
+
+
+def _checked_scales(scales: Sequence[Scale]) -> tuple[Scale, ...]:
+    result = tuple(scales)
+    if not result or not all(isinstance(scale, Scale) for scale in result):
+        raise ValueError(f"scales must be a non-empty sequence of Scale, got {scales!r}.")
+    names = [scale.name for scale in result]
+    if len(set(names)) < len(names):
+        raise ValueError(f"Scales must have distinct names, got {names}.")
+    return result
+
+
+def _checked_steps(steps: Sequence[int]) -> tuple[int, ...]:
+    values = tuple(steps)
+    if not values:
+        raise ValueError("steps must name at least one rung.")
+    for value in values:
+        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value <= 0:
+            raise ValueError(f"Rungs must be positive whole numbers of training steps, got {value!r}.")
+    if any(b <= a for a, b in zip(values, values[1:], strict=False)):
+        raise ValueError(f"Rungs must be strictly ascending, got {list(values)}: sort them and drop repeats.")
+    return tuple(int(value) for value in values)

@@ -1,0 +1,1 @@
+"""Files of others in, files for others out."""

@@ -1,0 +1,133 @@
+"""Runs made earlier, from whatever they were logged in, as a history."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ray_mixopt.core.history import History, Trial
+from ray_mixopt.core.space import MixtureSpace, Scale, priced
+from ray_mixopt.io import searches
+from ray_mixopt.io.read import Rows, read_rows
+from ray_mixopt.io.recipes import read_recipes
+
+logger = logging.getLogger(__name__)
+
+_TABLES = (".csv", ".parquet", ".pkl")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What files of runs do not say about themselves.
+
+    Args:
+        cost: cost of a training step by scale.
+        parameters: number of model parameters by scale.
+        scale: model scale of an olmix folder.
+        steps: training steps of olmix's and RegMix's runs.
+        target: ``(scale, steps)`` wanted; the dearest scale at its last step by default.
+        unpickle: whether a pickle may be read.
+        noise: standard deviation, by metric, between runs that differ in nothing, where it is known to be larger than
+            that of the search's own runs: for instance of another evaluation, or with fewer documents. These runs
+            then count for less.
+    """
+
+    cost: Mapping[str, float] = field(default_factory=dict)
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    scale: str = "model"
+    steps: int = 1
+    target: tuple[str, int] | None = None
+    unpickle: bool = False
+    noise: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for metric, value in self.noise.items():
+            if not 0 <= value < math.inf:
+                raise ValueError(f"The noise of {metric} must be a standard deviation, 0 or more, got {value!r}.")
+
+
+def read_runs(path: str | Path, source: Source | None = None) -> History:
+    """The runs at a path: a Tune experiment, a replay, our JSON, CSV, Parquet, RegMix, olmix, or data-recipes' pickle.
+
+    Raises:
+        ValueError: if they cannot be read; the message says what to change.
+    """
+    source = source or Source()
+    history = _read(path, source)
+    known = history.metrics
+    if unknown := [metric for metric in source.noise if metric not in known]:
+        raise ValueError(f"The noise is of {', '.join(unknown)}, which no run reports: they have {', '.join(known)}.")
+    for trial in history:
+        trial.noise |= source.noise
+    return history
+
+
+def _read(path: str | Path, source: Source) -> History:
+    place = Path(path)
+    folder = place.is_dir() and any(place.glob("*.csv"))
+    if "://" in str(path) or not (folder or place.suffix.lower() in _TABLES):
+        return searches.load_history(path)
+    if place.suffix.lower() == ".pkl":
+        rows = read_recipes(place, unpickle=source.unpickle)
+    else:
+        rows = read_rows(place, scale=source.scale, steps=source.steps)
+    return of_rows(rows.with_loss(), source)
+
+
+def of_rows(rows: Rows, source: Source) -> History:
+    """A history of given runs. Rows without a run's name are one run if their mixture and scale are the same.
+
+    Raises:
+        ValueError: if a scale has no cost, or the target is none of the runs'.
+    """
+    space = _space(rows, source)
+    history = History(space)
+    mixtures: dict[tuple[object, ...], str] = {}
+    for k in range(len(rows.steps)):
+        mixture, scale, step = tuple(space.mixture(rows.mixtures[k]).tolist()), rows.scale[k], int(rows.steps[k])
+        name = _run_name(history, mixtures, None if rows.run is None else rows.run[k], (mixture, scale), step)
+        if name not in history.trials:
+            history.add(Trial(trial_id=name, mixture=mixture, scale=scale, steps=step, status="done", evaluated=True))
+        trial = history[name]
+        trial.steps = max(trial.steps, step)
+        values = rows.values[k]
+        metrics = {m: float(v) for m, v in zip(rows.metrics, values, strict=True) if not math.isnan(v)}
+        history.observe(name, step, metrics)
+    return history
+
+
+def _run_name(
+    history: History, mixtures: dict[tuple[object, ...], str], run: str | None, key: tuple[object, ...], step: int
+) -> str:
+    """The trial that a row belongs to; repeats of a mixture at the same step are runs of their own."""
+    if run is None:
+        name = mixtures.get(key)
+        if name is None or step in history[name].observations:
+            name = mixtures[key] = f"run_{len(history):05d}"
+        return name
+    known = history.trials.get(run)
+    if known is None or ((known.mixture, known.scale) == key and step not in known.observations):
+        return run
+    return f"{run}_{len(history)}"
+
+
+def _space(rows: Rows, source: Source) -> MixtureSpace:
+    names = list(dict.fromkeys(rows.scale))
+    cost = priced(
+        names,
+        dict(rows.cost) | dict(source.cost),
+        remedy="give it (--scale-cost SCALE=COST, or a column cost_per_step)",
+    )
+    parameters = dict(rows.parameters) | dict(source.parameters)
+    names.sort(key=lambda name: cost[name])
+    steps = sorted(set(rows.steps.tolist()))
+    last = max(int(z) for z, name in zip(rows.steps, rows.scale, strict=True) if name == names[-1])
+    return MixtureSpace(
+        domains=rows.domains,
+        scales=tuple(Scale(name, cost[name], parameters.get(name)) for name in names),
+        steps=tuple(steps),
+        target=source.target or (names[-1], last),
+    )

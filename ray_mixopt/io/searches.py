@@ -1,0 +1,156 @@
+"""Searches on disk: the optimizer behind an experiment, a replay or a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ray_mixopt.core.history import History
+from ray_mixopt.core.objective import Mode, Objective
+from ray_mixopt.core.pool import Pool
+from ray_mixopt.core.safety import parse_json
+from ray_mixopt.optimizer import MixtureOptimizer
+
+HISTORY, EXPERIMENT = "history.json", "experiment"
+
+
+def save(optimizer: MixtureOptimizer, path: Path) -> None:
+    """Writes an optimizer with its history, and with the pool of logged runs if it has one, as JSON."""
+    state = optimizer.state_dict()
+    pool = optimizer.problem.pool
+    if pool is not None:
+        state["pool"] = {"mixtures": pool.mixtures.tolist(), "available": pool.available.tolist()}
+    draft = path.with_name(f".{path.name}.new")
+    draft.write_text(json.dumps(state))
+    draft.replace(path)
+
+
+def load(
+    path: str | Path, *, objective: Mapping[str, float] | Objective | None = None, mode: Mode | None = None
+) -> MixtureOptimizer:
+    """The optimizer of a search, running or done.
+
+    Args:
+        path: folder or URI of a Tune experiment; folder of a replay; or a JSON file of an optimizer or a history.
+        objective: asked about instead of the search's own; needed for a history, which has none.
+        mode: its direction; that of the search by default, else "min".
+
+    Raises:
+        ValueError: if there is no search at that path, or it is damaged.
+    """
+    optimizer = _read(path, objective, mode)
+    if objective is None and mode in (None, optimizer.problem.mode):
+        return optimizer
+    return asked(optimizer, objective=objective, mode=mode)
+
+
+def is_search(path: str | Path) -> bool:
+    """Whether a path leads to a search, with an objective, rather than to a table of runs or a bare history."""
+    place = Path(path)
+    if "://" in str(path) or (place.is_dir() and not any(place.glob("*.csv"))):
+        return True
+    if place.suffix.lower() != ".json":
+        return False
+    state = _state(place)
+    return "trials" not in state
+
+
+def load_history(path: str | Path) -> History:
+    """The history of a search, whatever its objective.
+
+    Raises:
+        ValueError: see ``load``.
+    """
+    return _read(path, {"any": 1.0}, None).history
+
+
+def asked(
+    optimizer: MixtureOptimizer, *, objective: Mapping[str, float] | Objective | None = None, mode: Mode | None = None
+) -> MixtureOptimizer:
+    """The same search asked about another objective, which needs no new runs.
+
+    Raises:
+        ValueError: if no run reported one of its metrics.
+    """
+    state = optimizer.state_dict()
+    if objective is not None:
+        wanted = objective.metrics if isinstance(objective, Objective) else tuple(objective)
+        known = optimizer.history.metrics
+        missing = [name for name in wanted if name not in known]
+        if missing:
+            raise ValueError(f"No run reported {', '.join(missing)}: they have {', '.join(known) or 'no metrics'}.")
+        state["objective"] = objective.to_dict() if isinstance(objective, Objective) else dict(objective)
+    return MixtureOptimizer.from_state_dict(state | {"mode": mode or state["mode"]}, pool=optimizer.problem.pool)
+
+
+def _read(path: str | Path, objective: Mapping[str, float] | Objective | None, mode: Mode | None) -> MixtureOptimizer:
+    place = Path(path)
+    if "://" not in str(path):
+        if not place.exists():
+            raise ValueError(f"There is no search at {str(path)!r}.")
+        if (place / HISTORY).is_file():
+            place = place / HISTORY
+        if place.is_file():
+            return _from_file(place, objective, mode)
+        if (place / EXPERIMENT).is_dir():
+            place = place / EXPERIMENT
+    from ray_mixopt.tune.searcher import MixOptSearcher
+
+    try:
+        return MixOptSearcher.load(path if "://" in str(path) else place).optimizer
+    except RuntimeError as error:  # the experiment has only begun
+        raise ValueError(f"The search at {str(path)!r} holds nothing yet: {error}") from error
+
+
+def _from_file(path: Path, objective: Mapping[str, float] | Objective | None, mode: Mode | None) -> MixtureOptimizer:
+    state = _state(path)
+    if "trials" in state:
+        return of_history(History.from_state_dict(state), objective, mode)
+    if "settings" in state:  # a snapshot of a Tune searcher
+        from ray_mixopt.tune.searcher import MixOptSearcher
+
+        return MixOptSearcher.load(path).optimizer
+    return MixtureOptimizer.from_state_dict(state, pool=_pool(state.get("pool")))
+
+
+def _state(path: Path) -> dict[str, Any]:
+    try:
+        state = parse_json(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path.name} is not JSON: {error}.") from error
+    if not isinstance(state, dict):
+        raise ValueError(f"{path.name} holds neither a search nor a history.")
+    return state
+
+
+def of_history(
+    history: History, objective: Mapping[str, float] | Objective | None, mode: Mode | None
+) -> MixtureOptimizer:
+    """An optimizer that knows a history and nothing else.
+
+    Raises:
+        ValueError: if there is no objective and the history has several metrics.
+    """
+    if objective is None:
+        known = history.metrics
+        if len(known) != 1:
+            raise ValueError(f"The runs have the metrics {', '.join(known) or '(none)'}: say which one is wanted.")
+        objective = {known[0]: 1.0}
+    optimizer = MixtureOptimizer(history.space, objective=objective, mode=mode or "min")
+    optimizer.history = history
+    return optimizer
+
+
+def _pool(state: Mapping[str, Any] | None) -> Pool | None:
+    if state is None:
+        return None
+    try:
+        return Pool(
+            mixtures=np.array(state["mixtures"], dtype=np.float64), available=np.array(state["available"], dtype=bool)
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"Malformed pool of logged runs: {error!r}.") from error

@@ -1,0 +1,118 @@
+"""Token shards made elsewhere (OLMo, nanoGPT, llm.c, NPY), used where they lie: only a manifest is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ray_mixopt.pretraining.data.manifest import SPLITS, Domain, Manifest, Shard, Split, TokenizerCard
+from ray_mixopt.pretraining.data.shards import checksum, inspect, locate
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adoption:
+    """Which files to take in.
+
+    Args:
+        folder: where the manifest goes; all files lie below it.
+        sources: patterns relative to the folder, by domain. Files whose name starts with "val" are validation data.
+            Where there are none, the last ``val_tokens`` of the last files are.
+        dtype: of headerless files, "uint16" or "uint32"; files with a header say it themselves.
+        vocab_size: all token ids must be below it.
+        eos_id: id that ends a document, if known.
+        val_tokens: tokens to keep for validation, by domain.
+        workers: number of threads that read the files.
+    """
+
+    folder: Path
+    sources: Mapping[str, Sequence[str]]
+    dtype: str = "uint16"
+    vocab_size: int = 2**16
+    eos_id: int | None = None
+    val_tokens: int = 2**20
+    workers: int = 1
+
+    def run(self, progress: Progress = lambda domain, done, total: None) -> Manifest:
+        """Reads all files once, for checksums and token ids, and writes the manifest.
+
+        Raises:
+            ValueError: if a file is no shard, is of another dtype, lies outside the folder or has unknown token ids.
+        """
+        splits = {name: self._found(name) for name in self.sources}
+        totals = {
+            name: sum(shard.tokens for shards in split.values() for shard in shards) for name, split in splits.items()
+        }
+        domains = {}
+        with ThreadPoolExecutor(self.workers) as pool:
+            for name, split in splits.items():
+                checked: dict[str, Split] = {}
+                for label in SPLITS:
+                    shards = []
+                    for shard in pool.map(self._checked, split[label]):
+                        shards.append(shard)
+                        progress(name, shard.tokens, totals[name])
+                    checked[label] = Split(shards=shards)
+                domains[name] = Domain(**checked)
+        card = TokenizerCard(kind="unknown", vocab_size=self.vocab_size, eos_id=self.eos_id)
+        manifest = Manifest.of(dtype=self.dtype, tokenizer=card, domains=domains)
+        manifest.write(self.folder)
+        return manifest
+
+    def _found(self, domain: str) -> dict[str, list[Shard]]:
+        """The shards of a domain by split, without their checksums."""
+        paths = sorted({path for pattern in self.sources[domain] for path in self._matches(pattern)})
+        found: dict[str, list[Shard]] = {label: [] for label in SPLITS}
+        for path in paths:
+            file = inspect(path, self.dtype)
+            if file.dtype != self.dtype:
+                raise ValueError(f"{path} holds {file.dtype} tokens, the others {self.dtype}: see --dtype.")
+            if not file.tokens:
+                raise ValueError(f"{path} is empty.")
+            relative = path.relative_to(self.folder).as_posix()
+            shard = Shard(path=relative, offset=file.offset, tokens=file.tokens, sha256="0" * 64)
+            locate(self.folder, shard)
+            found["val" if path.name.startswith("val") else "train"].append(shard)
+        if not found["val"]:
+            self._hold_out(domain, found)
+        if not found["train"]:
+            raise ValueError(f"The domain {domain!r} has only validation files: one is to start with another word.")
+        return found
+
+    def _matches(self, pattern: str) -> list[Path]:
+        if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
+            raise ValueError(f"{pattern!r} must be relative to {self.folder} and stay in it.")
+        paths = [path for path in self.folder.glob(pattern) if path.is_file()]
+        if not paths:
+            raise ValueError(f"No file in {self.folder} matches {pattern!r}.")
+        return paths
+
+    def _hold_out(self, domain: str, found: dict[str, list[Shard]]) -> None:
+        """Moves the last tokens from training to validation."""
+        if sum(shard.tokens for shard in found["train"]) < 2 * self.val_tokens:
+            raise ValueError(
+                f"The domain {domain!r} has fewer than twice the {self.val_tokens} tokens to keep for validation: see "
+                "--val-tokens."
+            )
+        width = np.dtype(self.dtype).itemsize
+        wanted = self.val_tokens
+        while wanted:
+            last = found["train"].pop()
+            taken = min(wanted, last.tokens)
+            kept = last.tokens - taken
+            if kept:
+                found["train"].append(last.model_copy(update={"tokens": kept}))
+            part = {"offset": last.offset + kept * width, "tokens": taken}
+            found["val"].insert(0, last.model_copy(update=part))
+            wanted -= taken
+
+    def _checked(self, shard: Shard) -> Shard:
+        """The shard with its checksum."""
+        kind = np.dtype(self.dtype).newbyteorder("<")
+        tokens = np.memmap(self.folder / shard.path, kind, "r", offset=shard.offset, shape=(shard.tokens,))
+        return shard.model_copy(update={"sha256": checksum(tokens, self.vocab_size, str(self.folder / shard.path))})

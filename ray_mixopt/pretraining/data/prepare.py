@@ -1,0 +1,323 @@
+"""From documents to a folder of token shards: in parallel, and going on where an interrupted run stopped.
+
+The input files of a domain are cut into units of a few megabytes. A worker process turns a unit into one shard of
+training and one of validation tokens, and then writes a note of it. A unit whose note fits its inputs and settings is
+not done again. The manifest comes last: a folder without one is not finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ray_mixopt.pretraining.data import documents
+from ray_mixopt.pretraining.data.manifest import (
+    MANIFEST,
+    SPLITS,
+    Domain,
+    Manifest,
+    Shard,
+    Split,
+    TokenizerCard,
+    check_domain,
+)
+from ray_mixopt.pretraining.data.shards import check_ids
+from ray_mixopt.pretraining.data.tokenizer import ByteTokenizer, JsonTokenizer, Tokenizer, train_bpe
+
+TOKENIZER = "tokenizer.json"
+_NOTES = ".prepare"
+_UNIT_BYTES = 16 * 2**20
+_BATCH = 256  # documents that are tokenized together
+_BPE_SAMPLE = 64 * 2**20  # characters that a BPE is trained on
+
+Progress = Callable[[str, int, int], None]
+"""Called with a domain, the bytes of input that were just done, and the bytes of input that it has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """What to turn into shards, and how.
+
+    Args:
+        out: folder of the shards.
+        sources: files, patterns or folders by domain; see ``documents.find``.
+        tokenizer: a JSON file of the ``tokenizers`` library; without one, bytes are tokens.
+        train_bpe: size of a vocabulary to train on the input instead.
+        eos: token of the tokenizer that ends a document.
+        field: JSON key or column of the text.
+        val_share: share of the documents kept for validation, by the hash of their text: duplicates stay together.
+        seed: of the choice of documents for validation, and of those that a BPE is trained on.
+        workers: number of processes.
+
+    Raises:
+        ValueError: for settings that make no sense.
+    """
+
+    out: Path
+    sources: Mapping[str, Sequence[str]]
+    tokenizer: Path | None = None
+    train_bpe: int | None = None
+    eos: str | None = None
+    field: str = "text"
+    val_share: float = 0.05
+    seed: int = 0
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise ValueError("There is nothing to prepare: name at least one domain.")
+        if self.tokenizer is not None and self.train_bpe is not None:
+            raise ValueError("A tokenizer is either given or trained, not both.")
+        if not 0 < self.val_share < 1:
+            raise ValueError(f"The share of validation documents must lie between 0 and 1, got {self.val_share}.")
+        for name in self.sources:
+            check_domain(name)
+
+    def run(self, progress: Progress = lambda domain, done, total: None) -> Manifest:
+        """Does it, and returns the manifest that was written.
+
+        Raises:
+            ValueError: if an input cannot be read, or a domain ends up without training or validation tokens.
+        """
+        files = {name: documents.find(sources) for name, sources in self.sources.items()}
+        if not (self.out / _NOTES).is_dir() and any(any((self.out / name).glob("*.bin")) for name in files):
+            raise ValueError(f"{self.out} holds shards that were made elsewhere: choose another folder.")
+        (self.out / _NOTES).mkdir(parents=True, exist_ok=True)
+        (self.out / MANIFEST).unlink(missing_ok=True)
+        card = self._card(files)
+        units = [unit for name, paths in files.items() for unit in self._units(name, paths, card)]
+        totals = {name: sum(unit.size for unit in units if unit.domain == name) for name in files}
+        notes: dict[Unit, dict[str, Any]] = {}
+        for unit in units:
+            if (note := unit.finished()) is not None:
+                notes[unit] = note
+                progress(unit.domain, unit.size, totals[unit.domain])
+        for unit, note in _tokenized([unit for unit in units if unit not in notes], self.workers):
+            notes[unit] = note
+            progress(unit.domain, unit.size, totals[unit.domain])
+        domains = {name: _domain(name, [notes[unit] for unit in units if unit.domain == name]) for name in files}
+        _remove_stale(self.out, units, domains)
+        manifest = Manifest.of(dtype=_dtype(card), tokenizer=card, domains=domains)
+        manifest.write(self.out)
+        return manifest
+
+    def _units(self, domain: str, paths: Sequence[Path], card: TokenizerCard) -> Iterator[Unit]:
+        group: list[Path] = []
+        size, number = 0, 0
+        for path in [*paths, None]:
+            step = path.stat().st_size if path is not None else 0
+            if group and (path is None or size + step > _UNIT_BYTES):
+                yield Unit(
+                    out=self.out,
+                    domain=domain,
+                    number=number,
+                    paths=tuple(group),
+                    size=size,
+                    field=self.field,
+                    val_share=self.val_share,
+                    seed=self.seed,
+                    card=card,
+                )
+                group, size, number = [], 0, number + 1
+            if path is not None:
+                group.append(path)
+                size += step
+
+    def _card(self, files: Mapping[str, Sequence[Path]]) -> TokenizerCard:
+        """The tokenizer, whose file is put next to the shards."""
+        path = self.out / TOKENIZER
+        if self.train_bpe is not None:
+            self._train(files, self.train_bpe, path)
+        elif self.tokenizer is not None:
+            JsonTokenizer(self.tokenizer, self.eos)
+            if self.tokenizer.resolve() != path.resolve():
+                shutil.copyfile(self.tokenizer, path)
+        else:
+            return TokenizerCard(kind="bytes", vocab_size=ByteTokenizer.vocab_size, eos_id=ByteTokenizer.eos_id)
+        made = JsonTokenizer(path, self.eos)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        return TokenizerCard(kind="json", vocab_size=made.vocab_size, eos_id=made.eos_id, path=TOKENIZER, sha256=digest)
+
+    def _train(self, files: Mapping[str, Sequence[Path]], vocab_size: int, path: Path) -> None:
+        """Trains a BPE on equal amounts of each domain, unless that was done before."""
+        key = _key(self.seed, vocab_size, self.field, {name: _stamps(paths) for name, paths in files.items()})
+        note = self.out / _NOTES / "bpe.json"
+        if path.is_file() and note.is_file() and json.loads(note.read_text()) == key:
+            return
+        each = _BPE_SAMPLE // len(files)
+        texts = (text for paths in files.values() for text in _sample(paths, self.field, each, self.seed))
+        train_bpe(texts, vocab_size, path)
+        note.write_text(json.dumps(key))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """A few input files of one domain, that become one shard of training and one of validation tokens."""
+
+    out: Path
+    domain: str
+    number: int
+    paths: tuple[Path, ...]
+    size: int
+    field: str
+    val_share: float
+    seed: int
+    card: TokenizerCard
+
+    @property
+    def note(self) -> Path:
+        """Where the note of the finished unit lies."""
+        return self.out / _NOTES / f"{self.domain}-{self.number:05d}.json"
+
+    def _key(self) -> str:
+        return _key(_stamps(self.paths), self.field, self.val_share, self.seed, self.card.model_dump())
+
+    def finished(self) -> dict[str, Any] | None:
+        """The note of an earlier run, if it and its shards are whole and fit."""
+        try:
+            note: dict[str, Any] = json.loads(self.note.read_text())
+            width = np.dtype(_dtype(self.card)).itemsize
+            fits = note["key"] == self._key() and all(
+                (self.out / shard["path"]).stat().st_size == shard["tokens"] * width
+                for label in SPLITS
+                for shard in note[label]["shards"]
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return note if fits else None
+
+    def tokenize(self) -> dict[str, Any]:
+        """Writes the shards and the note, and returns the note."""
+        tokenizer = self._tokenizer()
+        folder = self.out / self.domain
+        folder.mkdir(exist_ok=True)
+        writers = {label: _ShardWriter(folder / f"{label}-{self.number:05d}.bin", self.card) for label in SPLITS}
+        texts = (text for path in self.paths for text in documents.read(path, self.field))
+        while batch := list(itertools.islice(texts, _BATCH)):
+            for text, tokens in zip(batch, tokenizer.encode(batch), strict=True):
+                writers["val" if self._is_validation(text) else "train"].add(tokens)
+        note = {"key": self._key(), **{label: writer.close(self.out) for label, writer in writers.items()}}
+        temporary = self.note.with_suffix(".tmp")
+        temporary.write_text(json.dumps(note))
+        os.replace(temporary, self.note)
+        return note
+
+    def _tokenizer(self) -> Tokenizer:
+        return ByteTokenizer() if self.card.path is None else JsonTokenizer(self.out / self.card.path)
+
+    def _is_validation(self, text: str) -> bool:
+        digest = hashlib.blake2b(f"{self.seed}:{text}".encode("utf-8", "replace"), digest_size=8)
+        return int.from_bytes(digest.digest(), "little") < self.val_share * 2**64
+
+
+class _ShardWriter:
+    """Writes one headerless file of tokens; none at all if there are no tokens."""
+
+    def __init__(self, path: Path, card: TokenizerCard) -> None:
+        self._path, self._temporary = path, path.with_suffix(".tmp")
+        self._file = self._temporary.open("wb")
+        self._digest = hashlib.sha256()
+        self._dtype = np.dtype(_dtype(card)).newbyteorder("<")
+        self._vocab_size = card.vocab_size
+        self._tokens = self._documents = 0
+
+    def add(self, tokens: np.ndarray) -> None:
+        check_ids(tokens, self._vocab_size, "The tokenizer's output")
+        content = tokens.astype(self._dtype).tobytes()
+        self._file.write(content)
+        self._digest.update(content)
+        self._tokens += len(tokens)
+        self._documents += 1
+
+    def close(self, out: Path) -> dict[str, Any]:
+        self._file.close()
+        if not self._tokens:
+            self._temporary.unlink()
+            self._path.unlink(missing_ok=True)
+            return {"documents": 0, "shards": []}
+        os.replace(self._temporary, self._path)
+        path = self._path.relative_to(out).as_posix()
+        shard = Shard(path=path, tokens=self._tokens, sha256=self._digest.hexdigest())
+        return {"documents": self._documents, "shards": [shard.model_dump()]}
+
+
+def _tokenized(units: Sequence[Unit], workers: int) -> Iterator[tuple[Unit, dict[str, Any]]]:
+    """The units as they are finished."""
+    if workers == 1 or len(units) <= 1:
+        for unit in units:
+            yield unit, unit.tokenize()
+        return
+    with ProcessPoolExecutor(min(workers, len(units)), get_context("spawn"), _one_thread) as pool:
+        futures = {pool.submit(unit.tokenize): unit for unit in units}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _one_thread() -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def _domain(name: str, notes: Sequence[Mapping[str, Any]]) -> Domain:
+    splits = {}
+    for label in SPLITS:
+        shards = [Shard(**shard) for note in notes for shard in note[label]["shards"]]
+        n_documents = sum(note[label]["documents"] for note in notes)
+        if not shards:
+            raise ValueError(
+                f"The domain {name!r} has no {label} tokens: its documents are too few, or the share of validation "
+                "documents (--val-share) does not suit them."
+            )
+        splits[label] = Split(documents=n_documents, shards=shards)
+    return Domain(**splits)
+
+
+def _remove_stale(out: Path, units: Sequence[Unit], domains: Mapping[str, Domain]) -> None:
+    """Removes the shards of units that an earlier run had and this one has not."""
+    kept = {unit.note for unit in units}
+    used = {shard.path for domain in domains.values() for label in SPLITS for shard in getattr(domain, label).shards}
+    for path in (out / _NOTES).glob("*-[0-9][0-9][0-9][0-9][0-9].json"):
+        if path in kept:
+            continue
+        note = json.loads(path.read_text())
+        for shard in (Shard(**shard) for label in SPLITS for shard in note[label]["shards"]):
+            if shard.path not in used:
+                (out / shard.path).unlink(missing_ok=True)
+        path.unlink()
+
+
+def _sample(paths: Sequence[Path], field: str, characters: int, seed: int) -> Iterator[str]:
+    order = list(paths)
+    random.Random(seed).shuffle(order)
+    for path in order:
+        for text in documents.read(path, field):
+            yield text[:characters]
+            characters -= len(text)
+            if characters <= 0:
+                return
+
+
+def _stamps(paths: Sequence[Path]) -> list[tuple[str, int, int]]:
+    return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+
+
+def _key(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _dtype(card: TokenizerCard) -> str:
+    return "uint16" if card.vocab_size <= 2**16 else "uint32"

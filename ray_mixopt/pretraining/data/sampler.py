@@ -1,0 +1,196 @@
+"""Which tokens a run trains on: sequence ``k`` is a pure function of the seed, ``k``, the mixture and the data.
+
+Neither the number of workers, nor the split of a batch, nor a restart has a say. Notation: ``d`` domains, ``m``
+sequences, ``L`` tokens a sequence (windows have ``L + 1``, the last one being only predicted).
+
+* Which domain: sequences come in blocks of 256. Within a block the numbers ``(p + jitter) / 256`` are dealt in random
+  order, and the cumulative weights cut them into domains. The jitters follow the golden ratio, so that after any number
+  of blocks each domain has had its share to within a few sequences. The same seed deals the same numbers to every
+  mixture: two mixtures differ where they must and not by luck.
+* Which window: the training tokens of a domain are cut into windows. Pass ``e`` over them ("epoch") visits each once,
+  in an order that depends on the seed, the domain's name and ``e``. So the j-th sequence of a domain is found without
+  the others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ray_mixopt.pretraining.data.permutation import Permutation, key_seed
+from ray_mixopt.pretraining.data.shards import Corpus, check_ids
+
+BLOCK = 256
+_GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixture:
+    """Settings of the stream of sequences.
+
+    Args:
+        weights: share of the training tokens by domain, not negative, sum 1.
+        sequence_length: ``L``, in tokens.
+        seed: of the order of domains and windows.
+        supply_fraction: share of each domain's windows to use at all (simulated epoching): a run with a hundredth of
+            the target's tokens that uses a hundredth of each domain repeats as the target will.
+    """
+
+    weights: Mapping[str, float]
+    sequence_length: int
+    seed: int = 0
+    supply_fraction: float = 1.0
+
+    def __post_init__(self) -> None:
+        values = np.array(list(self.weights.values()), dtype=np.float64)
+        if not len(values) or not np.isfinite(values).all() or values.min() < 0 or abs(values.sum() - 1) > 1e-6:
+            raise ValueError(f"Weights must be finite, not negative, and sum to 1, got {dict(self.weights)}.")
+        if self.sequence_length < 1:
+            raise ValueError(f"sequence_length must be at least 1 token, got {self.sequence_length}.")
+        if not 0 < self.supply_fraction <= 1:
+            raise ValueError(f"supply_fraction must be above 0 and at most 1, got {self.supply_fraction}.")
+
+
+class _Block(NamedTuple):
+    """One block of sequences: their domains and, for each, how many of its domain came before it in the block."""
+
+    domains: NDArray[np.int64]  # (256,)
+    ranks: NDArray[np.int64]  # (256,)
+
+
+class MixtureSampler:
+    """The stream of training sequences of a mixture.
+
+    Args:
+        corpus: the data.
+        mixture: what to draw from it.
+
+    Raises:
+        ValueError: if the mixture names an unknown domain, or one that is too short for a single sequence.
+    """
+
+    def __init__(self, corpus: Corpus, mixture: Mixture) -> None:
+        self._mixture, self._length = mixture, mixture.sequence_length
+        self._vocab_size = corpus.manifest.tokenizer.vocab_size
+        self.domains = tuple(mixture.weights)
+        self._streams = [corpus.stream(name, "train") for name in self.domains]
+        weights = np.array(list(mixture.weights.values()), dtype=np.float64)
+        self._edges = np.cumsum(weights / weights.sum())  # (d,)
+        self._edges[np.flatnonzero(weights)[-1] :] = 1.0
+        windows = [(stream.tokens - 1) // self._length for stream in self._streams]
+        for name, weight, n, stream in zip(self.domains, weights, windows, self._streams, strict=True):
+            if weight > 0 and n < 1:
+                raise ValueError(
+                    f"The domain {name!r} has {stream.tokens} training tokens, too few for one sequence of "
+                    f"{self._length}: shorten the sequences or drop the domain."
+                )
+        self._all_windows = windows
+        # Number of windows in use, (d,); the epsilon keeps 0.1 * 30 from becoming 4.
+        self.windows = np.array([max(1, math.ceil(n * mixture.supply_fraction - 1e-9)) for n in windows])
+        self._jitter_start = np.random.default_rng(key_seed(mixture.seed, "jitter")).random()
+        self._counts = np.zeros((1, len(self.domains)), dtype=np.int64)  # sequences by domain before each block
+        self._block = lru_cache(maxsize=64)(self._make_block)
+        self._permutation = lru_cache(maxsize=4 * len(self.domains) + 8)(self._make_permutation)
+
+    def sequences(self, indices: ArrayLike) -> NDArray[np.int64]:
+        """Token windows, ``(m,) -> (m, L + 1)``; inputs are all but the last column, targets all but the first.
+
+        Raises:
+            ValueError: if a token id is beyond the vocabulary.
+        """
+        domains, windows = self.places(indices)
+        batch = np.stack(
+            [
+                self._streams[domain].read(int(window) * self._length, self._length + 1)
+                for domain, window in zip(domains, windows, strict=True)
+            ]
+        )
+        check_ids(batch, self._vocab_size, "A training sequence")
+        return batch
+
+    def places(self, indices: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Domain number and window number of sequences, ``(m,) -> (m,), (m,)``."""
+        indices = np.asarray(indices, dtype=np.int64)
+        domains, visits = np.empty_like(indices), np.empty_like(indices)
+        blocks = indices // BLOCK
+        for number in np.unique(blocks):
+            mine = blocks == number
+            block, inside = self._block(int(number)), indices[mine] % BLOCK
+            domains[mine] = block.domains[inside]
+            visits[mine] = self._counts_before(int(number))[domains[mine]] + block.ranks[inside]
+        return domains, self._windows(domains, visits)
+
+    def counts(self, n: int) -> NDArray[np.int64]:
+        """Sequences of each domain among the first ``n``, ``(d,)``."""
+        number, inside = divmod(n, BLOCK)
+        part = np.bincount(self._block(number).domains[:inside], minlength=len(self.domains))
+        return self._counts_before(number) + part
+
+    def tokens(self, n: int) -> dict[str, int]:
+        """Tokens of each domain in the first ``n`` sequences."""
+        return dict(zip(self.domains, (self.counts(n) * self._length).tolist(), strict=True))
+
+    def epochs(self, n: int) -> dict[str, float]:
+        """Passes over each domain's tokens in use after the first ``n`` sequences."""
+        return dict(zip(self.domains, (self.counts(n) / self.windows).tolist(), strict=True))
+
+    def check_supply(self, n: int, max_repetition_ratio: float) -> None:
+        """Checks that by their shares the first ``n`` sequences pass over no domain more often than allowed.
+
+        Raises:
+            ValueError: naming the domain, its share and its supply.
+        """
+        for name, windows in zip(self.domains, self.windows, strict=True):
+            epochs = self._mixture.weights[name] * n / windows
+            if epochs > max_repetition_ratio * (1 + 1e-6):
+                raise ValueError(
+                    f"{n * self._length} training tokens with {self._mixture.weights[name]:.1%} from {name!r} repeat "
+                    f"its {windows * self._length} tokens {epochs:.2f} times, more than max_repetition_ratio="
+                    f"{max_repetition_ratio:g}: lower the share, or raise the ratio."
+                )
+
+    def _windows(self, domains: NDArray[np.int64], visits: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The windows of the ``visits``-th sequences of ``domains``, ``(m,), (m,) -> (m,)``."""
+        epochs, places = np.divmod(visits, self.windows[domains])
+        windows = np.empty_like(visits)
+        for domain, epoch in set(zip(domains.tolist(), epochs.tolist(), strict=True)):
+            mine = (domains == domain) & (epochs == epoch)
+            windows[mine] = self._permutation(domain, epoch)(places[mine])
+            if self.windows[domain] < self._all_windows[domain]:
+                windows[mine] = self._permutation(domain, -1)(windows[mine])
+        return windows
+
+    def _make_permutation(self, domain: int, epoch: int) -> Permutation:
+        """The order of a pass over a domain; pass -1 is the choice of the windows in use."""
+        n = self._all_windows[domain] if epoch < 0 else int(self.windows[domain])
+        return Permutation(n, self._mixture.seed, self.domains[domain], epoch)
+
+    def _make_block(self, number: int) -> _Block:
+        rng = np.random.default_rng(key_seed(self._mixture.seed, "block", number))
+        u = (rng.permutation(BLOCK) + self._jitter(number)) / BLOCK
+        domains = np.searchsorted(self._edges, u, side="right").astype(np.int64)
+        ranks = np.empty(BLOCK, dtype=np.int64)
+        for domain in np.unique(domains):
+            mine = np.flatnonzero(domains == domain)
+            ranks[mine] = np.arange(len(mine))
+        return _Block(domains, ranks)
+
+    def _counts_before(self, number: int) -> NDArray[np.int64]:
+        """Sequences of each domain before a block, ``(d,)``; all earlier blocks are counted, which is cheap."""
+        known = len(self._counts) - 1
+        if number > known:
+            ahead = np.arange(known, max(number, 2 * known, 64))
+            u = (np.arange(BLOCK) + self._jitter(ahead)[:, None]) / BLOCK  # (n_blocks, 256), ascending
+            upto = np.stack([(u < edge).sum(1) for edge in self._edges], axis=1)  # (n_blocks, d)
+            counts = np.diff(upto, axis=1, prepend=0)
+            self._counts = np.concatenate([self._counts, self._counts[-1] + counts.cumsum(0)])
+        return self._counts[number]
+
+    def _jitter(self, number: ArrayLike) -> NDArray[np.float64]:
+        return (self._jitter_start + np.asarray(number) * _GOLDEN) % 1.0

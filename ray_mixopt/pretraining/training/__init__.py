@@ -1,0 +1,1 @@
+"""One training run: the model and its loop."""

@@ -1,0 +1,131 @@
+"""Checkpoints: weights and optimizer through ``torch.distributed.checkpoint``, the rest as JSON.
+
+The tensors are safetensors files, written by all workers side by side and readable by any other number of them;
+nothing is pickled. ``run.json`` is written last: a folder without it is no checkpoint. The position of the sampler is
+the step; random numbers follow from (seed, step, rank), so that there is no generator to save.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import nn
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+
+from ray_mixopt.pretraining.training.workers import Workers, plain
+
+RUN = "run.json"
+VERSION = 1
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        step: steps done.
+        seconds: spent on training, on all attempts together.
+        loss_sum: sum of the training losses since the last report.
+        loss_steps: how many they are.
+        reports: all reports so far, by step.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    loss_sum: float = 0.0
+    loss_steps: int = 0
+    reports: dict[int, dict[str, float]] = field(default_factory=dict)
+
+
+def save(
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    identity: Mapping[str, Any],
+    workers: Workers,
+) -> None:
+    """Writes a checkpoint into an empty folder; all workers call it together."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a single process, that it is one
+        dcp.save(
+            _tensors(model, optimizer),
+            storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True),
+            no_dist=not dist.is_initialized(),
+        )
+    if workers.rank == 0:
+        content = {"version": VERSION, "identity": dict(identity), "progress": asdict(progress)}
+        temporary = folder / f".{RUN}.tmp"
+        temporary.write_text(json.dumps(content))
+        os.replace(temporary, folder / RUN)
+    workers.wait()
+
+
+def load(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, identity: Mapping[str, Any], workers: Workers
+) -> Progress:
+    """Reads a checkpoint into a model and its fresh optimizer; all workers call it together.
+
+    Raises:
+        ValueError: if the folder is no checkpoint, or one of a run with other data, mixture, model or settings.
+    """
+    progress = read_progress(folder, identity)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            on_device = parameter.device if group.get("fused") else torch.device("cpu")
+            step = torch.tensor(float(progress.step), device=on_device)
+            moments = {name: torch.zeros_like(parameter) for name in _MOMENTS}
+            optimizer.state[parameter] = {"step": step, **moments}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dcp.load(
+            _tensors(model, optimizer),
+            storage_reader=HuggingFaceStorageReader(str(folder)),
+            no_dist=not dist.is_initialized(),
+        )
+    workers.wait()
+    return progress
+
+
+def read_progress(folder: Path, identity: Mapping[str, Any]) -> Progress:
+    """How far the run of a checkpoint was.
+
+    Raises:
+        ValueError: if the folder is no checkpoint, or one of a run with other data, mixture, model or settings.
+    """
+    try:
+        content = json.loads((folder / RUN).read_text())
+        version, found, fields = content["version"], content["identity"], content["progress"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder} is no whole checkpoint: {error}.") from error
+    if version != VERSION:
+        raise ValueError(f"{folder} is a checkpoint of version {version!r}, this release reads {VERSION}.")
+    for name, value in identity.items():
+        if found.get(name) != value:
+            raise ValueError(
+                f"The checkpoint {folder} comes from a run with another {name}: {found.get(name)!r}, not {value!r}. A "
+                "run can only go on as it began."
+            )
+    fields["reports"] = {int(step): report for step, report in fields["reports"].items()}
+    return Progress(**fields)
+
+
+def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Weights and both moments by name. The third part of AdamW's state, the step, is in ``run.json``."""
+    tensors = {}
+    for name, parameter in plain(model).named_parameters():
+        tensors[f"model.{name}"] = parameter.detach()
+        for moment in _MOMENTS:
+            tensors[f"optimizer.{moment}.{name}"] = optimizer.state[parameter][moment]
+    return tensors

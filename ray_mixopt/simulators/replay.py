@@ -1,0 +1,261 @@
+"""The main job on a laptop: a real Tune run of the mixture search over instant, simulated training runs."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.experiment import Trial
+
+from ray_mixopt.core.history import History
+from ray_mixopt.core.pool import Pool
+from ray_mixopt.core.problem import Mode
+from ray_mixopt.optimizer import MixtureOptimizer
+from ray_mixopt.simulators import RunTable, Simulator, SimulatorTrainable
+from ray_mixopt.tune.scheduler import MixOptScheduler
+from ray_mixopt.tune.searcher import MixOptSearcher
+
+_ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new output greets even with verbose=0
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else a warning about GPUs, of which a replay uses none
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # a trial takes 10 ms; its log files would take 25
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay:
+    """A search over simulated or logged runs.
+
+    Args:
+        source: answers the runs.
+        metric: the metric to optimise.
+        mode: "min" or "max".
+        strategy: see ``MixtureOptimizer``.
+        budget: most to spend, in the cost unit of the source's space.
+        concurrency: number of runs at a time. With more than 1 the order in which they report may differ from one time
+            to the next, and the search with it.
+        seed: of the strategy's random draws.
+        earlier: runs made before, to be taken in at no cost.
+
+    Raises:
+        ValueError: for settings that make no sense, or a budget that buys no run.
+    """
+
+    source: Simulator | RunTable
+    metric: str
+    mode: Mode
+    strategy: str
+    budget: float
+    concurrency: int = 1
+    seed: int = 0
+    earlier: History | None = None
+
+    def __post_init__(self) -> None:
+        if self.metric not in self.source.metrics:
+            raise ValueError(f"Unknown metric {self.metric!r}: choose one of {', '.join(self.source.metrics)}.")
+        if self.concurrency < 1:
+            raise ValueError(f"concurrency must be at least 1, got {self.concurrency}.")
+        if self.optimizer().ask() is None:
+            space = self.source.space
+            raise ValueError(
+                f"A budget of {self.budget:g} buys no run of strategy {self.strategy!r}: one full run, "
+                f"{space.target_scale} x {space.target_steps} steps, costs {space.target_cost:g}."
+            )
+
+    @property
+    def pool(self) -> Pool | None:
+        """The only runs that exist, if the source is a table."""
+        return self.source.pool if isinstance(self.source, RunTable) else None
+
+    def optimizer(self) -> MixtureOptimizer:
+        """A fresh optimizer for this search, without Tune."""
+        optimizer = MixtureOptimizer(
+            self.source.space,
+            mode=self.mode,
+            objective={self.metric: 1.0},
+            strategy=self.strategy,
+            budget=self.budget,
+            seed=self.seed,
+            pool=self.pool,
+        )
+        if self.earlier is not None:
+            optimizer.absorb(self.earlier)
+        return optimizer
+
+    def run(self, experiment: Path, watch: Callable[[MixtureOptimizer], None]) -> Outcome:
+        """Runs the search with ``tune.Tuner`` to the end of its budget, or until Ctrl-C.
+
+        Starts a private Ray on this machine, unless Ray is initialised or ``RAY_ADDRESS`` names a cluster.
+
+        Args:
+            experiment: folder for Tune's files about the search.
+            watch: called after each step of Tune's loop with the optimizer as it stands.
+
+        Raises:
+            ray.tune.error.TuneError: if the search itself breaks down.
+        """
+        searcher = MixOptSearcher(
+            self.source.space,
+            metric=self.metric,
+            mode=self.mode,
+            strategy=self.strategy,
+            budget=self.budget,
+            seed=self.seed,
+            pool=self.pool,
+        )
+        if self.earlier is not None:
+            searcher.absorb(self.earlier)
+        interrupt = Interrupt()
+        trainable = tune.with_parameters(SimulatorTrainable, simulator=self.source)
+        with _environment(), _ray(self.concurrency), interrupt.on_sigint():
+            tuner = tune.Tuner(
+                tune.with_resources(trainable, {"CPU": 0.01}),  # the same for all scales, so that actors are reused
+                param_space=self.source.space.param_space(),
+                tune_config=tune.TuneConfig(
+                    search_alg=searcher,
+                    scheduler=MixOptScheduler(),
+                    num_samples=-1,
+                    max_concurrent_trials=self.concurrency,
+                    reuse_actors=True,
+                    trial_dirname_creator=_trial_id,
+                ),
+                run_config=tune.RunConfig(
+                    name=experiment.name,
+                    storage_path=str(experiment.resolve().parent),
+                    verbose=0,
+                    callbacks=[Watch(searcher, watch)],
+                    stop=interrupt,
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                ),
+            )
+            start = time.perf_counter()
+            results = tuner.fit()
+            seconds = time.perf_counter() - start
+        return Outcome(
+            optimizer=searcher.optimizer,
+            errors=tuple(map(str, results.errors)),
+            interrupted=interrupt.raised,
+            seconds=seconds,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a replay left behind.
+
+    Attributes:
+        optimizer: the optimizer, with its history.
+        errors: of trials that failed.
+        interrupted: whether Ctrl-C ended the search.
+        seconds: wall-clock time of ``Tuner.fit``.
+    """
+
+    optimizer: MixtureOptimizer
+    errors: tuple[str, ...]
+    interrupted: bool
+    seconds: float
+
+
+class Watch(tune.Callback):
+    """Shows the search to a function after each step of Tune's loop. A pickled copy shows nothing until told."""
+
+    def __init__(self, searcher: MixOptSearcher, watch: Callable[[MixtureOptimizer], None]) -> None:
+        self.show(searcher, watch)
+
+    def show(self, searcher: MixOptSearcher, watch: Callable[[MixtureOptimizer], None]) -> None:
+        """From now on shows this search to this function."""
+        self._searcher, self._watch = searcher, watch
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Shows the optimizer as it stands."""
+        if self._watch is not None:
+            self._watch(self._searcher.optimizer)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_searcher": None, "_watch": None}
+
+
+class Interrupt(tune.Stopper):
+    """Ends the experiment after Ctrl-C, at the next step of Tune's loop. A second Ctrl-C ends it on the spot."""
+
+    def __init__(self) -> None:
+        self.raised = False
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Never ends a single trial."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether Ctrl-C was pressed."""
+        return self.raised
+
+    @contextlib.contextmanager
+    def on_sigint(self) -> Iterator[None]:
+        """Catches Ctrl-C while the context lasts; in the main thread only, as signals are."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.getsignal(signal.SIGINT)
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            self.raised = True
+            signal.signal(signal.SIGINT, before)
+
+        signal.signal(signal.SIGINT, handle)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
+def _trial_id(trial: Trial) -> str:
+    return trial.trial_id
+
+
+@contextlib.contextmanager
+def _environment() -> Iterator[None]:
+    """Settings of Ray that only the environment takes; what the user has set stays."""
+    added = {key: value for key, value in _ENVIRONMENT.items() if key not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for key in added:
+            os.environ.pop(key, None)
+
+
+@contextlib.contextmanager
+def _ray(n_slots: int) -> Iterator[None]:
+    """A Ray to run on, and no word from it below an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        started = not ray.is_initialized()
+        if started:
+            options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+            if "RAY_ADDRESS" not in os.environ:
+                # "local": never someone else's cluster that happens to run on this machine.
+                options |= {"address": "local", "num_cpus": n_slots, "num_gpus": 0, "include_dashboard": False}
+            ray.init(**options)
+        logger = logging.getLogger("ray")
+        level = logger.level
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+            if started:
+                ray.shutdown()

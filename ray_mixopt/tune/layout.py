@@ -1,0 +1,156 @@
+"""Where a Tune configuration holds what: mixture, model scale, training steps, and other hyper-parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from ray.tune.search.sample import Categorical
+
+from ray_mixopt.core.history import Trial
+from ray_mixopt.core.space import MixtureSpace
+from ray_mixopt.strategies import Suggestion
+from ray_mixopt.tune.param_space import ModelScale, from_param_space, mixture_key
+from ray_mixopt.tune.parameters import Parameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The keys of a configuration.
+
+    Args:
+        mixture: key of the ``{domain: share}`` dict.
+        scale: key of the model scale's name.
+        steps: key of the training steps, the rung to reach.
+        parameters: domains of ``param_space`` that are sampled rather than searched.
+    """
+
+    mixture: str = "mixture"
+    scale: str = "scale"
+    steps: str = "steps"
+    parameters: Parameters = field(default_factory=Parameters)
+
+    def __post_init__(self) -> None:
+        keys = (self.mixture, self.scale, self.steps)
+        if len(set(keys)) < 3 or any(not isinstance(key, str) or not key or "/" in key for key in keys):
+            raise ValueError(f"mixture, scale and steps must be three distinct keys without '/', got {list(keys)}.")
+
+    def fitted(self, config: Mapping[str, Any], space: MixtureSpace | None) -> Layout:
+        """This layout with the mixture's key and the other parameters as found in a ``param_space``.
+
+        Args:
+            config: the ``param_space``.
+            space: the space to search; None if ``config`` is to say.
+
+        Raises:
+            ValueError: if there is a grid search, no mixture, or one that is not of ``space``.
+        """
+        mixture = self.mixture
+        if space is None:
+            mixture = mixture_key(config, mixture)
+        elif mixture not in config:
+            mixture = next((key for key, value in config.items() if _names(value) == set(space.domains)), mixture)
+        parameters = Parameters.of(config, without=(mixture, self.scale, self.steps))
+        if space is not None:
+            declared = {
+                mixture: (_names(config.get(mixture, dict.fromkeys(space.domains))), set(space.domains)),
+                self.scale: (_options(config.get(self.scale)), set(space.scale_names)),
+                self.steps: (_options(config.get(self.steps)), set(map(str, space.steps))),
+            }
+            for key, (found, wanted) in declared.items():
+                if not found <= wanted or (key == mixture and found != wanted):
+                    raise ValueError(
+                        f"param_space[{key!r}] has {sorted(found)}, the searcher's space {sorted(wanted)}: use "
+                        "space.param_space(), or a new MixOptSearcher."
+                    )
+            other = config[self.scale].space if isinstance(config.get(self.scale), ModelScale) else space
+            if replace(other, earlier_scales=()) != replace(space, earlier_scales=()):
+                raise ValueError("param_space was made by another MixtureSpace than the searcher's: use only one.")
+        return replace(self, mixture=mixture, parameters=parameters)
+
+    def space(self, config: Mapping[str, Any], cost_per_step: Mapping[str, float] | None) -> MixtureSpace:
+        """The space that a ``param_space`` describes; see ``from_param_space`` for the errors raised."""
+        return from_param_space(
+            config, mixture=self.mixture, scale=self.scale, steps=self.steps, cost_per_step=cost_per_step
+        )
+
+    def config(self, suggestion: Suggestion, rng: np.random.Generator) -> dict[str, Any]:
+        """The configuration of a new trial."""
+        searched = {
+            self.mixture: suggestion.mixture,
+            self.scale: suggestion.scale,
+            self.steps: suggestion.steps,
+        }
+        return self.parameters.sample(rng) | searched
+
+    def trial(self, trial_id: str, config: Mapping[str, Any], space: MixtureSpace) -> Trial:
+        """The trial that a configuration describes.
+
+        Raises:
+            ValueError: if a key is missing or its value does not fit the space.
+        """
+        missing = [key for key in (self.mixture, self.scale, self.steps) if key not in config]
+        if missing:
+            raise ValueError(f"its configuration lacks {', '.join(missing)}")
+        try:
+            return Trial(
+                trial_id=trial_id,
+                mixture=tuple(space.mixture(config[self.mixture]).tolist()),
+                scale=space.scale(str(config[self.scale])).name,
+                steps=int(config[self.steps]),
+            )
+        except TypeError as error:
+            raise ValueError(f"its configuration is malformed: {error}") from error
+
+    def config_of(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """The configuration that a flattened Tune result repeats under "config/"; empty where it does not."""
+        mixture = f"config/{self.mixture}/"
+        shares = {key.removeprefix(mixture): value for key, value in result.items() if key.startswith(mixture)}
+        config = {key: result[f"config/{key}"] for key in (self.scale, self.steps) if f"config/{key}" in result}
+        return config | ({self.mixture: shares} if shares else {})
+
+    def state(self) -> dict[str, Any]:
+        """JSON-able description, read back by ``from_state``."""
+        return {
+            "mixture": self.mixture,
+            "scale": self.scale,
+            "steps": self.steps,
+            "parameters": self.parameters.state(),
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Layout:
+        """The layout that ``state`` described."""
+        return cls(**{**state, "parameters": Parameters.from_state(state["parameters"])})
+
+
+def check_revision(old: MixtureSpace, new: MixtureSpace) -> None:
+    """Whether a search of ``old`` can go on in ``new``: floors, caps, groups, supplies and the target may differ.
+
+    Raises:
+        ValueError: naming what cannot be changed, and what to do instead.
+    """
+    for label in ("domains", "scales", "steps"):
+        before, after = getattr(old, label), getattr(new, label)
+        if before != after:
+            raise ValueError(
+                f"The search has the {label} {_listed(before)}, param_space has {_listed(after)}: these cannot be "
+                "changed, since the runs made so far would mean something else. Search on in a new Tuner, with "
+                "MixOptSearcher.add_evaluated_point for those runs that still count."
+            )
+
+
+def _listed(values: Sequence[Any]) -> list[Any]:
+    return [value if isinstance(value, str | int) else (value.name, value.cost_per_step) for value in values]
+
+
+def _names(value: Any) -> set[str]:
+    return set(map(str, value)) if isinstance(value, Mapping) else set()
+
+
+def _options(value: Any) -> set[str]:
+    if value is None:
+        return set()
+    return set(map(str, value.categories)) if isinstance(value, Categorical) else {str(value)}

@@ -1,0 +1,127 @@
+"""Restoring an interrupted experiment, checked: Tune itself starts anew, quietly, when it cannot read its files."""
+
+from __future__ import annotations
+
+import fnmatch
+import logging
+import os
+import pickle
+import pickletools
+from collections.abc import Callable
+from typing import Any
+
+from pyarrow import fs
+from ray import tune
+
+from ray_mixopt.core.safety import parse_json
+from ray_mixopt.io import snapshots
+from ray_mixopt.tune.searcher import MixOptSearcher
+
+logger = logging.getLogger(__name__)
+
+_TUNER = "tuner.pkl"
+_ASIDE = "damaged-"
+
+
+def restore(path: str | os.PathLike[str], trainable: Any, **kwargs: Any) -> tune.Tuner:
+    """``Tuner.restore`` for an experiment with ``MixOptSearcher``, after a look at the files it is going to read.
+
+    Tune keeps three files a session: the trials, the search generator and the searcher. Where the newest of a kind is
+    damaged, it is renamed to ``damaged-...`` and replaced by its copy; where that is damaged too, the session before
+    serves. A warning says what is lost. Call
+    ``fit()`` on the result to go on: finished trials stay as they are, interrupted ones go on from their last
+    checkpoint, paused ones stay paused.
+
+    The experiment must be one you made yourself: Tune's own files are pickles, and reading them runs what they say.
+
+    Args:
+        path: the experiment's folder, a path or a URI.
+        trainable: the same one as before.
+        **kwargs: for ``Tuner.restore``. A ``param_space`` may have other floors, caps, supplies and target than before;
+            domains, scales and steps must stay.
+
+    Raises:
+        ValueError: if the folder is not an experiment with ``MixOptSearcher``, or too much of it is damaged, or
+            ``param_space`` is of another search.
+    """
+    filesystem, folder = snapshots.locate(path, kwargs.get("storage_filesystem"))
+    names = snapshots.names(filesystem, folder)
+    if _TUNER not in names:
+        raise ValueError(f"{os.fspath(path)!r} is not the folder of a Tune experiment: it has no {_TUNER}.")
+    if (problem := _check_pickle(snapshots.content(filesystem, f"{folder}/{_TUNER}"))) is not None:
+        raise ValueError(f"{folder}/{_TUNER} is damaged ({problem}).{_advice(path)}")
+    searcher = MixOptSearcher.load(path, storage_filesystem=kwargs.get("storage_filesystem"))
+    if kwargs.get("param_space"):
+        searcher.check_param_space(kwargs["param_space"])
+    for pattern, check in (("experiment_state-*.json", _check_trials), ("search_gen_state-*.json", _check_pickle)):
+        _set_aside_damaged(filesystem, folder, sorted(fnmatch.filter(names, pattern), reverse=True), check, path)
+    local = isinstance(filesystem, fs.LocalFileSystem)
+    return tune.Tuner.restore(folder if local else os.fspath(path), trainable, **kwargs)
+
+
+def _set_aside_damaged(
+    filesystem: fs.FileSystem,
+    folder: str,
+    newest_first: list[str],
+    check: Callable[[bytes], str | None],
+    path: str | os.PathLike[str],
+) -> None:
+    """Renames damaged files until the newest one is good. Raises ValueError, touching nothing, if none is."""
+
+    def is_whole(file: str) -> bool:
+        return filesystem.get_file_info(file).is_file and check(snapshots.content(filesystem, file)) is None
+
+    damaged: dict[str, str] = {}
+    prefix = None
+    for name in newest_first:
+        problem = check(snapshots.content(filesystem, f"{folder}/{name}"))
+        if problem is None:
+            break
+        damaged[name] = problem
+        prefix = next((p for p in (snapshots.COPY, snapshots.KEPT) if is_whole(f"{folder}/{p}{name}")), None)
+        if prefix is not None:
+            break
+    else:
+        raise ValueError(
+            f"No {newest_first[0] if newest_first else 'session file'} of {folder} can be read "
+            f"({'; '.join(damaged.values()) or 'there is none'}).{_advice(path)}"
+        )
+    for name, problem in damaged.items():
+        filesystem.move(f"{folder}/{name}", f"{folder}/{_ASIDE}{name}")
+        logger.warning("%s is damaged (%s) and was renamed to %s%s.", name, problem, _ASIDE, name)
+    if prefix is not None:
+        filesystem.move(f"{folder}/{prefix}{name}", f"{folder}/{name}")
+        lost = "nothing is lost" if prefix == snapshots.COPY else "of trials it may lack the last report"
+        logger.warning("Its copy serves as %s: %s.", name, lost)
+    elif damaged:
+        logger.warning(
+            "The session before serves: trials that only the damaged files knew are lost, as is training after it; "
+            "what the searcher observed is kept."
+        )
+
+
+def _check_trials(content: bytes) -> str | None:
+    """What is wrong with an experiment state, None if nothing is."""
+    try:
+        state = parse_json(content)
+    except ValueError as error:
+        return str(error)
+    whole = isinstance(state, dict) and isinstance(state.get("runner_data"), dict) and bool(state.get("trial_data"))
+    return None if whole else "it holds no trials"
+
+
+def _check_pickle(content: bytes) -> str | None:
+    """What is wrong with a pickle, None if nothing is. It is read through without being executed."""
+    try:
+        for _ in pickletools.genops(content):
+            pass
+    except (ValueError, IndexError, OverflowError, pickle.UnpicklingError) as error:
+        return f"it ends early or is no pickle: {error}"
+    return None
+
+
+def _advice(path: str | os.PathLike[str]) -> str:
+    return (
+        " The observations may be safe: search on in a new Tuner with "
+        f"search_alg=MixOptSearcher.load({os.fspath(path)!r})."
+    )

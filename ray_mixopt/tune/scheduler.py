@@ -1,0 +1,167 @@
+"""``MixOptScheduler``: runs trials rung by rung, pausing and continuing them as the optimizer wants."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import SCHEDULER_IMPORT, TrialScheduler
+from ray.tune.search.repeater import Repeater
+from ray.tune.utils import flatten_dict
+
+from ray_mixopt.core.history import Trial as Run
+from ray_mixopt.core.history import is_sound
+from ray_mixopt.io.snapshots import keep_session
+from ray_mixopt.tune.reports import metrics_of, training_step
+from ray_mixopt.tune.searcher import MixOptSearcher
+
+if TYPE_CHECKING:
+    from ray.tune.execution.tune_controller import TuneController
+
+CONTINUABLE = "continuable"
+"""Key that the scheduler sets to True in the configuration of the trials of a ``MixOptSearcher``.
+
+A trainable that would end by itself (``done=True``) at ``config["steps"]`` does not, then: it reports, and is paused
+there or stopped. It may be resumed from its checkpoint with larger ``steps``. A trainable that knows nothing of the key
+and reports on and on is paused and stopped just the same.
+"""
+
+
+class MixOptScheduler(TrialScheduler):
+    """Pauses a trial at the rung it was asked for, and resumes it when ``MixOptSearcher`` wants more of it.
+
+    Diverged trials are stopped at once, paused ones when the search is over. With any other searcher a trial is
+    stopped at ``config["steps"]``. What it asks of a trainable: reports with "step", checkpoints to resume from, and
+    that it heeds ``CONTINUABLE`` if it ends by itself.
+
+    The scheduler holds no state, since Tune never saves a scheduler's; all it needs is in the searcher. Setting it up
+    sets the environment variable ``TUNE_GLOBAL_CHECKPOINT_S`` to 1 (seconds between snapshots of the experiment)
+    unless it is set already: what happens between two snapshots is lost when the driver is killed.
+    """
+
+    _supports_buffered_results = False  # a run must not go on past its rung while its reports wait
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        """Takes over Tune's metric; may be called again, by another Tuner."""
+        os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1")
+        self._metric = metric or self._metric
+        return True
+
+    def on_trial_add(self, tune_controller: TuneController, trial: Trial) -> None:
+        """Readies a new trial, or one of a restored experiment: Tune would start all unfinished ones at once."""
+        searcher = _mixopt_searcher(tune_controller)
+        if searcher is None:
+            return
+        restored = trial.trial_id in searcher.roster.unconfirmed or searcher.run_of(trial.trial_id) is None
+        run = _admit(searcher, trial, restored)
+        if run is None or trial.is_finished():
+            return
+        # Tune files a restored trial by its status right after this hook.
+        if restored and run.status == "paused":
+            trial.set_status(Trial.PAUSED)
+        elif restored and run.status in ("done", "diverged"):
+            trial.set_status(Trial.TERMINATED)
+        _set_config(trial, {searcher.layout.steps: run.steps, CONTINUABLE: True})
+
+    def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
+        """Decides whether a trial goes on, pauses or stops."""
+        searcher = _mixopt_searcher(tune_controller)
+        run = None if searcher is None else searcher.run_of(trial.trial_id, result)
+        step = training_step(result)
+        if searcher is None or run is None:
+            steps = trial.config.get("steps")
+            over = step is not None and steps is not None and step >= steps
+            return self.STOP if over or _diverged(result, filter(None, [self._metric])) else self.CONTINUE
+        if (storage := trial.storage) is not None:
+            keep_session(storage.experiment_driver_staging_path, storage.storage_filesystem, storage.experiment_fs_path)
+        if _diverged(result, searcher.metric_names):
+            return self.STOP
+        if step is None or step < run.steps:
+            return self.CONTINUE
+        last = run.steps >= searcher.optimizer.space.steps[-1]
+        return self.STOP if last or tune_controller.search_alg.is_finished() else self.PAUSE
+
+    def choose_trial_to_run(self, tune_controller: TuneController) -> Trial | None:
+        """A paused trial that is to go on. Tune starts new ones by itself."""
+        searcher = _mixopt_searcher(tune_controller)
+        paused = [trial for trial in tune_controller.get_trials() if trial.status == Trial.PAUSED]
+        if searcher is None:
+            return paused[0] if paused else None
+        searcher.settle()
+        for trial in paused:
+            run = searcher.run_of(trial.trial_id)
+            if run is None or run.status == "running":
+                if run is not None:
+                    _set_config(trial, {searcher.layout.steps: run.steps})
+                return trial
+        if tune_controller.search_alg.is_finished():
+            for trial in paused:
+                tune_controller.stop_trial(trial)
+        return None
+
+    def on_trial_error(self, tune_controller: TuneController, trial: Trial) -> None:
+        """Nothing to do: the searcher is told."""
+
+    def on_trial_complete(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> None:
+        """Nothing to do: the searcher is told."""
+
+    def on_trial_remove(self, tune_controller: TuneController, trial: Trial) -> None:
+        """Nothing to do: the searcher is told."""
+
+    def debug_string(self) -> str:
+        """One line for Tune's reporter."""
+        return "Using MixOptScheduler."
+
+
+def _mixopt_searcher(tune_controller: TuneController) -> MixOptSearcher | None:
+    """The ``MixOptSearcher`` under Tune's wrappers; None if the searcher is another."""
+    searcher = tune_controller.search_alg
+    while hasattr(searcher, "searcher"):
+        if isinstance(searcher, Repeater):
+            raise ValueError("Repeater hides the reports below the last rung: use MixOptSearcher without it.")
+        searcher = searcher.searcher
+    return searcher if isinstance(searcher, MixOptSearcher) else None
+
+
+def _admit(searcher: MixOptSearcher, trial: Trial, restored: bool) -> Run | None:
+    """Makes a trial that is new, to be retried, or part of a restored experiment known to the searcher.
+
+    Returns:
+        Its run; None if its configuration does not fit the space.
+    """
+    roster = searcher.roster
+    roster.pausing = True
+    roster.confirm(trial)
+    known = searcher.run_of(trial.trial_id) is not None
+    run = searcher.run_of(trial.trial_id, config=trial.config)
+    if run is None:
+        return None
+    if trial.is_finished():
+        # The state may be older than the experiment, and not know of the end.
+        if run.status in ("running", "paused"):
+            roster.start(trial.trial_id)
+            searcher.settle()
+        return run
+    if not known and trial.last_result:
+        # It may be paused at its rung already: started anew it would train on to the next.
+        searcher.on_trial_result(trial.trial_id, flatten_dict(trial.last_result))
+    if run.status in ("failed", "lost") or (run.status == "paused" and not restored):
+        run.status = "running"
+    if run.status == "running":
+        roster.start(trial.trial_id)
+    return run
+
+
+def _set_config(trial: Trial, changes: Mapping[str, Any]) -> None:
+    config = {**trial.config, **changes}
+    if config != trial.config:
+        trial.set_config(config)
+
+
+def _diverged(result: Mapping[str, Any], metrics: Iterable[str]) -> bool:
+    return not all(map(is_sound, metrics_of(result, metrics).values()))
+
+
+SCHEDULER_IMPORT["mixopt"] = MixOptScheduler

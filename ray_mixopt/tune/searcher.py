@@ -1,0 +1,418 @@
+"""``MixOptSearcher``: the mixture search as a Ray Tune search algorithm."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from pyarrow import fs
+from ray.tune.search import SEARCH_ALG_IMPORT, UNDEFINED_METRIC_MODE, UNDEFINED_SEARCH_SPACE, Searcher
+from ray.tune.utils import flatten_dict
+
+from ray_mixopt.core.history import History
+from ray_mixopt.core.history import Trial as Run
+from ray_mixopt.core.merging import DomainMap
+from ray_mixopt.core.objective import Objective
+from ray_mixopt.core.pool import Pool
+from ray_mixopt.core.recommendation import Recommendation
+from ray_mixopt.core.space import MixtureSpace
+from ray_mixopt.io import snapshots
+from ray_mixopt.io.snapshots import SnapshotSearcher
+from ray_mixopt.optimizer import MixtureOptimizer, check_settings, objective_of
+from ray_mixopt.tune.background import Asking
+from ray_mixopt.tune.failures import machine_failed
+from ray_mixopt.tune.layout import Layout, check_revision
+from ray_mixopt.tune.points import EvaluatedPoints
+from ray_mixopt.tune.reports import Reports, training_step
+from ray_mixopt.tune.trials import Roster
+
+logger = logging.getLogger(__name__)
+
+STATE_VERSION = 1
+_PARAMETER_STREAM = 7  # sets the draws of further hyper-parameters apart from the strategy's
+
+
+class MixOptSearcher(SnapshotSearcher):
+    """Searches for the mixture that is best at the target scale and steps, spending on cheaper runs where that pays.
+
+    ``MixOptSearcher()`` learns everything from ``Tuner(param_space=...)`` and ``TuneConfig(metric, mode)``. A
+    suggestion is ``{"mixture": {domain: share}, "scale": name, "steps": rung}``; a trial is to report "step" and its
+    metrics at every rung up to ``steps``. Under ``MixOptScheduler`` runs are paused at their rung and may be continued
+    later; under any other scheduler every run ends there. ``max_concurrent_trials`` counts the trials that hold or
+    wait for resources, not the paused ones.
+
+    Args:
+        space: the search space; by default that of ``param_space``.
+        metric: name of the metric to optimise; by default that of ``TuneConfig``.
+        mode: "min" or "max"; by default that of ``TuneConfig``.
+        objective: weight of each metric in the objective, in place of the single ``metric``, or an ``Objective``.
+            Metrics that a result lacks are unknown.
+        strategy: see ``MixtureOptimizer``.
+        budget: most to spend, in the unit of the space's costs; the search then finishes by itself.
+        seed: of all random draws; the same seed and data give the same suggestions.
+        pool: the only runs that exist, when a table of logged runs is replayed.
+        mixture: key of the mixture in the configuration.
+        scale: key of the model scale.
+        steps: key of the training steps.
+        cost_per_step: price of a step by scale name, for a hand-written ``param_space`` with several scales.
+        max_wait_s: longest time, in seconds, that Tune waits for a suggestion while trials run; it is then made in a
+            thread, and the search depends on how long that takes. By default Tune waits as long as it takes.
+        reference: weights by domain of a mixture to compare recommendations with.
+        min_gain_per_cost: see ``MixtureOptimizer``; the search then finishes by itself.
+
+    Raises:
+        ValueError: for an argument that makes no sense; the message says what to change.
+    """
+
+    def __init__(
+        self,
+        space: MixtureSpace | None = None,
+        metric: str | None = None,
+        mode: str | None = None,
+        *,
+        objective: Mapping[str, float] | Objective | None = None,
+        strategy: str = "default",
+        budget: float | None = None,
+        seed: int = 0,
+        pool: Pool | None = None,
+        mixture: str = "mixture",
+        scale: str = "scale",
+        steps: str = "steps",
+        cost_per_step: Mapping[str, float] | None = None,
+        max_wait_s: float | None = None,
+        reference: Mapping[str, float] | None = None,
+        min_gain_per_cost: float = 0.0,
+    ) -> None:
+        if space is not None and not isinstance(space, MixtureSpace):
+            raise ValueError(f"space must be a MixtureSpace, got {space!r}: pass a dict as Tuner(param_space=...).")
+        if metric is not None and not isinstance(metric, str):
+            raise ValueError(f"metric must be one name, got {metric!r}: for several use objective={{name: weight}}.")
+        check_settings(
+            mode=mode or "min",
+            objective=objective,
+            strategy=strategy,
+            budget=budget,
+            seed=seed,
+            min_gain_per_cost=min_gain_per_cost,
+        )
+        super().__init__(metric=metric, mode=mode)
+        self._asking = Asking(max_wait_s)
+        self._settings: dict[str, Any] = {
+            "objective": objective.to_dict() if isinstance(objective, Objective) else objective and dict(objective),
+            "strategy": strategy,
+            "budget": budget,
+            "seed": seed,
+            "reference": None if reference is None else dict(reference),
+            "min_gain_per_cost": min_gain_per_cost,
+        }
+        self._space = space
+        self._pool = pool
+        self._cost_per_step = None if cost_per_step is None else dict(cost_per_step)
+        self.layout = Layout(mixture=mixture, scale=scale, steps=steps)
+        self._evaluated = EvaluatedPoints()
+        self._optimizer: MixtureOptimizer | None = None
+        self._max_concurrent = 0
+        self._reports = Reports()
+        self.roster = Roster()
+
+    # -- the search as Tune sees it
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        """Takes over Tune's metric, mode and ``param_space``. May be called again, by another Tuner.
+
+        Raises:
+            ValueError: for a ``param_space`` that holds no mixture, or another one than before, or a grid search.
+        """
+        layout = self.layout.fitted(config, self._space)
+        space = self._space or layout.space(config, self._cost_per_step)
+        target = (metric or self._metric, mode or self._mode)
+        if self._optimizer is not None and len(self._optimizer.history) > 0:
+            if target != (self._metric, self._mode):
+                raise ValueError(
+                    f"This MixOptSearcher has observations of {self._metric!r} ({self._mode}), which do not serve "
+                    f"{target[0]!r} ({target[1]}): use a new one."
+                )
+            # Runs that were still going are another Tuner's, and so are their checkpoints.
+            self.roster = Roster(self._optimizer.history)
+            self.roster.lose(set(self.roster.unconfirmed), self._optimizer.history)
+        else:
+            self._optimizer = None
+        self.layout, self._space, (self._metric, self._mode) = layout, space, target
+        if self.metric_names and self._mode:
+            self._optimizer = self.optimizer
+        own_end = self._settings["budget"] or self._settings["min_gain_per_cost"]
+        ends = own_end or spec.get("stop") or spec.get("time_budget_s")
+        if spec.get("num_samples", 1) >= sys.maxsize and not ends:
+            logger.warning("num_samples=-1 without MixOptSearcher(budget=...): this search does not end by itself.")
+        return True
+
+    def set_max_concurrency(self, max_concurrent: int) -> bool:
+        """Takes over the limit: Tune's own would count paused trials."""
+        self._max_concurrent = max_concurrent
+        return True
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """The configuration of the next trial; None for "not now"; FINISHED when the budget allows nothing more.
+
+        A paused run may be worth more than any new one. The answer is then None, too, and ``MixOptScheduler`` resumes
+        the run in the same step of Tune's loop.
+
+        Raises:
+            RuntimeError: if the space, the metric or the mode is unknown, the state could not be restored, or trial
+                after trial fails before its first report.
+        """
+        optimizer = self.optimizer
+        self.roster.check_failures()
+        self.settle()
+        roster, history = self.roster, optimizer.history
+        if roster.pausing and roster.unconfirmed:
+            roster.lose(set(roster.unconfirmed), history)
+        running = roster.running(history)
+        if self._max_concurrent and running >= self._max_concurrent:
+            return None
+        number = history.n_asked
+        # With nothing running, Tune would sleep for a second if told to come back.
+        known, suggestion = (
+            (True, None) if roster.exhausted else self._asking.ask(optimizer, trial_id, patient=not running)
+        )
+        if suggestion is None:
+            roster.exhausted = known  # until a run reports or ends
+            return None if running or not known else cast(Any, Searcher.FINISHED)
+        roster.start(suggestion.trial_id)
+        if suggestion.continues is not None:
+            return None
+        return self.layout.config(suggestion, optimizer.problem.rng(number, _PARAMETER_STREAM))
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Takes in a report. Unknown, late and repeated ones do no harm."""
+        self.roster.exhausted = False
+        run = self.run_of(trial_id, result)
+        if run is None:
+            return
+        step = self._observe(run, result)
+        if self.roster.pausing and step is not None and step >= run.steps and run.status == "running":
+            self.optimizer.finish(trial_id)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Takes in the end of a trial, with its last report if it has one."""
+        self.roster.exhausted = False
+        run = self.run_of(trial_id, result)
+        lost = error and machine_failed(self.roster.trial(trial_id))
+        self.roster.end(trial_id)
+        if run is None:
+            return
+        if result and training_step(result) not in run.observations:
+            self._observe(run, result)
+        self.optimizer.finish(trial_id, failed=error, lost=lost, continuable=False)
+        if error and not run.observations:
+            self.roster.failures += 1
+
+    # -- answers and knowledge from elsewhere
+
+    @property
+    def optimizer(self) -> MixtureOptimizer:
+        """The optimizer behind this searcher, with its ``history``.
+
+        Raises:
+            RuntimeError: if the space, the metric or the mode is unknown, or the state could not be restored.
+        """
+        if self.damage is not None:
+            raise RuntimeError(self.damage)
+        if self._optimizer is None:
+            name = type(self).__name__
+            if self._space is None:
+                raise RuntimeError(UNDEFINED_SEARCH_SPACE.format(cls=name, space="space"))
+            if not self.metric_names or not self._mode:
+                raise RuntimeError(UNDEFINED_METRIC_MODE.format(cls=name, metric=self._metric, mode=self._mode))
+            settings = self._settings | {"objective": self._objective or {cast(str, self._metric): 1.0}}
+            self._optimizer = MixtureOptimizer(self._space, mode=cast(Any, self._mode), pool=self._pool, **settings)
+            self._evaluated.hand_over(self._optimizer)
+        return self._optimizer
+
+    def recommend(self, *, details: bool = False) -> Recommendation:
+        """The best mixture for the target as far as is known; see ``MixtureOptimizer.recommend``.
+
+        Raises:
+            RuntimeError: if the space, the metric or the mode is unknown.
+        """
+        return self.optimizer.recommend(details=details)
+
+    def add_evaluated_point(
+        self,
+        parameters: dict[str, Any],
+        value: float | Mapping[str, float],
+        error: bool = False,
+        pruned: bool = False,
+        intermediate_values: Sequence[float] | Mapping[int, float] | None = None,
+    ) -> None:
+        """Takes in a run made elsewhere, at no cost; kept for later while the space is not known.
+
+        Args:
+            parameters: its configuration: mixture, scale and steps.
+            value: the metric at those steps; with an ``objective``, metrics by name.
+            error: whether it failed; then nothing is learned.
+            pruned: whether it ended before its steps; ``value`` is then left out, since its step is unknown.
+            intermediate_values: metric by training step, or at the first rungs in turn.
+
+        Raises:
+            ValueError: if the configuration or a value does not fit the space.
+        """
+        if error:
+            return
+        self._evaluated.add(self.layout, parameters, value, pruned, intermediate_values)
+        if self._optimizer is not None:
+            self._evaluated.hand_over(self._optimizer)
+
+    def check_param_space(self, config: Mapping[str, Any]) -> None:
+        """Raises ValueError if this search cannot go on with a ``param_space``; see ``ray_mixopt.restore``."""
+        if self._space is not None:
+            check_revision(self._space, self.layout.space(config, self._cost_per_step))
+
+    def absorb(self, history: History, changes: DomainMap | None = None, *, source: str = "") -> int:
+        """Takes in the runs of an earlier history, at no cost, before the search; see ``MixtureOptimizer.absorb``.
+
+        Raises:
+            ValueError: if a domain of the runs has no place in the space, or a scale no size.
+            RuntimeError: if the space, the metric or the mode is unknown: pass them to the searcher.
+        """
+        taken = self.optimizer.absorb(history, changes, source=source)
+        self._space = self.optimizer.space
+        return taken
+
+    # -- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-able state: all that a later process needs to suggest the same."""
+        return {
+            "version": STATE_VERSION,
+            "metric": self._metric,
+            "mode": self._mode,
+            "settings": self._settings,
+            "layout": self.layout.state(),
+            "cost_per_step": self._cost_per_step,
+            "space": None if self._space is None else self._space.to_dict(),
+            "history": None if self._optimizer is None else self._optimizer.history.state_dict(),
+            "evaluated": self._evaluated.state(),
+            "n_recoveries": self.n_recoveries,
+            "max_wait_s": self._asking.max_wait_s,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes over a state, or raises ValueError and changes nothing. Bounds that are known by now go on to hold."""
+        if state.get("version") != STATE_VERSION:
+            raise ValueError(f"it has version {state.get('version')!r}, this release reads {STATE_VERSION}")
+        restored = MixOptSearcher(pool=self._pool, max_wait_s=state.get("max_wait_s"))
+        try:
+            restored._metric, restored._mode = state["metric"], state["mode"]
+            restored._settings, restored._cost_per_step = dict(state["settings"]), state["cost_per_step"]
+            restored.layout = Layout.from_state(state["layout"])
+            restored._space = None if state["space"] is None else MixtureSpace.from_dict(state["space"])
+            history = None if state["history"] is None else History.from_state_dict(state["history"])
+            if self._space is not None and restored._space is not None:
+                check_revision(restored._space, self._space)
+                restored._space = self._space
+            if history is not None:
+                history.space = restored._space or history.space
+                restored.optimizer.history = history
+            restored._evaluated = EvaluatedPoints(state["evaluated"])
+            restored.n_recoveries = int(state["n_recoveries"])
+        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise ValueError(f"it is malformed: {error!r}") from error
+        if restored._optimizer is not None:
+            restored.roster = Roster(restored._optimizer.history)
+        restored._max_concurrent = self._max_concurrent
+        self.__dict__.update(restored.__dict__)
+
+    @classmethod
+    def load(
+        cls,
+        experiment_path: str | os.PathLike[str],
+        *,
+        pool: Pool | None = None,
+        storage_filesystem: fs.FileSystem | None = None,
+    ) -> MixOptSearcher:
+        """The searcher of an experiment, running, interrupted or done: for ``recommend`` or for another Tuner.
+
+        Args:
+            experiment_path: the experiment's folder, a path or a URI.
+            pool: the pool that it was made with, if any.
+            storage_filesystem: where the folder lies, if the path does not say.
+
+        Raises:
+            ValueError: if there is no readable state.
+        """
+        searcher = cls(pool=pool)
+        searcher.restore_newest(*snapshots.locate(experiment_path, storage_filesystem))
+        return searcher
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle: Tune keeps the searcher as it was made, and a second Tuner one that has run."""
+        return {"pool": self._pool, "state": self.state_dict()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(pool=state["pool"])  # type: ignore[misc]
+        self.load_state_dict(state["state"])
+
+    # -- for MixOptScheduler
+
+    @property
+    def metric_names(self) -> list[str]:
+        """The metrics of the objective, those of its guardrails included."""
+        objective = self._objective
+        if isinstance(objective, Objective):
+            return list(objective.metrics)
+        return list(objective or filter(None, [self._metric]))
+
+    @property
+    def _objective(self) -> Mapping[str, float] | Objective | None:
+        return objective_of(self._settings["objective"])
+
+    def settle(self) -> None:
+        """Takes in the end of trials of which Tune did not tell."""
+        for trial in self.roster.ended_unheard():
+            last = flatten_dict(trial.last_result or {})
+            self.on_trial_complete(trial.trial_id, last, error=trial.status == trial.ERROR)
+
+    def run_of(
+        self, trial_id: str, result: Mapping[str, Any] | None = None, *, config: Mapping[str, Any] | None = None
+    ) -> Run | None:
+        """The optimizer's record of a trial. One that it does not know is adopted from its configuration.
+
+        Args:
+            trial_id: Tune's name of the trial.
+            result: a flattened result, which repeats the configuration under "config/".
+            config: the configuration.
+
+        Returns:
+            The run; None for an unknown trial whose configuration is not known or does not fit the space.
+        """
+        if self._optimizer is None or trial_id in self._optimizer.history.trials:
+            return None if self._optimizer is None else self._optimizer.history[trial_id]
+        config = self.layout.config_of(result or {}) if config is None else config
+        if not config:
+            return None
+        history = self._optimizer.history
+        try:
+            run = self.layout.trial(trial_id, config, history.space)
+        except ValueError as error:
+            self._reports.warn_once(f"Trial {trial_id} is not of this search and is ignored: {error}.")
+            return None
+        history.add(run)
+        history.n_asked += 1  # it was asked for, by a state that is gone
+        self.roster.start(trial_id)
+        logger.warning("Trial %s was not in the state; it is taken over from its configuration.", trial_id)
+        return run
+
+    # -- inside
+
+    def _observe(self, run: Run, result: Mapping[str, Any]) -> int | None:
+        step = self._reports.observe(self.optimizer, run, result, self.metric_names)
+        if step is not None:
+            self.roster.failures = 0
+        return step
+
+
+SEARCH_ALG_IMPORT["mixopt"] = lambda: MixOptSearcher
