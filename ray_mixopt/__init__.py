@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ray_mixopt import simulators
-    from ray_mixopt.core.recommendation import Recommendation
+    from ray_mixopt.core.recommendation import Forecast, Recommendation
     from ray_mixopt.core.space import MixtureSpace, Scale
     from ray_mixopt.optimizer import MixtureOptimizer
     from ray_mixopt.strategies import Suggestion
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ray_mixopt.tune.searcher import MixOptSearcher
 
 _WHERE = {
+    "Forecast": "ray_mixopt.core.recommendation",
     "MixOptScheduler": "ray_mixopt.tune.scheduler",
     "MixOptSearcher": "ray_mixopt.tune.searcher",
     "MixtureOptimizer": "ray_mixopt.optimizer",
@@ -31,6 +32,7 @@ _WHERE = {
 }
 
 __all__ = [
+    "Forecast",
     "MixOptScheduler",
     "MixOptSearcher",
     "MixtureOptimizer",

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+import numpy as np
+
+NORMAL_95 = 1.959963984540054
+"""Half the width of a 95% interval, in standard deviations of a normal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +27,55 @@ class Prediction:
     low: float
     high: float
 
+    @classmethod
+    def of(cls, mean: float, std: float) -> Prediction:
+        """The prediction of a normal with this mean and standard deviation."""
+        half = NORMAL_95 * std
+        return cls(mean=mean, low=mean - half, high=mean + half)
+
     def __str__(self) -> str:
         return f"{self.mean:.4f} [{self.low:.4f}, {self.high:.4f}]"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Forecast:
+    """What is predicted for ``n`` mixtures together, in the objective's own unit and direction.
+
+    Whatever the mixtures have in common, such as the level of the whole model scale, is in the covariance, so that a
+    difference between two of them is often known far better than either value.
+
+    Attributes:
+        mean: expected value of each mixture, ``(n,)``.
+        std: standard deviation of each, ``(n,)``.
+        covariance: of every mixture with every other, ``(n, n)``, in the unit squared.
+
+    Raises:
+        ValueError: if the shapes do not agree.
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+    covariance: np.ndarray
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std", "covariance"):
+            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.float64))
+        n = self.mean.size
+        if self.mean.shape != (n,) or self.std.shape != (n,) or self.covariance.shape != (n, n):
+            raise ValueError(
+                "A forecast of n mixtures has mean (n,), std (n,) and covariance (n, n), got "
+                f"{self.mean.shape}, {self.std.shape} and {self.covariance.shape}."
+            )
+
+    def __len__(self) -> int:
+        """The number of mixtures."""
+        return self.mean.size
+
+    def difference(self, i: int, j: int) -> Prediction:
+        """Value of mixture ``i`` minus that of mixture ``j`` (places among those predicted), with its 95% interval."""
+        covariance = self.covariance
+        variance = float(covariance[i, i] + covariance[j, j] - 2 * covariance[i, j])
+        return Prediction.of(float(self.mean[i] - self.mean[j]), math.sqrt(max(variance, 0.0)))
 
 
 @dataclass(frozen=True, kw_only=True)
