@@ -18,6 +18,7 @@ import click
 import torch
 
 from ray_mixopt import MixtureOptimizer
+from ray_mixopt.core.safety import write_atomically
 from ray_mixopt.pretraining.config import PretrainConfig
 from ray_mixopt.pretraining.search import experiment_path
 from ray_mixopt.pretraining.session import REPORTS, FolderSession
@@ -77,9 +78,7 @@ def search(settings: PretrainConfig, folder: Path, processes: int) -> MixtureOpt
                 optimizer.finish(trial.trial_id)
                 spent = history.spent / settings.space.target_cost
                 click.echo(f"{spent:.2f} {trial.trial_id}: {trial.scale} to {trial.steps}", err=True)
-            temporary = state.with_suffix(".tmp")
-            temporary.write_text(json.dumps(optimizer.state_dict()))
-            temporary.replace(state)
+            write_atomically(state, json.dumps(optimizer.state_dict()))
 
 
 @click.command()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_mixopt.benchmark.workers import ONE_WORKER, Workers
-from ray_mixopt.core.safety import MiB, check_size, parse_json
+from ray_mixopt.core.safety import MiB, check_size, check_version, parse_json, write_atomically
 
 FORMAT_VERSION = 1
 MOST_BYTES = 16 * MiB
@@ -98,9 +97,7 @@ class Record:
         """Writes the file atomically to its place below ``out``."""
         path = place(out, self.problem, self.method, self.seed, Workers(self.workers))
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(f".{os.getpid()}.tmp")
-        draft.write_text(json.dumps({"version": FORMAT_VERSION, **asdict(self)}, allow_nan=False) + "\n")
-        os.replace(draft, path)
+        write_atomically(path, json.dumps({"version": FORMAT_VERSION, **asdict(self)}, allow_nan=False) + "\n")
         return path
 
     @classmethod
@@ -113,7 +110,8 @@ class Record:
         try:
             check_size(path, path.stat().st_size, MOST_BYTES)
             fields = parse_json(path.read_bytes())
-            version = fields.pop("version")
+            check_version(fields, "a record", FORMAT_VERSION)
+            del fields["version"]
             # Records of a single worker may say no time: it is the cost.
             points = [{"time": point["cost"], **point, "mixture": tuple(point["mixture"])} for point in fields["trace"]]
             fields["trace"] = tuple(Point(**point) for point in points)
@@ -124,8 +122,8 @@ class Record:
             raise ValueError(
                 f"{path} is no record of a run ({error!r}): remove it, or choose another --out."
             ) from error
-        if version != FORMAT_VERSION or not record.trace:
-            raise ValueError(f"{path} was written by another release: remove it, or choose another --out.")
+        if not record.trace:
+            raise ValueError(f"{path} is the record of a run without a trace: remove it, or choose another --out.")
         return record
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from ray_mixopt.core.safety import whole
+from ray_mixopt.core.safety import check_version, whole
 from ray_mixopt.core.space import MixtureSpace
 
 FORMAT_VERSION = 1
@@ -226,9 +226,7 @@ class History:
         Raises:
             ValueError: if the state is of another version, malformed or inconsistent.
         """
-        if not isinstance(state, Mapping) or state.get("version") != FORMAT_VERSION:
-            found = state.get("version") if isinstance(state, Mapping) else type(state).__name__
-            raise ValueError(f"Cannot read a history of version {found!r}: this release reads {FORMAT_VERSION}.")
+        check_version(state, "a history", FORMAT_VERSION)
         try:
             history = cls(MixtureSpace.from_dict(state["space"]))
             for entry in state["trials"]:

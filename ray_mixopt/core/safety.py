@@ -1,11 +1,51 @@
-"""Files that others may have written: how large they may be, and JSON that is no more than JSON."""
+"""State in files: written whole or not at all, and read with distrust, since others may have written it."""
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 MiB = 2**20
+
+
+def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None:
+    """Writes a local file so that at every moment a whole one has its name: the one before, or the new one.
+
+    Args:
+        path: of the file, in a folder that exists. What fails leaves it as it was.
+        content: all of it; text is written as UTF-8.
+    """
+    file = Path(path)
+    draft = file.with_name(f".{os.getpid()}-{file.name}")
+    try:
+        draft.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        os.replace(draft, file)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def check_version(state: object, what: str, *readable: int, remedy: str = "") -> int:
+    """The version of a JSON state, under its key "version".
+
+    Args:
+        state: what was read.
+        what: how the error calls it, with its article: "a history".
+        readable: the versions that this release reads.
+        remedy: what to do about a file of another release: "fit it again".
+
+    Raises:
+        ValueError: if the state is no JSON object, or of another version.
+    """
+    if not isinstance(state, Mapping):
+        raise ValueError(f"Cannot read {what}: it is of type {type(state).__name__}, not a JSON object.")
+    found = state.get("version")
+    if isinstance(found, bool) or found not in readable:
+        known = " and ".join(map(str, readable)) + (remedy and f"; {remedy}")
+        raise ValueError(f"Cannot read {what} of version {found!r}: this release reads {known}.")
+    return int(found)
 
 
 def check_size(name: object, n_bytes: int | None, most: int) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ray_mixopt.core.safety import parse_json
+from ray_mixopt.core.safety import check_version, parse_json
 from ray_mixopt.core.simplex import CappedSimplex, Group, GroupedSimplex
 
 if TYPE_CHECKING:
@@ -250,9 +250,7 @@ class MixtureSpace:
         Raises:
             ValueError: if the description is of another version or malformed.
         """
-        if not isinstance(data, Mapping) or data.get("version") != FORMAT_VERSION:
-            found = data.get("version") if isinstance(data, Mapping) else type(data).__name__
-            raise ValueError(f"Cannot read a space of version {found!r}: this release reads {FORMAT_VERSION}.")
+        check_version(data, "a space", FORMAT_VERSION)
         known = {"domains", "steps", "lower", "upper", "token_supply", "target_tokens", "max_epochs"}
         unknown = set(data) - known - {"version", "scales", "target", "groups", "earlier_scales"}
         if unknown:

@@ -12,7 +12,7 @@ import numpy as np
 from ray_mixopt.core.history import History
 from ray_mixopt.core.objective import Mode, Objective
 from ray_mixopt.core.pool import Pool
-from ray_mixopt.core.safety import parse_json
+from ray_mixopt.core.safety import parse_json, write_atomically
 from ray_mixopt.optimizer import MixtureOptimizer
 
 HISTORY, EXPERIMENT = "history.json", "experiment"
@@ -24,9 +24,7 @@ def save(optimizer: MixtureOptimizer, path: Path) -> None:
     pool = optimizer.problem.pool
     if pool is not None:
         state["pool"] = {"mixtures": pool.mixtures.tolist(), "available": pool.available.tolist()}
-    draft = path.with_name(f".{path.name}.new")
-    draft.write_text(json.dumps(state))
-    draft.replace(path)
+    write_atomically(path, json.dumps(state))
 
 
 def load(

@@ -10,7 +10,6 @@ import fnmatch
 import json
 import logging
 import os
-import shutil
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 from pyarrow import fs
 from ray.tune.search import Searcher
 
-from ray_mixopt.core.safety import MiB, check_size, parse_json
+from ray_mixopt.core.safety import MiB, check_size, parse_json, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -38,14 +37,10 @@ def write(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
         path: a local file.
         state: JSON-able.
     """
-    file = Path(path)
-    draft, copy = (file.with_name(f".{os.getpid()}-{part}-{file.name}") for part in ("new", "old"))
-    with open(draft, "w", encoding="utf-8") as stream:
-        json.dump(state, stream)
+    file, content = Path(path), json.dumps(state)
     if file.exists():
-        shutil.copyfile(file, copy)
-        os.replace(copy, file.with_name(PREVIOUS + file.name))
-    os.replace(draft, file)
+        write_atomically(file.with_name(PREVIOUS + file.name), file.read_bytes())
+    write_atomically(file, content)
 
 
 def keep_session(staging: str | os.PathLike[str], filesystem: fs.FileSystem, folder: str) -> None:
@@ -65,9 +60,7 @@ def keep_session(staging: str | os.PathLike[str], filesystem: fs.FileSystem, fol
         for file in Path(staging).glob(name.format("*")):
             kept = Path(folder, KEPT + file.name)
             if not kept.exists() or kept.stat().st_mtime < file.stat().st_mtime:
-                draft = kept.with_name(f".{os.getpid()}-{kept.name}")
-                shutil.copyfile(file, draft)
-                os.replace(draft, kept)
+                write_atomically(kept, file.read_bytes())
 
 
 def locate(path: str | os.PathLike[str], filesystem: fs.FileSystem | None = None) -> tuple[fs.FileSystem, str]:
@@ -165,9 +158,7 @@ class SnapshotSearcher(Searcher):
         for name in TUNE_FILES:
             file = Path(checkpoint_dir, name.format(session_str))
             if file.exists():
-                draft = file.with_name(f".{os.getpid()}-copy-{file.name}")
-                shutil.copyfile(file, draft)
-                os.replace(draft, file.with_name(COPY + file.name))
+                write_atomically(file.with_name(COPY + file.name), file.read_bytes())
 
     def restore(self, checkpoint_path: str) -> None:
         """Reads what ``save`` wrote. A damaged file is passed over for the one before it, with a warning.

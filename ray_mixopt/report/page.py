@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_mixopt.analysis.study import Study, history_by_status
+from ray_mixopt.core.safety import write_atomically
 from ray_mixopt.io.blends import olmo_core, weight_list
 from ray_mixopt.report import of_model, of_search
 from ray_mixopt.report.drawing import Drawing
@@ -86,9 +87,8 @@ def write_report(study: Study, folder: Path, *, refresh: float | None = None) ->
         pct=lambda share: f"{share:.1%}",
         shares=_shares,
     )
-    draft, path = folder / f".{PAGE}.new", folder / PAGE
-    draft.write_text(page, encoding="utf-8")
-    draft.replace(path)
+    path = folder / PAGE
+    write_atomically(path, page)
     return path
 
 
@@ -146,9 +146,7 @@ def _embedded(drawing: Drawing, path: Path) -> dict[str, Any]:
     buffer = io.BytesIO()
     drawing.figure.savefig(buffer, format="png", metadata={"Title": drawing.title, "Description": drawing.alt})
     content = buffer.getvalue()
-    draft = path.with_name(f".{path.name}.new")
-    draft.write_bytes(content)
-    draft.replace(path)
+    write_atomically(path, content)
     width, height = struct.unpack(">II", content[16:24])  # of a PNG's header
     return {
         "name": drawing.name,

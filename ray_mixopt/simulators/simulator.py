@@ -22,7 +22,7 @@ from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
-from ray_mixopt.core.safety import MiB, check_size, parse_json
+from ray_mixopt.core.safety import MiB, check_size, check_version, parse_json
 from ray_mixopt.core.space import MixtureSpace
 
 if TYPE_CHECKING:
@@ -253,8 +253,8 @@ class Simulator:
         if "header" not in arrays:
             raise ValueError(f"{str(path)!r} is not a simulator: write one with `ray-mixopt simulator fit`.")
         header = parse_json(str(arrays["header"]))
-        if header.pop("version") != FORMAT_VERSION:
-            raise ValueError(f"{str(path)!r} was written by another release: fit it again.")
+        check_version(header, f"the simulator {str(path)!r}", FORMAT_VERSION, remedy="fit it again")
+        del header["version"]
         layers = range(sum(key.startswith("weight_") for key in arrays))
         network = Network(
             weights=tuple(arrays[f"weight_{i}"] for i in layers),

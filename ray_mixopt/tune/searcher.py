@@ -18,6 +18,7 @@ from ray_mixopt.core.merging import DomainMap
 from ray_mixopt.core.objective import Objective
 from ray_mixopt.core.pool import Pool
 from ray_mixopt.core.recommendation import Recommendation
+from ray_mixopt.core.safety import check_version
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.io import snapshots
 from ray_mixopt.io.snapshots import SnapshotSearcher
@@ -302,8 +303,7 @@ class MixOptSearcher(SnapshotSearcher):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes over a state, or raises ValueError and changes nothing. Bounds that are known by now go on to hold."""
-        if state.get("version") != STATE_VERSION:
-            raise ValueError(f"it has version {state.get('version')!r}, this release reads {STATE_VERSION}")
+        check_version(state, "a searcher's state", STATE_VERSION)
         restored = MixOptSearcher(pool=self._pool, max_wait_s=state.get("max_wait_s"))
         try:
             restored._metric, restored._mode = state["metric"], state["mode"]

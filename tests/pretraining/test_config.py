@@ -208,7 +208,10 @@ def test_refusals(write: Callable[..., Path], changes: dict[str, Any], message: 
             "The shard a/train-00000.bin of .* holds the token id 300, beyond the vocabulary of 257 tokens.",
         ),
         (lambda folder: edit(folder, "uint16", "uint32"), "its fingerprint does not fit its contents"),
-        (lambda folder: edit(folder, '"version": 1', '"version": 2'), "it has version 2, this release reads 1"),
+        (
+            lambda folder: edit(folder, '"version": 1', '"version": 2'),
+            "Cannot read a manifest of version 2: this release reads 1",
+        ),
     ],
 )
 def test_damaged_data(write: Callable[..., Path], small: Path, damage: Callable[[Path], object], message: str) -> None:

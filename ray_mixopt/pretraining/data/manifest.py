@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
@@ -25,6 +24,8 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+
+from ray_mixopt.core.safety import check_version, write_atomically
 
 MANIFEST = "manifest.json"
 VERSION = 1
@@ -128,8 +129,7 @@ class Manifest(_Model):
     @model_validator(mode="before")
     @classmethod
     def _known_version(cls, data: object) -> object:
-        if isinstance(data, dict) and data.get("version") != VERSION:
-            raise ValueError(f"it has version {data.get('version')!r}, this release reads {VERSION}")
+        check_version(data, "a manifest", VERSION)
         return data
 
     @model_validator(mode="after")
@@ -181,9 +181,7 @@ class Manifest(_Model):
 
     def write(self, folder: Path) -> None:
         """Writes the manifest, all of it or nothing."""
-        temporary = folder / f".{MANIFEST}.tmp"
-        temporary.write_text(json.dumps(self.model_dump(), indent=1, ensure_ascii=False), encoding="utf-8")
-        os.replace(temporary, folder / MANIFEST)
+        write_atomically(folder / MANIFEST, json.dumps(self.model_dump(), indent=1, ensure_ascii=False))
 
 
 def fingerprint(content: dict[str, object]) -> str:
@@ -198,5 +196,5 @@ def _validated(data: object, what: str) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        message = first["msg"].removeprefix("Value error, ")
+        message = first["msg"].removeprefix("Value error, ").removesuffix(".")
         raise ValueError(f"{what} cannot be used: {where + ': ' if where else ''}{message}.") from error

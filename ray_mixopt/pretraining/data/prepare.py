@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from ray_mixopt.core.safety import write_atomically
 from ray_mixopt.pretraining.data import documents
 from ray_mixopt.pretraining.data.manifest import (
     MANIFEST,
@@ -209,9 +210,7 @@ class Unit:
             for text, tokens in zip(batch, tokenizer.encode(batch), strict=True):
                 writers["val" if self._is_validation(text) else "train"].add(tokens)
         note = {"key": self._key(), **{label: writer.close(self.out) for label, writer in writers.items()}}
-        temporary = self.note.with_suffix(".tmp")
-        temporary.write_text(json.dumps(note))
-        os.replace(temporary, self.note)
+        write_atomically(self.note, json.dumps(note))
         return note
 
     def _tokenizer(self) -> Tokenizer:

@@ -8,7 +8,6 @@ the step; random numbers follow from (seed, step, rank), so that there is no gen
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -21,6 +20,7 @@ import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
+from ray_mixopt.core.safety import check_version, write_atomically
 from ray_mixopt.pretraining.training.workers import Workers, plain
 
 RUN = "run.json"
@@ -66,9 +66,7 @@ def save(
         )
     if workers.rank == 0:
         content = {"version": VERSION, "identity": dict(identity), "progress": asdict(progress)}
-        temporary = folder / f".{RUN}.tmp"
-        temporary.write_text(json.dumps(content))
-        os.replace(temporary, folder / RUN)
+        write_atomically(folder / RUN, json.dumps(content))
     workers.wait()
 
 
@@ -106,11 +104,10 @@ def read_progress(folder: Path, identity: Mapping[str, Any]) -> Progress:
     """
     try:
         content = json.loads((folder / RUN).read_text())
-        version, found, fields = content["version"], content["identity"], content["progress"]
+        found, fields = content["identity"], content["progress"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder} is no whole checkpoint: {error}.") from error
-    if version != VERSION:
-        raise ValueError(f"{folder} is a checkpoint of version {version!r}, this release reads {VERSION}.")
+    check_version(content, f"the checkpoint {folder}", VERSION)
     for name, value in identity.items():
         if found.get(name) != value:
             raise ValueError(

@@ -1,0 +1,41 @@
+"""Files are written whole or not at all, and a state of another version is refused in one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ray_mixopt.core.safety import check_version, write_atomically
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "state.json"
+    write_atomically(file, "é")
+    write_atomically(str(file), b"new")
+    assert file.read_bytes() == b"new" and list(tmp_path.iterdir()) == [file]
+
+    def full(path: Path, content: bytes) -> None:
+        path.open("wb").close()
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="no space left"):
+        write_atomically(file, "newer")
+    assert file.read_bytes() == b"new" and list(tmp_path.iterdir()) == [file]
+
+
+def test_versions() -> None:
+    assert check_version({"version": 2}, "a history", 1, 2) == 2
+    with pytest.raises(ValueError, match="^Cannot read a history of version 3: this release reads 1 and 2.$"):
+        check_version({"version": 3}, "a history", 1, 2)
+    with pytest.raises(ValueError, match="of version None: this release reads 1; fit it again.$"):
+        check_version({}, "a history", 1, remedy="fit it again")
+    with pytest.raises(ValueError, match="^Cannot read a history: it is of type list, not a JSON object.$"):
+        check_version([1], "a history", 1)
+
+
+@pytest.mark.parametrize("version", [True, "1", [1], None, 1.5])
+def test_what_is_no_version(version: object) -> None:
+    with pytest.raises(ValueError, match="of version"):
+        check_version({"version": version}, "a history", 1)
