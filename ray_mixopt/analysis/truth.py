@@ -34,16 +34,22 @@ class Regret:
         self._source, self._space = source, source.space
         self._column = source.metrics.index(metric)
         self._sign = 1.0 if mode == "min" else -1.0
-        random = self._losses(self._space.sample(SAMPLES, np.random.default_rng(0)) if self._dense else self._logged())
+        random = self._losses(
+            source.pool.logged_at(self._space.target_scale, self._space.target_steps)
+            if isinstance(source, RunTable)
+            else self._space.sample(SAMPLES, np.random.default_rng(0))
+        )
         self._median = float(np.nanmedian(random))
-        if self._dense:
+        if not isinstance(source, RunTable):
             random = self._losses(dense_minimiser(self._losses, self._space)[None])
         self._best = float(np.nanmin(random))
         self.best, self.median = self._sign * self._best, self._sign * self._median
 
     def value(self, mixture: np.ndarray) -> float | None:
         """The metric of a mixture ``(d,)`` at the target; None where it is not known."""
-        if not self._dense and not (np.abs(self._logged() - mixture).max(axis=1) < 1e-9).any():
+        if isinstance(self._source, RunTable) and not self._source.pool.has(
+            mixture, self._space.target_scale, self._space.target_steps
+        ):
             return None
         value = self._sign * float(self._losses(mixture[None])[0])
         return None if np.isnan(value) else value
@@ -54,18 +60,6 @@ class Regret:
         if value is None or self._median == self._best:
             return None
         return (self._sign * value - self._best) / (self._median - self._best)
-
-    @property
-    def _dense(self) -> bool:
-        return isinstance(self._source, Simulator)
-
-    def _logged(self) -> np.ndarray:
-        """The mixtures that have a run at the target, ``n x d``."""
-        table, space = self._source, self._space
-        assert isinstance(table, RunTable)
-        rung = space.steps.index(space.target_steps)
-        logged: np.ndarray = table.mixtures[table.available[:, space.scale_names.index(space.target_scale), rung]]
-        return logged
 
     def _losses(self, mixtures: np.ndarray) -> np.ndarray:
         """The metric of ``n x d`` mixtures at the target, signed so that less is better, ``(n,)``."""

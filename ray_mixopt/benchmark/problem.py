@@ -17,7 +17,6 @@ from ray_mixopt.analysis.truth import SAMPLES, dense_minimiser
 from ray_mixopt.core.pool import Pool
 from ray_mixopt.core.problem import Mode
 from ray_mixopt.core.space import MixtureSpace
-from ray_mixopt.simulators.run_table import SAME_MIXTURE
 
 TARGET_RUNS = (0.25, 0.5, 1.0, 2.0, 3.0, 4.0)  # costs at which problems are scored, in target runs
 UNKNOWN_REGRET = 1.0  # of a mixture that was never measured at the target: as if drawn at random
@@ -139,13 +138,7 @@ class Problem:
 
     def logged(self, mixture: np.ndarray, scale: str, steps: int) -> bool:
         """Whether that run of a mixture ``(d,)`` exists; always, where there is no pool."""
-        if self.pool is None:
-            return True
-        if steps not in self.space.steps:
-            return False
-        row = np.abs(self.pool.mixtures - mixture).max(axis=1).argmin()
-        there = self.pool.available[row, self.space.scale_names.index(scale), self.space.steps.index(steps)]
-        return bool(there) and bool(np.abs(self.pool.mixtures[row] - mixture).max() <= SAME_MIXTURE)
+        return self.pool is None or self.pool.has(mixture, scale, steps)
 
     def observe(self, mixture: np.ndarray, scale: str, steps: int, seed: Sequence[int]) -> dict[str, float]:
         """What a run of the mixture ``(d,)`` reports at a step, by metric; metrics never measured are left out.
@@ -183,9 +176,7 @@ class Problem:
     def landmarks(self) -> tuple[float, float]:
         """Loss of the best mixture and the median over Dirichlet(1), or both over those logged at the target."""
         if self.pool is not None:
-            rung = self.space.steps.index(self.space.target_steps)
-            there = self.pool.available[:, self.space.scale_names.index(self.space.target_scale), rung]
-            losses = self.losses(self.pool.mixtures[there])
+            losses = self.losses(self.pool.logged_at(self.space.target_scale, self.space.target_steps))
             return float(np.nanmin(losses)), float(np.nanmedian(losses))
         median = float(np.median(self.losses(self.space.sample(SAMPLES, np.random.default_rng(0)))))
         optimum = dense_minimiser(self.losses, self.space) if self.optimum is None else self.optimum

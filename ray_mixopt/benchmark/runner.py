@@ -18,11 +18,11 @@ from ray_mixopt.benchmark.methods import Entry, Method
 from ray_mixopt.benchmark.problem import Problem
 from ray_mixopt.benchmark.record import Point, Record
 from ray_mixopt.benchmark.workers import ONE_WORKER, Assignment, Floor, Report, Run, Workers
+from ray_mixopt.core.simplex import same_mixture
 from ray_mixopt.strategies import Suggestion
 
 PER_DECADE = 16  # costs, in each factor of 10, at which the recommendation is looked at
 FIRST_CHECKPOINT = 0.01  # of a target run
-TRAINED_WITHIN = 1e-3  # mixtures whose shares differ by less have been trained, if one of them has
 _TOLERANCE = 1 + 1e-9
 
 
@@ -79,7 +79,7 @@ class Bill:
         return any(
             run.scale == space.target_scale
             and run.reached >= space.target_steps
-            and bool(np.abs(run.mixture - mixture).max() <= TRAINED_WITHIN)
+            and bool(same_mixture(run.mixture, mixture))
             for run in self.runs.values()
         )
 

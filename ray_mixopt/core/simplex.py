@@ -18,6 +18,20 @@ _SLACK = 1e-9
 _REJECTION_ROUNDS = 8
 _GIBBS_SWEEPS = 64
 
+SAME_SHARE = 1e-3  # mixtures whose shares all differ by at most this are one mixture: no training run tells them apart
+
+
+def same_mixture(mixtures: ArrayLike, other: ArrayLike) -> np.ndarray:
+    """Whether mixtures are the same, a boolean array of shape ``(...)``.
+
+    Args:
+        mixtures: ``... x d``.
+        other: what each is compared with, ``(d,)`` or any shape that broadcasts against ``mixtures``.
+    """
+    difference = np.asarray(mixtures, dtype=np.float64) - np.asarray(other, dtype=np.float64)
+    same: np.ndarray = np.abs(difference).max(axis=-1) <= SAME_SHARE
+    return same
+
 
 class CappedSimplex:
     """``{w : sum(w) = 1, lower <= w <= upper}`` in ``d`` dimensions.

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ray_mixopt.core.history import History
 from ray_mixopt.core.objective import Mode, Objective
 from ray_mixopt.core.pool import Pool
@@ -23,7 +21,7 @@ def save(optimizer: MixtureOptimizer, path: Path) -> None:
     state = optimizer.state_dict()
     pool = optimizer.problem.pool
     if pool is not None:
-        state["pool"] = {"mixtures": pool.mixtures.tolist(), "available": pool.available.tolist()}
+        state["pool"] = pool.to_dict()
     write_atomically(path, json.dumps(state))
 
 
@@ -112,7 +110,8 @@ def _from_file(path: Path, objective: Mapping[str, float] | Objective | None, mo
         from ray_mixopt.tune.searcher import MixOptSearcher
 
         return MixOptSearcher.load(path).optimizer
-    return MixtureOptimizer.from_state_dict(state, pool=_pool(state.get("pool")))
+    pool = state.get("pool")
+    return MixtureOptimizer.from_state_dict(state, pool=None if pool is None else Pool.from_dict(pool))
 
 
 def _state(path: Path) -> dict[str, Any]:
@@ -141,14 +140,3 @@ def of_history(
     optimizer = MixtureOptimizer(history.space, objective=objective, mode=mode or "min")
     optimizer.history = history
     return optimizer
-
-
-def _pool(state: Mapping[str, Any] | None) -> Pool | None:
-    if state is None:
-        return None
-    try:
-        return Pool(
-            mixtures=np.array(state["mixtures"], dtype=np.float64), available=np.array(state["available"], dtype=bool)
-        )
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"Malformed pool of logged runs: {error!r}.") from error

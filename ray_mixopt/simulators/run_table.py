@@ -6,19 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ray_mixopt.core.pool import Pool
+from ray_mixopt.core.simplex import same_mixture
 from ray_mixopt.core.space import MixtureSpace, Scale
 from ray_mixopt.io.read import DERIVED_METRIC, Rows, read_rows
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
-
-    from ray_mixopt.core.pool import Pool
-
-SAME_MIXTURE = 1e-9  # largest difference of shares between repeats of one mixture
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,18 +76,19 @@ class RunTable:
         """Which runs are logged, ``n_mixtures x n_scales x n_steps``."""
         return self.counts > 0
 
-    @property
+    @cached_property
     def pool(self) -> Pool:
         """The logged mixtures and where they are available, for ``MixtureOptimizer``."""
-        from ray_mixopt.core.pool import Pool
-
-        return Pool(mixtures=self.mixtures, available=self.available)
+        return Pool(
+            mixtures=self.mixtures, available=self.available, scales=self.space.scale_names, steps=self.space.steps
+        )
 
     def rungs(self, mixture: ArrayLike, scale: str) -> tuple[int, ...]:
         """Steps at which that mixture ``(d,)`` is logged at that scale, ascending."""
-        row = self._row(self.space.mixture(mixture))
-        column = self._column(scale)
-        return tuple(z for z, there in zip(self.space.steps, self.available[row, column], strict=True) if there)
+        shares = self.space.mixture(mixture)
+        self._rows(shares[None])
+        self.space.scale(scale)
+        return self.pool.rungs(shares, scale)
 
     def evaluate(self, mixtures: ArrayLike, scale: str, steps: int) -> np.ndarray:
         """The logged metrics.
@@ -108,8 +107,9 @@ class RunTable:
         shares = np.asarray(mixtures, dtype=np.float64)
         if shares.ndim != 2 or shares.shape[1] != self.space.n_domains:
             raise ValueError(f"mixtures must be n x {self.space.n_domains}, got shape {shares.shape}.")
-        column = self._column(scale)
-        rows = np.array([self._row(share) for share in shares], dtype=np.intp)
+        self.space.scale(scale)
+        column = self.space.scale_names.index(scale)
+        rows = self._rows(shares)
         there = np.zeros(len(rows), dtype=bool)
         if steps in self.space.steps:
             rung = self.space.steps.index(int(steps))
@@ -128,21 +128,13 @@ class RunTable:
         values = self.evaluate(self.space.mixture(mixture)[None], scale, steps)[0]
         return dict(zip(self.metrics, values.tolist(), strict=True))
 
-    def _column(self, scale: str) -> int:
-        self.space.scale(scale)
-        return self.space.scale_names.index(scale)
-
-    def _row(self, shares: np.ndarray) -> int:
-        distance, row = self._tree.query(shares, p=np.inf)
-        if not distance <= SAME_MIXTURE:
-            raise ValueError(f"Mixture {self.space.named(shares)} is not among the {len(self.mixtures)} logged ones.")
-        return int(row)
-
-    @cached_property
-    def _tree(self) -> Any:
-        from scipy.spatial import KDTree
-
-        return KDTree(self.mixtures)
+    def _rows(self, shares: np.ndarray) -> np.ndarray:
+        """Where ``n x d`` mixtures stand among the logged ones, ``(n,)``; ValueError if one is not there."""
+        rows = self.pool.rows(shares) if len(shares) else np.empty(0, dtype=np.intp)
+        if (rows < 0).any():
+            stranger = self.space.named(shares[int(rows.argmin())])
+            raise ValueError(f"Mixture {stranger} is not among the {len(self.mixtures)} logged ones.")
+        return rows
 
 
 def _tabulate(
@@ -198,10 +190,13 @@ def _tabulate(
 
 
 def _distinct(mixtures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct mixtures ``(n, d)``, in order of appearance, and each row's index into them ``(k,)``."""
+    """The distinct mixtures ``(n, d)``, in order of appearance, and the nearest of them for each row ``(k,)``."""
     from scipy.spatial import KDTree
 
-    tree = KDTree(mixtures)
-    first = np.array([min(near) for near in tree.query_ball_point(mixtures, SAME_MIXTURE, p=np.inf)])
-    kept, which = np.unique(first, return_inverse=True)
-    return mixtures[kept], which
+    first = np.sort(np.unique(mixtures, axis=0, return_index=True)[1])
+    distinct, n = mixtures[first], 0  # the first n are those found so far
+    for mixture in mixtures[first]:
+        if not same_mixture(distinct[:n], mixture).any():
+            distinct[n] = mixture
+            n += 1
+    return distinct[:n], KDTree(distinct[:n]).query(mixtures, p=np.inf)[1]

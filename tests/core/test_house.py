@@ -26,7 +26,6 @@ UNTIDY: set[str] = {
     "surrogate.posterior imports surrogate.guard in a circle",
     "io.snapshots imports ray",
     "benchmark.rivals.full_runs is short",
-    "core.pool is short",
     "pretraining.training.presets is short",
     "pretraining.training.schedule is short",
     "strategies.rungs is short",

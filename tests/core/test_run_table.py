@@ -99,6 +99,13 @@ def test_repeats_are_averaged_and_counted(tmp_path: Path) -> None:
     assert report["acc"] == pytest.approx(0.3)  # over the two that have it
 
 
+def test_a_mixture_that_was_rounded_is_the_same_mixture(tmp_path: Path) -> None:
+    """As in published tables, where one scale's rows have more digits than another's."""
+    table = RunTable.read(write(tmp_path, [*ROWS, "L,1e9,10,200,0.500005,0.499995,2.5,1.5,0.4"]))
+    np.testing.assert_array_equal(table.mixtures, [[0.5, 0.5], [1, 0], [0.25, 0.75]])
+    assert table.rungs([0.5, 0.5], "L") == table.rungs([0.5004, 0.4996], "L") == (100, 200)
+
+
 def test_choices_of_the_reader(tmp_path: Path) -> None:
     path = write(tmp_path, ROWS)
     table = RunTable.read(path, target=("S", 200), metrics=["acc"], modes={"acc": "min"}, scale_cost={"L": 7, "S": 8})
