@@ -1,4 +1,4 @@
-"""The command ``ray-mixopt benchmark``."""
+"""``ray-mixopt benchmark``: strategies and other packages against each other."""
 
 from __future__ import annotations
 

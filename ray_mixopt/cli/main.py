@@ -2,232 +2,55 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from itertools import count
-from pathlib import Path
-from typing import TYPE_CHECKING, cast
+import importlib
+from typing import Any
 
 import click
 
-from ray_mixopt.cli.benchmark import benchmark
-from ray_mixopt.cli.options import (
-    INTERRUPTED,
-    Commands,
-    as_json_option,
-    bad_arguments,
-    examples,
-    one_thread,
-    pairs,
-    scatter_option,
-)
-from ray_mixopt.cli.pretrain import prepare, pretrain
-from ray_mixopt.cli.recommend import export, parsed_target, recommend
-from ray_mixopt.cli.report import report
-from ray_mixopt.io import searches
-from ray_mixopt.io.searches import EXPERIMENT, HISTORY
-from ray_mixopt.strategies import STRATEGIES
+from ray_mixopt.cli.options import INTERRUPTED
 
-if TYPE_CHECKING:
-    from ray_mixopt.core.problem import Mode
-    from ray_mixopt.simulators import RunTable, Simulator
-    from ray_mixopt.simulators.replay import Replay
+# Each command lies in the module of its name, which is loaded only when the command is asked for.
+SHORT_HELP = {
+    "replay": "Searches with Ray Tune over simulated or logged pre-training runs.",
+    "recommend": "Recommends a mixture from old runs alone, without a search.",
+    "report": "Writes report.html, which works offline, and figures/*.png about a search.",
+    "export": "Writes runs as files that other programs read, with all their digits.",
+    "prepare": "Turns documents into token shards with a manifest in the folder OUT.",
+    "pretrain": "Searches by really training language models, as the YAML file CONFIG says.",
+    "benchmark": "Runs search methods on problems with a known truth, and scores them.",
+    "simulator": "Simulated pre-training runs.",
+}
 
-DEFAULT_SIMULATOR = "slimpajama"
-DEFAULT_TARGET_RUNS = 0.5
-RESULT, FIGURE = "result.json", "replay.png"
+
+class Commands(click.Group):
+    """The commands, which Ctrl-C ends with the exit code of an interrupted program."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of the commands, the most used first."""
+        return list(SHORT_HELP)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name, None if there is none."""
+        if cmd_name not in SHORT_HELP:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"ray_mixopt.cli.{cmd_name}"), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the list of commands for ``--help``, for which none is loaded."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(SHORT_HELP.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            ctx.exit(INTERRUPTED)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="ray-mixopt")
 def main() -> None:
     """Finds the mixture of training data that is best for a large model, from cheap runs of small ones."""
-
-
-main.add_command(benchmark)
-main.add_command(recommend)
-main.add_command(export)
-main.add_command(report)
-main.add_command(prepare)
-main.add_command(pretrain)
-
-
-@main.command(
-    epilog=examples(
-        "ray-mixopt replay",
-        "ray-mixopt replay --metric accuracy/hellaswag --budget 394 --noise 0.1 --out results/hellaswag",
-        "ray-mixopt replay --runs regmix/data --scale-cost 1m=0.001 --scale-cost 60m=0.06 --scale-cost 1B=1",
-        "ray-mixopt replay --from results/interrupted --budget 200",
-    )
-)
-@click.option("--simulator", metavar="NAME", help=f"Simulator, by name or .npz file.  [default: {DEFAULT_SIMULATOR}]")
-@click.option("--runs", type=click.Path(exists=True, path_type=Path), help="Logged runs to replay instead.")
-@click.option("--from", "earlier", metavar="PATH", help="Earlier runs to take in at no cost, see recommend --from.")
-@scatter_option
-@click.option("--metric", help="Metric to optimise.  [default: the simulator's or table's own]")
-@click.option("--mode", type=click.Choice(["min", "max"]), help="Direction.  [default: the metric's own]")
-@click.option("--strategy", type=click.Choice(list(STRATEGIES)), default="default", show_default=True)
-@click.option(
-    "--budget", type=float, help=f"Most to spend, in units of cost.  [default: {DEFAULT_TARGET_RUNS} of a full run]"
-)
-@click.option("--concurrency", type=click.IntRange(min=1), default=2, show_default=True, help="Runs at a time.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--noise", type=float, help="Noise of the simulator, as a share of each metric's spread.  [default: 0]")
-@click.option("--target", metavar="SCALE:STEPS", help="Where the best mixture is wanted.  [default: the largest run]")
-@click.option("--scale-cost", metavar="SCALE=COST", multiple=True, help="Cost of a step of logged runs; once a scale.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder of the results, a new one.")
-@as_json_option
-def replay(
-    simulator: str | None,
-    runs: Path | None,
-    earlier: str | None,
-    scatter: Mapping[str, float],
-    metric: str | None,
-    mode: str | None,
-    strategy: str,
-    budget: float | None,
-    concurrency: int,
-    seed: int,
-    noise: float | None,
-    target: str | None,
-    scale_cost: Sequence[str],
-    out: Path | None,
-    as_json: bool,
-) -> None:
-    """Searches with Ray Tune over simulated or logged pre-training runs.
-
-    Writes result.json, history.json, replay.png and Tune's experiment to the folder of the results, by default a new
-    one under ./results.
-    """
-    from ray_mixopt.io.runs import Source, read_runs
-    from ray_mixopt.simulators import RunTable
-    from ray_mixopt.simulators.replay import Replay
-
-    with bad_arguments():
-        where = parsed_target(target)
-        if scatter and earlier is None:
-            raise ValueError("--metric-noise is about earlier runs: give --from, too.")
-        if runs is None:
-            if scale_cost:
-                raise ValueError("--scale-cost is about logged runs: give --runs, too.")
-            source: Simulator | RunTable = _simulator(
-                simulator or DEFAULT_SIMULATOR, strategy, noise or 0.0, seed, where
-            )
-        else:
-            if simulator is not None or noise is not None:
-                raise ValueError("--simulator and --noise do not go with --runs, whose results are as logged.")
-            source = RunTable.read(runs, scale_cost=_costs(scale_cost), target=where)
-        metric = source.default_metric if metric is None else metric
-        settings = Replay(
-            source=source,
-            metric=metric,
-            mode=cast("Mode", mode or source.modes.get(metric, "min")),
-            strategy=strategy,
-            budget=DEFAULT_TARGET_RUNS * source.space.target_cost if budget is None else budget,
-            concurrency=concurrency,
-            seed=seed,
-            earlier=None if earlier is None else read_runs(earlier, Source(noise=scatter)),
-        )
-        folder = _folder(out, settings)
-    sys.exit(_run(settings, folder, as_json))
-
-
-@main.group()
-def simulator() -> None:
-    """Simulated pre-training runs."""
-
-
-@simulator.command(epilog=examples("ray-mixopt simulator fit --reference reference_mlp.npz --out mine.npz"))
-@click.option(
-    "--reference",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    required=True,
-    help="The reference network, an .npz file.",
-)
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="Where the .npz file goes.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@as_json_option
-def fit(reference: Path, out: Path, seed: int, as_json: bool) -> None:
-    """Fits a simulator to a reference network, and writes it with a card that says how well. Takes minutes."""
-    from ray_mixopt.simulators.fit import fit_simulator
-
-    with bad_arguments():
-        report = fit_simulator(reference, out, seed, progress=lambda line: click.echo(line, err=True))
-    click.echo(json.dumps({"simulator": str(out), **report.to_dict()}) if as_json else report.table())
-
-
-def _costs(texts: Sequence[str]) -> dict[str, float] | None:
-    return pairs(texts, "--scale-cost", "SCALE=COST, for instance 60M=0.03") or None
-
-
-def _simulator(name: str, strategy: str, noise: float, seed: int, target: tuple[str, int] | None) -> Simulator:
-    """The simulator, with the rungs that the strategy and the target ask for."""
-    from ray_mixopt import simulators
-    from ray_mixopt.strategies.rungs import paper_rungs
-
-    space = simulators.load(name).space
-    scale, steps = target or (space.target_scale, space.target_steps)
-    space.scale(scale)
-    rungs = paper_rungs(steps) if strategy.startswith("paper") else sorted({*space.steps, steps})
-    loaded = simulators.load(name, noise=noise, seed=seed, steps=rungs)
-    return replace(loaded, space=replace(loaded.space, target=(scale, steps)))
-
-
-def _folder(out: Path | None, settings: Replay) -> Path:
-    """Where the results go: ``out``, if that holds none yet, or a new folder."""
-    if out is not None:
-        blocked = next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None)
-        if blocked is not None:
-            raise ValueError(f"{out} cannot be a folder, since {blocked} is a file: choose another --out.")
-        if (out / EXPERIMENT).exists() or (out / RESULT).exists():
-            raise ValueError(f"{out} holds the results of another replay: remove them, or choose another --out.")
-        return out
-    name = f"replay-{settings.source.name}-{settings.metric.replace('/', '-')}-{settings.strategy}-{settings.seed}"
-    numbered = (Path("results") / (name if n == 1 else f"{name}-{n}") for n in count(1))
-    return next(folder for folder in numbered if not folder.exists())
-
-
-def _run(settings: Replay, folder: Path, as_json: bool) -> int:
-    """Runs the search, writes and prints the results; gives the exit code."""
-    from ray.tune.error import TuneError
-    from rich.console import Console
-
-    from ray_mixopt.analysis.trajectory import trajectory
-    from ray_mixopt.report.figures import draw_replay
-    from ray_mixopt.report.progress import Progress
-    from ray_mixopt.report.summary import summarise, tables
-
-    one_thread()
-    folder.mkdir(parents=True, exist_ok=True)
-    errors = Console(stderr=True)
-    # Whatever a library prints must not end up in the JSON.
-    with contextlib.redirect_stdout(sys.stderr):
-        try:
-            with Progress(errors, settings.budget).shown() as progress:
-                outcome = settings.run(folder / EXPERIMENT, progress.update)
-        except (TuneError, OSError) as error:
-            raise click.ClickException(f"The search broke down: {error}") from error
-        with errors.status("Looking back at what it would have recommended on the way"):
-            summary = summarise(settings, outcome, trajectory(outcome.optimizer))
-        searches.save(outcome.optimizer, folder / HISTORY)
-        (folder / RESULT).write_text(json.dumps(summary, indent=1))
-        draw_replay(summary, folder / FIGURE)
-    if as_json:
-        click.echo(json.dumps(summary))
-    else:
-        console = Console()
-        for part in tables(summary):
-            console.print(part)
-        console.print(
-            f"Results: {folder}/ ({RESULT}, {HISTORY}, {FIGURE}; Tune's own in {EXPERIMENT}/)", soft_wrap=True
-        )
-    for message in outcome.errors:
-        click.echo(f"A run failed: {message}", err=True)
-    if outcome.interrupted:
-        click.echo("Interrupted: this is what is known so far. To go on from it, give the same command", err=True)
-        click.echo(f"with --from {folder}, another --out, and the budget that is left.", err=True)
-        return INTERRUPTED
-    return 1 if outcome.errors else 0

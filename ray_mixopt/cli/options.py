@@ -1,4 +1,4 @@
-"""What the commands have in common: errors, examples, and options about the objective and the limits."""
+"""What the commands have in common: exit codes, examples, and options about old runs, the objective and the limits."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
@@ -14,6 +16,7 @@ import click
 
 if TYPE_CHECKING:
     from ray_mixopt.core.objective import Objective
+    from ray_mixopt.core.space import MixtureSpace
 
 INTERRUPTED = 130  # the shell's exit code of a program that Ctrl-C ended
 EXIT_CODES = """\b
@@ -22,18 +25,6 @@ Exit codes: 0 done, 1 runs failed or the search broke down, 2 wrong arguments or
 as_json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print the result as one JSON object and nothing else."
 )
-
-
-class Commands(click.Group):
-    """A group of commands that Ctrl-C ends with the exit code of an interrupted program."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Runs the command."""
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            click.echo("Interrupted.", err=True)
-            ctx.exit(INTERRUPTED)
 
 
 @contextlib.contextmanager
@@ -185,3 +176,139 @@ def _objective(
         ),
         **extras,
     )
+
+
+def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that say where old runs are; the command gets ``histories`` by name, and more."""
+
+    @click.option(
+        "--from",
+        "sources",
+        metavar="PATH",
+        multiple=True,
+        required=True,
+        help="Tune experiment, replay, history JSON, CSV, Parquet, RegMix or olmix folder, or pickle; repeatable.",
+    )
+    @click.option("--scale-cost", metavar="SCALE=COST", multiple=True, help="Cost of a step; once a scale.")
+    @click.option("--scale-parameters", metavar="SCALE=NUMBER", multiple=True, help="Parameters; once a scale.")
+    @click.option("--scale", default="model", show_default=True, help="Scale of olmix's runs, which do not say.")
+    @click.option("--steps", type=click.IntRange(min=1), default=1, show_default=True, help="Of olmix and RegMix runs.")
+    @click.option(
+        "--target", metavar="SCALE:STEPS", help="Where the best mixture is wanted.  [default: the largest run]"
+    )
+    @scatter_option
+    @click.option("--unpickle", is_flag=True, help="Read a pickle of data-recipes, pandas and numpy objects only.")
+    @click.option(
+        "--domains",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="JSON file with what became of domains: renamed, split, dropped.",
+    )
+    @functools.wraps(command)
+    def wrapped(
+        *,
+        sources: Sequence[str],
+        scale_cost: Sequence[str],
+        scale_parameters: Sequence[str],
+        scale: str,
+        steps: int,
+        target: str | None,
+        scatter: Mapping[str, float],
+        unpickle: bool,
+        domains: Path | None,
+        **rest: Any,
+    ) -> Any:
+        from ray_mixopt.core.merging import DomainMap
+        from ray_mixopt.io import searches
+        from ray_mixopt.io.runs import Source, read_runs
+
+        with bad_arguments():
+            source = Source(
+                cost=pairs(scale_cost, "--scale-cost", "SCALE=COST, for instance 60M=0.03"),
+                parameters=pairs(scale_parameters, "--scale-parameters", "SCALE=NUMBER, for instance 60M=6e7"),
+                scale=scale,
+                steps=steps,
+                target=parsed_target(target),
+                unpickle=unpickle,
+                noise=scatter,
+            )
+            histories = {_name(path, sources): read_runs(path, source) for path in sources}
+            scales = sorted({name for history in histories.values() for name in history.space.scale_names})
+            if unknown := sorted({*source.cost, *source.parameters} - set(scales)):
+                raise ValueError(f"No run is of scale {unknown[0]!r}: there are {', '.join(scales)}.")
+            own = searches.load(sources[0]) if len(sources) == 1 and searches.is_search(sources[0]) else None
+            changes = None if domains is None else DomainMap.read(domains)
+        return command(histories=histories, changes=changes, target=source.target, own=own, **rest)
+
+    return wrapped
+
+
+def limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that limit the mixture; the command gets ``limits``, a function of a space."""
+
+    @click.option("--floor", metavar="DOMAIN=SHARE", multiple=True, help="Least share of a domain; repeatable.")
+    @click.option("--cap", metavar="DOMAIN=SHARE", multiple=True, help="Largest share of a domain; repeatable.")
+    @click.option("--group", metavar="A+B=LEAST:MOST", multiple=True, help="Share of domains together; repeatable.")
+    @click.option("--supply", metavar="DOMAIN=TOKENS", multiple=True, help="Tokens there are; once a domain.")
+    @click.option("--target-tokens", type=float, help="Tokens of the target run, for --supply to be a limit.")
+    @click.option("--max-epochs", type=float, default=1.0, show_default=True, help="Most passes over a supply.")
+    @functools.wraps(command)
+    def wrapped(
+        *,
+        floor: Sequence[str],
+        cap: Sequence[str],
+        group: Sequence[str],
+        supply: Sequence[str],
+        target_tokens: float | None,
+        max_epochs: float,
+        **rest: Any,
+    ) -> Any:
+        with bad_arguments():
+            share = "DOMAIN=SHARE, for instance code=0.3"
+            found: dict[str, Any] = {
+                "lower": pairs(floor, "--floor", share),
+                "upper": pairs(cap, "--cap", share),
+                "groups": tuple(_group(text) for text in group),
+                "token_supply": pairs(supply, "--supply", "DOMAIN=TOKENS, for instance code=6e10"),
+            }
+            if target_tokens is not None or max_epochs != 1:
+                found |= {"target_tokens": target_tokens, "max_epochs": max_epochs}
+
+        def limits(space: MixtureSpace) -> MixtureSpace:
+            return replace(space, **{key: value for key, value in found.items() if value})
+
+        return command(limits=limits, **rest)
+
+    return wrapped
+
+
+def parsed_target(text: str | None) -> tuple[str, int] | None:
+    """``SCALE:STEPS``.
+
+    Raises:
+        ValueError: for another text.
+    """
+    if text is None:
+        return None
+    scale, separator, steps = text.rpartition(":")
+    if not separator or not scale or not steps.isdecimal():
+        raise ValueError(f"--target is SCALE:STEPS, for instance 1B:19700, got {text!r}.")
+    return scale, int(steps)
+
+
+def _group(text: str) -> Any:
+    from ray_mixopt.core.simplex import Group
+
+    names, separator, limits = text.rpartition("=")
+    least, colon, most = limits.partition(":")
+    try:
+        shares = float(least), float(most)
+    except ValueError:
+        colon = ""
+    if not separator or not colon:
+        raise ValueError(f"--group is A+B=LEAST:MOST, for instance code+math=0:0.3, got {text!r}.")
+    return Group(domains=tuple(names.split("+")), least=shares[0], most=shares[1])
+
+
+def _name(path: str, sources: Sequence[str]) -> str:
+    name = Path(path.rstrip("/")).name or path
+    return name if sum(Path(other.rstrip("/")).name == name for other in sources) == 1 else path

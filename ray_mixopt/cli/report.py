@@ -1,4 +1,4 @@
-"""``ray-mixopt report``."""
+"""``ray-mixopt report``: an HTML report of a search."""
 
 from __future__ import annotations
 

@@ -17,8 +17,10 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from ray_mixopt.cli.main import main
+from ray_mixopt.cli.export import FORMATS
+from ray_mixopt.cli.main import SHORT_HELP, main
 from ray_mixopt.cli.options import INTERRUPTED, one_thread
+from ray_mixopt.io.export import WRITERS
 
 RUNS = """scale,cost_per_step,step,mixture/web,mixture/code,val_loss/web
 S,1,100,0.5,0.5,4.0
@@ -61,7 +63,7 @@ def refused(*arguments: object) -> str:
         (["--simulator", "nonesuch"], "Unknown simulator 'nonesuch': use one of slimpajama"),
         (["--simulator", "nonesuch.npz"], "There is no simulator file 'nonesuch.npz'"),
         (["--metric", "val_loss/nonesuch"], "Unknown metric 'val_loss/nonesuch': choose one of train_loss"),
-        (["--strategy", "nonesuch"], "'nonesuch' is not one of 'default', 'paper'"),
+        (["--strategy", "nonesuch"], "Unknown strategy 'nonesuch': choose one of default, paper"),
         (["--mode", "least"], "'least' is not one of 'min', 'max'"),
         (["--budget", "much"], "'much' is not a valid float"),
         (["--budget", "0"], "budget must be a positive finite cost"),
@@ -140,9 +142,16 @@ def test_help_is_at_hand(command: list[str]) -> None:
     assert "Usage:" in result.stdout
 
 
+def subcommand(group: click.Group, name: str) -> click.Command:
+    command = group.get_command(click.Context(group), name)
+    assert command is not None, name
+    return command
+
+
 def subcommands(group: click.Group = main, *path: str) -> Iterator[tuple[str, ...]]:
     """The words of every subcommand."""
-    for name, command in group.commands.items():
+    for name in group.list_commands(click.Context(group)):
+        command = subcommand(group, name)
         if isinstance(command, click.Group):
             yield from subcommands(command, *path, name)
         else:
@@ -153,7 +162,7 @@ def parsed(words: Sequence[str]) -> click.Command:
     """The subcommand that words call, with options that it has; else click raises."""
     command: click.Command = main
     while isinstance(command, click.Group):
-        command, words = command.commands[words[0]], words[1:]
+        command, words = subcommand(command, words[0]), words[1:]
     command.make_parser(click.Context(command)).parse_args(list(words))
     return command
 
@@ -170,6 +179,19 @@ def test_every_command_has_examples_exit_codes_and_json(words: tuple[str, ...]) 
         assert parsed(line[1:]).name == words[-1]
     assert "130 ended by Ctrl-C" in " ".join(rest.split())
     assert "--json" in result.stdout
+
+
+def test_the_list_of_commands_says_what_each_says_of_itself() -> None:
+    assert {name: subcommand(main, name).get_short_help_str(200) for name in SHORT_HELP} == SHORT_HELP
+    listed = call("--help").stdout.split("Commands:")[1]
+    assert [line.split()[0] for line in listed.splitlines() if line.startswith("  ") and line[2] != " "] == [
+        *SHORT_HELP
+    ]
+    assert "No such command 'nonesuch'" in refused("nonesuch")
+
+
+def test_every_format_can_be_asked_for() -> None:
+    assert tuple(WRITERS) == FORMATS
 
 
 def test_every_command_and_exit_code_is_documented() -> None:

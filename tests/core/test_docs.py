@@ -65,9 +65,9 @@ def test_the_commands_of_a_page_are_understood(page: Path) -> None:
     for line in commands(page):
         if "..." in line:
             continue
-        command, arguments = main.commands[line[0]], line[1:]
-        if isinstance(command, click.Group):
-            command, arguments = command.commands[arguments[0]], arguments[1:]
+        command, arguments = main, line
+        while isinstance(command, click.Group):
+            _, command, arguments = command.resolve_command(click.Context(command), arguments)
         context = click.Context(command)
         command.make_parser(context).parse_args(list(arguments))  # raises for an option that there is not
 

@@ -52,9 +52,10 @@ def test_extras_and_script_of_the_commands_exist() -> None:
 def test_options_of_the_shown_commands_exist() -> None:
     for line in re.findall(r"ray-mixopt ([^`&\n]*)", README):
         words = shlex.split(line)
-        subcommand: click.Command = main
-        while words and isinstance(subcommand, click.Group) and words[0] in subcommand.commands:
-            subcommand = subcommand.commands[words.pop(0)]
+        subcommand: click.Command | None = main
+        while words and isinstance(subcommand, click.Group):
+            subcommand = subcommand.get_command(click.Context(subcommand), words.pop(0))
+        assert subcommand is not None, line
         known = {name for parameter in subcommand.params for name in parameter.opts} | {"--help"}
         assert {word for word in words if word.startswith("--")} <= known, line
         assert not isinstance(subcommand, click.Group), line
