@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.stats import spearmanr
 
 from ray_mixopt.core.history import History
 from ray_mixopt.core.objective import Objective
@@ -194,13 +194,13 @@ class Analysis:
             common = sorted(both.keys() & goal.keys())
             observed = None
             if len(common) >= _LEAST_COMMON:
-                observed = spearman(np.array([both[w] for w in common]), np.array([goal[w] for w in common]))
+                observed = rank_correlation(np.array([both[w] for w in common]), np.array([goal[w] for w in common]))
             yield Agreement(
                 scale=scale,
                 steps=steps,
                 cost=space.cost(scale, steps),
                 runs=len(both),
-                expected=float(np.mean([spearman(a, b) for a, b in zip(here, target, strict=True)])),
+                expected=float(np.mean([rank_correlation(a, b) for a, b in zip(here, target, strict=True)])),
                 common=len(common),
                 observed=observed,
             )
@@ -219,12 +219,11 @@ class Analysis:
         return self.problem.rng(9, stream, len(self.history.arrivals))
 
 
-def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Rank correlation of two ``(n,)``; 0 where one of them is constant."""
-    a, b = rankdata(a), rankdata(b)
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's rank correlation of two ``(n,)``; 0 where one of them is constant, of which SciPy says NaN."""
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return 0.0
-    return float(np.corrcoef(a, b)[0, 1])
+    return float(spearmanr(a, b).statistic)
 
 
 def binding(problem: Problem, mixture: np.ndarray) -> Iterator[Limit]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
+from botorch.utils.multi_objective.pareto import is_non_dominated
 from torch import Tensor
 
 from ray_mixopt.core.history import History
@@ -81,10 +83,13 @@ def pareto_front(problem: Problem, history: History, modes: Mapping[str, Mode]) 
 
 
 def undominated(values: np.ndarray) -> np.ndarray:
-    """Rows of ``n x 2`` values (less is better) that no other row beats, by ascending first value."""
-    order = np.lexsort((values[:, 1], values[:, 0]))
-    best = np.minimum.accumulate(np.concatenate([[np.inf], values[order, 1]]))[:-1]
-    return order[values[order, 1] < best]
+    """Indices of the rows of ``n x 2`` values (less is better) that no other beats, by ascending first value.
+
+    Of equal rows the first one counts.
+    """
+    rows = np.flatnonzero(is_non_dominated(torch.from_numpy(values), maximize=False).numpy())
+    order: np.ndarray = rows[values[rows, 0].argsort()]
+    return order
 
 
 def _thinned(values: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
+from scipy.special import rel_entr
 
 from ray_mixopt.core.space import MixtureSpace
 
@@ -174,14 +175,13 @@ def resolve(baseline: Baseline, space: MixtureSpace) -> np.ndarray:
 
 
 def divergence(mixtures: np.ndarray, prior: np.ndarray) -> np.ndarray:
-    """Kullback-Leibler divergence (nats) of ``n x d`` mixtures from a prior ``(d,)``, ``(n,)``.
+    """The Kullback-Leibler divergence, in nats, of each of ``n x d`` mixtures from a prior ``(d,)``: ``(n,)``.
 
     A domain with no share in the prior counts as if it had a millionth, so that the divergence stays finite.
     """
     p = np.maximum(prior, 1e-6)
     p = p / p.sum()
-    safe = np.where(mixtures > 0, mixtures, 1.0)
-    total: np.ndarray = np.where(mixtures > 0, mixtures * np.log(safe / p), 0.0).sum(1)
+    total: np.ndarray = rel_entr(mixtures, p).sum(1)
     return total
 
 

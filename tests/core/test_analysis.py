@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ray_mixopt import MixtureOptimizer, MixtureSpace, Scale
-from ray_mixopt.analysis.details import spearman
+from ray_mixopt.analysis.details import rank_correlation
 from ray_mixopt.core.objective import Guardrail, Objective
 from ray_mixopt.core.simplex import Group
 
@@ -149,5 +149,5 @@ def test_details_are_the_same_every_time(space) -> None:
 
 
 def test_rank_correlation() -> None:
-    assert spearman(np.array([1.0, 2.0, 9.0]), np.array([0.0, 5.0, 6.0])) == pytest.approx(1.0)
-    assert spearman(np.array([1.0, 2.0, 3.0]), np.ones(3)) == 0.0
+    assert rank_correlation(np.array([1.0, 2.0, 9.0]), np.array([0.0, 5.0, 6.0])) == pytest.approx(1.0)
+    assert rank_correlation(np.array([1.0, 2.0, 3.0]), np.ones(3)) == 0.0

@@ -18,6 +18,12 @@ def test_undominated_rows() -> None:
     assert (np.diff(values[front], axis=0) * [1, -1] > 0).all()
 
 
+@pytest.mark.parametrize("repeats", [1, 600])  # botorch has one way for few rows and another for many
+def test_of_equal_rows_the_first_is_on_the_front(repeats: int) -> None:
+    values = np.tile([[2.0, 1.0], [1.0, 2.0], [1.0, 2.0], [1.0, 3.0], [3.0, 1.0]], (repeats, 1))
+    assert undominated(values).tolist() == [1, 0]
+
+
 def test_the_front_of_two_distances_is_the_line_between_their_optima() -> None:
     space = MixtureSpace(domains=("a", "b", "c"), scales=(Scale("S", 1.0),), steps=(10,))
     ends = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]])
