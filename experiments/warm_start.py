@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ray_mixopt import MixtureOptimizer, simulators
-from ray_mixopt.analysis.truth import Regret
+from ray_mixopt.analysis.truth import Truth
 
 METRICS = ("val_loss/common_crawl", "loss", "accuracy/hellaswag")
 OLD = (0, 20, 100, 500)
@@ -26,7 +26,7 @@ NOISE = 0.02
 OUT = Path(__file__).parent / "results"
 
 
-def search(metric: str, n_old: int, seed: int, regret: Regret) -> list[float]:
+def search(metric: str, n_old: int, seed: int, truth: Truth) -> list[float]:
     """Regret of the recommendation once each of ``COSTS`` is spent."""
     simulator = simulators.load("slimpajama", noise=NOISE, seed=seed)
     space = simulator.space
@@ -44,7 +44,7 @@ def search(metric: str, n_old: int, seed: int, regret: Regret) -> list[float]:
         # The answer before the run that would go beyond the cost, or the last one.
         committed = optimizer.history.committed if run is not None else np.inf
         while len(found) < len(COSTS) and committed > COSTS[len(found)]:
-            found.append(regret(space.mixture(optimizer.recommend().mixture)))
+            found.append(truth.regret(space.mixture(optimizer.recommend().mixture)))
         if run is not None:
             for step in (s for s in space.steps if s <= run.steps):
                 optimizer.tell(run.trial_id, step, simulator.observe(run.mixture, run.scale, step))
@@ -56,12 +56,12 @@ def main(seeds: Sequence[int]) -> None:
     """Runs all searches, and writes the table anew after each seed."""
     torch.set_num_threads(1)
     sources = {metric: simulators.load("slimpajama") for metric in METRICS}
-    regrets = {metric: Regret(source, metric, source.modes[metric]) for metric, source in sources.items()}
+    truths = {metric: Truth(source, metric, source.modes[metric]) for metric, source in sources.items()}
     found: dict[tuple[str, int], list[list[float]]] = {(metric, n_old): [] for metric in METRICS for n_old in OLD}
     for k, seed in enumerate(seeds):
         for (metric, n_old), values in found.items():
             started = time.perf_counter()
-            values.append(search(metric, n_old, seed, regrets[metric]))
+            values.append(search(metric, n_old, seed, truths[metric]))
             print(metric, n_old, seed, values[-1], f"{time.perf_counter() - started:.0f} s", flush=True)
         write(seeds[: k + 1], found)
 

@@ -3,59 +3,79 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 
+from ray_mixopt.core.pool import Pool
 from ray_mixopt.core.space import MixtureSpace
-from ray_mixopt.simulators import RunTable, Simulator
 
 SAMPLES = 250_000
 SURVIVORS, CHILDREN = 50, 40
 REACHES = np.geomspace(0.1, 1e-5, 60)
 
 
-class Regret:
-    """Normalised regret at the target, without noise: 0 is the best mixture, 1 a random one.
+class Oracle(Protocol):
+    """What answers any run at once and without noise: a simulator, a table of logged runs, a made-up landscape."""
 
-    For a simulator the best is that of a dense search over the simplex, refined locally, and a random mixture the
-    median over Dirichlet(1). For a table of logged runs both are over the mixtures logged at the target.
+    @property
+    def space(self) -> MixtureSpace:
+        """Domains, scales, rungs and the target."""
+        ...
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics, in the order of ``evaluate``'s columns."""
+        ...
+
+    @property
+    def pool(self) -> Pool | None:
+        """The only runs that it can answer; None where it answers every mixture, scale and number of steps."""
+        ...
+
+    def evaluate(self, mixtures: np.ndarray, scale: str, steps: int) -> np.ndarray:
+        """The metrics of ``n x d`` mixtures at one fidelity, ``n x n_metrics``; NaN where one was not measured."""
+        ...
+
+
+class Truth:
+    """One metric at the target as it really is, and the normalised regret of mixtures: 0 is the best, 1 a random one.
+
+    Where every mixture can be asked for, the best is that of a dense search over the simplex, refined locally, and a
+    random mixture the median over Dirichlet(1). In a pool both are over the mixtures that have a run at the target.
 
     Args:
-        source: knows the truth.
+        oracle: knows the truth.
         metric: name of the metric.
         mode: "min" or "max".
 
     Attributes:
         best: the metric of the best mixture, in its own unit.
-        median: the metric of the median mixture.
+        median: the metric of the median mixture, in its own unit.
     """
 
-    def __init__(self, source: Simulator | RunTable, metric: str, mode: str) -> None:
-        self._source, self._space = source, source.space
-        self._column = source.metrics.index(metric)
+    def __init__(self, oracle: Oracle, metric: str, mode: str) -> None:
+        self._oracle, self._space = oracle, oracle.space
+        self._target = self._space.target_scale, self._space.target_steps
+        self._column = oracle.metrics.index(metric)
         self._sign = 1.0 if mode == "min" else -1.0
-        random = self._losses(
-            source.pool.logged_at(self._space.target_scale, self._space.target_steps)
-            if isinstance(source, RunTable)
-            else self._space.sample(SAMPLES, np.random.default_rng(0))
-        )
-        self._median = float(np.nanmedian(random))
-        if not isinstance(source, RunTable):
-            random = self._losses(dense_minimiser(self._losses, self._space)[None])
-        self._best = float(np.nanmin(random))
+        if oracle.pool is None:
+            random = self._losses(self._space.sample(SAMPLES, np.random.default_rng(0)))
+            best = self._losses(dense_minimiser(self._losses, self._space)[None])
+        else:
+            random = best = self._losses(oracle.pool.logged_at(*self._target))
+        self._median, self._best = float(np.nanmedian(random)), float(np.nanmin(best))
         self.best, self.median = self._sign * self._best, self._sign * self._median
 
     def value(self, mixture: np.ndarray) -> float | None:
-        """The metric of a mixture ``(d,)`` at the target; None where it is not known."""
-        if isinstance(self._source, RunTable) and not self._source.pool.has(
-            mixture, self._space.target_scale, self._space.target_steps
-        ):
+        """The metric of a mixture ``(d,)`` at the target, in its own unit; None where it is not known."""
+        if self._oracle.pool is not None and not self._oracle.pool.has(mixture, *self._target):
             return None
         value = self._sign * float(self._losses(mixture[None])[0])
         return None if np.isnan(value) else value
 
-    def __call__(self, mixture: np.ndarray) -> float | None:
-        """The regret of a mixture ``(d,)``; None where it is not known."""
+    def regret(self, mixture: np.ndarray) -> float | None:
+        """The normalised regret of a mixture ``(d,)``; None where it is not known, or all mixtures are as good."""
         value = self.value(mixture)
         if value is None or self._median == self._best:
             return None
@@ -63,7 +83,7 @@ class Regret:
 
     def _losses(self, mixtures: np.ndarray) -> np.ndarray:
         """The metric of ``n x d`` mixtures at the target, signed so that less is better, ``(n,)``."""
-        values = self._source.evaluate(mixtures, self._space.target_scale, self._space.target_steps)
+        values = self._oracle.evaluate(mixtures, *self._target)
         losses: np.ndarray = self._sign * values[:, self._column]
         return losses
 

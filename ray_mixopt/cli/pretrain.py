@@ -54,7 +54,7 @@ def pretrain(
         from ray_mixopt.pretraining.earlier import earlier_runs
         from ray_mixopt.pretraining.plan import plan, plan_tables
         from ray_mixopt.pretraining.search import check_storage, exists, experiment_path, final_run, search
-        from ray_mixopt.report.progress import Progress
+        from ray_mixopt.report.progress import Display
 
         settings = PretrainConfig.read(config).starting_from(earlier, scatter)
         settings.check()
@@ -78,7 +78,7 @@ def pretrain(
     try:
         budget = settings.search.budget * settings.space.target_cost
         # Whatever Ray prints must not end up in the JSON.
-        with bad_arguments(), redirect_stdout(sys.stderr), Progress(errors, budget).shown() as shown:
+        with bad_arguments(), redirect_stdout(sys.stderr), Display(errors, budget).shown() as shown:
             outcome = search(settings, shown.update, resume=resume)
         recommendation = outcome.searcher.recommend()
         console.print(str(recommendation))

@@ -155,7 +155,7 @@ def _run(settings: Replay, folder: Path, as_json: bool) -> int:
     from ray_mixopt.analysis.trajectory import trajectory
     from ray_mixopt.io import searches
     from ray_mixopt.report.figures import draw_replay
-    from ray_mixopt.report.progress import Progress
+    from ray_mixopt.report.progress import Display
     from ray_mixopt.report.summary import summarise, tables
 
     one_thread()
@@ -164,7 +164,7 @@ def _run(settings: Replay, folder: Path, as_json: bool) -> int:
     # Whatever a library prints must not end up in the JSON.
     with contextlib.redirect_stdout(sys.stderr):
         try:
-            with Progress(errors, settings.budget).shown() as progress:
+            with Display(errors, settings.budget).shown() as progress:
                 outcome = settings.run(folder / searches.EXPERIMENT, progress.update)
         except (TuneError, OSError) as error:
             raise click.ClickException(f"The search broke down: {error}") from error

@@ -21,7 +21,7 @@ PREDICT_SHARE = 0.05  # of the time at most goes into predictions that only the 
 N_DOMAINS = 3  # largest shares shown
 
 
-class Progress:
+class Display:
     """Shows spending, runs, the incumbent and its predicted value at the target.
 
     Args:
@@ -37,7 +37,7 @@ class Progress:
         self._answer: Recommendation | None = None
 
     @contextlib.contextmanager
-    def shown(self) -> Iterator[Progress]:
+    def shown(self) -> Iterator[Display]:
         """Keeps the table on the screen while the context lasts."""
         if not self._console.is_terminal:
             yield self

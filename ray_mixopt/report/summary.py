@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ray_mixopt.analysis.truth import Regret
+from ray_mixopt.analysis.truth import Truth
 from ray_mixopt.core.recommendation import Recommendation
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def summarise(replay: Replay, outcome: Outcome, trajectory: Sequence[Recommendat
     """
     space, history = replay.source.space, outcome.optimizer.history
     recommendation = outcome.optimizer.recommend()
-    regret = Regret(replay.source, replay.metric, replay.mode)
+    truth = Truth(replay.source, replay.metric, replay.mode)
     runs = [trial for trial in history if not trial.evaluated]
     spent = history.spent_by_scale()
     return {
@@ -44,9 +44,9 @@ def summarise(replay: Replay, outcome: Outcome, trajectory: Sequence[Recommendat
         "concurrency": replay.concurrency,
         "seed": replay.seed,
         "target": {"scale": space.target_scale, "steps": space.target_steps, "cost": space.target_cost},
-        "recommended": _answer(space.mixture(recommendation.mixture), recommendation, "predicted", regret),
-        "uniform": _answer(space.uniform(), recommendation, "uniform", regret),
-        "best_known": regret.best,
+        "recommended": _answer(space.mixture(recommendation.mixture), recommendation, "predicted", truth),
+        "uniform": _answer(space.uniform(), recommendation, "uniform", truth),
+        "best_known": truth.best,
         "spent": recommendation.spent,
         "target_runs": recommendation.target_runs,
         "value_of_next_run": recommendation.value_of_next_run,
@@ -62,18 +62,18 @@ def summarise(replay: Replay, outcome: Outcome, trajectory: Sequence[Recommendat
         "interrupted": outcome.interrupted,
         "seconds": outcome.seconds,
         "trajectory": [
-            {"spent": point.spent} | _answer(space.mixture(point.mixture), point, "predicted", regret)
+            {"spent": point.spent} | _answer(space.mixture(point.mixture), point, "predicted", truth)
             for point in trajectory
         ],
     }
 
 
-def _answer(mixture: np.ndarray, recommendation: Recommendation, which: str, regret: Regret) -> dict[str, Any]:
+def _answer(mixture: np.ndarray, recommendation: Recommendation, which: str, truth: Truth) -> dict[str, Any]:
     return {
         "mixture": dict(zip(recommendation.mixture, mixture.tolist(), strict=True)),
         "predicted": recommendation.to_dict()[which],
-        "true": regret.value(mixture),
-        "regret": regret(mixture),
+        "true": truth.value(mixture),
+        "regret": truth.regret(mixture),
     }
 
 

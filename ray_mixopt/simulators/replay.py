@@ -79,7 +79,7 @@ class Replay:
     @property
     def pool(self) -> Pool | None:
         """The only runs that exist, if the source is a table."""
-        return self.source.pool if isinstance(self.source, RunTable) else None
+        return self.source.pool
 
     def optimizer(self) -> MixtureOptimizer:
         """A fresh optimizer for this search, without Tune."""

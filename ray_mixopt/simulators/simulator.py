@@ -164,6 +164,11 @@ class Simulator:
         for steps in self.space.steps:
             self._check_steps(steps)
 
+    @property
+    def pool(self) -> None:
+        """Always None: it answers every mixture, where a ``RunTable`` has only the logged ones."""
+        return None
+
     def evaluate(self, mixtures: ArrayLike, scale: str, steps: int) -> np.ndarray:
         """Metrics without noise.
 

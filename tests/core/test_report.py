@@ -10,7 +10,7 @@ import pytest
 
 from ray_mixopt import MixtureOptimizer, simulators
 from ray_mixopt.analysis.trajectory import costs, prefix, trajectory
-from ray_mixopt.analysis.truth import Regret
+from ray_mixopt.analysis.truth import Truth
 from ray_mixopt.report.figures import draw_replay
 from ray_mixopt.simulators import RunTable, Simulator
 
@@ -54,17 +54,17 @@ def searched(simulator: Simulator) -> MixtureOptimizer:
 
 @pytest.mark.parametrize("metric", ["loss", "accuracy/hellaswag"])
 def test_regret_is_0_at_the_best_and_1_at_a_random_mixture(simulator: Simulator, metric: str) -> None:
-    regret = Regret(simulator, metric, simulator.modes[metric])
+    truth = Truth(simulator, metric, simulator.modes[metric])
     mixtures = simulator.space.sample(2000, np.random.default_rng(5), 0.5)
-    values = [regret(mixture) for mixture in mixtures]
+    values = [truth.regret(mixture) for mixture in mixtures]
     assert min(values) >= 0
-    uniform = [regret(mixture) for mixture in simulator.space.sample(2000, np.random.default_rng(6))]
+    uniform = [truth.regret(mixture) for mixture in simulator.space.sample(2000, np.random.default_rng(6))]
     assert np.median(uniform) == pytest.approx(1.0, abs=0.05)
     assert sum(value < 0.2 for value in values) > 0
 
 
 def test_regret_follows_the_direction(simulator: Simulator) -> None:
-    least, most = (Regret(simulator, "loss", mode) for mode in ("min", "max"))
+    least, most = (Truth(simulator, "loss", mode) for mode in ("min", "max"))
     assert least.best < least.median < most.best
     assert least.median == most.median
 
@@ -73,15 +73,15 @@ def test_regret_follows_the_direction(simulator: Simulator) -> None:
     ("metric", "mode", "expected"), [("loss", "min", (1.0, 0.0, 3.0)), ("acc", "max", (1.0, 1.5, 0.0))]
 )
 def test_regret_among_logged_runs(table: RunTable, metric: str, mode: str, expected: tuple[float, ...]) -> None:
-    regret = Regret(table, metric, mode)
-    assert [regret(np.array(w)) for w in ([0.5, 0.5], [0.25, 0.75], [0.0, 1.0])] == pytest.approx(expected)
+    truth = Truth(table, metric, mode)
+    assert [truth.regret(np.array(w)) for w in ([0.5, 0.5], [0.25, 0.75], [0.0, 1.0])] == pytest.approx(expected)
 
 
 def test_regret_is_unknown_where_nothing_was_logged_at_the_target(table: RunTable) -> None:
-    regret = Regret(table, "loss", "min")
+    truth = Truth(table, "loss", "min")
     for mixture in ([1.0, 0.0], [0.4, 0.6]):
-        assert regret.value(np.array(mixture)) is None
-        assert regret(np.array(mixture)) is None
+        assert truth.value(np.array(mixture)) is None
+        assert truth.regret(np.array(mixture)) is None
 
 
 # -- the way there
