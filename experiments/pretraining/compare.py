@@ -29,7 +29,7 @@ from ray_mixopt import MixOptSearcher, MixtureOptimizer
 from ray_mixopt.benchmark.provenance import commit, machine, versions
 from ray_mixopt.pretraining.config import PretrainConfig
 from ray_mixopt.pretraining.search import experiment_path
-from ray_mixopt.pretraining.session import REPORTS, FolderSession
+from ray_mixopt.pretraining.training.session import REPORTS, FolderSession
 from ray_mixopt.pretraining.training.train import train
 from ray_mixopt.pretraining.training.workers import Workers
 

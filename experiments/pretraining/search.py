@@ -21,8 +21,8 @@ from ray_mixopt import MixtureOptimizer
 from ray_mixopt.core.safety import write_atomically
 from ray_mixopt.pretraining.config import PretrainConfig
 from ray_mixopt.pretraining.search import experiment_path
-from ray_mixopt.pretraining.session import REPORTS, FolderSession
-from ray_mixopt.pretraining.settings import Run
+from ray_mixopt.pretraining.training.session import REPORTS, FolderSession
+from ray_mixopt.pretraining.training.settings import TrainingRun
 from ray_mixopt.pretraining.training.train import train
 from ray_mixopt.pretraining.training.workers import Workers
 
@@ -30,7 +30,7 @@ HERE = Path(__file__).parent
 STATE = "optimizer.json"
 
 
-def reports_of(run: Run, folder: Path) -> list[dict[str, float]]:
+def reports_of(run: TrainingRun, folder: Path) -> list[dict[str, float]]:
     """Trains a run, from where it is, and returns all its reports."""
     torch.set_num_threads(1)
     workers = Workers.current(torch.device("cpu"))

@@ -15,18 +15,18 @@ from pydantic import Field, ValidationError, model_validator
 from ray_mixopt.core.merging import DomainMap
 from ray_mixopt.core.space import MixtureSpace, Scale
 from ray_mixopt.pretraining.data.manifest import Manifest
-from ray_mixopt.pretraining.settings import (
+from ray_mixopt.pretraining.training.settings import (
+    PRESETS,
     Decay,
     Evaluation,
     Execution,
     Optimization,
     Resources,
-    Run,
-    Settings,
+    Section,
     Shape,
+    TrainingRun,
     explain,
 )
-from ray_mixopt.pretraining.training.presets import PRESETS
 
 if TYPE_CHECKING:
     from ray_mixopt.pretraining.training.model import ModelCost
@@ -36,7 +36,7 @@ MEAN_LOSS = "mean_loss"
 TRACKER_PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
 
 
-class ScaleSettings(Settings):
+class ScaleSettings(Section):
     """A model scale.
 
     Args:
@@ -67,14 +67,14 @@ class ScaleSettings(Settings):
         return self.shape or PRESETS[self.name]
 
 
-class Target(Settings):
+class Target(Section):
     """Where the best mixture is wanted."""
 
     scale: str
     steps: int
 
 
-class Search(Settings):
+class Search(Section):
     """How to search.
 
     Args:
@@ -103,7 +103,7 @@ class Search(Settings):
     domain_map: dict[str, Any] = {}
 
 
-class PretrainConfig(Settings):
+class PretrainConfig(Section):
     """A search by pre-training. Only ``data``, ``scales``, ``steps`` and ``batch_tokens`` have no default.
 
     Args:
@@ -294,7 +294,7 @@ class PretrainConfig(Settings):
         windows = max(0, tokens - 1) // self.sequence_length
         return float(max(1, math.ceil(windows * self.supply_fraction - 1e-9)) * self.sequence_length)
 
-    def run(self, mixture: Mapping[str, float], scale: str, steps: int, *, final: bool = False) -> Run:
+    def run(self, mixture: Mapping[str, float], scale: str, steps: int, *, final: bool = False) -> TrainingRun:
         """The settings of one training run.
 
         Raises:
@@ -324,7 +324,7 @@ class PretrainConfig(Settings):
             "evaluation": self.evaluation,
         }
         try:
-            return Run.model_validate(fields)
+            return TrainingRun.model_validate(fields)
         except ValidationError as error:
             raise ValueError(explain(error)) from error
 

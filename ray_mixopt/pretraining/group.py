@@ -12,7 +12,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 import ray.train
@@ -22,8 +22,10 @@ from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ray_mixopt.pretraining.session import Write
-from ray_mixopt.pretraining.settings import Resources, Run
+from ray_mixopt.pretraining.training.settings import Resources, TrainingRun
+
+if TYPE_CHECKING:
+    from ray_mixopt.pretraining.training.session import Write
 
 _POLL_SECONDS = 0.5
 _ABORT_SECONDS = 60
@@ -43,7 +45,7 @@ class TrainingGroup:
     """
 
     def __init__(
-        self, run: Run, *, name: str, storage: str, resources: Resources, seen: int = 0, retries: int = 1
+        self, run: TrainingRun, *, name: str, storage: str, resources: Resources, seen: int = 0, retries: int = 1
     ) -> None:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})  # no worker's node: those go
@@ -186,5 +188,5 @@ def _work(config: dict[str, Any]) -> None:
     from ray_mixopt.pretraining.training.train import train  # takes seconds to import, which only the workers need
     from ray_mixopt.pretraining.training.workers import Workers
 
-    run = Run.model_validate_json(config["run"])
+    run = TrainingRun.model_validate_json(config["run"])
     train(run, RaySession(config["seen"]), Workers.current(get_device()))

@@ -19,12 +19,12 @@ from ray.tune.experiment import Trial
 
 from ray_mixopt.optimizer import MixtureOptimizer
 from ray_mixopt.pretraining.config import MEAN_LOSS, PretrainConfig, check_resources
-from ray_mixopt.pretraining.data.permutation import key_seed
+from ray_mixopt.pretraining.data.sampler import key_seed
 from ray_mixopt.pretraining.earlier import take_in
 from ray_mixopt.pretraining.group import TrainingGroup
-from ray_mixopt.pretraining.session import check_writable
 from ray_mixopt.pretraining.tracking import TRACKERS
 from ray_mixopt.pretraining.trainable import PretrainTrainable, runs_storage
+from ray_mixopt.pretraining.training.session import check_writable
 from ray_mixopt.simulators.replay import Watch
 from ray_mixopt.tune.restore import restore
 from ray_mixopt.tune.scheduler import MixOptScheduler

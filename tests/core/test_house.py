@@ -25,8 +25,6 @@ UNTIDY: set[str] = {
     "surrogate.posterior imports surrogate.guard in a circle",
     "io.snapshots imports ray",
     "benchmark.rivals.full_runs is short",
-    "pretraining.training.presets is short",
-    "pretraining.training.schedule is short",
     "strategies.rungs is short",
     "surrogate.covariance is short",
     "tune.failures is short",

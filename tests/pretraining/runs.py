@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import load_file
 
 from ray_mixopt.pretraining.config import PretrainConfig
-from ray_mixopt.pretraining.session import FolderSession
-from ray_mixopt.pretraining.settings import Optimization, Run, Shape
+from ray_mixopt.pretraining.training.session import FolderSession
+from ray_mixopt.pretraining.training.settings import Optimization, Shape, TrainingRun
 from ray_mixopt.pretraining.training.train import train
 from ray_mixopt.pretraining.training.workers import Workers
 
 
-def tiny_run(folder: Path, **changes: Any) -> Run:
+def tiny_run(folder: Path, **changes: Any) -> TrainingRun:
     """Four sequences of 16 tokens a step, rungs at 3, 6 and 9 steps."""
     settings: dict[str, Any] = {
         "data": folder,
@@ -31,7 +31,7 @@ def tiny_run(folder: Path, **changes: Any) -> Run:
         "execution": {"micro_batch": 1},
         "log_every": 1,
     }
-    return Run.model_validate(settings | changes)
+    return TrainingRun.model_validate(settings | changes)
 
 
 def tiny_search(data: Path, storage: Path, **changes: Any) -> PretrainConfig:
@@ -64,7 +64,7 @@ def alone() -> Workers:
     return Workers.current(torch.device("cpu"))
 
 
-def run_in(folder: Path, run: Run, workers: Workers | None = None) -> list[Mapping[str, float]]:
+def run_in(folder: Path, run: TrainingRun, workers: Workers | None = None) -> list[Mapping[str, float]]:
     """Trains, and returns the reports that were new."""
     session = Recorder(folder, workers)
     train(run, session, workers or alone())

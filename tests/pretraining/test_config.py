@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from ray_mixopt.cli.main import main
 from ray_mixopt.pretraining.config import PretrainConfig, check_resources
 from ray_mixopt.pretraining.earlier import earlier_runs
-from ray_mixopt.pretraining.settings import Run
+from ray_mixopt.pretraining.training.settings import TrainingRun
 
 ROOT = Path(__file__).parents[2]
 
@@ -267,4 +267,4 @@ def test_the_shown_configurations_are_valid(small: Path) -> None:
         check_resources(config.scales, [config.cluster or {"CPU": 2}])
         assert config.domain_map.renamed == settings.get("search", {}).get("domain_map", {}).get("renamed", {})
     (run,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
-    Run.model_validate_json(run)
+    TrainingRun.model_validate_json(run)

@@ -16,9 +16,9 @@ from runs import alone, run_in, timeless, tiny_run, tiny_search
 from ray_mixopt.pretraining.data.manifest import Manifest
 from ray_mixopt.pretraining.data.prepare import Preparation
 from ray_mixopt.pretraining.data.tokenizer import ByteTokenizer
-from ray_mixopt.pretraining.settings import Evaluation
 from ray_mixopt.pretraining.training import downstream, model
 from ray_mixopt.pretraining.training.downstream import check_evaluation
+from ray_mixopt.pretraining.training.settings import Evaluation
 from ray_mixopt.pretraining.training.workers import Workers
 
 pytest.importorskip("lm_eval")

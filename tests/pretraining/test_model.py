@@ -7,10 +7,9 @@ import torch
 from pydantic import ValidationError
 from torch.utils.flop_counter import FlopCounterMode
 
-from ray_mixopt.pretraining.settings import Decay, Execution, Optimization, Run, Shape
 from ray_mixopt.pretraining.training import model
-from ray_mixopt.pretraining.training.presets import PRESETS
-from ray_mixopt.pretraining.training.schedule import learning_rate
+from ray_mixopt.pretraining.training.settings import PRESETS, Decay, Execution, Optimization, Shape, TrainingRun
+from ray_mixopt.pretraining.training.train import learning_rate
 
 SHAPE = Shape(d_model=32, heads=2, layers=3)
 
@@ -58,7 +57,7 @@ def test_memory_falls_where_it_should() -> None:
 
 def test_learning_rate() -> None:
     settings = {"data": "x", "mixture": {"a": 1}, "shape": SHAPE, "sequence_length": 8, "batch_tokens": 16}
-    run = Run(**settings, steps=100, optimization=Optimization(learning_rate=1.0, warmup_steps=4))
+    run = TrainingRun(**settings, steps=100, optimization=Optimization(learning_rate=1.0, warmup_steps=4))
     assert [learning_rate(run, step) for step in (0, 1, 3, 4, 99)] == [0.25, 0.5, 1, 1, 1]
     longer = run.model_copy(update={"steps": 1000})
     assert [learning_rate(longer, step) for step in range(100)] == [learning_rate(run, step) for step in range(100)]
@@ -81,14 +80,14 @@ def test_learning_rate() -> None:
 )
 def test_settings_are_validated(change: dict[str, object], message: str) -> None:
     settings = {"data": "x", "mixture": {"a": 2}, "shape": SHAPE, "sequence_length": 8, "batch_tokens": 16, "steps": 10}
-    assert Run.model_validate(settings).mixture == {"a": 1}
+    assert TrainingRun.model_validate(settings).mixture == {"a": 1}
     with pytest.raises(ValidationError, match=message):
-        Run.model_validate({**settings, **change})
+        TrainingRun.model_validate({**settings, **change})
 
 
 def test_settings_survive_json() -> None:
-    run = Run(
+    run = TrainingRun(
         data="x", mixture={"a": 1, "b": 2}, shape=SHAPE, sequence_length=8, batch_tokens=16, steps=10, rungs=(5, 20)
     )
-    assert Run.model_validate_json(run.model_dump_json()) == run
+    assert TrainingRun.model_validate_json(run.model_dump_json()) == run
     assert run.reports == (5, 10)

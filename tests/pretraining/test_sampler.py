@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ray_mixopt.pretraining.data.permutation import Permutation
-from ray_mixopt.pretraining.data.sampler import BLOCK, Mixture, MixtureSampler
+from ray_mixopt.pretraining.data.sampler import BLOCK, Mixture, MixtureSampler, Permutation
 from ray_mixopt.pretraining.data.shards import Corpus
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from runs import Recorder, alone, run_in, same, timeless, tiny_run
 
-from ray_mixopt.pretraining.session import check_writable
+from ray_mixopt.pretraining.training.session import check_writable
 from ray_mixopt.pretraining.training.train import train
 from ray_mixopt.pretraining.training.workers import Workers
 

@@ -18,8 +18,8 @@ from small_ray import four_slots
 
 from ray_mixopt.pretraining.config import PretrainConfig
 from ray_mixopt.pretraining.search import exists, final_run, search
-from ray_mixopt.pretraining.settings import Run
 from ray_mixopt.pretraining.trainable import PretrainTrainable
+from ray_mixopt.pretraining.training.settings import TrainingRun
 
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 
@@ -144,7 +144,7 @@ class Scripted:
     loss = 3.0
     states: list[str] = []
 
-    def __init__(self, run: Run, *, seen: int, **options: Any) -> None:
+    def __init__(self, run: TrainingRun, *, seen: int, **options: Any) -> None:
         self._ahead = [step for step in run.reports if step > seen]
         self.states.append("started")
 

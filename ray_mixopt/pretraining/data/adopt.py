@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from ray_mixopt.pretraining.data.manifest import SPLITS, Domain, Manifest, Shard, Split, TokenizerCard
+from ray_mixopt.pretraining.data.prepare import Advance
 from ray_mixopt.pretraining.data.shards import checksum, inspect, locate
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +37,7 @@ class Adoption:
     val_tokens: int = 2**20
     workers: int = 1
 
-    def run(self, progress: Progress = lambda domain, done, total: None) -> Manifest:
+    def run(self, progress: Advance = lambda domain, done, total: None) -> Manifest:
         """Reads all files once, for checksums and token ids, and writes the manifest.
 
         Raises:

@@ -43,8 +43,8 @@ _UNIT_BYTES = 16 * 2**20
 _BATCH = 256  # documents that are tokenized together
 _BPE_SAMPLE = 64 * 2**20  # characters that a BPE is trained on
 
-Progress = Callable[[str, int, int], None]
-"""Called with a domain, the bytes of input that were just done, and the bytes of input that it has."""
+Advance = Callable[[str, int, int], None]
+"""Called with a domain, how much of its input was just done, and how much it has: in bytes, or tokens if adopted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ class Preparation:
         for name in self.sources:
             check_domain(name)
 
-    def run(self, progress: Progress = lambda domain, done, total: None) -> Manifest:
+    def run(self, progress: Advance = lambda domain, done, total: None) -> Manifest:
         """Does it, and returns the manifest that was written.
 
         Raises:

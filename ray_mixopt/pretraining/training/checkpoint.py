@@ -29,7 +29,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(kw_only=True)
-class Progress:
+class TrainingProgress:
     """How far a run is.
 
     Attributes:
@@ -51,7 +51,7 @@ def save(
     folder: Path,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    progress: Progress,
+    progress: TrainingProgress,
     identity: Mapping[str, Any],
     workers: Workers,
 ) -> None:
@@ -72,7 +72,7 @@ def save(
 
 def load(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, identity: Mapping[str, Any], workers: Workers
-) -> Progress:
+) -> TrainingProgress:
     """Reads a checkpoint into a model and its fresh optimizer; all workers call it together.
 
     Raises:
@@ -96,7 +96,7 @@ def load(
     return progress
 
 
-def read_progress(folder: Path, identity: Mapping[str, Any]) -> Progress:
+def read_progress(folder: Path, identity: Mapping[str, Any]) -> TrainingProgress:
     """How far the run of a checkpoint was.
 
     Raises:
@@ -115,7 +115,7 @@ def read_progress(folder: Path, identity: Mapping[str, Any]) -> Progress:
                 "run can only go on as it began."
             )
     fields["reports"] = {int(step): report for step, report in fields["reports"].items()}
-    return Progress(**fields)
+    return TrainingProgress(**fields)
 
 
 def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -6,19 +6,17 @@ import logging
 import os
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import nn
 
-if TYPE_CHECKING:
-    from torch import nn
-
-    from ray_mixopt.pretraining.data.manifest import Manifest
-    from ray_mixopt.pretraining.data.shards import Corpus
-    from ray_mixopt.pretraining.settings import Run
-    from ray_mixopt.pretraining.training.workers import Workers
-
-from ray_mixopt.pretraining.settings import Evaluation
+from ray_mixopt.pretraining.data import tokenizer
+from ray_mixopt.pretraining.data.manifest import Manifest
+from ray_mixopt.pretraining.data.shards import Corpus
+from ray_mixopt.pretraining.training.model import logits
+from ray_mixopt.pretraining.training.settings import Evaluation, TrainingRun
+from ray_mixopt.pretraining.training.workers import Workers, autocast
 
 PREFIX = "lm_eval"
 
@@ -47,9 +45,7 @@ class Downstream:
         workers: share the requests among them.
     """
 
-    def __init__(self, run: Run, corpus: Corpus, workers: Workers) -> None:
-        from ray_mixopt.pretraining.data import tokenizer
-
+    def __init__(self, run: TrainingRun, corpus: Corpus, workers: Workers) -> None:
         assert run.evaluation is not None
         self._run, self._evaluation, self._workers = run, run.evaluation, workers
         self._tokenizer = tokenizer.load(corpus.manifest.tokenizer, corpus.folder)
@@ -98,13 +94,10 @@ def _language_model() -> type:
     from lm_eval.api.model import TemplateLM
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-    from ray_mixopt.pretraining.training.model import logits
-    from ray_mixopt.pretraining.training.workers import autocast
-
     class LanguageModel(TemplateLM):
         """What lm-eval asks of a model. To lm-eval it is one process: the workers share out batches on their own."""
 
-        def __init__(self, model: nn.Module, run: Run, tokenizer: Any, workers: Workers) -> None:
+        def __init__(self, model: nn.Module, run: TrainingRun, tokenizer: Any, workers: Workers) -> None:
             super().__init__()
             self._model, self._run, self._tokenizer, self._workers = model, run, tokenizer, workers
 

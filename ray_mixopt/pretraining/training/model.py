@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import Olmo2Config, Olmo2ForCausalLM
 
-from ray_mixopt.pretraining.settings import Execution, Shape
+from ray_mixopt.pretraining.training.settings import Execution, Shape
 
 _VOCABULARY_MULTIPLE = 64  # matrix products are faster on round sizes
 

@@ -19,20 +19,18 @@ from pydantic import ValidationError
 from torch.distributed.tensor import DTensor
 from torch.nn import functional
 
-from ray_mixopt.pretraining.data.permutation import key_seed
-from ray_mixopt.pretraining.data.sampler import Mixture, MixtureSampler
+from ray_mixopt.pretraining.data.sampler import Mixture, MixtureSampler, key_seed
 from ray_mixopt.pretraining.data.shards import Corpus
-from ray_mixopt.pretraining.session import FolderSession, Session, check_writable
-from ray_mixopt.pretraining.settings import Run, explain
 from ray_mixopt.pretraining.training import checkpoint, model
-from ray_mixopt.pretraining.training.checkpoint import Progress
+from ray_mixopt.pretraining.training.checkpoint import TrainingProgress
 from ray_mixopt.pretraining.training.downstream import Downstream
-from ray_mixopt.pretraining.training.schedule import learning_rate
+from ray_mixopt.pretraining.training.session import FolderSession, Session, check_writable
+from ray_mixopt.pretraining.training.settings import TrainingRun, explain
 from ray_mixopt.pretraining.training.validation import ValidationSet
 from ray_mixopt.pretraining.training.workers import Workers, autocast, distribute, gradient_sync, torchrun_group
 
 
-def open_data(run: Run) -> tuple[Corpus, MixtureSampler, ValidationSet]:
+def open_data(run: TrainingRun) -> tuple[Corpus, MixtureSampler, ValidationSet]:
     """The data of a run, checked against all that it will ask of them.
 
     Raises:
@@ -56,7 +54,19 @@ def open_data(run: Run) -> tuple[Corpus, MixtureSampler, ValidationSet]:
     return corpus, sampler, ValidationSet(corpus, run.sequence_length, run.validation_sequences)
 
 
-def train(run: Run, session: Session, workers: Workers) -> None:
+def learning_rate(run: TrainingRun, step: int) -> float:
+    """Rate of the step that follows ``step`` steps."""
+    optimization = run.optimization
+    rate = optimization.learning_rate
+    if step < optimization.warmup_steps:
+        rate *= (step + 1) / optimization.warmup_steps
+    if run.decay is not None:
+        done = (step + 1 - (run.steps - run.decay.steps)) / run.decay.steps
+        rate *= 1 - (1 - run.decay.final_share) * max(0.0, done)
+    return rate
+
+
+def train(run: TrainingRun, session: Session, workers: Workers) -> None:
     """Trains to ``run.steps``, from the session's last checkpoint if it has one, and reports at every rung.
 
     A report holds "step"; "val_loss/<domain>" and "train_loss" (mean since the last report) in nats a token;
@@ -84,7 +94,7 @@ def train(run: Run, session: Session, workers: Workers) -> None:
         eps=run.optimization.epsilon,
         fused=device.type == "cuda",
     )
-    progress = Progress()
+    progress = TrainingProgress()
     with session.last_checkpoint() as folder:
         if folder is not None:
             progress = checkpoint.load(folder, network, optimizer, identity, workers)
@@ -165,14 +175,14 @@ def train(run: Run, session: Session, workers: Workers) -> None:
         clock, clock_step = time.perf_counter(), progress.step
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path) -> TrainingRun:
     """The settings of a run from a JSON file.
 
     Raises:
         ValueError: if it is malformed; the message says where.
     """
     try:
-        return Run.model_validate_json(path.read_bytes())
+        return TrainingRun.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise ValueError(f"{path}: {explain(error)}") from error
 

@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional
 
 from ray_mixopt.pretraining.data.shards import Corpus, check_ids
-from ray_mixopt.pretraining.settings import Execution
 from ray_mixopt.pretraining.training.model import logits
+from ray_mixopt.pretraining.training.settings import Execution
 from ray_mixopt.pretraining.training.workers import Workers, autocast
 
 

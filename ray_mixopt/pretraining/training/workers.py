@@ -16,7 +16,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from ray_mixopt.pretraining.settings import Execution, Run
+from ray_mixopt.pretraining.training.settings import Execution, TrainingRun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Workers:
             return cls(rank=0, world=1, device=device)
         return cls(rank=dist.get_rank(), world=dist.get_world_size(), device=device)
 
-    def micro_batches(self, run: Run) -> tuple[int, int]:
+    def micro_batches(self, run: TrainingRun) -> tuple[int, int]:
         """Number of micro-batches of a step, and sequences in each.
 
         Raises:

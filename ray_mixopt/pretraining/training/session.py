@@ -9,10 +9,10 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from ray_mixopt.pretraining.training.workers import Workers
+from ray_mixopt.pretraining.training.checkpoint import RUN
+from ray_mixopt.pretraining.training.workers import Workers
 
 REPORTS = "reports.jsonl"
 
@@ -81,8 +81,6 @@ class FolderSession:
         return {json.loads(line)["step"] for line in path.read_text().splitlines()} if path.exists() else set()
 
     def _whole(self) -> list[Path]:
-        from ray_mixopt.pretraining.training.checkpoint import RUN
-
         return [path for path in self._folder.glob("step-*") if (path / RUN).is_file()]
 
 

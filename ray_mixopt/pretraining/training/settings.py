@@ -10,13 +10,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 
-class Settings(BaseModel):
+class Section(BaseModel):
     """Base of all settings: immutable, and unknown names are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Shape(Settings):
+class Shape(Section):
     """Shape of an OLMo 2 model.
 
     Args:
@@ -40,7 +40,25 @@ class Shape(Settings):
         return self
 
 
-class Optimization(Settings):
+PRESETS: dict[str, Shape] = {
+    # for CPUs and tests
+    "nano": Shape(d_model=64, heads=2, layers=2),
+    "micro": Shape(d_model=96, heads=3, layers=3),
+    "tiny": Shape(d_model=128, heads=4, layers=4),
+    # arXiv 2503.21023
+    "20M": Shape(d_model=256, heads=8, layers=8),
+    "60M": Shape(d_model=512, heads=8, layers=8),
+    "150M": Shape(d_model=768, heads=12, layers=12),
+    "300M": Shape(d_model=1024, heads=16, layers=16),
+    "500M": Shape(d_model=1280, heads=16, layers=16),
+    "700M": Shape(d_model=1536, heads=16, layers=16),
+    "1B": Shape(d_model=2048, heads=16, layers=16),
+}
+"""Shapes by name. With a vocabulary of 50,257 tokens the last seven have about the parameters that they are named for,
+the shared embedding matrix counted once."""
+
+
+class Optimization(Section):
     """AdamW and the learning rate, by default as in the paper, arXiv 2503.21023.
 
     The rate warms up over ``warmup_steps`` and then stays: a run to 1,000 steps is then a part of one to 2,000. A decay
@@ -56,14 +74,14 @@ class Optimization(Settings):
     clip: float = Field(default=1.0, gt=0)
 
 
-class Decay(Settings):
+class Decay(Section):
     """The end of the final run: the rate falls linearly over the last ``steps`` to ``final_share`` of itself."""
 
     steps: int = Field(gt=0)
     final_share: float = Field(default=0.1, ge=0, le=1)
 
 
-class Execution(Settings):
+class Execution(Section):
     """How a run is computed; none of it changes what is computed, up to rounding.
 
     Args:
@@ -83,7 +101,7 @@ class Execution(Settings):
     peak_flops: float | None = Field(default=None, gt=0)
 
 
-class Evaluation(Settings):
+class Evaluation(Section):
     """Downstream tasks of ``lm-eval`` at every rung; see ``downstream``.
 
     Args:
@@ -99,7 +117,7 @@ class Evaluation(Settings):
     folder: Path | None = None
 
 
-class Run(Settings):
+class TrainingRun(Section):
     """One training run.
 
     Args:
@@ -153,7 +171,7 @@ class Run(Settings):
         return data
 
     @model_validator(mode="after")
-    def _consistent(self) -> Run:
+    def _consistent(self) -> TrainingRun:
         if self.batch_tokens % self.sequence_length:
             raise ValueError(
                 f"batch_tokens={self.batch_tokens} is no whole number of sequences of {self.sequence_length} tokens"
@@ -178,7 +196,7 @@ class Run(Settings):
         return self.model_dump(mode="json", include=set(kept))
 
 
-class Resources(Settings):
+class Resources(Section):
     """The workers of one run.
 
     Args:
