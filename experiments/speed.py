@@ -21,10 +21,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ray_mixopt import MixtureSpace, Scale
+from ray_mixopt import MixtureOptimizer, MixtureSpace, Scale
 from ray_mixopt.benchmark import provenance
 from ray_mixopt.benchmark.markdown import table
-from ray_mixopt.optimizer import MixtureOptimizer
 
 OUT = Path(__file__).parent / "results"
 SIZES = ((5, 50), (5, 200), (5, 500), (30, 500), (5, 1000), (5, 3000))

@@ -1,6 +1,7 @@
 """Multi-fidelity, multi-scale Bayesian optimisation of pre-training data mixtures, as a Ray Tune plug-in.
 
-The optimizer and the simulators do not import Ray; the adapters load it when they are first used.
+The public names are here, each loaded when it is first used. ``MixOptSearcher``, ``MixOptScheduler`` and ``restore``
+load Ray, and nothing else does.
 """
 
 from __future__ import annotations
@@ -10,47 +11,58 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ray_mixopt import simulators
-    from ray_mixopt.core.recommendation import Forecast, Recommendation
-    from ray_mixopt.core.space import MixtureSpace, Scale
-    from ray_mixopt.optimizer import MixtureOptimizer
-    from ray_mixopt.strategies import Suggestion
-    from ray_mixopt.tune.restore import restore
-    from ray_mixopt.tune.scheduler import MixOptScheduler
-    from ray_mixopt.tune.searcher import MixOptSearcher
+    from ray_mixopt import simulators as simulators
+    from ray_mixopt.core.merging import DomainMap as DomainMap
+    from ray_mixopt.core.objective import Guardrail as Guardrail
+    from ray_mixopt.core.objective import Objective as Objective
+    from ray_mixopt.core.problem import Problem as Problem
+    from ray_mixopt.core.problem import Proposal as Proposal
+    from ray_mixopt.core.problem import Strategy as Strategy
+    from ray_mixopt.core.problem import Suggestion as Suggestion
+    from ray_mixopt.core.recommendation import Forecast as Forecast
+    from ray_mixopt.core.recommendation import Recommendation as Recommendation
+    from ray_mixopt.core.simplex import Group as Group
+    from ray_mixopt.core.space import MixtureSpace as MixtureSpace
+    from ray_mixopt.core.space import Scale as Scale
+    from ray_mixopt.optimizer import MixtureOptimizer as MixtureOptimizer
+    from ray_mixopt.tune.restore import restore as restore
+    from ray_mixopt.tune.scheduler import MixOptScheduler as MixOptScheduler
+    from ray_mixopt.tune.searcher import MixOptSearcher as MixOptSearcher
 
 _WHERE = {
-    "Forecast": "ray_mixopt.core.recommendation",
-    "MixOptScheduler": "ray_mixopt.tune.scheduler",
-    "MixOptSearcher": "ray_mixopt.tune.searcher",
-    "MixtureOptimizer": "ray_mixopt.optimizer",
-    "MixtureSpace": "ray_mixopt.core.space",
-    "Recommendation": "ray_mixopt.core.recommendation",
-    "Scale": "ray_mixopt.core.space",
-    "Suggestion": "ray_mixopt.strategies",
-    "restore": "ray_mixopt.tune.restore",
+    "DomainMap": "core.merging",
+    "Forecast": "core.recommendation",
+    "Group": "core.simplex",
+    "Guardrail": "core.objective",
+    "MixOptScheduler": "tune.scheduler",
+    "MixOptSearcher": "tune.searcher",
+    "MixtureOptimizer": "optimizer",
+    "MixtureSpace": "core.space",
+    "Objective": "core.objective",
+    "Problem": "core.problem",
+    "Proposal": "core.problem",
+    "Recommendation": "core.recommendation",
+    "Scale": "core.space",
+    "Strategy": "core.problem",
+    "Suggestion": "core.problem",
+    "restore": "tune.restore",
 }
 
-__all__ = [
-    "Forecast",
-    "MixOptScheduler",
-    "MixOptSearcher",
-    "MixtureOptimizer",
-    "MixtureSpace",
-    "Recommendation",
-    "Scale",
-    "Suggestion",
-    "restore",
-    "simulators",
-]
+__all__ = [*_WHERE, "simulators"]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "simulators":
-        return importlib.import_module("ray_mixopt.simulators")
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_WHERE[name]), name)
+if not TYPE_CHECKING:  # else a name that there is not would pass
+
+    def __getattr__(name: str) -> Any:
+        if name == "simulators":
+            return importlib.import_module(f"{__name__}.simulators")
+        if name not in _WHERE:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def _register() -> None:
@@ -58,8 +70,8 @@ def _register() -> None:
     from ray.tune.schedulers import SCHEDULER_IMPORT
     from ray.tune.search import SEARCH_ALG_IMPORT
 
-    SEARCH_ALG_IMPORT.setdefault("mixopt", lambda: __getattr__("MixOptSearcher"))
-    SCHEDULER_IMPORT.setdefault("mixopt", lambda: __getattr__("MixOptScheduler"))
+    SEARCH_ALG_IMPORT.setdefault("mixopt", lambda: sys.modules[__name__].MixOptSearcher)
+    SCHEDULER_IMPORT.setdefault("mixopt", lambda: sys.modules[__name__].MixOptScheduler)
 
 
 if "ray.tune" in sys.modules:

@@ -32,10 +32,8 @@ import ray
 from ray import tune
 from ray.tune.experiment import Trial
 
-from ray_mixopt import MixOptScheduler, MixOptSearcher, simulators
+from ray_mixopt import MixOptScheduler, MixOptSearcher, MixtureOptimizer, Proposal, Suggestion, simulators
 from ray_mixopt.core.history import History
-from ray_mixopt.optimizer import MixtureOptimizer
-from ray_mixopt.strategies import Proposal, Suggestion
 from ray_mixopt.testing import violations
 
 METRIC = "val_loss/common_crawl"

@@ -117,3 +117,22 @@ def test_imports_of_every_kind_are_seen() -> None:
     assert "tune.param_space" in inner_imports()["core.space"], "inside a function"
     assert "core.objective" in inner_imports()["cli.options"], "for type checkers only"
     assert "strategies.default" in inner_imports()["strategies.__init__"], "by its name in a string"
+
+
+PUBLIC = (
+    *("MixtureSpace", "Scale", "Group", "Objective", "Guardrail", "DomainMap", "MixtureOptimizer", "Suggestion"),
+    *("Recommendation", "Forecast", "Strategy", "Problem", "Proposal", "MixOptSearcher", "MixOptScheduler"),
+    *("restore", "simulators"),
+)
+
+
+def test_the_public_names_are_at_the_root() -> None:
+    import ray_mixopt
+
+    assert sorted(ray_mixopt.__all__) == sorted(PUBLIC)
+    assert [name for name in PUBLIC if getattr(ray_mixopt, name).__name__.split(".")[-1] != name] == []
+    assert set(PUBLIC) <= set(dir(ray_mixopt))
+    assert not hasattr(ray_mixopt, "nonesuch")
+    of_types = {ast.unparse(node) for node in ast.walk(modules()["__init__"]) if isinstance(node, ast.ImportFrom)}
+    shown = {f"from ray_mixopt.{where} import {name} as {name}" for name, where in ray_mixopt._WHERE.items()}
+    assert shown <= of_types, "type checkers see what there is"
