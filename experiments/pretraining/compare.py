@@ -28,7 +28,6 @@ from matplotlib.figure import Figure
 from ray_mixopt import MixOptSearcher, MixtureOptimizer
 from ray_mixopt.benchmark.provenance import commit, machine, versions
 from ray_mixopt.pretraining.config import PretrainConfig
-from ray_mixopt.pretraining.search import experiment_path
 from ray_mixopt.pretraining.training.session import REPORTS, FolderSession
 from ray_mixopt.pretraining.training.train import train
 from ray_mixopt.pretraining.training.workers import Workers
@@ -39,17 +38,17 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6
 
 def searched(settings: PretrainConfig) -> MixtureOptimizer:
     """The optimizer at the end of the search, be it by `ray-mixopt pretrain` or by `search.py`."""
-    state = Path(experiment_path(settings), "search", "optimizer.json")
+    state = Path(settings.experiment, "search", "optimizer.json")
     if state.is_file():
         return MixtureOptimizer.from_state_dict(json.loads(state.read_text()))
-    return MixOptSearcher.load(experiment_path(settings)).optimizer
+    return MixOptSearcher.load(settings.experiment).optimizer
 
 
 def trained(settings: PretrainConfig, mixture: Mapping[str, float], seed: int, name: str) -> dict[str, float]:
     """The last report of a run at the target."""
     torch.set_num_threads(1)
     run = settings.run(mixture, settings.space.target_scale, settings.target_steps).model_copy(update={"seed": seed})
-    folder = Path(experiment_path(settings), "compare", f"{name}-{seed}")
+    folder = Path(settings.experiment, "compare", f"{name}-{seed}")
     workers = Workers.current(torch.device("cpu"))
     train(run, FolderSession(folder, workers, lambda report: None), workers)
     report = json.loads((folder / REPORTS).read_text().splitlines()[-1])

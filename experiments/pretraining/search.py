@@ -20,7 +20,6 @@ import torch
 from ray_mixopt import MixtureOptimizer
 from ray_mixopt.core.safety import write_atomically
 from ray_mixopt.pretraining.config import PretrainConfig
-from ray_mixopt.pretraining.search import experiment_path
 from ray_mixopt.pretraining.training.session import REPORTS, FolderSession
 from ray_mixopt.pretraining.training.settings import TrainingRun
 from ray_mixopt.pretraining.training.train import train
@@ -88,7 +87,7 @@ def main(config: Path, processes: int) -> None:
     """Searches, and prints the recommendation."""
     settings = PretrainConfig.read(config)
     settings.check()
-    folder = Path(experiment_path(settings), "search")
+    folder = Path(settings.experiment, "search")
     folder.mkdir(parents=True, exist_ok=True)
     click.echo(search(settings, folder, processes).recommend())
 

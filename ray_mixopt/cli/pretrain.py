@@ -51,9 +51,8 @@ def pretrain(
         from ray.tune.error import TuneError
 
         from ray_mixopt.pretraining.config import PretrainConfig
-        from ray_mixopt.pretraining.earlier import earlier_runs
-        from ray_mixopt.pretraining.plan import plan, plan_tables
-        from ray_mixopt.pretraining.search import check_storage, exists, experiment_path, final_run, search
+        from ray_mixopt.pretraining.plan import earlier_runs, plan, plan_tables
+        from ray_mixopt.pretraining.search import check_storage, exists, final_run, search
         from ray_mixopt.report.progress import Display
 
         settings = PretrainConfig.read(config).starting_from(earlier, scatter)
@@ -65,9 +64,8 @@ def pretrain(
             )
         if not dry_run and exists(settings) != resume:
             found = "holds a search already: add --resume, or change its name" if not resume else "holds no search"
-            raise ValueError(f"{experiment_path(settings)} {found}.")
-        given = {} if resume else earlier_runs(settings)
-    planned = plan(settings) | {"earlier_runs": {path: len(history) for path, history in given.items()}}
+            raise ValueError(f"{settings.experiment} {found}.")
+        planned = plan(settings, {} if resume else earlier_runs(settings))
     for part in plan_tables(planned):
         console.print(part)
     if dry_run:

@@ -13,6 +13,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from ray_mixopt.core.merging import DomainMap
+from ray_mixopt.core.safety import MiB, check_size
 from ray_mixopt.core.space import MixtureSpace, Scale
 from ray_mixopt.pretraining.data.manifest import Manifest
 from ray_mixopt.pretraining.training.settings import (
@@ -31,7 +32,7 @@ from ray_mixopt.pretraining.training.settings import (
 if TYPE_CHECKING:
     from ray_mixopt.pretraining.training.model import ModelCost
 
-MAX_BYTES = 2**20
+MOST_BYTES = MiB
 MEAN_LOSS = "mean_loss"
 TRACKER_PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
 
@@ -86,8 +87,8 @@ class Search(Section):
         mode: direction of the objective.
         seed: of the strategy.
         concurrency: runs at a time; by default as many of the smallest as the cluster holds.
-        earlier: where old runs are, taken in at no cost, see ``evidence.read``; ``--from`` adds to them.
-        earlier_noise: how much they scatter by metric, see ``evidence.Source``; ``--metric-noise`` adds to it.
+        earlier: where old runs are, taken in at no cost, see ``runs.read_runs``; ``--from`` adds to them.
+        earlier_noise: how much they scatter by metric, see ``runs.Source``; ``--metric-noise`` adds to it.
         domain_map: what became of their domains; see ``DomainMap``.
     """
 
@@ -178,8 +179,9 @@ class PretrainConfig(Section):
         Raises:
             ValueError: if the file cannot be read or used; the message says where.
         """
-        if not path.is_file() or path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"There is no configuration {path}, or it is larger than {MAX_BYTES // 2**20} MiB.")
+        if not path.is_file():
+            raise ValueError(f"There is no configuration {path}.")
+        check_size(path, path.stat().st_size, MOST_BYTES)
         try:
             data = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
@@ -204,6 +206,11 @@ class PretrainConfig(Section):
     # -- what follows from it
 
     @property
+    def experiment(self) -> str:
+        """Folder or URI of the Tune experiment."""
+        return f"{self.storage.rstrip('/')}/{self.name}"
+
+    @property
     def target_steps(self) -> int:
         """Steps of the target run."""
         return self.steps[-1] if self.target is None else self.target.steps
@@ -215,22 +222,22 @@ class PretrainConfig(Section):
 
     @property
     def supply_fraction(self) -> float:
-        """Share of each domain that runs use."""
+        """Share of each domain's training tokens that runs use, above 0 and at most 1."""
         return 1.0 if self.simulate_tokens is None else self.target_tokens / self.simulate_tokens
 
     @cached_property
     def manifest(self) -> Manifest:
-        """Of the data."""
+        """What the folder of the data holds; read once."""
         return Manifest.read(self.data)
 
     @property
     def mixed_domains(self) -> tuple[str, ...]:
-        """The domains to mix."""
+        """Names of the domains to mix."""
         return tuple(self.domains or self.manifest.domains)
 
     @property
     def objective(self) -> dict[str, float]:
-        """Weight of each metric."""
+        """Weight of each metric by its name; by default all domains' validation losses, equally."""
         names = self.manifest.domains
         return self.search.objective or {f"val_loss/{name}": 1 / len(names) for name in names}
 

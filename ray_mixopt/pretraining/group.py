@@ -72,7 +72,7 @@ class TrainingGroup:
         self._thread.start()
 
     def next_report(self) -> dict[str, Any]:
-        """Waits for the report of the next rung.
+        """Waits for the next rung, and returns its report.
 
         Raises:
             RuntimeError: if the training ended without one.

@@ -1,4 +1,4 @@
-"""What a search by pre-training is going to do and to cost, before anything runs."""
+"""What a search by pre-training starts from, and what it is going to do and to cost, before anything runs."""
 
 from __future__ import annotations
 
@@ -7,11 +7,49 @@ from typing import Any
 
 from rich.table import Table
 
+from ray_mixopt.core.history import History
+from ray_mixopt.core.merging import concerning, translated
+from ray_mixopt.io.runs import Source, read_runs
 from ray_mixopt.pretraining.config import PretrainConfig
 
 
-def plan(config: PretrainConfig) -> dict[str, Any]:
-    """The plan of a checked configuration, JSON-able. Costs are in runs at the target, memory in bytes a worker."""
+def earlier_runs(config: PretrainConfig) -> dict[str, History]:
+    """The runs that a configuration starts from, by path, in the domains and for the target of its search.
+
+    Files that do not say what a step of a scale costs are read with the cost and the size it has in the search.
+
+    Raises:
+        ValueError: if they cannot be read or have no place in the search, or none reports a metric of the objective.
+    """
+    space = config.space
+    source = Source(
+        cost={scale.name: scale.cost_per_step for scale in space.scales},
+        parameters={scale.name: float(scale.parameters or 0) for scale in space.scales},
+        noise=config.search.earlier_noise,
+    )
+    found = {}
+    for path in config.search.earlier:
+        try:
+            history = read_runs(path, source)
+            found[path] = translated(history, space, concerning(config.domain_map, history))
+        except ValueError as error:
+            raise ValueError(f"The earlier runs at {path} cannot be taken in: {error}") from error
+        known = found[path].metrics
+        if not set(known) & set(config.objective):
+            raise ValueError(
+                f"None of the runs at {path} reports {' or '.join(config.objective)}: they have "
+                f"{', '.join(known) or 'no metrics'}."
+            )
+    return found
+
+
+def plan(config: PretrainConfig, earlier: Mapping[str, History]) -> dict[str, Any]:
+    """The plan of a checked configuration, JSON-able. Costs are in runs at the target, memory in bytes a worker.
+
+    Args:
+        config: what is planned.
+        earlier: the runs that the search starts from, by path; see ``earlier_runs``.
+    """
     space, search = config.space, config.search
     budget = search.budget * space.target_cost
     small, rung = space.scales[0].name, space.steps[0]
@@ -32,12 +70,13 @@ def plan(config: PretrainConfig) -> dict[str, Any]:
         "mode": search.mode,
         "strategy": search.strategy,
         "seed": search.seed,
-        "results": f"{config.storage}/{config.name}",
+        "earlier_runs": {path: len(history) for path, history in earlier.items()},
+        "results": config.experiment,
     }
 
 
 def plan_tables(plan: Mapping[str, Any]) -> Iterator[Table | str]:
-    """A plan as tables and sentences."""
+    """A plan as tables and sentences, to be printed one after the other."""
     yield _models_table(plan)
     yield _domains_table(plan)
     budget, small = plan["budget"], plan["models"][0]
@@ -48,7 +87,7 @@ def plan_tables(plan: Mapping[str, Any]) -> Iterator[Table | str]:
     )
     objective = " + ".join(f"{weight:g} {name}" for name, weight in plan["objective"].items())
     yield f"Objective: {plan['mode']} {objective}, strategy {plan['strategy']}, seed {plan['seed']}."
-    if plan.get("earlier_runs"):
+    if plan["earlier_runs"]:
         given = ", ".join(f"{number} of {path}" for path, number in plan["earlier_runs"].items())
         yield f"Earlier runs, at no cost: {given}."
     yield f"Results go to {plan['results']}."

@@ -20,8 +20,8 @@ from ray.tune.experiment import Trial
 from ray_mixopt.optimizer import MixtureOptimizer
 from ray_mixopt.pretraining.config import MEAN_LOSS, PretrainConfig, check_resources
 from ray_mixopt.pretraining.data.sampler import key_seed
-from ray_mixopt.pretraining.earlier import take_in
 from ray_mixopt.pretraining.group import TrainingGroup
+from ray_mixopt.pretraining.plan import earlier_runs
 from ray_mixopt.pretraining.tracking import TRACKERS
 from ray_mixopt.pretraining.trainable import PretrainTrainable, runs_storage
 from ray_mixopt.pretraining.training.session import check_writable
@@ -55,11 +55,6 @@ class SearchOutcome:
     interrupted: bool
 
 
-def experiment_path(config: PretrainConfig) -> str:
-    """Folder or URI of the Tune experiment."""
-    return f"{config.storage.rstrip('/')}/{config.name}"
-
-
 def check_storage(config: PretrainConfig) -> None:
     """Checks that the storage can be written to.
 
@@ -82,7 +77,7 @@ def check_storage(config: PretrainConfig) -> None:
 
 def exists(config: PretrainConfig) -> bool:
     """Whether the storage holds an experiment of that name already."""
-    filesystem, path = fs.FileSystem.from_uri(experiment_path(config))
+    filesystem, path = fs.FileSystem.from_uri(config.experiment)
     return filesystem.get_file_info(f"{path}/tuner.pkl").type != fs.FileType.NotFound
 
 
@@ -109,10 +104,10 @@ def search(
             tune.with_parameters(PretrainTrainable, settings=config.model_dump_json()), trial
         )
         if resume:
-            tuner = restore(experiment_path(config), trainable)
+            tuner = restore(config.experiment, trainable)
             _watch_restored(tuner, watch)
             results = tuner.fit()
-            searcher = MixOptSearcher.load(experiment_path(config))
+            searcher = MixOptSearcher.load(config.experiment)
         else:
             searcher = MixOptSearcher(
                 config.space,
@@ -124,7 +119,8 @@ def search(
                 seed=config.search.seed,
                 min_gain_per_cost=config.search.min_gain / config.space.target_cost,
             )
-            take_in(searcher, config)
+            for path, history in earlier_runs(config).items():
+                searcher.absorb(history, source=Path(path.rstrip("/")).stem)
             tuner = tune.Tuner(
                 trainable,
                 param_space=config.space.param_space(),

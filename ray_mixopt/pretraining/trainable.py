@@ -13,7 +13,6 @@ from ray import tune
 from ray_mixopt.pretraining.config import MEAN_LOSS, PretrainConfig
 from ray_mixopt.pretraining.group import TrainingGroup
 
-RUNS = "runs"
 _CHECKPOINT_FILE = "training_run.json"
 
 
@@ -43,7 +42,7 @@ class PretrainTrainable(tune.Trainable):
         self._begin(config)
 
     def step(self) -> dict[str, Any]:
-        """Trains to the next rung."""
+        """Trains to the next rung, and returns its report."""
         if self._report is not None and (self._reached >= self._steps or _diverged(self._report)):
             return {**self._report, "done": True}  # neither paused nor given more steps
         if self._group is None:
@@ -102,8 +101,8 @@ class PretrainTrainable(tune.Trainable):
 
 
 def runs_storage(settings: PretrainConfig) -> str:
-    """Where Ray Train keeps the checkpoints of all runs of a search."""
-    return f"{settings.storage.rstrip('/')}/{settings.name}/{RUNS}"
+    """Folder or URI in which Ray Train keeps the checkpoints of all runs of a search."""
+    return f"{settings.experiment}/runs"
 
 
 def _diverged(report: Mapping[str, Any]) -> bool:

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from ray_mixopt.cli.main import main
 from ray_mixopt.pretraining.config import PretrainConfig, check_resources
-from ray_mixopt.pretraining.earlier import earlier_runs
+from ray_mixopt.pretraining.plan import earlier_runs
 from ray_mixopt.pretraining.training.settings import TrainingRun
 
 ROOT = Path(__file__).parents[2]

@@ -25,11 +25,11 @@ from pydantic import (
     model_validator,
 )
 
-from ray_mixopt.core.safety import check_version, write_atomically
+from ray_mixopt.core.safety import MiB, check_size, check_version, parse_json, write_atomically
 
 MANIFEST = "manifest.json"
 VERSION = 1
-MAX_BYTES = 64 * 2**20
+MOST_BYTES = 64 * MiB
 MAX_DOMAINS = 1000
 MAX_SHARDS = 100_000
 
@@ -171,10 +171,9 @@ class Manifest(_Model):
         path = folder / MANIFEST
         if not path.is_file():
             raise ValueError(f"{folder} holds no {MANIFEST}: make it with `ray-mixopt prepare`.")
-        if path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"{path} is larger than {MAX_BYTES // 2**20} MiB: it is no manifest of ours.")
+        check_size(path, path.stat().st_size, MOST_BYTES)
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = parse_json(path.read_bytes())
         except ValueError as error:
             raise ValueError(f"{path} is not JSON: {error}.") from error
         return _validated(data, str(path))

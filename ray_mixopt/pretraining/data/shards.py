@@ -176,24 +176,6 @@ class Corpus:
             known = ", ".join(self.manifest.domains)
             raise ValueError(f"{self.folder} has no domain {domain!r}: it has {known}.") from None
 
-    def supply(self) -> dict[str, int]:
-        """Training tokens by domain."""
-        return {name: domain.train.tokens for name, domain in self.manifest.domains.items()}
-
-    def verify(self) -> None:
-        """Reads everything and compares checksums and token ids; takes as long as reading all the data.
-
-        Raises:
-            ValueError: for the first shard that differs.
-        """
-        for domain in self.manifest.domains.values():
-            for label in SPLITS:
-                for shard in getattr(domain, label).shards:
-                    tokens = tokens_of(self.folder, shard, self.manifest.dtype)
-                    what = f"The shard {shard.path} of {self.folder}"
-                    if checksum(tokens, self.manifest.tokenizer.vocab_size, what) != shard.sha256:
-                        raise ValueError(f"{what} has changed since the manifest was written: prepare the data again.")
-
 
 def checksum(tokens: Tokens, vocab_size: int, what: str) -> str:
     """SHA-256 of the bytes of ``(n,)`` tokens, whose ids are checked on the way."""

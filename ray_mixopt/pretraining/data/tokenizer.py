@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -11,11 +10,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_mixopt.core.safety import MiB, check_size, write_atomically
 from ray_mixopt.pretraining.data.manifest import TokenizerCard
 
 EOS = "<|endoftext|>"
 _KNOWN_EOS = (EOS, "</s>", "<eos>", "<|end_of_text|>", "<|eos|>", "[EOS]", "[SEP]")
-_MAX_BYTES = 256 * 2**20
+_MOST_BYTES = 256 * MiB
 
 
 class Tokenizer(Protocol):
@@ -58,8 +58,9 @@ class JsonTokenizer:
     def __init__(self, path: Path, eos: str | None = None) -> None:
         import tokenizers
 
-        if not path.is_file() or path.stat().st_size > _MAX_BYTES:
-            raise ValueError(f"There is no tokenizer file {path}, or it is larger than {_MAX_BYTES // 2**20} MiB.")
+        if not path.is_file():
+            raise ValueError(f"There is no tokenizer file {path}.")
+        check_size(path, path.stat().st_size, _MOST_BYTES)
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises plain Exception
@@ -119,6 +120,4 @@ def train_bpe(texts: Iterable[str], vocab_size: int, path: Path) -> None:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    temporary = path.with_name(f".{path.name}.tmp")
-    tokenizer.save(str(temporary))
-    os.replace(temporary, path)
+    write_atomically(path, tokenizer.to_str(pretty=True))
