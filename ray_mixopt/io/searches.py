@@ -11,6 +11,8 @@ from ray_mixopt.core.history import History
 from ray_mixopt.core.objective import Mode, Objective
 from ray_mixopt.core.pool import Pool
 from ray_mixopt.core.safety import parse_json, write_atomically
+from ray_mixopt.io import snapshots
+from ray_mixopt.io.search_state import SearchState
 from ray_mixopt.optimizer import MixtureOptimizer
 
 HISTORY, EXPERIMENT = "history.json", "experiment"
@@ -94,22 +96,22 @@ def _read(path: str | Path, objective: Mapping[str, float] | Objective | None, m
             return _from_file(place, objective, mode)
         if (place / EXPERIMENT).is_dir():
             place = place / EXPERIMENT
-    from ray_mixopt.tune.searcher import MixOptSearcher
+    return _from_experiment(path if "://" in str(path) else place)
 
-    try:
-        return MixOptSearcher.load(path if "://" in str(path) else place).optimizer
-    except RuntimeError as error:  # the experiment has only begun
-        raise ValueError(f"The search at {str(path)!r} holds nothing yet: {error}") from error
+
+def _from_experiment(path: str | Path) -> MixtureOptimizer:
+    search, _ = snapshots.newest(*snapshots.locate(path), SearchState.from_state_dict)
+    if search.missing is not None:  # Tune has not told it yet
+        raise ValueError(f"The search at {str(path)!r} holds nothing yet. {search.missing}")
+    return search.optimizer
 
 
 def _from_file(path: Path, objective: Mapping[str, float] | Objective | None, mode: Mode | None) -> MixtureOptimizer:
     state = _state(path)
     if "trials" in state:
         return of_history(History.from_state_dict(state), objective, mode)
-    if "settings" in state:  # a snapshot of a Tune searcher
-        from ray_mixopt.tune.searcher import MixOptSearcher
-
-        return MixOptSearcher.load(path).optimizer
+    if "layout" in state:  # a snapshot of a Tune searcher
+        return _from_experiment(path)
     pool = state.get("pool")
     return MixtureOptimizer.from_state_dict(state, pool=None if pool is None else Pool.from_dict(pool))
 

@@ -1,4 +1,4 @@
-"""Files of searcher state: written atomically with the previous one kept, and the newest readable one back.
+"""Files of searcher state: written atomically with the previous one kept, and the newest readable one back. No Ray.
 
 A snapshot lies in the experiment's folder as ``searcher-state-<session>.json``; every run and every restored run is a
 session, and later sessions have later names. The folder may be local or remote.
@@ -10,17 +10,16 @@ import fnmatch
 import json
 import logging
 import os
-from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pyarrow import fs
-from ray.tune.search import Searcher
 
 from ray_mixopt.core.safety import MiB, check_size, parse_json, write_atomically
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 MOST_BYTES = 512 * MiB  # 100,000 trials take about 50
 NAME = "searcher-state-{}.json"
@@ -124,78 +123,27 @@ def candidates(filesystem: fs.FileSystem, path: str) -> list[str]:
     return [f"{folder}/{name}" for session in sessions for name in (session, PREVIOUS + session) if name in present]
 
 
-class SnapshotSearcher(Searcher):
-    """A Tune searcher whose state is JSON. A subclass has ``state_dict`` and ``load_state_dict``.
+def newest(filesystem: fs.FileSystem, path: str, take: Callable[[dict[str, Any]], T]) -> tuple[T, int]:
+    """What comes of the first of the ``candidates`` that can be read, and how many damaged ones were passed over.
 
-    Attributes:
-        n_recoveries: damaged files passed over, in all sessions.
-        damage: why a restore failed, None if none did.
+    A warning names those.
+
+    Args:
+        filesystem: where ``path`` lies.
+        path: see ``candidates``.
+        take: makes something of a state, or raises ValueError.
+
+    Raises:
+        ValueError: if no snapshot can be read.
     """
-
-    CKPT_FILE_TMPL = NAME
-    n_recoveries = 0
-    damage: str | None = None
-
-    @abstractmethod
-    def state_dict(self) -> dict[str, Any]:
-        """The state, JSON-able."""
-
-    @abstractmethod
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes over a state, or raises ValueError and changes nothing."""
-
-    def save(self, checkpoint_path: str) -> None:
-        """Writes the state as JSON, atomically; what was there before is kept as ``previous-...``."""
-        write(checkpoint_path, self.state_dict())
-
-    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
-        """Writes ``searcher-state-<session>.json`` into a folder, and copies of Tune's files of that session.
-
-        Tune calls this in a local folder, which it then uploads file by file, in place: a kill in the middle leaves a
-        torn file in the storage, but hardly ever both it and its copy.
-        """
-        self.save(os.path.join(checkpoint_dir, NAME.format(session_str)))
-        for name in TUNE_FILES:
-            file = Path(checkpoint_dir, name.format(session_str))
-            if file.exists():
-                write_atomically(file.with_name(COPY + file.name), file.read_bytes())
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Reads what ``save`` wrote. A damaged file is passed over for the one before it, with a warning.
-
-        Raises:
-            ValueError: if no file can be read.
-        """
-        self.restore_newest(*locate(checkpoint_path))
-
-    def restore_from_dir(self, checkpoint_dir: str) -> None:
-        """Reads the newest readable state in an experiment's folder.
-
-        Tune answers an error here by quietly starting the experiment anew: if nothing can be read, ``damage`` says
-        so, for ``suggest`` to raise.
-        """
+    damaged: list[str] = []
+    for file in candidates(filesystem, path):
         try:
-            self.restore_newest(*locate(checkpoint_dir))
-        except ValueError as error:
-            self.damage = str(error)
-            logger.error("%s", error)
-
-    def restore_newest(self, filesystem: fs.FileSystem, path: str) -> None:
-        """Reads the first of the ``candidates`` that can be read.
-
-        Raises:
-            ValueError: if none can.
-        """
-        damaged = []
-        for file in candidates(filesystem, path):
-            try:
-                self.load_state_dict(read(filesystem, file))
-            except (OSError, ValueError) as error:
-                damaged.append(f"{file} ({error})")
-                continue
-            self.damage = None
-            if damaged:
-                self.n_recoveries += len(damaged)
-                logger.warning("Went on from %s, since what is newer is damaged: %s.", file, "; ".join(damaged))
-            return
-        raise ValueError(f"No readable searcher state at {path}: {'; '.join(damaged) or 'there is none'}.")
+            found = take(read(filesystem, file))
+        except (OSError, ValueError) as error:
+            damaged.append(f"{file} ({error})")
+            continue
+        if damaged:
+            logger.warning("Went on from %s, since what is newer is damaged: %s.", file, "; ".join(damaged))
+        return found, len(damaged)
+    raise ValueError(f"No readable searcher state at {path}: {'; '.join(damaged) or 'there is none'}.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,8 +12,7 @@ from ray.tune.search.sample import Categorical
 from ray_mixopt.core.history import Trial
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.strategies import Suggestion
-from ray_mixopt.tune.param_space import ModelScale, from_param_space, mixture_key
-from ray_mixopt.tune.parameters import Parameters
+from ray_mixopt.tune.param_space import ModelScale, Parameters, from_param_space, mixture_key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,26 +123,6 @@ class Layout:
     def from_state(cls, state: Mapping[str, Any]) -> Layout:
         """The layout that ``state`` described."""
         return cls(**{**state, "parameters": Parameters.from_state(state["parameters"])})
-
-
-def check_revision(old: MixtureSpace, new: MixtureSpace) -> None:
-    """Whether a search of ``old`` can go on in ``new``: floors, caps, groups, supplies and the target may differ.
-
-    Raises:
-        ValueError: naming what cannot be changed, and what to do instead.
-    """
-    for label in ("domains", "scales", "steps"):
-        before, after = getattr(old, label), getattr(new, label)
-        if before != after:
-            raise ValueError(
-                f"The search has the {label} {_listed(before)}, param_space has {_listed(after)}: these cannot be "
-                "changed, since the runs made so far would mean something else. Search on in a new Tuner, with "
-                "MixOptSearcher.add_evaluated_point for those runs that still count."
-            )
-
-
-def _listed(values: Sequence[Any]) -> list[Any]:
-    return [value if isinstance(value, str | int) else (value.name, value.cost_per_step) for value in values]
 
 
 def _names(value: Any) -> set[str]:

@@ -14,8 +14,8 @@ from ray.tune.utils import flatten_dict
 from ray_mixopt.core.history import Trial as Run
 from ray_mixopt.core.history import is_sound
 from ray_mixopt.io.snapshots import keep_session
-from ray_mixopt.tune.reports import metrics_of, training_step
 from ray_mixopt.tune.searcher import MixOptSearcher
+from ray_mixopt.tune.trials import metrics_of, training_step
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController

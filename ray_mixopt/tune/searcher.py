@@ -6,10 +6,11 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from pyarrow import fs
-from ray.tune.search import SEARCH_ALG_IMPORT, UNDEFINED_METRIC_MODE, UNDEFINED_SEARCH_SPACE, Searcher
+from ray.tune.search import SEARCH_ALG_IMPORT, Searcher
 from ray.tune.utils import flatten_dict
 
 from ray_mixopt.core.history import History
@@ -18,21 +19,18 @@ from ray_mixopt.core.merging import DomainMap
 from ray_mixopt.core.objective import Objective
 from ray_mixopt.core.pool import Pool
 from ray_mixopt.core.recommendation import Recommendation
-from ray_mixopt.core.safety import check_version
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.io import snapshots
-from ray_mixopt.io.snapshots import SnapshotSearcher
-from ray_mixopt.optimizer import MixtureOptimizer, check_settings, objective_of
+from ray_mixopt.io.search_state import SearchState, check_revision
+from ray_mixopt.optimizer import MixtureOptimizer, check_settings
+from ray_mixopt.tune import points
 from ray_mixopt.tune.background import Asking
-from ray_mixopt.tune.failures import machine_failed
-from ray_mixopt.tune.layout import Layout, check_revision
-from ray_mixopt.tune.points import EvaluatedPoints
-from ray_mixopt.tune.reports import Reports, training_step
-from ray_mixopt.tune.trials import Roster
+from ray_mixopt.tune.layout import Layout
+from ray_mixopt.tune.state import SnapshotSearcher
+from ray_mixopt.tune.trials import Reports, Roster, machine_failed, training_step
 
 logger = logging.getLogger(__name__)
 
-STATE_VERSION = 1
 _PARAMETER_STREAM = 7  # sets the draws of further hyper-parameters apart from the strategy's
 
 
@@ -101,20 +99,22 @@ class MixOptSearcher(SnapshotSearcher):
         )
         super().__init__(metric=metric, mode=mode)
         self._asking = Asking(max_wait_s)
-        self._settings: dict[str, Any] = {
-            "objective": objective.to_dict() if isinstance(objective, Objective) else objective and dict(objective),
-            "strategy": strategy,
-            "budget": budget,
-            "seed": seed,
-            "reference": None if reference is None else dict(reference),
-            "min_gain_per_cost": min_gain_per_cost,
-        }
-        self._space = space
-        self._pool = pool
+        self._search = SearchState(
+            space=space,
+            metric=metric,
+            mode=cast(Any, mode),
+            settings={
+                "objective": objective.to_dict() if isinstance(objective, Objective) else objective and dict(objective),
+                "strategy": strategy,
+                "budget": budget,
+                "seed": seed,
+                "reference": None if reference is None else dict(reference),
+                "min_gain_per_cost": min_gain_per_cost,
+            },
+            pool=pool,
+        )
         self._cost_per_step = None if cost_per_step is None else dict(cost_per_step)
         self.layout = Layout(mixture=mixture, scale=scale, steps=steps)
-        self._evaluated = EvaluatedPoints()
-        self._optimizer: MixtureOptimizer | None = None
         self._max_concurrent = 0
         self._reports = Reports()
         self.roster = Roster()
@@ -127,24 +127,25 @@ class MixOptSearcher(SnapshotSearcher):
         Raises:
             ValueError: for a ``param_space`` that holds no mixture, or another one than before, or a grid search.
         """
-        layout = self.layout.fitted(config, self._space)
-        space = self._space or layout.space(config, self._cost_per_step)
-        target = (metric or self._metric, mode or self._mode)
-        if self._optimizer is not None and len(self._optimizer.history) > 0:
-            if target != (self._metric, self._mode):
+        search = self._search
+        layout = self.layout.fitted(config, search.space)
+        space = search.space or layout.space(config, self._cost_per_step)
+        changes: dict[str, Any] = {"metric": metric or search.metric, "mode": mode or search.mode}
+        if search.history is not None and len(search.history) > 0:
+            if (changes["metric"], changes["mode"]) != (search.metric, search.mode):
                 raise ValueError(
-                    f"This MixOptSearcher has observations of {self._metric!r} ({self._mode}), which do not serve "
-                    f"{target[0]!r} ({target[1]}): use a new one."
+                    f"This MixOptSearcher has observations of {search.metric!r} ({search.mode}), which do not serve "
+                    f"{changes['metric']!r} ({changes['mode']}): use a new one."
                 )
             # Runs that were still going are another Tuner's, and so are their checkpoints.
-            self.roster = Roster(self._optimizer.history)
-            self.roster.lose(set(self.roster.unconfirmed), self._optimizer.history)
+            self.roster = Roster(search.history)
+            self.roster.lose(set(self.roster.unconfirmed), search.history)
         else:
-            self._optimizer = None
-        self.layout, self._space, (self._metric, self._mode) = layout, space, target
-        if self.metric_names and self._mode:
-            self._optimizer = self.optimizer
-        own_end = self._settings["budget"] or self._settings["min_gain_per_cost"]
+            self._search = replace(search, space=space, **changes)
+        self.layout = layout
+        if self._search.missing is None:
+            _ = self._search.optimizer  # made now, so that what does not fit is said now
+        own_end = search.settings["budget"] or search.settings["min_gain_per_cost"]
         ends = own_end or spec.get("stop") or spec.get("time_budget_s")
         if spec.get("num_samples", 1) >= sys.maxsize and not ends:
             logger.warning("num_samples=-1 without MixOptSearcher(budget=...): this search does not end by itself.")
@@ -222,16 +223,7 @@ class MixOptSearcher(SnapshotSearcher):
         """
         if self.damage is not None:
             raise RuntimeError(self.damage)
-        if self._optimizer is None:
-            name = type(self).__name__
-            if self._space is None:
-                raise RuntimeError(UNDEFINED_SEARCH_SPACE.format(cls=name, space="space"))
-            if not self.metric_names or not self._mode:
-                raise RuntimeError(UNDEFINED_METRIC_MODE.format(cls=name, metric=self._metric, mode=self._mode))
-            settings = self._settings | {"objective": self._objective or {cast(str, self._metric): 1.0}}
-            self._optimizer = MixtureOptimizer(self._space, mode=cast(Any, self._mode), pool=self._pool, **settings)
-            self._evaluated.hand_over(self._optimizer)
-        return self._optimizer
+        return self._search.optimizer
 
     def recommend(self, *, details: bool = False) -> Recommendation:
         """The best mixture for the target as far as is known; see ``MixtureOptimizer.recommend``.
@@ -263,14 +255,16 @@ class MixOptSearcher(SnapshotSearcher):
         """
         if error:
             return
-        self._evaluated.add(self.layout, parameters, value, pruned, intermediate_values)
-        if self._optimizer is not None:
-            self._evaluated.hand_over(self._optimizer)
+        point = points.evaluated(self.layout, parameters, value, pruned, intermediate_values)
+        if point is not None:
+            self._search.points.append(point)
+        if self._search.history is not None:
+            _ = self._search.optimizer  # takes it
 
     def check_param_space(self, config: Mapping[str, Any]) -> None:
         """Raises ValueError if this search cannot go on with a ``param_space``; see ``ray_mixopt.restore``."""
-        if self._space is not None:
-            check_revision(self._space, self.layout.space(config, self._cost_per_step))
+        if self._search.space is not None:
+            check_revision(self._search.space, self.layout.space(config, self._cost_per_step))
 
     def absorb(self, history: History, changes: DomainMap | None = None, *, source: str = "") -> int:
         """Takes in the runs of an earlier history, at no cost, before the search; see ``MixtureOptimizer.absorb``.
@@ -280,7 +274,7 @@ class MixOptSearcher(SnapshotSearcher):
             RuntimeError: if the space, the metric or the mode is unknown: pass them to the searcher.
         """
         taken = self.optimizer.absorb(history, changes, source=source)
-        self._space = self.optimizer.space
+        self._search.space = self.optimizer.space
         return taken
 
     # -- state
@@ -288,43 +282,24 @@ class MixOptSearcher(SnapshotSearcher):
     def state_dict(self) -> dict[str, Any]:
         """JSON-able state: all that a later process needs to suggest the same."""
         return {
-            "version": STATE_VERSION,
-            "metric": self._metric,
-            "mode": self._mode,
-            "settings": self._settings,
+            **self._search.state_dict(),
             "layout": self.layout.state(),
             "cost_per_step": self._cost_per_step,
-            "space": None if self._space is None else self._space.to_dict(),
-            "history": None if self._optimizer is None else self._optimizer.history.state_dict(),
-            "evaluated": self._evaluated.state(),
-            "n_recoveries": self.n_recoveries,
             "max_wait_s": self._asking.max_wait_s,
+            "n_recoveries": self.n_recoveries,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes over a state, or raises ValueError and changes nothing. Bounds that are known by now go on to hold."""
-        check_version(state, "a searcher's state", STATE_VERSION)
-        restored = MixOptSearcher(pool=self._pool, max_wait_s=state.get("max_wait_s"))
+        search = SearchState.from_state_dict(state, space=self._search.space, pool=self._search.pool)
         try:
-            restored._metric, restored._mode = state["metric"], state["mode"]
-            restored._settings, restored._cost_per_step = dict(state["settings"]), state["cost_per_step"]
-            restored.layout = Layout.from_state(state["layout"])
-            restored._space = None if state["space"] is None else MixtureSpace.from_dict(state["space"])
-            history = None if state["history"] is None else History.from_state_dict(state["history"])
-            if self._space is not None and restored._space is not None:
-                check_revision(restored._space, self._space)
-                restored._space = self._space
-            if history is not None:
-                history.space = restored._space or history.space
-                restored.optimizer.history = history
-            restored._evaluated = EvaluatedPoints(state["evaluated"])
-            restored.n_recoveries = int(state["n_recoveries"])
-        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-            raise ValueError(f"it is malformed: {error!r}") from error
-        if restored._optimizer is not None:
-            restored.roster = Roster(restored._optimizer.history)
-        restored._max_concurrent = self._max_concurrent
-        self.__dict__.update(restored.__dict__)
+            layout, asking = Layout.from_state(state["layout"]), Asking(state.get("max_wait_s"))
+            cost_per_step, n_recoveries = state["cost_per_step"], int(state["n_recoveries"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"Malformed state of a searcher: {error!r}.") from error
+        self._search, self.layout, self._asking = search, layout, asking
+        self._cost_per_step, self.n_recoveries = cost_per_step, n_recoveries
+        self.roster = Roster(search.history)
 
     @classmethod
     def load(
@@ -350,7 +325,7 @@ class MixOptSearcher(SnapshotSearcher):
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle: Tune keeps the searcher as it was made, and a second Tuner one that has run."""
-        return {"pool": self._pool, "state": self.state_dict()}
+        return {"pool": self._search.pool, "state": self.state_dict()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(pool=state["pool"])  # type: ignore[misc]
@@ -359,16 +334,19 @@ class MixOptSearcher(SnapshotSearcher):
     # -- for MixOptScheduler
 
     @property
-    def metric_names(self) -> list[str]:
-        """The metrics of the objective, those of its guardrails included."""
-        objective = self._objective
-        if isinstance(objective, Objective):
-            return list(objective.metrics)
-        return list(objective or filter(None, [self._metric]))
+    def metric(self) -> str | None:  # type: ignore[override]
+        """The single metric to optimise; None while it is unknown, or where there is an objective."""
+        return self._search.metric
 
     @property
-    def _objective(self) -> Mapping[str, float] | Objective | None:
-        return objective_of(self._settings["objective"])
+    def mode(self) -> str | None:  # type: ignore[override]
+        """The direction, "min" or "max"; None while it is unknown."""
+        return self._search.mode
+
+    @property
+    def metric_names(self) -> list[str]:
+        """The metrics of the objective, those of its guardrails included."""
+        return self._search.metrics
 
     def settle(self) -> None:
         """Takes in the end of trials of which Tune did not tell."""
@@ -389,12 +367,12 @@ class MixOptSearcher(SnapshotSearcher):
         Returns:
             The run; None for an unknown trial whose configuration is not known or does not fit the space.
         """
-        if self._optimizer is None or trial_id in self._optimizer.history.trials:
-            return None if self._optimizer is None else self._optimizer.history[trial_id]
+        history = self._search.history
+        if history is None or trial_id in history.trials:
+            return None if history is None else history[trial_id]
         config = self.layout.config_of(result or {}) if config is None else config
         if not config:
             return None
-        history = self._optimizer.history
         try:
             run = self.layout.trial(trial_id, config, history.space)
         except ValueError as error:

@@ -1,12 +1,19 @@
-"""Which trials Tune is busy with. Holds only while one Tune run lasts; never saved."""
+"""Tune's trials: which it is busy with, what their results say, and whose fault a failure was."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray.cloudpickle
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
+from ray.tune.result import AUTO_RESULT_KEYS
 
 from ray_mixopt.core.history import History
+from ray_mixopt.core.history import Trial as Run
+from ray_mixopt.optimizer import MixtureOptimizer
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
@@ -14,6 +21,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_FAILURES = 10  # in a row, before the first report; Tune itself would try for ever
+_OF_TUNE = {*AUTO_RESULT_KEYS, "step", "done", "trial_id", "checkpoint_dir_name"}
+_KINDS_OF_TUNE = ("config/", "timers/", "perf/")
+_MACHINE = (RayActorError, NodeDiedError, OutOfMemoryError, WorkerCrashedError)
 
 
 class Roster:
@@ -84,3 +94,80 @@ class Roster:
             run.status = "lost"
             self.end(run.trial_id)
         self.unconfirmed.difference_update(trial_ids)
+
+
+def training_step(result: Mapping[str, Any]) -> int | None:
+    """The training step: "step", else "training_iteration"; None where that is no number >= 1."""
+    value = result.get("step", result.get("training_iteration"))
+    try:
+        return int(value) if value is not None and value >= 1 else None
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def metrics_of(result: Mapping[str, Any], names: Iterable[str]) -> dict[str, float]:
+    """Those of the named metrics that are there and are numbers, NaN and infinity among them."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = float(result[name])
+        except (KeyError, TypeError, ValueError):
+            continue
+    return found
+
+
+def others_of(result: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """What a trial reported itself besides the named metrics."""
+    known = {*_OF_TUNE, *names}
+    return {key: value for key, value in result.items() if key not in known and not key.startswith(_KINDS_OF_TUNE)}
+
+
+class Reports:
+    """Takes in the reports of runs, and warns once of what they lack."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def observe(
+        self, optimizer: MixtureOptimizer, run: Run, result: Mapping[str, Any], names: Sequence[str]
+    ) -> int | None:
+        """Records a report of the named metrics; gives its step, None where there is nothing to record."""
+        step, metrics = training_step(result), metrics_of(result, names)
+        if step is None and not metrics:
+            return None  # no report: what Tune has of a trial that ended before its first one
+        if "step" not in result:
+            self.warn_once("Trials do not report 'step': their training_iteration is taken for the training step.")
+        if not metrics:
+            self.warn_once(
+                f"Trial {run.trial_id} reported no number for {', '.join(names)}: nothing is learned from such a "
+                "report, though it is paid for. Report the metric with every step."
+            )
+            if "step" not in result:
+                return None
+        if step is not None:
+            optimizer.tell(run.trial_id, step, others_of(result, names) | metrics)
+        return step
+
+    def warn_once(self, message: str) -> None:
+        """Logs a warning, unless it was logged before."""
+        if message not in self._told:
+            self._told.add(message)
+            logger.warning("%s", message)
+
+
+def machine_failed(trial: Trial | None) -> bool:
+    """Whether a trial's process or node died, rather than that its code raised an error.
+
+    A process that runs out of memory is killed, and so is one whose node goes away: they cannot be told apart. Running
+    out of an accelerator's memory is different: that is an error that the code raises.
+
+    Args:
+        trial: a trial that failed in this process; None if Tune did not show it.
+    """
+    if trial is None or not trial.pickled_error_file or not Path(trial.pickled_error_file).is_file():
+        return False
+    # Tune wrote it a moment ago, in this process. Trial.get_pickled_error reads the storage, where it may not be yet.
+    error = ray.cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    if isinstance(error, RayTaskError):
+        error = error.as_instanceof_cause()
+    return isinstance(error, _MACHINE)

@@ -22,8 +22,8 @@ from ray.tune.utils.mock_trainable import MOCK_TRAINABLE_NAME, register_mock_tra
 from ray_mixopt import MixOptSearcher, MixtureSpace
 from ray_mixopt.io import snapshots
 from ray_mixopt.tune.layout import Layout
-from ray_mixopt.tune.parameters import Parameters
-from ray_mixopt.tune.reports import metrics_of, training_step
+from ray_mixopt.tune.param_space import Parameters
+from ray_mixopt.tune.trials import metrics_of, training_step
 
 Loss = Callable[[dict[str, float], str, int], float]
 
@@ -471,11 +471,11 @@ def test_bad_arguments_are_refused_at_once(arguments: dict[str, Any], message: s
 
 
 def test_what_is_unknown_is_asked_for(space: MixtureSpace) -> None:
-    with pytest.raises(RuntimeError, match="no search space has been defined"):
+    with pytest.raises(RuntimeError, match="No search space has been defined: pass MixOptSearcher"):
         MixOptSearcher().suggest("a")
-    with pytest.raises(RuntimeError, match="`metric` .None."):
+    with pytest.raises(RuntimeError, match="The metric is unknown: pass"):
         MixOptSearcher(space).suggest("a")
-    with pytest.raises(RuntimeError, match="`mode` .None."):
+    with pytest.raises(RuntimeError, match="The mode is unknown: pass"):
         MixOptSearcher(space, metric="loss").suggest("a")
     assert MixOptSearcher(space, "loss", "min", strategy="random").suggest("a") is not None
 

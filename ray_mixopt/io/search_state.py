@@ -1,0 +1,185 @@
+"""What ``MixOptSearcher`` keeps of a search, and the optimizer that comes of it: read and written without Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray_mixopt.core.history import History
+from ray_mixopt.core.objective import Mode, Objective
+from ray_mixopt.core.pool import Pool
+from ray_mixopt.core.safety import check_version
+from ray_mixopt.core.space import MixtureSpace
+from ray_mixopt.optimizer import MixtureOptimizer, objective_of
+
+STATE_VERSION = 1
+AT_STEPS = -1  # stands for "at the steps of the configuration"
+
+
+@dataclass(kw_only=True)
+class SearchState:
+    """A search of which space, metric and mode may not be known yet: Tune tells them late.
+
+    Args:
+        space: the search space, None while it is unknown.
+        metric: the single metric to optimise, None while it is unknown or where the settings have an objective.
+        mode: "min" or "max", None while it is unknown.
+        settings: of the optimizer: objective, strategy, budget, seed, reference and min_gain_per_cost.
+        pool: the only runs that exist, when a table of logged runs is replayed; not part of the JSON state.
+        points: runs made elsewhere that wait for the optimizer, each ``{"mixture": weights by domain, "scale": name,
+            "steps": rung, "values": [[step, value or metrics by name], ...]}``. Scale and steps may be None where the
+            space has only one; so may a step, for "the first rungs in turn"; ``AT_STEPS`` is "at the point's steps".
+    """
+
+    space: MixtureSpace | None = None
+    metric: str | None = None
+    mode: Mode | None = None
+    settings: dict[str, Any]
+    pool: Pool | None = None
+    points: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._optimizer: MixtureOptimizer | None = None
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of the metrics of the objective, those of its guardrails included; empty while it is unknown."""
+        objective = objective_of(self.settings["objective"])
+        if isinstance(objective, Objective):
+            return list(objective.metrics)
+        return list(objective or filter(None, [self.metric]))
+
+    @property
+    def missing(self) -> str | None:
+        """A sentence about what is still unknown; None when all is known."""
+        if self.space is None:
+            return "No search space has been defined: pass MixOptSearcher(space), or tune.Tuner(param_space=...)."
+        for name, known in (("metric", self.metrics), ("mode", self.mode)):
+            if not known:
+                return f"The {name} is unknown: pass MixOptSearcher({name}=...), or tune.TuneConfig({name}=...)."
+        return None
+
+    @property
+    def history(self) -> History | None:
+        """The history of the optimizer; None until there is one."""
+        return None if self._optimizer is None else self._optimizer.history
+
+    @property
+    def optimizer(self) -> MixtureOptimizer:
+        """The optimizer, made when it is first asked for; points that wait are given to it.
+
+        Raises:
+            RuntimeError: if something is ``missing``.
+            ValueError: for a point that does not fit the space or the objective; it is dropped.
+        """
+        if self._optimizer is None:
+            if self.missing is not None:
+                raise RuntimeError(self.missing)
+            assert self.space is not None and self.mode is not None
+            objective = objective_of(self.settings["objective"]) or {self.metrics[0]: 1.0}
+            settings = self.settings | {"objective": objective}
+            self._optimizer = MixtureOptimizer(self.space, mode=self.mode, pool=self.pool, **settings)
+        while self.points:
+            _hand_over(self.points.pop(0), self._optimizer)
+        return self._optimizer
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-able state, read back by ``from_state_dict``: all but the pool."""
+        return {
+            "version": STATE_VERSION,
+            "metric": self.metric,
+            "mode": self.mode,
+            "settings": self.settings,
+            "space": None if self.space is None else self.space.to_dict(),
+            "history": None if self.history is None else self.history.state_dict(),
+            "evaluated": list(self.points),
+        }
+
+    @classmethod
+    def from_state_dict(
+        cls, state: Mapping[str, Any], *, space: MixtureSpace | None = None, pool: Pool | None = None
+    ) -> SearchState:
+        """The search that ``state_dict`` described, with its optimizer where it had one. Other keys are ignored.
+
+        Args:
+            state: the description.
+            space: holds from now on in place of the one described; see ``check_revision``.
+            pool: the pool that the search was made with, if any.
+
+        Raises:
+            ValueError: if the state is of another version or malformed, or ``space`` is of another search.
+        """
+        check_version(state, "a searcher's state", STATE_VERSION)
+        try:
+            saved = None if state["space"] is None else MixtureSpace.from_dict(state["space"])
+            history = None if state["history"] is None else History.from_state_dict(state["history"])
+            if saved is not None and space is not None:
+                check_revision(saved, space)
+            search = cls(
+                space=space or saved,
+                metric=state["metric"],
+                mode=state["mode"],
+                settings=dict(state["settings"]),
+                pool=pool,
+                points=[_checked(point) for point in state["evaluated"]],
+            )
+            if history is not None:
+                history.space = search.space or history.space
+                search.optimizer.history = history
+        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise ValueError(f"Malformed state of a searcher: {error!r}.") from error
+        return search
+
+
+def check_revision(old: MixtureSpace, new: MixtureSpace) -> None:
+    """Whether a search of ``old`` can go on in ``new``: floors, caps, groups, supplies and the target may differ.
+
+    Raises:
+        ValueError: naming what cannot be changed, and what to do instead.
+    """
+    for label in ("domains", "scales", "steps"):
+        before, after = getattr(old, label), getattr(new, label)
+        if before != after:
+            raise ValueError(
+                f"The search has the {label} {_listed(before)}, param_space has {_listed(after)}: these cannot be "
+                "changed, since the runs made so far would mean something else. Search on in a new Tuner, with "
+                "MixOptSearcher.add_evaluated_point for those runs that still count."
+            )
+
+
+def _listed(values: Sequence[Any]) -> list[Any]:
+    return [value if isinstance(value, str | int) else (value.name, value.cost_per_step) for value in values]
+
+
+def _checked(point: Mapping[str, Any]) -> dict[str, Any]:
+    values = [[step, value] for step, value in point["values"]]
+    return {"mixture": dict(point["mixture"]), "scale": point["scale"], "steps": point["steps"], "values": values}
+
+
+def _hand_over(point: Mapping[str, Any], optimizer: MixtureOptimizer) -> None:
+    space = optimizer.space
+    scale = space.target_scale if point["scale"] is None and len(space.scales) == 1 else point["scale"]
+    steps = space.target_steps if point["steps"] is None and len(space.steps) == 1 else point["steps"]
+    if scale is None or steps is None:
+        raise ValueError("An evaluated point must name its model scale and its training steps.")
+    rungs = [rung for rung in space.steps if rung <= steps]
+    if sum(step is None for step, _ in point["values"]) > len(rungs):
+        raise ValueError(
+            f"intermediate_values has more entries than there are rungs up to {steps} ({rungs}): give them as "
+            "{step: value}."
+        )
+    name = f"evaluated_{len(optimizer.history):05d}"
+    for place, (step, value) in enumerate(point["values"]):
+        step = rungs[place] if step is None else steps if step == AT_STEPS else step
+        metrics = _by_name(value, optimizer)
+        optimizer.add_evaluated_point(point["mixture"], str(scale), int(step), metrics, trial_id=name)
+
+
+def _by_name(value: float | Mapping[str, float], optimizer: MixtureOptimizer) -> Mapping[str, float]:
+    if isinstance(value, Mapping):
+        return value
+    names = list(optimizer.problem.objective)
+    if len(names) > 1:
+        raise ValueError(f"The objective has the metrics {names}: give an evaluated point's values by name.")
+    return {names[0]: value}
