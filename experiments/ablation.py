@@ -24,7 +24,7 @@ import torch
 from ray_mixopt.benchmark import problems, runner
 from ray_mixopt.benchmark.markdown import table
 from ray_mixopt.benchmark.methods import find
-from ray_mixopt.benchmark.problem import Problem
+from ray_mixopt.benchmark.problem import BenchmarkProblem
 from ray_mixopt.cli.benchmark import seeds_of
 from ray_mixopt.surrogate.kernels import _matern
 
@@ -72,7 +72,7 @@ def search(variant: str, name: str, seed: int, target_runs: float) -> tuple[str,
     return variant, name, seed, [[p for p in trace if p.cost <= cost * (1 + 1e-9)][-1].regret for cost in costs]
 
 
-def scored(problem: Problem, target_runs: float) -> list[float]:
+def scored(problem: BenchmarkProblem, target_runs: float) -> list[float]:
     """The costs up to the budget at which a problem is scored."""
     return [cost for cost in problem.score_costs if cost <= target_runs * problem.space.target_cost * (1 + 1e-9)]
 

@@ -54,7 +54,7 @@ def coverage(name: str, seed: int, budget: float) -> dict[str, float | int | str
     assert posterior is not None
     best = np.array(record.trace[-1].mixture)
     mixtures = problem.space.sample(N_MIXTURES, np.random.default_rng([seed, 4]))
-    truth, at_best = problem.losses(mixtures), problem.losses(best[None])
+    truth, at_best = problem.truth.losses(mixtures), problem.truth.losses(best[None])
     inside = {}
     for kind, reference, true in (("level", None, truth), ("difference", best[None], truth - at_best)):
         mean, variance = posterior.marginal(mixtures, reference)

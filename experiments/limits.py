@@ -22,7 +22,7 @@ import numpy as np
 
 from ray_mixopt.benchmark import problems
 from ray_mixopt.benchmark.markdown import table
-from ray_mixopt.benchmark.problem import Problem
+from ray_mixopt.benchmark.problem import BenchmarkProblem
 
 OUT = Path(__file__).parent / "results"
 SUITES = ("headline", "sums")
@@ -32,16 +32,16 @@ N_MIXTURES = 20_000  # of each kind: Dirichlet(1), and Dirichlet(0.3), which rea
 LINEAR, SINGLE = "best linear fit at the target", "best single domain"
 
 
-def limits(problem: Problem, rng: np.random.Generator) -> tuple[dict[str, float], dict[str, float]]:
+def limits(problem: BenchmarkProblem, rng: np.random.Generator) -> tuple[dict[str, float], dict[str, float]]:
     """Regret by what is known, and correlation with the target by fidelity."""
     space, n_domains = problem.space, problem.space.n_domains
-    columns = [problem.source.metrics.index(name) for name in problem.objective]
+    columns = [problem.oracle.metrics.index(name) for name in problem.objective]
     weights = np.array(list(problem.objective.values())) * (1 if problem.mode == "min" else -1)
     uniform = space.sample(N_MIXTURES, rng)
     mixtures = np.concatenate([uniform, rng.dirichlet(np.full(n_domains, 0.3), N_MIXTURES), np.eye(n_domains)])
 
     def losses(scale: str, steps: int) -> np.ndarray:
-        result: np.ndarray = problem.source.evaluate(mixtures, scale, steps)[:, columns] @ weights
+        result: np.ndarray = problem.oracle.evaluate(mixtures, scale, steps)[:, columns] @ weights
         return result
 
     def regret(values: np.ndarray) -> float:
@@ -61,7 +61,7 @@ def limits(problem: Problem, rng: np.random.Generator) -> tuple[dict[str, float]
     return regrets, correlations
 
 
-def shared_by_scales(problem: Problem) -> list[tuple[str, str, int, float]]:
+def shared_by_scales(problem: BenchmarkProblem) -> list[tuple[str, str, int, float]]:
     """Pairs of scales, how many mixtures both have, and the mean correlation over metrics."""
     space, pool = problem.space, problem.pool
     everywhere = space.sample(N_MIXTURES, np.random.default_rng(0))
@@ -74,7 +74,7 @@ def shared_by_scales(problem: Problem) -> list[tuple[str, str, int, float]]:
         if len(mixtures) <= 2 * space.n_domains:
             continue
         _, rest = _linear_fit(mixtures)
-        left = [rest(problem.source.evaluate(mixtures, scale, space.target_steps)).T for scale in (one, other)]
+        left = [rest(problem.oracle.evaluate(mixtures, scale, space.target_steps)).T for scale in (one, other)]
         correlation = np.nanmean([np.corrcoef(*metric)[0, 1] for metric in zip(*left, strict=True)])
         result.append((one, other, len(mixtures), float(correlation)))
     return result

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 
 from ray_mixopt import MixtureOptimizer, MixtureSpace, Scale
-from ray_mixopt.benchmark import provenance
 from ray_mixopt.benchmark.markdown import table
+from ray_mixopt.benchmark.record import machine, versions
 
 OUT = Path(__file__).parent / "results"
 SIZES = ((5, 50), (5, 200), (5, 500), (30, 500), (5, 1000), (5, 3000))
@@ -135,7 +135,7 @@ def main() -> None:
             print(" | ".join(lines[-1]), flush=True)
     OUT.mkdir(parents=True, exist_ok=True)
     (OUT / "speed.md").write_text(table(head, lines) + "\n")
-    about = {"threads": arguments.threads, "machine": provenance.machine(), "versions": provenance.versions()}
+    about = {"threads": arguments.threads, "machine": machine(), "versions": versions()}
     (OUT / "speed.json").write_text(json.dumps({**about, "found": found}) + "\n")
 
 

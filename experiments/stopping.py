@@ -30,8 +30,10 @@ def search(gain: float, name: str, seed: int, budget: float) -> tuple[float, str
     """What a search has spent in the end, and the regret then."""
     torch.set_num_threads(1)
     problem = problems.load(name, problems.default_data())
-    best, median = problem.landmarks
-    settings = {"strategy": "default", "min_gain_per_cost": gain * (median - best) / problem.space.target_cost}
+    settings = {
+        "strategy": "default",
+        "min_gain_per_cost": gain * abs(problem.truth.median - problem.truth.best) / problem.space.target_cost,
+    }
     last = runner.search(problem, Entry(name="default", settings=settings), seed, budget).trace[-1]
     return gain, name, seed, last.cost, last.regret
 

@@ -26,7 +26,7 @@ import torch
 from matplotlib.figure import Figure
 
 from ray_mixopt import MixOptSearcher, MixtureOptimizer
-from ray_mixopt.benchmark.provenance import commit, machine, versions
+from ray_mixopt.benchmark.record import commit, machine, versions
 from ray_mixopt.pretraining.config import PretrainConfig
 from ray_mixopt.pretraining.training.session import REPORTS, FolderSession
 from ray_mixopt.pretraining.training.train import train

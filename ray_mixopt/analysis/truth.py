@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -39,53 +40,64 @@ class Oracle(Protocol):
 
 
 class Truth:
-    """One metric at the target as it really is, and the normalised regret of mixtures: 0 is the best, 1 a random one.
+    """The objective at the target as it really is, and normalised regrets: 0 is the best mixture, 1 a random one.
 
     Where every mixture can be asked for, the best is that of a dense search over the simplex, refined locally, and a
     random mixture the median over Dirichlet(1). In a pool both are over the mixtures that have a run at the target.
 
     Args:
         oracle: knows the truth.
-        metric: name of the metric.
+        objective: name of a metric, or the weight of each in a sum.
         mode: "min" or "max".
-
-    Attributes:
-        best: the metric of the best mixture, in its own unit.
-        median: the metric of the median mixture, in its own unit.
+        optimum: the best mixture ``(d,)``, where it is known by construction.
     """
 
-    def __init__(self, oracle: Oracle, metric: str, mode: str) -> None:
-        self._oracle, self._space = oracle, oracle.space
+    def __init__(
+        self, oracle: Oracle, objective: str | Mapping[str, float], mode: str, *, optimum: np.ndarray | None = None
+    ) -> None:
+        self._oracle, self._space, self._optimum = oracle, oracle.space, optimum
         self._target = self._space.target_scale, self._space.target_steps
-        self._column = oracle.metrics.index(metric)
+        weights = {objective: 1.0} if isinstance(objective, str) else objective
+        self._columns, self._weights = [oracle.metrics.index(name) for name in weights], np.array([*weights.values()])
         self._sign = 1.0 if mode == "min" else -1.0
-        if oracle.pool is None:
-            random = self._losses(self._space.sample(SAMPLES, np.random.default_rng(0)))
-            best = self._losses(dense_minimiser(self._losses, self._space)[None])
-        else:
-            random = best = self._losses(oracle.pool.logged_at(*self._target))
-        self._median, self._best = float(np.nanmedian(random)), float(np.nanmin(best))
-        self.best, self.median = self._sign * self._best, self._sign * self._median
+
+    @property
+    def best(self) -> float:
+        """The objective of the best mixture, in its own unit."""
+        return self._sign * self._landmarks[0]
+
+    @property
+    def median(self) -> float:
+        """The objective of the median mixture, in its own unit."""
+        return self._sign * self._landmarks[1]
+
+    def losses(self, mixtures: np.ndarray) -> np.ndarray:
+        """The objective of ``n x d`` mixtures at the target, signed so that less is better, ``(n,)``."""
+        values = self._oracle.evaluate(mixtures, *self._target)
+        losses: np.ndarray = self._sign * (values[:, self._columns] @ self._weights)
+        return losses
 
     def value(self, mixture: np.ndarray) -> float | None:
-        """The metric of a mixture ``(d,)`` at the target, in its own unit; None where it is not known."""
+        """The objective of a mixture ``(d,)`` at the target, in its own unit; None where it is not known."""
         if self._oracle.pool is not None and not self._oracle.pool.has(mixture, *self._target):
             return None
-        value = self._sign * float(self._losses(mixture[None])[0])
+        value = self._sign * float(self.losses(mixture[None])[0])
         return None if np.isnan(value) else value
 
     def regret(self, mixture: np.ndarray) -> float | None:
         """The normalised regret of a mixture ``(d,)``; None where it is not known, or all mixtures are as good."""
-        value = self.value(mixture)
-        if value is None or self._median == self._best:
-            return None
-        return (self._sign * value - self._best) / (self._median - self._best)
+        value, (best, median) = self.value(mixture), self._landmarks
+        return None if value is None or median == best else (self._sign * value - best) / (median - best)
 
-    def _losses(self, mixtures: np.ndarray) -> np.ndarray:
-        """The metric of ``n x d`` mixtures at the target, signed so that less is better, ``(n,)``."""
-        values = self._oracle.evaluate(mixtures, *self._target)
-        losses: np.ndarray = self._sign * values[:, self._column]
-        return losses
+    @cached_property
+    def _landmarks(self) -> tuple[float, float]:
+        """Loss of the best mixture, and of the median one."""
+        if self._oracle.pool is not None:
+            logged = self.losses(self._oracle.pool.logged_at(*self._target))
+            return float(np.nanmin(logged)), float(np.nanmedian(logged))
+        random = self.losses(self._space.sample(SAMPLES, np.random.default_rng(0)))
+        optimum = dense_minimiser(self.losses, self._space) if self._optimum is None else self._optimum
+        return float(self.losses(optimum[None])[0]), float(np.nanmedian(random))
 
 
 def dense_minimiser(

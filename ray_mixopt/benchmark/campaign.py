@@ -14,11 +14,10 @@ from functools import cache
 from pathlib import Path
 
 from ray_mixopt.benchmark import methods, problems
-from ray_mixopt.benchmark.problem import Problem
-from ray_mixopt.benchmark.provenance import THREAD_VARIABLES
-from ray_mixopt.benchmark.record import Record, place
+from ray_mixopt.benchmark.problem import BenchmarkProblem
+from ray_mixopt.benchmark.record import THREAD_VARIABLES, Record, place
 from ray_mixopt.benchmark.runner import search
-from ray_mixopt.benchmark.workers import ONE_WORKER, Workers
+from ray_mixopt.benchmark.workers import ONE_WORKER, Fleet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +36,7 @@ class Job:
     method: str
     seed: int
     budget: float
-    workers: Workers = ONE_WORKER
+    workers: Fleet = ONE_WORKER
 
     def __str__(self) -> str:
         side_by_side = "" if self.workers == ONE_WORKER else f" with {self.workers} workers"
@@ -63,11 +62,11 @@ def plan(
     names: Sequence[str],
     method_names: Sequence[str],
     seeds: Sequence[int],
-    budget: Callable[[Problem], float],
+    budget: Callable[[BenchmarkProblem], float],
     *,
     out: Path,
     data: Path | None,
-    workers: Workers = ONE_WORKER,
+    workers: Fleet = ONE_WORKER,
 ) -> Plan:
     """The searches of a benchmark. A search is done if its record is of the same problem, settings and budget.
 
@@ -108,7 +107,7 @@ def plan(
     return Plan(done=tuple(done), missing=tuple(missing), skipped=tuple(skipped))
 
 
-def is_done(out: Path, problem: Problem, entry: methods.Entry, job: Job) -> bool:
+def is_done(out: Path, problem: BenchmarkProblem, entry: methods.Entry, job: Job) -> bool:
     """Whether the record of a search is there."""
     path = place(out, problem.id, entry.name, job.seed, job.workers)
     if not path.is_file():
@@ -197,7 +196,7 @@ def _run(job: Job, out: Path, data: Path | None) -> str:
 
 
 @cache
-def _load(name: str, data: Path | None) -> Problem:
+def _load(name: str, data: Path | None) -> BenchmarkProblem:
     """A problem, kept with its truth for the next search of this process."""
     return problems.load(name, data)
 

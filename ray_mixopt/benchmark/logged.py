@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ray_mixopt.benchmark.naming import ProblemName
-from ray_mixopt.benchmark.problem import Problem
+from ray_mixopt.benchmark.problem import BenchmarkProblem, ProblemName
 from ray_mixopt.simulators.run_table import RunTable
 
 
@@ -42,7 +41,7 @@ OBJECTIVES = {
 }
 
 
-def load(name: ProblemName, data: Path | None) -> Problem:
+def load(name: ProblemName, data: Path | None) -> BenchmarkProblem:
     """The problem of that name: a metric of a table.
 
     Args:
@@ -62,17 +61,15 @@ def load(name: ProblemName, data: Path | None) -> Problem:
     table = _table(path, log.target, None if log.scale_cost is None else tuple(log.scale_cost.items()))
     if name.objective not in table.metrics:
         raise ValueError(f"Unknown metric in {name.text!r}: choose one of {', '.join(table.metrics)}.")
-    return Problem(
+    return BenchmarkProblem(
         name=name.text,
         id=name.identity(name.family),
         group=name.identity(name.family, "metrics"),
-        source=table,
-        space=table.space,
+        oracle=table,
         mode="min" if table.modes[name.objective] == "min" else "max",
         objective={name.objective: 1.0},
         cost_unit="target runs",
         failures=name.failures,
-        pool=table.pool,
     )
 
 

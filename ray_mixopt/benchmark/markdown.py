@@ -18,7 +18,7 @@ from ray_mixopt.benchmark.scores import (
     speed_up,
     speed_up_of_mean,
 )
-from ray_mixopt.benchmark.workers import ONE_WORKER, Workers
+from ray_mixopt.benchmark.workers import ONE_WORKER, Fleet
 
 OURS = "default"
 NO_RESULT = ""
@@ -148,17 +148,17 @@ def _times(ratio: float, bound: bool) -> str:
     return f"{'<' if bound else ''}{ratio:.3g}x"
 
 
-def _teams(by_method: ByMethod, method: str) -> dict[Workers, list[Curve]]:
+def _teams(by_method: ByMethod, method: str) -> dict[Fleet, list[Curve]]:
     """A method's curves by the workers it had, one worker first; empty without a search by one worker."""
     teams = {}
     for by_problem in by_method.values():
         curves = list(by_problem.values())
         if (first := curves[0].records[0]).method == method:
-            teams[Workers(first.workers)] = curves
+            teams[Fleet(first.workers)] = curves
     return dict(sorted(teams.items(), key=lambda team: team[0].power)) if ONE_WORKER in teams else {}
 
 
-def _side_by_side(teams: Mapping[Workers, list[Curve]], *, stays: bool) -> str:
+def _side_by_side(teams: Mapping[Fleet, list[Curve]], *, stays: bool) -> str:
     one = teams[ONE_WORKER]
     costs = [cost for cost in one[0].records[0].score_costs if cost <= one[0].budget * (1 + 1e-9)]
     levels = [float(np.mean([curve.regret(cost) for curve in one])) for cost in costs]

@@ -1,4 +1,8 @@
-"""A benchmark problem: what a method may see of it, and the exact truth that it may not.
+"""A benchmark problem: its name, what a method may see of it, and the exact truth that it may not.
+
+Names have the form ``family/objective[@scale[:steps]][+noise[=share]][+failures[=rate]]``, for instance
+``slimpajama/val_loss/c4``, ``slimpajama/sum/losses@300M+noise``, ``regmix/loss``,
+``synthetic/mixing_law+failures=0.1``.
 
 Notation: ``n`` mixtures of ``d`` domains. A *loss* is the objective, signed so that less is better.
 """
@@ -6,38 +10,81 @@ Notation: ``n`` mixtures of ``d`` domains. A *loss* is the objective, signed so 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 
-from ray_mixopt.analysis.truth import SAMPLES, dense_minimiser
+from ray_mixopt.analysis.truth import Oracle, Truth
 from ray_mixopt.core.pool import Pool
 from ray_mixopt.core.problem import Mode
 from ray_mixopt.core.space import MixtureSpace
 
+NOISE, FAILURES = 0.01, 0.1  # what "+noise" and "+failures" mean without a number
 TARGET_RUNS = (0.25, 0.5, 1.0, 2.0, 3.0, 4.0)  # costs at which problems are scored, in target runs
 UNKNOWN_REGRET = 1.0  # of a mixture that was never measured at the target: as if drawn at random
 
+_NAME = re.compile(r"(?P<family>[a-z]+)/(?P<objective>[^@+]+)(@(?P<target>[^+]+))?(?P<options>(\+[^+]+)*)")
 
-class Source(Protocol):
-    """Where metrics come from: a simulator, a table of logged runs, a landscape."""
 
-    @property
-    def space(self) -> MixtureSpace:
-        """Domains, scales and rungs."""
-        ...
+@dataclass(frozen=True, kw_only=True)
+class ProblemName:
+    """A name, taken apart.
 
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Names of the metrics."""
-        ...
+    Args:
+        text: the whole name.
+        family: which family of problems.
+        objective: which member of it.
+        target: scale, and steps or None for the family's own; None for the family's own target.
+        noise: of observed metrics, as a share of each metric's standard deviation over mixtures at the target.
+        failures: probability that a run fails.
+    """
 
-    def evaluate(self, mixtures: np.ndarray, scale: str, steps: int) -> np.ndarray:
-        """Metrics of ``n x d`` mixtures without noise, ``n x n_metrics``."""
-        ...
+    text: str
+    family: str
+    objective: str
+    target: tuple[str, int | None] | None = None
+    noise: float = 0.0
+    failures: float = 0.0
+
+    @classmethod
+    def parse(cls, text: str) -> ProblemName:
+        """Takes a name apart.
+
+        Raises:
+            ValueError: if it is not of the form above.
+        """
+        match = _NAME.fullmatch(text)
+        if match is None:
+            raise ValueError(
+                f"{text!r} names no problem: the form is family/objective[@scale[:steps]][+noise[=share]]"
+                "[+failures[=rate]], for instance slimpajama/val_loss/c4@300M+noise."
+            )
+        target: tuple[str, int | None] | None = None
+        if match["target"] is not None:
+            scale, _, steps = match["target"].partition(":")
+            if steps and not steps.isdecimal():
+                raise ValueError(f"The steps {steps!r} in {text!r} are not a whole number.")
+            target = scale, int(steps) if steps else None
+        options = {"noise": 0.0, "failures": 0.0}
+        for option in match["options"].split("+")[1:]:
+            key, _, number = option.partition("=")
+            if key not in options:
+                raise ValueError(f"Unknown option +{option} in {text!r}: use +noise[=share] or +failures[=rate].")
+            try:
+                options[key] = float(number) if number else {"noise": NOISE, "failures": FAILURES}[key]
+            except ValueError:
+                raise ValueError(f"{number!r} in {text!r} is not a number.") from None
+        return cls(text=text, family=match["family"], objective=match["objective"], target=target, **options)
+
+    def identity(self, family: str, objective: str | None = None) -> str:
+        """The name in full, under another family (and objective)."""
+        target = "" if self.target is None else "@" + ":".join(str(part) for part in self.target if part is not None)
+        options = (("noise", self.noise), ("failures", self.failures))
+        rest = "".join(f"+{key}={value:g}" for key, value in options if value > 0)
+        return f"{family}/{objective or self.objective}{target}{rest}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,15 +122,14 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Problem:
+class BenchmarkProblem:
     """A search problem with a known truth.
 
     Args:
         name: how it is asked for.
         id: ``name`` with the source spelt out: results with the same id are about the same problem.
         group: problems that are averaged in one table.
-        source: knows the metrics.
-        space: the search space; its target is where regret is measured.
+        oracle: knows the metrics; the target of its space is where regret is measured.
         mode: whether the objective is minimised or maximised.
         objective: weight of each metric in the objective.
         cost_unit: what a cost of 1 means.
@@ -91,7 +137,6 @@ class Problem:
             over Dirichlet(1) mixtures at the target. Independent across metrics, rungs and runs.
         noise_factor: what that standard deviation is multiplied with, a function of ``n x d`` mixtures.
         failures: probability that a run fails before it gets where it was asked to.
-        pool: the only runs that exist, for tables of logged runs.
         optimum: the best mixture ``(d,)`` where it is known by construction; searched for otherwise.
         score_costs: costs at which the problem is scored; ``TARGET_RUNS`` by default.
     """
@@ -99,28 +144,36 @@ class Problem:
     name: str
     id: str
     group: str
-    source: Source
-    space: MixtureSpace
+    oracle: Oracle
     mode: Mode
     objective: Mapping[str, float]
     cost_unit: str
     noise: float = 0.0
     noise_factor: Callable[[np.ndarray], np.ndarray] | None = None
     failures: float = 0.0
-    pool: Pool | None = None
     optimum: np.ndarray | None = None
     score_costs: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.objective) - set(self.source.metrics))
+        unknown = sorted(set(self.objective) - set(self.oracle.metrics))
         if unknown:
-            raise ValueError(f"Problem {self.name!r} has no metrics {unknown}: use {', '.join(self.source.metrics)}.")
+            raise ValueError(f"Problem {self.name!r} has no metrics {unknown}: use {', '.join(self.oracle.metrics)}.")
         if not 0 <= self.noise < math.inf or not 0 <= self.failures < 1:
             raise ValueError(
                 f"noise must be >= 0 and failures in [0, 1), got {self.noise!r} and {self.failures!r} in {self.name!r}."
             )
         if not self.score_costs:
             object.__setattr__(self, "score_costs", tuple(n * self.space.target_cost for n in TARGET_RUNS))
+
+    @property
+    def space(self) -> MixtureSpace:
+        """The search space."""
+        return self.oracle.space
+
+    @property
+    def pool(self) -> Pool | None:
+        """The only runs that exist, where they are logged ones."""
+        return self.oracle.pool
 
     def task(self, budget: float, seed: int) -> Task:
         """What a method is told."""
@@ -145,51 +198,36 @@ class Problem:
 
         The noise is a pure function of ``seed``, the scale and the step: another seed gives a replicate.
         """
-        values = self.source.evaluate(mixture[None], scale, steps)[0]
+        values = self.oracle.evaluate(mixture[None], scale, steps)[0]
         if self.noise > 0:
             rng = np.random.default_rng([*seed, self.space.scale_names.index(scale), steps])
             factor = 1.0 if self.noise_factor is None else float(self.noise_factor(mixture[None])[0])
             values = values + self.noise * factor * self.spread * rng.standard_normal(len(values))
-        return {name: v for name, v in zip(self.source.metrics, values.tolist(), strict=True) if not math.isnan(v)}
+        return {name: v for name, v in zip(self.oracle.metrics, values.tolist(), strict=True) if not math.isnan(v)}
 
     # -- the truth
 
-    def losses(self, mixtures: np.ndarray) -> np.ndarray:
-        """The loss of ``n x d`` mixtures at the target without noise, ``(n,)``."""
-        columns = [self.source.metrics.index(name) for name in self.objective]
-        values = self.source.evaluate(mixtures, self.space.target_scale, self.space.target_steps)[:, columns]
-        losses: np.ndarray = values @ np.array(list(self.objective.values()))
-        return losses if self.mode == "min" else -losses
+    @cached_property
+    def truth(self) -> Truth:
+        """The objective at the target without noise, and regrets where they are known."""
+        return Truth(self.oracle, self.objective, self.mode, optimum=self.optimum)
 
     def regret(self, mixture: np.ndarray) -> float:
         """Normalised regret of a mixture ``(d,)`` at the target: 0 is the best mixture, 1 the median random one.
 
         A mixture that was never measured at the target counts as ``UNKNOWN_REGRET``.
         """
-        if not self.logged(mixture, self.space.target_scale, self.space.target_steps):
-            return UNKNOWN_REGRET
-        best, median = self.landmarks
-        loss = float(self.losses(mixture[None])[0])
-        return UNKNOWN_REGRET if math.isnan(loss) else (loss - best) / (median - best)
-
-    @cached_property
-    def landmarks(self) -> tuple[float, float]:
-        """Loss of the best mixture and the median over Dirichlet(1), or both over those logged at the target."""
-        if self.pool is not None:
-            losses = self.losses(self.pool.logged_at(self.space.target_scale, self.space.target_steps))
-            return float(np.nanmin(losses)), float(np.nanmedian(losses))
-        median = float(np.median(self.losses(self.space.sample(SAMPLES, np.random.default_rng(0)))))
-        optimum = dense_minimiser(self.losses, self.space) if self.optimum is None else self.optimum
-        return float(self.losses(optimum[None])[0]), median
+        regret = self.truth.regret(mixture)
+        return UNKNOWN_REGRET if regret is None else regret
 
     @cached_property
     def spread(self) -> np.ndarray:
         """Standard deviation of each metric over Dirichlet(1) mixtures at the target, ``(n_metrics,)``."""
-        return spread(self.source, self.space)
+        return spread(self.oracle, self.space)
 
 
-def spread(source: Source, space: MixtureSpace) -> np.ndarray:
+def spread(oracle: Oracle, space: MixtureSpace) -> np.ndarray:
     """Standard deviation of each metric over Dirichlet(1) mixtures at a space's target, ``(n_metrics,)``."""
     mixtures = space.sample(50_000, np.random.default_rng(2))
-    deviations: np.ndarray = source.evaluate(mixtures, space.target_scale, space.target_steps).std(axis=0)
+    deviations: np.ndarray = oracle.evaluate(mixtures, space.target_scale, space.target_steps).std(axis=0)
     return deviations

@@ -7,10 +7,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ray_mixopt.benchmark import logged, slimpajama, synthetic
-from ray_mixopt.benchmark.naming import ProblemName
-from ray_mixopt.benchmark.problem import Problem
+from ray_mixopt.benchmark.problem import BenchmarkProblem, ProblemName
 
-FAMILIES: dict[str, Callable[[ProblemName, Path | None], Problem]] = {
+FAMILIES: dict[str, Callable[[ProblemName, Path | None], BenchmarkProblem]] = {
     slimpajama.FAMILY: slimpajama.load,
     **dict.fromkeys(logged.LOGS, logged.load),
     synthetic.FAMILY: synthetic.load,
@@ -43,8 +42,8 @@ def default_data() -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def load(name: str, data: Path | None = None) -> Problem:
-    """The problem of that name; see ``naming``.
+def load(name: str, data: Path | None = None) -> BenchmarkProblem:
+    """The problem of that name; ``problem`` says what it is made of.
 
     Args:
         name: of the problem.

@@ -1,19 +1,25 @@
-"""What is kept of a run: one JSON file, from which all tables and figures are made."""
+"""What is kept of a search, and what it was measured with: one JSON file, from which all tables are made."""
 
 from __future__ import annotations
 
 import json
+import os
+import platform
 import re
-from collections.abc import Mapping
+import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ray_mixopt.benchmark.workers import ONE_WORKER, Workers
+from ray_mixopt.benchmark.workers import ONE_WORKER, Fleet
 from ray_mixopt.core.safety import MiB, check_size, check_version, parse_json, write_atomically
 
 FORMAT_VERSION = 1
 MOST_BYTES = 16 * MiB
+PACKAGES = ("ray-mixopt", "numpy", "scipy", "torch", "gpytorch", "botorch")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,12 +96,12 @@ class Record:
     @property
     def label(self) -> str:
         """The method, and its workers unless that is a single one."""
-        workers = Workers(self.workers)
+        workers = Fleet(self.workers)
         return self.method if workers == ONE_WORKER else f"{self.method} x {workers}"
 
     def write(self, out: Path) -> Path:
         """Writes the file atomically to its place below ``out``."""
-        path = place(out, self.problem, self.method, self.seed, Workers(self.workers))
+        path = place(out, self.problem, self.method, self.seed, Fleet(self.workers))
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps({"version": FORMAT_VERSION, **asdict(self)}, allow_nan=False) + "\n")
         return path
@@ -127,7 +133,7 @@ class Record:
         return record
 
 
-def place(out: Path, problem: str, method: str, seed: int, workers: Workers = ONE_WORKER) -> Path:
+def place(out: Path, problem: str, method: str, seed: int, workers: Fleet = ONE_WORKER) -> Path:
     """Where the record of a run lies below ``out``."""
     side_by_side = "" if workers == ONE_WORKER else f"-workers={workers}"
     return out / re.sub(r"[^A-Za-z0-9_.=+@-]", "-", problem) / f"{method}{side_by_side}-{seed}.json"
@@ -140,3 +146,47 @@ def read_all(out: Path) -> list[Record]:
         ValueError: if one of its JSON files is no record.
     """
     return [Record.read(path) for path in sorted(out.glob("*/*.json"))]
+
+
+# -- what the numbers were measured with
+
+
+def versions(packages: Sequence[str] = ()) -> dict[str, str]:
+    """Versions of Python, of ``PACKAGES`` and of some more."""
+    found = {"python": platform.python_version()}
+    for package in (*PACKAGES, *packages):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def commit() -> str:
+    """The commit of the checkout, with "-dirty" where files differ from it; "unknown" outside of one."""
+    here = Path(__file__)
+    if _git(
+        "ls-files", "--error-unmatch", here.name, folder=here.parent
+    ):  # not the repository of somebody's virtualenv
+        return _git("describe", "--always", "--dirty", folder=here.parent) or "unknown"
+    return "unknown"
+
+
+def _git(*arguments: str, folder: Path) -> str:
+    try:
+        result = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    except OSError:  # no git
+        return ""
+    return result.stdout.strip()
+
+
+def machine() -> dict[str, str | int]:
+    """Processor model, number of cores and threads a process may use."""
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+    except OSError:
+        pass
+    threads = os.environ.get(THREAD_VARIABLES[0], "not limited")
+    return {"cpu": model, "cores": os.cpu_count() or 1, "threads": threads, "system": platform.system()}

@@ -13,11 +13,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ray_mixopt.benchmark import provenance
 from ray_mixopt.benchmark.methods import Entry, Method
-from ray_mixopt.benchmark.problem import Problem
-from ray_mixopt.benchmark.record import Point, Record
-from ray_mixopt.benchmark.workers import ONE_WORKER, Assignment, Floor, Report, Run, Workers
+from ray_mixopt.benchmark.problem import BenchmarkProblem
+from ray_mixopt.benchmark.record import Point, Record, commit, machine, versions
+from ray_mixopt.benchmark.workers import ONE_WORKER, Assignment, Fleet, Floor, PaidRun, Reading
 from ray_mixopt.core.simplex import same_mixture
 from ray_mixopt.strategies import Suggestion
 
@@ -33,9 +32,9 @@ class Bill:
         problem: sets the costs.
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: BenchmarkProblem) -> None:
         self.problem = problem
-        self.runs: dict[str, Run] = {}
+        self.runs: dict[str, PaidRun] = {}
         self.by_scale = dict.fromkeys(problem.space.scale_names, 0.0)
 
     @property
@@ -43,7 +42,7 @@ class Bill:
         """Cost of all runs."""
         return math.fsum(self.by_scale.values())
 
-    def run(self, suggestion: Suggestion) -> Run:
+    def run(self, suggestion: Suggestion) -> PaidRun:
         """The run that a suggestion starts or goes on with.
 
         Raises:
@@ -53,7 +52,7 @@ class Bill:
         if suggestion.continues is None:
             if suggestion.trial_id in self.runs:
                 raise ValueError(f"The method started trial {suggestion.trial_id!r} twice.")
-            return Run(mixture=mixture, scale=suggestion.scale)
+            return PaidRun(mixture=mixture, scale=suggestion.scale)
         run = self.runs.get(suggestion.continues)
         if run is None or run.failed or suggestion.continues != suggestion.trial_id:
             raise ValueError(f"The method continued trial {suggestion.continues!r}, which cannot be continued.")
@@ -63,11 +62,11 @@ class Bill:
             raise ValueError(f"The method continued trial {suggestion.continues!r} with another mixture or scale.")
         return run
 
-    def cost(self, run: Run, steps: float) -> float:
+    def cost(self, run: PaidRun, steps: float) -> float:
         """What it costs to take a run to a step."""
         return self.problem.space.cost(run.scale, steps, start=run.reached)
 
-    def pay(self, trial_id: str, run: Run, steps: float) -> None:
+    def pay(self, trial_id: str, run: PaidRun, steps: float) -> None:
         """Takes a run to a step and files it."""
         self.by_scale[run.scale] += self.cost(run, steps)
         run.reached = steps
@@ -84,12 +83,12 @@ class Bill:
         )
 
 
-def problem_seed(problem: Problem, seed: int) -> int:
+def problem_seed(problem: BenchmarkProblem, seed: int) -> int:
     """Seed of a problem's noise and failures: one for each problem and seed, and not the method's."""
     return int.from_bytes(hashlib.blake2b(f"{problem.id}|{seed}".encode(), digest_size=8).digest(), "little")
 
 
-def checkpoints(problem: Problem, budget: float) -> tuple[float, ...]:
+def checkpoints(problem: BenchmarkProblem, budget: float) -> tuple[float, ...]:
     """Costs up to the budget at which the recommendation is looked at, ascending."""
     first, last = FIRST_CHECKPOINT * problem.space.target_cost, budget * _TOLERANCE
     n = max(0, math.floor(PER_DECADE * math.log10(last / first)) + 1)
@@ -97,7 +96,7 @@ def checkpoints(problem: Problem, budget: float) -> tuple[float, ...]:
     return tuple(sorted({*grid, *(cost for cost in problem.score_costs if cost <= last), budget}))
 
 
-def search(problem: Problem, entry: Entry, seed: int, budget: float, workers: Workers = ONE_WORKER) -> Record:
+def search(problem: BenchmarkProblem, entry: Entry, seed: int, budget: float, workers: Fleet = ONE_WORKER) -> Record:
     """Runs one method on one problem.
 
     Runs go side by side on a virtual clock, on which a run takes its cost over the speed of its worker. A free worker
@@ -159,8 +158,6 @@ def search(problem: Problem, entry: Entry, seed: int, budget: float, workers: Wo
         if any(job.run.scale == space.target_scale and job.run.reached >= space.target_steps for job in ended):
             watch.look(bill.spent + floor.trained(floor.now), floor.now, bill)
     watch.look(bill.spent, floor.now, bill)
-    best, median = problem.landmarks
-    sign = 1.0 if problem.mode == "min" else -1.0
     return Record(
         problem=problem.id,
         group=problem.group,
@@ -172,8 +169,8 @@ def search(problem: Problem, entry: Entry, seed: int, budget: float, workers: Wo
         cost_unit=problem.cost_unit,
         target_cost=space.target_cost,
         score_costs=problem.score_costs,
-        best=sign * best,
-        median=sign * median,
+        best=problem.truth.best,
+        median=problem.truth.median,
         trace=tuple(watch.trace),
         spent=bill.spent,
         spent_by_scale=bill.by_scale,
@@ -184,15 +181,15 @@ def search(problem: Problem, entry: Entry, seed: int, budget: float, workers: Wo
             "p95": float(np.quantile(seconds, 0.95)) if seconds else 0.0,
             "total": math.fsum(seconds),
         },
-        versions=provenance.versions(entry.packages),
-        commit=provenance.commit(),
-        machine=provenance.machine(),
+        versions=versions(entry.packages),
+        commit=commit(),
+        machine=machine(),
         workers=workers.speeds,
     )
 
 
 def _assignment(
-    problem: Problem, bill: Bill, suggestion: Suggestion, rungs: Sequence[int], noise_seed: int, number: int
+    problem: BenchmarkProblem, bill: Bill, suggestion: Suggestion, rungs: Sequence[int], noise_seed: int, number: int
 ) -> Assignment:
     """What becomes of a suggestion: where its run ends and what it reports on the way, at the method's rungs."""
     run = bill.run(suggestion)
@@ -209,14 +206,14 @@ def _assignment(
         failed=failed,
         reserved=bill.cost(run, suggestion.steps),
         cost=bill.cost(run, end),
-        reports=[Report(bill.cost(run, z), z, problem.observe(run.mixture, run.scale, z, stream)) for z in passed],
+        reports=[Reading(bill.cost(run, z), z, problem.observe(run.mixture, run.scale, z, stream)) for z in passed],
     )
 
 
 class _Watch:
     """Looks at the recommendation whenever a checkpoint is about to be passed."""
 
-    def __init__(self, problem: Problem, method: Method, budget: float) -> None:
+    def __init__(self, problem: BenchmarkProblem, method: Method, budget: float) -> None:
         self.problem, self.method = problem, method
         self.costs = checkpoints(problem, budget)
         self.trace: list[Point] = []
@@ -242,7 +239,7 @@ class _Watch:
         )
 
 
-def _end(problem: Problem, run: Run, steps: int, stream: tuple[int, int]) -> tuple[float, bool]:
+def _end(problem: BenchmarkProblem, run: PaidRun, steps: int, stream: tuple[int, int]) -> tuple[float, bool]:
     """Where a run ends: at its rung, or, if it fails, at a random step before it."""
     if problem.failures == 0:
         return steps, False

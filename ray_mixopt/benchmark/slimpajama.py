@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ray_mixopt import simulators
-from ray_mixopt.benchmark.naming import ProblemName
-from ray_mixopt.benchmark.problem import Problem, spread
+from ray_mixopt.benchmark.problem import BenchmarkProblem, ProblemName, spread
 from ray_mixopt.simulators import Simulator
 
 FAMILY = "slimpajama"
@@ -48,7 +47,7 @@ SUMS: dict[str, tuple[Mapping[str, float], bool]] = {  # weights, whether normal
 OBJECTIVES = (*METRICS, *(f"sum/{name}" for name in SUMS))
 
 
-def load(name: ProblemName, data: Path | None) -> Problem:
+def load(name: ProblemName, data: Path | None) -> BenchmarkProblem:
     """The problem of that name.
 
     Args:
@@ -81,12 +80,11 @@ def load(name: ProblemName, data: Path | None) -> Problem:
         objective = {m: w / deviations[m] for m, w in weights.items()} if normalised else weights
         mode, kind = "min", "sums"
     family = f"{FAMILY}-{'embedded' if reference is None else 'reference'}"
-    return Problem(
+    return BenchmarkProblem(
         name=name.text,
         id=name.identity(family),
         group=name.identity(family, kind),
-        source=_OnlyMetrics(simulator),
-        space=space,
+        oracle=_OnlyMetrics(simulator),
         mode="min" if mode == "min" else "max",
         objective=objective,
         cost_unit=COST_UNIT,
@@ -100,7 +98,7 @@ class _OnlyMetrics:
     """The simulator without the training loss and the derived mean loss: what is evaluated, and nothing redundant."""
 
     def __init__(self, simulator: Simulator) -> None:
-        self.space, self.metrics = simulator.space, METRICS
+        self.space, self.metrics, self.pool = simulator.space, METRICS, None
         self._simulator = simulator
         self._columns = [simulator.metrics.index(name) for name in METRICS]
 

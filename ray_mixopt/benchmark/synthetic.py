@@ -19,8 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ray_mixopt.benchmark.naming import ProblemName
-from ray_mixopt.benchmark.problem import Problem
+from ray_mixopt.benchmark.problem import BenchmarkProblem, ProblemName
 from ray_mixopt.core.space import MixtureSpace, Scale
 
 FAMILY = "synthetic"
@@ -85,6 +84,7 @@ class Landscape:
     """
 
     metrics = ("loss",)
+    pool = None
 
     def __init__(self, recipe: Recipe, number: int) -> None:
         d = recipe.d
@@ -131,7 +131,7 @@ class Landscape:
         return 1.0 + 9.0 * mixtures[:, 0]
 
 
-def load(name: ProblemName, data: object = None) -> Problem:
+def load(name: ProblemName, data: object = None) -> BenchmarkProblem:
     """The problem of that name: ``synthetic/<recipe>``, or ``synthetic/<recipe>:<number>`` for another member.
 
     Raises:
@@ -143,12 +143,11 @@ def load(name: ProblemName, data: object = None) -> Problem:
     if name.target is not None:
         raise ValueError(f"{name.text!r}: the best mixture of a landscape is known at its own target only.")
     landscape = Landscape(RECIPES[recipe], int(number or 0))
-    return Problem(
+    return BenchmarkProblem(
         name=name.text,
         id=name.identity(FAMILY),
         group=name.identity(FAMILY),
-        source=landscape,
-        space=landscape.space,
+        oracle=landscape,
         mode="min",
         objective={"loss": 1.0},
         cost_unit="target runs",

@@ -13,7 +13,7 @@ MOST_WORKERS = 10_000
 
 
 @dataclass(frozen=True)
-class Workers:
+class Fleet:
     """What trains.
 
     Args:
@@ -33,7 +33,7 @@ class Workers:
                 raise ValueError(f"The speed of a worker must be a positive number, got {speed!r}.")
 
     @classmethod
-    def parse(cls, text: str) -> Workers:
+    def parse(cls, text: str) -> Fleet:
         """``8``: so many of speed 1; ``1,1,0.5``: one for each speed.
 
         Raises:
@@ -57,11 +57,11 @@ class Workers:
         return "+".join(f"{speed:g}" for speed in self.speeds)
 
 
-ONE_WORKER = Workers((1.0,))
+ONE_WORKER = Fleet((1.0,))
 
 
 @dataclass(kw_only=True)
-class Run:
+class PaidRun:
     """A training run as the bill knows it."""
 
     mixture: np.ndarray  # (d,)
@@ -70,7 +70,7 @@ class Run:
     failed: bool = False
 
 
-class Report(NamedTuple):
+class Reading(NamedTuple):
     """What a run shows at a rung, and what it costs to get there from where it began."""
 
     cost: float
@@ -94,13 +94,13 @@ class Assignment:
     """
 
     trial_id: str
-    run: Run
+    run: PaidRun
     number: int
     end: float
     failed: bool
     reserved: float
     cost: float
-    reports: list[Report]
+    reports: list[Reading]
     worker: int = field(default=0, init=False)
     began: float = field(default=0.0, init=False)
     over: float = field(default=math.inf, init=False)
@@ -116,7 +116,7 @@ class Floor:
         now: the time, in cost units over a speed of 1.
     """
 
-    def __init__(self, workers: Workers) -> None:
+    def __init__(self, workers: Fleet) -> None:
         self.speeds = workers.speeds
         self.now = 0.0
         self.jobs: list[Assignment] = []  # as they were started

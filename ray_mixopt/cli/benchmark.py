@@ -13,7 +13,7 @@ import click
 from ray_mixopt.cli.options import as_json_option, bad_arguments, examples, resumable
 
 if TYPE_CHECKING:
-    from ray_mixopt.benchmark.problem import Problem
+    from ray_mixopt.benchmark.problem import BenchmarkProblem
 
 TABLE = "table.md"
 DEFAULT_SUITE, DEFAULT_METHOD, DEFAULT_BUDGET = "headline", "default", "2x"
@@ -82,7 +82,7 @@ def benchmark(
     """
     from ray_mixopt.benchmark import campaign
     from ray_mixopt.benchmark.problems import default_data, expand
-    from ray_mixopt.benchmark.workers import Workers
+    from ray_mixopt.benchmark.workers import Fleet
 
     if listing:
         _list(as_json)
@@ -102,7 +102,7 @@ def benchmark(
                 _budget(budget),
                 out=out,
                 data=data,
-                workers=Workers.parse(workers),
+                workers=Fleet.parse(workers),
             )
             out.mkdir(parents=True, exist_ok=True)
         for sentence in plan.skipped:
@@ -189,7 +189,7 @@ class _Budget:
     def __init__(self, amount: float, in_target_runs: bool) -> None:
         self.amount, self.in_target_runs = amount, in_target_runs
 
-    def __call__(self, problem: Problem) -> float:
+    def __call__(self, problem: BenchmarkProblem) -> float:
         return self.amount * problem.space.target_cost if self.in_target_runs else self.amount
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from ray_mixopt.analysis.truth import dense_minimiser
 from ray_mixopt.benchmark import problems, slimpajama, synthetic
-from ray_mixopt.benchmark.naming import ProblemName
+from ray_mixopt.benchmark.problem import ProblemName
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the reference data are not at ../shared/data")
@@ -61,22 +61,22 @@ def test_the_known_optimum_of_a_landscape_is_its_minimum(name: str) -> None:
     problem = problems.load(name)
     assert problem.optimum is not None
     assert problem.regret(problem.optimum) == 0.0
-    best, median = problem.landmarks
-    found = float(problem.losses(dense_minimiser(problem.losses, problem.space, samples=2000)[None])[0])
+    best, median = problem.truth.best, problem.truth.median
+    found = float(problem.truth.losses(dense_minimiser(problem.truth.losses, problem.space, samples=2000)[None])[0])
     assert -1e-12 < (found - best) / (median - best) < 1e-3
     # Along any direction within the simplex the loss goes up: the gradient there is that of an optimum.
     mixtures = problem.space.sample(500, np.random.default_rng(0))
     toward = problem.optimum + 1e-4 * (mixtures - problem.optimum)
-    assert (problem.losses(toward) >= best - 1e-12).all()
+    assert (problem.truth.losses(toward) >= best - 1e-12).all()
 
 
 def test_landscapes_are_what_they_are_called() -> None:
     moving, reversing = (problems.load(f"synthetic/{name}") for name in ("moving_optimum", "rank_reversal"))
-    assert isinstance(moving.source, synthetic.Landscape)
-    assert np.abs(moving.source.optimum_at("30M") - moving.optimum).max() > 0.05
+    assert isinstance(moving.oracle, synthetic.Landscape)
+    assert np.abs(moving.oracle.optimum_at("30M") - moving.optimum).max() > 0.05
     mixtures = reversing.space.sample(500, np.random.default_rng(0))
-    small = reversing.source.evaluate(mixtures, "30M", 2000)[:, 0]
-    assert np.corrcoef(small, reversing.losses(mixtures))[0, 1] < -0.5
+    small = reversing.oracle.evaluate(mixtures, "30M", 2000)[:, 0]
+    assert np.corrcoef(small, reversing.truth.losses(mixtures))[0, 1] < -0.5
     uneven = problems.load("synthetic/uneven_noise+noise=0.02")
     corners = np.eye(5)[:2]
     spread = [np.std([uneven.observe(w, "1B", 20000, (seed,))["loss"] for seed in range(400)]) for w in corners]
@@ -100,7 +100,7 @@ def test_the_embedded_simulator_is_named_in_the_id() -> None:
     problem = problems.load("slimpajama/sum/losses@700M+noise", None)
     assert problem.id == "slimpajama-embedded/sum/losses@700M+noise=0.01"
     assert problem.space.target == ("700M", 19700)
-    spread = dict(zip(problem.source.metrics, problem.spread, strict=True))
+    spread = dict(zip(problem.oracle.metrics, problem.spread, strict=True))
     assert problem.objective == pytest.approx({name: 1 / spread[name] for name in slimpajama.LOSSES})
 
 

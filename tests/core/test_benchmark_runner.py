@@ -13,7 +13,7 @@ import pytest
 from ray_mixopt.benchmark import campaign, methods, problems
 from ray_mixopt.benchmark.campaign import Job
 from ray_mixopt.benchmark.methods import Entry
-from ray_mixopt.benchmark.problem import Problem, Task
+from ray_mixopt.benchmark.problem import BenchmarkProblem, Task
 from ray_mixopt.benchmark.record import Record, place, read_all
 from ray_mixopt.benchmark.runner import checkpoints, problem_seed, search
 from ray_mixopt.strategies import Suggestion
@@ -62,7 +62,9 @@ Play = Callable[..., tuple[Record, Scripted]]
 def play(monkeypatch: pytest.MonkeyPatch) -> Play:
     """``play(problem, script, budget)`` runs a script and gives its record and the method."""
 
-    def run(problem: Problem, script: list[Step], budget: float = 10.0, seed: int = 0) -> tuple[Record, Scripted]:
+    def run(
+        problem: BenchmarkProblem, script: list[Step], budget: float = 10.0, seed: int = 0
+    ) -> tuple[Record, Scripted]:
         made: list[Scripted] = []
 
         def start(self: Entry, task: Task) -> Scripted:
@@ -76,11 +78,11 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Play:
 
 
 @pytest.fixture
-def problem() -> Problem:
+def problem() -> BenchmarkProblem:
     return problems.load(NAME)
 
 
-def test_a_run_costs_its_steps_and_a_continued_one_the_further_ones(problem: Problem, play: Play) -> None:
+def test_a_run_costs_its_steps_and_a_continued_one_the_further_ones(problem: BenchmarkProblem, play: Play) -> None:
     w, v = problem.space.corners()[:2]
     script: list[Step] = [
         ("a", w, "30M", 6000, None),
@@ -96,7 +98,7 @@ def test_a_run_costs_its_steps_and_a_continued_one_the_further_ones(problem: Pro
     assert method.told == told
 
 
-def test_regret_is_measured_outside_at_the_recommended_mixture(problem: Problem, play: Play) -> None:
+def test_regret_is_measured_outside_at_the_recommended_mixture(problem: BenchmarkProblem, play: Play) -> None:
     assert problem.optimum is not None
     w = problem.space.corners()[0]
     script: list[Step] = [("a", w, "1B", 20000, None), ("b", problem.optimum, "30M", 20000, None)]
@@ -110,7 +112,7 @@ def test_regret_is_measured_outside_at_the_recommended_mixture(problem: Problem,
     assert last.regret == pytest.approx(0.0, abs=1e-12) and last.mixture == pytest.approx(tuple(problem.optimum))
 
 
-def test_nothing_is_run_beyond_the_budget(problem: Problem, play: Play) -> None:
+def test_nothing_is_run_beyond_the_budget(problem: BenchmarkProblem, play: Play) -> None:
     w = problem.space.uniform()
     record, method = play(problem, [("a", w, "1B", 20000, None), ("b", w, "1B", 2000, None)], budget=1.05)
     assert record.spent == 1.0 and record.runs == 1 and method.told[-1] == ("a", 20000)
@@ -126,7 +128,7 @@ def test_nothing_is_run_beyond_the_budget(problem: Problem, play: Play) -> None:
     ],
 )
 def test_a_method_that_cheats_is_stopped(
-    script: list[tuple[str, int, str, int, str | None]], message: str, problem: Problem, play: Play
+    script: list[tuple[str, int, str, int, str | None]], message: str, problem: BenchmarkProblem, play: Play
 ) -> None:
     corners = problem.space.corners()
     with pytest.raises(ValueError, match=message):
@@ -147,12 +149,12 @@ def test_failed_runs_cost_what_they_took_and_show_what_they_reached(play: Play) 
     assert play(problem, script, budget=1000, seed=1)[0].spent != record.spent
 
 
-def test_seeds_of_problem_and_method_are_apart(problem: Problem) -> None:
+def test_seeds_of_problem_and_method_are_apart(problem: BenchmarkProblem) -> None:
     assert problem_seed(problem, 0) != problem_seed(problem, 1) != 1
     assert problem_seed(problem, 0) != problem_seed(problems.load("synthetic/rank_reversal"), 0)
 
 
-def test_checkpoints_include_the_scored_costs_and_the_budget(problem: Problem) -> None:
+def test_checkpoints_include_the_scored_costs_and_the_budget(problem: BenchmarkProblem) -> None:
     costs = checkpoints(problem, 3.3)
     assert {0.25, 0.5, 1.0, 2.0, 3.0, 3.3} <= set(costs) and list(costs) == sorted(costs) and costs[-1] == 3.3
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from ray_mixopt.benchmark import methods, problems
 from ray_mixopt.benchmark.methods import Entry
-from ray_mixopt.benchmark.problem import Problem, Task
+from ray_mixopt.benchmark.problem import BenchmarkProblem, Task
 from ray_mixopt.benchmark.record import Record, read_all
 from ray_mixopt.benchmark.runner import search
 from ray_mixopt.benchmark.scores import Curve, reached
-from ray_mixopt.benchmark.workers import ONE_WORKER, Workers
+from ray_mixopt.benchmark.workers import ONE_WORKER, Fleet
 from ray_mixopt.cli.main import main
 from ray_mixopt.strategies import Suggestion
 
@@ -51,14 +51,14 @@ Play = Callable[..., tuple[Record, Diary]]
 
 
 @pytest.fixture(scope="module")
-def problem() -> Problem:
+def problem() -> BenchmarkProblem:
     """A step of the largest scale costs 1/20,000."""
     return problems.load(NAME)
 
 
 @pytest.fixture
-def play(monkeypatch: pytest.MonkeyPatch, problem: Problem) -> Play:
-    def run(script: list[tuple[str, str, int, str | None]], workers: Workers, budget: float = 10.0):
+def play(monkeypatch: pytest.MonkeyPatch, problem: BenchmarkProblem) -> Play:
+    def run(script: list[tuple[str, str, int, str | None]], workers: Fleet, budget: float = 10.0):
         made: list[Diary] = []
         monkeypatch.setattr(Entry, "start", lambda self, task: made.append(Diary(task, script)) or made[0])
         return search(problem, Entry(name="diary"), 0, budget, workers), made[0]
@@ -68,7 +68,7 @@ def play(monkeypatch: pytest.MonkeyPatch, problem: Problem) -> Play:
 
 def test_two_runs_at_a_time_report_in_the_order_of_the_clock(play: Play) -> None:
     script = [("long", "1B", 12000, None), ("short", "1B", 2000, None), ("next", "1B", 6000, None)]
-    record, diary = play(script, Workers((1.0, 1.0)))
+    record, diary = play(script, Fleet((1.0, 1.0)))
     # "next" starts at 0.1, reaches 2,000 at 0.2 and 6,000 at 0.4; "long" reaches 6,000 at 0.3 and 12,000 at 0.6.
     assert diary.pages[1:] == [
         ["ask long"],
@@ -81,7 +81,7 @@ def test_two_runs_at_a_time_report_in_the_order_of_the_clock(play: Play) -> None
 
 def test_a_slow_worker_takes_longer_and_the_fast_one_is_served_first(play: Play) -> None:
     script = [("first", "1B", 2000, None), ("second", "1B", 2000, None), ("third", "1B", 2000, None)]
-    record, diary = play(script, Workers((0.25, 1.0)))
+    record, diary = play(script, Fleet((0.25, 1.0)))
     assert [page[0] for page in diary.pages[1:]] == ["ask first", "ask second", "ask third"]
     assert diary.pages[2][1:] == ["first@2000", "end first"], "the slow one has the second"
     assert diary.pages[3][1:] == ["third@2000", "end third", "second@2000", "end second"]
@@ -90,17 +90,17 @@ def test_a_slow_worker_takes_longer_and_the_fast_one_is_served_first(play: Play)
 
 def test_what_runs_is_reserved_in_the_budget(play: Play) -> None:
     script = [(f"run_{n}", "1B", 20000, None) for n in range(5)]
-    record, _ = play(script, Workers((1.0,) * 4), budget=2.5)
+    record, _ = play(script, Fleet((1.0,) * 4), budget=2.5)
     assert record.runs == 2 and record.spent == 2.0 and record.trace[-1].time == 1.0
 
 
 def test_a_running_trial_cannot_be_asked_for_again(play: Play) -> None:
     with pytest.raises(ValueError, match="asked for trial 'a' again while it runs"):
-        play([("a", "1B", 2000, None), ("a", "1B", 6000, "a")], Workers((1.0, 1.0)))
+        play([("a", "1B", 2000, None), ("a", "1B", 6000, "a")], Fleet((1.0, 1.0)))
 
 
-@pytest.mark.parametrize("workers", [Workers((1.0,) * 3), Workers((2.0, 1.0, 0.5))])
-def test_our_search_uses_all_workers_and_spends_no_more(problem: Problem, workers: Workers) -> None:
+@pytest.mark.parametrize("workers", [Fleet((1.0,) * 3), Fleet((2.0, 1.0, 0.5))])
+def test_our_search_uses_all_workers_and_spends_no_more(problem: BenchmarkProblem, workers: Fleet) -> None:
     entry = methods.find("random")
     alone, together = search(problem, entry, 3, 6.0), search(problem, entry, 3, 6.0, workers)
     assert together.spent == alone.spent == 6.0 and together.runs == alone.runs
@@ -109,13 +109,13 @@ def test_our_search_uses_all_workers_and_spends_no_more(problem: Problem, worker
     assert all(a.cost <= b.cost and a.time <= b.time for a, b in zip(together.trace, together.trace[1:], strict=False))
 
 
-def test_one_worker_is_the_clock_itself(problem: Problem) -> None:
+def test_one_worker_is_the_clock_itself(problem: BenchmarkProblem) -> None:
     record = search(problem, methods.find("random"), 0, 3.0)
     assert [point.time for point in record.trace] == pytest.approx([point.cost for point in record.trace])
     assert record.label == "random"
 
 
-def test_without_continuation_every_run_starts_afresh(problem: Problem) -> None:
+def test_without_continuation_every_run_starts_afresh(problem: BenchmarkProblem) -> None:
     asked: dict[str, list[str | None]] = {}
     for name in ("default", "default-afresh"):
         method = methods.find(name).start(problem.task(0.5, 1))
@@ -132,15 +132,15 @@ def test_without_continuation_every_run_starts_afresh(problem: Problem) -> None:
 
 @given(st.lists(st.floats(0.01, 100), min_size=1, max_size=20))
 def test_workers_are_written_and_read(speeds: list[float]) -> None:
-    workers = Workers(tuple(speeds))
-    assert Workers.parse(",".join(map(repr, speeds))).speeds == workers.speeds
+    workers = Fleet(tuple(speeds))
+    assert Fleet.parse(",".join(map(repr, speeds))).speeds == workers.speeds
     assert workers.power == pytest.approx(sum(speeds))
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "many", "1,,2", "1,0", "inf,1", "nan", "1,-2", "", "99999999999999"])
 def test_bad_workers_are_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--workers is a number, or speeds such as 1,1,0.5"):
-        Workers.parse(text)
+        Fleet.parse(text)
     result = CliRunner().invoke(main, ["benchmark", "--workers", text, "--out", str(tmp_path)])
     assert result.exit_code == 2 and "--workers is a number" in " ".join(result.stderr.split())
 
@@ -158,11 +158,11 @@ def test_the_table_of_the_command_line(tmp_path: Path) -> None:
     assert [row.split(" | ")[3] for row in rows] == once * 2  # first reached, and reached for good
 
 
-def test_the_first_time_that_a_level_is_reached(problem: Problem) -> None:
+def test_the_first_time_that_a_level_is_reached(problem: BenchmarkProblem) -> None:
     entry = methods.find("random")
     curves = [
         Curve(records=(search(problem, entry, 0, 8.0, workers),), clock=True)
-        for workers in (ONE_WORKER, Workers((1.0,) * 4))
+        for workers in (ONE_WORKER, Fleet((1.0,) * 4))
     ]
     last = curves[0].records[0].trace[-1].regret
     for stays in (False, True):

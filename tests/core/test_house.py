@@ -22,7 +22,6 @@ UNTIDY: set[str] = {
     "simulators.trainable imports simulators.__init__ in a circle",
     "surrogate.guard imports surrogate.posterior in a circle",
     "surrogate.posterior imports surrogate.guard in a circle",
-    "benchmark.rivals.full_runs is short",
     "strategies.rungs is short",
     "surrogate.covariance is short",
 }
@@ -133,3 +132,12 @@ def test_the_public_names_are_at_the_root() -> None:
     of_types = {ast.unparse(node) for node in ast.walk(modules()["__init__"]) if isinstance(node, ast.ImportFrom)}
     shown = {f"from ray_mixopt.{where} import {name} as {name}" for name, where in ray_mixopt._WHERE.items()}
     assert shown <= of_types, "type checkers see what there is"
+
+
+def test_no_class_name_is_taken_twice() -> None:
+    places: dict[str, list[str]] = {}
+    for module, tree in modules().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(module)
+    tidy([f"{name} is a class of {' and '.join(found)}" for name, found in places.items() if len(found) > 1])

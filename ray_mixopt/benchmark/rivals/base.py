@@ -1,4 +1,4 @@
-"""What the rivals share: the book of their runs, softmax logits, and the best observation as the recommendation."""
+"""What the rivals share: the book of their runs, softmax logits, the best observation as answer; and the simplest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ray_mixopt.strategies import Suggestion
 
 
 @dataclass(kw_only=True)
-class Run:
+class RivalRun:
     """A training run.
 
     Attributes:
@@ -48,7 +48,7 @@ class Rival:
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self.runs: dict[str, Run] = {}
+        self.runs: dict[str, RivalRun] = {}
         self.rng = np.random.default_rng([task.seed, 1])
 
     @property
@@ -71,11 +71,11 @@ class Rival:
 
     def start(self, mixture: np.ndarray, scale: str, steps: int) -> Suggestion:
         """Files a new run."""
-        run = Run(trial_id=f"run_{len(self.runs):05d}", mixture=mixture, scale=scale, steps=steps)
+        run = RivalRun(trial_id=f"run_{len(self.runs):05d}", mixture=mixture, scale=scale, steps=steps)
         self.runs[run.trial_id] = run
         return self._suggestion(run, None, self.space.cost(scale, steps))
 
-    def go_on(self, run: Run, steps: int) -> Suggestion:
+    def go_on(self, run: RivalRun, steps: int) -> Suggestion:
         """Takes a run further, for the price of the further steps."""
         cost = self.space.cost(run.scale, steps, start=run.steps)
         run.steps = steps
@@ -107,7 +107,7 @@ class Rival:
         weights = np.exp(logits - logits.max())
         return self.space.simplex.project((weights / weights.sum())[None])[0]
 
-    def _suggestion(self, run: Run, continues: str | None, cost: float) -> Suggestion:
+    def _suggestion(self, run: RivalRun, continues: str | None, cost: float) -> Suggestion:
         return Suggestion(
             trial_id=run.trial_id,
             mixture=self.space.named(run.mixture),
@@ -116,6 +116,24 @@ class Rival:
             continues=continues,
             cost=cost,
         )
+
+
+class RandomLogits(Rival):
+    """Mixtures from uniform softmax logits, each trained in full at the target; recommends the best.
+
+    Args:
+        task: what is searched.
+        bound: logits are between -bound and bound.
+    """
+
+    def __init__(self, task: Task, *, bound: float) -> None:
+        super().__init__(task)
+        self.bound = bound
+
+    def ask(self) -> Suggestion:
+        """A random full run."""
+        mixture = self.softmax(self.rng.uniform(-self.bound, self.bound, self.d))
+        return self.start(mixture, self.space.target_scale, self.space.target_steps)
 
 
 def geometric_rungs(task: Task, eta: float, smallest: float) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ray_mixopt.benchmark.problem import Task
-from ray_mixopt.benchmark.rivals.base import Rival, Run
+from ray_mixopt.benchmark.rivals.base import Rival, RivalRun
 from ray_mixopt.strategies import Suggestion
 
 ENDLESS = 10**7  # trials: the budget is counted elsewhere
@@ -43,7 +43,7 @@ class SmacHyperband(Rival):
         self._folder = tempfile.TemporaryDirectory(prefix="smac-")
         self._smac = self._facade(bound, eta, low, high, initial)
         self._info: dict[str, Any] = {}  # what SMAC waits for, by trial
-        self._by_configuration: dict[Any, Run] = {}
+        self._by_configuration: dict[Any, RivalRun] = {}
 
     def ask(self) -> Suggestion:
         """SMAC's next trial."""
