@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import geometric_mean
 
 import numpy as np
 
@@ -12,7 +13,6 @@ from ray_mixopt.benchmark.scores import (
     Curve,
     SpeedUp,
     found,
-    geometric_mean,
     grouped,
     reached,
     speed_up,
@@ -73,9 +73,7 @@ def _conditions(curves: Sequence[Curve]) -> str:
 def _costs(by_method: ByMethod) -> list[float]:
     """Costs at which the group is scored, up to the largest budget."""
     curves = [curve for by_problem in by_method.values() for curve in by_problem.values()]
-    largest = max(curve.budget for curve in curves)
-    costs = [cost for cost in curves[0].records[0].score_costs if cost <= largest * (1 + 1e-9)]
-    return costs or [min(curve.budget for curve in curves)]
+    return max(curves, key=lambda curve: curve.budget).scored
 
 
 def _summary(by_method: ByMethod) -> str:
@@ -88,7 +86,7 @@ def _summary(by_method: ByMethod) -> str:
         curves = list(by_problem.values())
         cells = []
         for cost in costs:
-            if all(cost <= curve.budget * (1 + 1e-9) for curve in curves):
+            if all(curve.pays(cost) for curve in curves):
                 means = [curve.regret(cost) for curve in curves]
                 cells.append(f"{np.mean(means):.3f} ({max(means):.3f})")
             else:
@@ -112,7 +110,7 @@ def _by_problem(by_method: ByMethod) -> str:
                 curve = by_problem[problem]
                 regrets = curve.regrets(costs).T  # (n_costs, n_seeds)
                 cells = [
-                    f"{r.mean():.3f} ({r.max():.3f})" if cost <= curve.budget * (1 + 1e-9) else NO_RESULT
+                    f"{r.mean():.3f} ({r.max():.3f})" if curve.pays(cost) else NO_RESULT
                     for r, cost in zip(regrets, costs, strict=True)
                 ]
                 rows.append([problem, f"`{method}`", *cells])
@@ -160,7 +158,7 @@ def _teams(by_method: ByMethod, method: str) -> dict[Fleet, list[Curve]]:
 
 def _side_by_side(teams: Mapping[Fleet, list[Curve]], *, stays: bool) -> str:
     one = teams[ONE_WORKER]
-    costs = [cost for cost in one[0].records[0].score_costs if cost <= one[0].budget * (1 + 1e-9)]
+    costs = one[0].scored
     levels = [float(np.mean([curve.regret(cost) for curve in one])) for cost in costs]
     head = ["workers", "problems", "seeds", "whole budget"]
     head += [f"{level:.3f}, as one at {cost:.4g}" for level, cost in zip(levels, costs, strict=True)]

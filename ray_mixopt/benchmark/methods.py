@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from ray_mixopt.benchmark.problem import Task
+from ray_mixopt.core.problem import Suggestion
 from ray_mixopt.core.space import MixtureSpace
-from ray_mixopt.strategies import STRATEGIES, Suggestion
 from ray_mixopt.strategies.rungs import paper_rungs
 
+# Our strategies by the name of the method, which results are kept under.
+OURS = {name: name for name in ("default", "paper", "paper-tv", "paper-jsd", "paper-script-noise", "random")}
 AFRESH = "default-afresh"
 SETTINGS = Path(__file__).parent / "rivals" / "settings.toml"
 
@@ -51,11 +53,12 @@ class Entry:
     """A method of the registry.
 
     Args:
-        name: how it is asked for.
+        name: how it is asked for, and what its results are kept under.
         about: what it is, in a line.
-        implementation: ``module:class`` of a rival; "" for a strategy of ours.
+        implementation: ``module:class`` of a rival; "" for a strategy.
+        strategy: of ``MixtureOptimizer``; ``name`` by default.
         packages: what must be importable.
-        settings: keyword arguments of the class, or of ``Ours``.
+        settings: keyword arguments of the class, or of ``Ours``; kept with the results, so plain JSON.
         domain: "simplex", "pool" or "both": whether it searches freely or among logged runs.
         reason: why it cannot run here; "" where it can.
     """
@@ -63,6 +66,7 @@ class Entry:
     name: str
     about: str = ""
     implementation: str = ""
+    strategy: str = ""
     packages: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     domain: str = "simplex"
@@ -83,7 +87,7 @@ class Entry:
     def start(self, task: Task) -> Method:
         """A fresh search."""
         if not self.implementation:
-            return Ours(task, **{"strategy": self.name, **self.settings})
+            return Ours(task, **{"strategy": self.strategy or self.name, **self.settings})
         module, _, cls = self.implementation.partition(":")
         rival = getattr(importlib.import_module(f"ray_mixopt.benchmark.rivals.{module}"), cls)
         return cast(Method, rival(task, **self.settings))
@@ -95,15 +99,16 @@ class Ours:
     Args:
         task: what is searched. The paper's presets get the paper's rungs, where any step can be reported.
         strategy: its name.
+        continuation: whether runs may go on later; otherwise each starts afresh.
         settings: further arguments of ``MixtureOptimizer``.
     """
 
-    def __init__(self, task: Task, strategy: str, **settings: Any) -> None:
+    def __init__(self, task: Task, strategy: str, *, continuation: bool = True, **settings: Any) -> None:
         from ray_mixopt.optimizer import MixtureOptimizer
 
         if strategy.startswith("paper") and task.any_steps:
             task = task.with_rungs(paper_rungs(task.space.target_steps))
-        self.space = task.space
+        self.space, self.continuation = task.space, continuation
         self.optimizer = MixtureOptimizer(
             task.space,
             mode=task.mode,
@@ -125,7 +130,7 @@ class Ours:
 
     def finish(self, trial_id: str, failed: bool = False) -> None:
         """Passed on."""
-        self.optimizer.finish(trial_id, failed)
+        self.optimizer.finish(trial_id, failed, continuable=self.continuation)
 
     def recommend(self) -> dict[str, float]:
         """The strategy's recommendation."""
@@ -136,13 +141,15 @@ class Ours:
 def registry() -> dict[str, Entry]:
     """All methods by name, ours first."""
     rivals = tomllib.loads(SETTINGS.read_text())
-    entries = [Entry(name=name, about="of this package", domain="both") for name in STRATEGIES]
+    entries = [
+        Entry(name=name, about="of this package", strategy=strategy, domain="both") for name, strategy in OURS.items()
+    ]
     entries.append(
         Entry(
             name=AFRESH,
             about="default, with every run started afresh",
             domain="both",
-            settings={"strategy": "default", "continuation": False},
+            settings={"strategy": "default", "continuation": False},  # as in the results
         )
     )
     entries += [

@@ -136,7 +136,8 @@ class Record:
 def place(out: Path, problem: str, method: str, seed: int, workers: Fleet = ONE_WORKER) -> Path:
     """Where the record of a run lies below ``out``."""
     side_by_side = "" if workers == ONE_WORKER else f"-workers={workers}"
-    return out / re.sub(r"[^A-Za-z0-9_.=+@-]", "-", problem) / f"{method}{side_by_side}-{seed}.json"
+    problem, method = (re.sub(r"[^A-Za-z0-9_.=+@-]", "-", name) for name in (problem, method))
+    return out / problem / f"{method}{side_by_side}-{seed}.json"
 
 
 def read_all(out: Path) -> list[Record]:

@@ -66,12 +66,14 @@ class Curve:
         pieces = self.regrets(ends[:-1]).mean(axis=0) * np.diff(np.log(ends))
         return float(pieces.sum() / math.log(upto / start))
 
-    def first(self, level: float, *, stays: bool) -> float | None:
-        """The cost at which the mean regret first is at or below a level (and stays there); None if it never is."""
-        low = self.regrets(self.costs).mean(axis=0) <= level + 1e-12  # (k,)
-        if stays:
-            low = np.logical_and.accumulate(low[::-1])[::-1]
-        return float(self.costs[low.argmax()]) if low.any() else None
+    def pays(self, cost: float) -> bool:
+        """Whether every seed could spend that much."""
+        return cost <= self.budget * _TOLERANCE
+
+    @property
+    def scored(self) -> list[float]:
+        """The costs that every seed could spend of those that the problem is scored at; else the budget alone."""
+        return [cost for cost in self.records[0].score_costs if self.pays(cost)] or [self.budget]
 
     def final_run(self, cost: float) -> float:
         """What the final full run still costs at a point.
@@ -117,13 +119,9 @@ def speed_up(ours: Curve, rival: Curve) -> SpeedUp:
     The level is the rival's mean regret at its budget. The rival's cost is where its curve first is at or below that
     level, ours where our curve first is and stays.
     """
-    level = rival.regret(rival.budget)
-    theirs = rival.first(level, stays=False)
-    theirs = rival.budget if theirs is None else theirs
-    reached = ours.first(level, stays=True)
-    cost = ours.budget if reached is None else reached
+    theirs, cost, bound = _costs_to_get_as_far([ours], [rival])
     final = (theirs + rival.final_run(theirs)) / (cost + ours.final_run(cost))
-    return SpeedUp(search=theirs / cost, with_final=final, bound=reached is None)
+    return SpeedUp(search=theirs / cost, with_final=final, bound=bound)
 
 
 def reached(curves: Sequence[Curve], level: float, *, stays: bool) -> float:
@@ -141,9 +139,16 @@ def speed_up_of_mean(ours: Sequence[Curve], rivals: Sequence[Curve]) -> tuple[fl
 
     The level is the rival's mean at its budget. If ours never stays there, it is given its whole budget.
     """
+    theirs, cost, bound = _costs_to_get_as_far(ours, rivals)
+    return theirs / cost, bound
+
+
+def _costs_to_get_as_far(ours: Sequence[Curve], rivals: Sequence[Curve]) -> tuple[float, float, bool]:
+    """What the rivals and ours spend until the mean has the rivals' final level; and whether ours never stays there."""
     level = float(np.mean([curve.regret(curve.budget) for curve in rivals]))
     theirs, cost = reached(rivals, level, stays=False), reached(ours, level, stays=True)
-    return theirs / min(cost, max(curve.budget for curve in ours)), math.isinf(cost)
+    budgets = (max(curve.budget for curve in curves) for curves in (rivals, ours))
+    return min(theirs, next(budgets)), min(cost, next(budgets)), math.isinf(cost)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,9 +167,9 @@ class Found:
 
 def found(curve: Curve) -> Found:
     """Cost to find the best logged mixture."""
-    costs = [Curve(records=(record,)).first(FOUND, stays=True) for record in curve.records]
-    spent = [record.budget if cost is None else cost for cost, record in zip(costs, curve.records, strict=True)]
-    return Found(cost=float(np.mean(spent)), share=float(np.mean([cost is not None for cost in costs])))
+    costs = [reached([Curve(records=(record,))], FOUND, stays=True) for record in curve.records]
+    spent = [min(cost, record.budget) for cost, record in zip(costs, curve.records, strict=True)]
+    return Found(cost=float(np.mean(spent)), share=float(np.isfinite(costs).mean()))
 
 
 def grouped(records: Iterable[Record]) -> dict[str, dict[str, dict[str, Curve]]]:
@@ -194,7 +199,7 @@ def summary(records: Iterable[Record]) -> dict[str, Any]:
 
 
 def _scores(curve: Curve) -> dict[str, Any]:
-    costs = [cost for cost in curve.records[0].score_costs if cost <= curve.budget * _TOLERANCE] or [curve.budget]
+    costs = curve.scored
     regrets = curve.regrets(costs)  # (n_seeds, k)
     return {
         "seeds": [record.seed for record in curve.records],
@@ -203,8 +208,3 @@ def _scores(curve: Curve) -> dict[str, Any]:
         "mean_regret": regrets.mean(axis=0).tolist(),
         "worst_regret": regrets.max(axis=0).tolist(),
     }
-
-
-def geometric_mean(values: Sequence[float]) -> float:
-    """Geometric mean of positive numbers."""
-    return math.exp(math.fsum(map(math.log, values)) / len(values))

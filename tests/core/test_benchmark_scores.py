@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from ray_mixopt.benchmark.figures import draw
 from ray_mixopt.benchmark.markdown import tables
 from ray_mixopt.benchmark.record import Point, Record
-from ray_mixopt.benchmark.scores import Curve, found, geometric_mean, speed_up, speed_up_of_mean
+from ray_mixopt.benchmark.scores import Curve, found, speed_up, speed_up_of_mean
 from ray_mixopt.cli.main import main
 
 Trace = list[tuple[float, float] | tuple[float, float, bool]]  # cost, regret, whether trained
@@ -121,7 +121,6 @@ def test_the_level_is_the_mean_over_seeds() -> None:
     rival = curve([(0, 1.0), (100, 0.0)], [(0, 1.0), (300, 0.4)])
     ours = curve([(0, 1.0), (10, 0.0)], [(0, 1.0), (25, 0.4)])
     assert speed_up(ours, rival).search == pytest.approx(300 / 25)
-    assert geometric_mean([2.0, 8.0]) == pytest.approx(4.0)
 
 
 def test_cost_to_find_the_best_logged_mixture() -> None:
