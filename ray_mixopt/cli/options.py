@@ -187,7 +187,7 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
         metavar="PATH",
         multiple=True,
         required=True,
-        help="Tune experiment, replay, history JSON, CSV, Parquet, RegMix or olmix folder, or pickle; repeatable.",
+        help="Tune experiment, replay, history JSON, CSV, Parquet, RegMix or olmix folder; repeatable.",
     )
     @click.option("--scale-cost", metavar="SCALE=COST", multiple=True, help="Cost of a step; once a scale.")
     @click.option("--scale-parameters", metavar="SCALE=NUMBER", multiple=True, help="Parameters; once a scale.")
@@ -197,7 +197,6 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "--target", metavar="SCALE:STEPS", help="Where the best mixture is wanted.  [default: the largest run]"
     )
     @scatter_option
-    @click.option("--unpickle", is_flag=True, help="Read a pickle of data-recipes, pandas and numpy objects only.")
     @click.option(
         "--domains",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -213,7 +212,6 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
         steps: int,
         target: str | None,
         scatter: Mapping[str, float],
-        unpickle: bool,
         domains: Path | None,
         **rest: Any,
     ) -> Any:
@@ -228,7 +226,6 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 scale=scale,
                 steps=steps,
                 target=parsed_target(target),
-                unpickle=unpickle,
                 noise=scatter,
             )
             histories = {_name(path, sources): read_runs(path, source) for path in sources}

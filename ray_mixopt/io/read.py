@@ -47,6 +47,7 @@ _SUM_TOLERANCE = 0.01  # published shares are rounded, to three digits in RegMix
 _COST_COLUMNS = ("cost_per_step", "relative_flops_per_step")
 _STEP_COLUMNS = ("step", "steps")
 _MISSING = {"", "na", "nan", "none", "null", "<na>"}
+PICKLES = (".pkl", ".pickle")
 OLMIX_RATIOS, OLMIX_METRICS = "ratios.csv", "metrics.csv"
 _OLMIX_NAME = re.compile(r"scale=(?P<scale>\S+) step=(?P<step>\d+)(?: run=(?P<run>.+))?")
 _STEP_PART = re.compile(r"step(?P<step>\d+)(?!\d).*")
@@ -136,6 +137,11 @@ def read_rows(path: Path, *, scale: str = "model", steps: int = 1) -> Rows:
         return Rows.concatenate([_regmix_rows(*pair, steps) for pair in _regmix_pairs(path)])
     if not path.exists():
         raise ValueError(f"There is no runs file {str(path)!r}.")
+    if path.suffix.lower() in PICKLES:
+        raise ValueError(
+            f"{path.name} is a pickle, which can run code when it is read, and is not: the table that data-recipes "
+            "published becomes a CSV file with experiments/convert_data_recipes.py."
+        )
     if path.suffix.lower() not in (".csv", ".parquet"):
         raise ValueError(
             f"Unknown type of runs file {path.name!r}: use .csv, .parquet, or a folder of RegMix pairs or of olmix."

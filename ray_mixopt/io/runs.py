@@ -11,12 +11,11 @@ from pathlib import Path
 from ray_mixopt.core.history import History, Trial
 from ray_mixopt.core.space import MixtureSpace, Scale, priced
 from ray_mixopt.io import searches
-from ray_mixopt.io.read import Rows, read_rows
-from ray_mixopt.io.recipes import read_recipes
+from ray_mixopt.io.read import PICKLES, Rows, read_rows
 
 logger = logging.getLogger(__name__)
 
-_TABLES = (".csv", ".parquet", ".pkl")
+_TABLES = (".csv", ".parquet", *PICKLES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +28,6 @@ class Source:
         scale: model scale of an olmix folder.
         steps: training steps of olmix's and RegMix's runs.
         target: ``(scale, steps)`` wanted; the dearest scale at its last step by default.
-        unpickle: whether a pickle may be read.
         noise: standard deviation, by metric, between runs that differ in nothing, where it is known to be larger than
             that of the search's own runs: for instance of another evaluation, or with fewer documents. These runs
             then count for less.
@@ -40,7 +38,6 @@ class Source:
     scale: str = "model"
     steps: int = 1
     target: tuple[str, int] | None = None
-    unpickle: bool = False
     noise: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -50,7 +47,7 @@ class Source:
 
 
 def read_runs(path: str | Path, source: Source | None = None) -> History:
-    """The runs at a path: a Tune experiment, a replay, our JSON, CSV, Parquet, RegMix, olmix, or data-recipes' pickle.
+    """The runs at a path: of a Tune experiment, a replay, our JSON, CSV, Parquet, RegMix or olmix.
 
     Raises:
         ValueError: if they cannot be read; the message says what to change.
@@ -70,11 +67,7 @@ def _read(path: str | Path, source: Source) -> History:
     folder = place.is_dir() and any(place.glob("*.csv"))
     if "://" in str(path) or not (folder or place.suffix.lower() in _TABLES):
         return searches.load_history(path)
-    if place.suffix.lower() == ".pkl":
-        rows = read_recipes(place, unpickle=source.unpickle)
-    else:
-        rows = read_rows(place, scale=source.scale, steps=source.steps)
-    return of_rows(rows.with_loss(), source)
+    return of_rows(read_rows(place, scale=source.scale, steps=source.steps).with_loss(), source)
 
 
 def of_rows(rows: Rows, source: Source) -> History:

@@ -356,10 +356,13 @@ def test_bad_questions_about_old_runs_are_usage_errors(arguments: list[str], mes
     assert message in refused("recommend", "--from", swarm, *arguments)
 
 
-def test_a_pickle_is_read_only_on_demand(tmp_path: Path) -> None:
-    (tmp_path / "runs.pkl").write_bytes(b"cos\nsystem\n(Vtrue\ntR.")
-    assert "is a pickle, which can run code" in refused("recommend", "--from", tmp_path / "runs.pkl")
-    assert "it asks for os.system" in refused("recommend", "--from", tmp_path / "runs.pkl", "--unpickle")
+@pytest.mark.parametrize("command", [["recommend", "--from"], ["replay", "--runs"]], ids=" ".join)
+def test_a_pickle_is_not_read(command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "runs.pkl").write_bytes(b"cos\nsystem\n(Vtouch ran\ntR.")
+    message = refused(*command, tmp_path / "runs.pkl")
+    assert "runs.pkl is a pickle, which can run code when it is read" in message
+    assert "experiments/convert_data_recipes.py" in message
+    assert not Path("ran").exists()
 
 
 def test_there_is_no_report_of_nothing(tmp_path: Path) -> None:
