@@ -25,7 +25,8 @@ def violations(history: History, *, budget: float | None = None) -> list[str]:
         history: of a search that runs, was interrupted or is over.
         budget: what the search may commit, if it was limited.
     """
-    return [*_arrivals(history), *_money(history, budget), *_exchange(history)] + [
+    priced = all(trial.scale in history.space.scale_names for trial in history if not trial.evaluated)
+    return [*_arrivals(history), *(_money(history, budget) if priced else ()), *_exchange(history)] + [
         f"Trial {name!r} {sentence}." for name, trial in history.trials.items() for sentence in _trial(history, trial)
     ]
 
@@ -38,8 +39,10 @@ def _trial(history: History, trial: Trial) -> Iterator[str]:
         yield f"has no mixture of {space.n_domains} domains: {trial.mixture}"
     elif abs(math.fsum(trial.mixture) - 1) > _ROUNDING:
         yield f"has shares that sum to {math.fsum(trial.mixture)!r}"
-    if trial.scale not in space.scale_names:
+    if trial.scale not in {scale.name for scale in (*space.scales, *space.earlier_scales)}:
         yield f"has the unknown scale {trial.scale!r}"
+    elif trial.scale not in space.scale_names and not trial.evaluated:
+        yield f"was asked for at {trial.scale!r}, a scale of earlier runs that is not trained any more"
     if trial.steps <= 0:
         yield f"was asked to reach step {trial.steps}"
     for step, metrics in trial.observations.items():

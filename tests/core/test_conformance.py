@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from ray_mixopt import MixOptSearcher
 from ray_mixopt.core.history import History, Trial
-from ray_mixopt.core.space import MixtureSpace
+from ray_mixopt.core.space import MixtureSpace, Scale
 from ray_mixopt.testing import SearcherConformance, check_history, violations
 
 
@@ -100,7 +101,10 @@ def test_none_is_left_out() -> None:
 
 @pytest.fixture
 def history(space: MixtureSpace) -> History:
-    made = History(space)
+    """A paused and a running trial, and a run made earlier at a scale that is not trained any more."""
+    made = History(replace(space, earlier_scales=(Scale("5M", 0.004, 5e6),)))
+    made.add(Trial(trial_id="old", mixture=(0.5, 0.5, 0.0), scale="5M", steps=300, status="done", evaluated=True))
+    made.observe("old", 300, {"loss": 2.0})
     made.add(Trial(trial_id="a", mixture=(0.5, 0.25, 0.25), scale="20M", steps=500))
     made.add(Trial(trial_id="b", mixture=(1.0, 0.0, 0.0), scale="1B", steps=500))
     made.n_asked = 2
@@ -124,6 +128,8 @@ def _set(name: str, **fields: Any) -> Callable[[History], None]:
         (_rename, "filed under another name"),
         (_set("b", mixture=(0.5, 0.5)), "no mixture of 3 domains"),
         (_set("b", mixture=(0.5, 0.5, 0.5)), "shares that sum to 1.5"),
+        (_set("b", scale="7B"), "unknown scale '7B'"),
+        (_set("b", scale="5M"), "asked for at '5M', a scale of earlier runs"),
         (_set("b", steps=0), "asked to reach step 0"),
         (_set("b", status="paused"), "is paused without having reported"),
         (_set("b", status="diverged"), "is diverged without having reported"),
