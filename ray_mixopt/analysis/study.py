@@ -2,56 +2,117 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from ray_mixopt.analysis.details import Analysis
+from ray_mixopt.analysis.landscape import Residuals, Slice, Surface, level, slices, surfaces
+from ray_mixopt.analysis.ledger import Ledger
 from ray_mixopt.analysis.pareto import TradeOff, pareto_front
 from ray_mixopt.analysis.trajectory import trajectory
-from ray_mixopt.core.history import History, Trial
+from ray_mixopt.core.history import Trial
 from ray_mixopt.core.objective import Mode, Objective
-from ray_mixopt.core.recommendation import Prediction, Recommendation
+from ray_mixopt.core.recommendation import NORMAL_95, Prediction, Recommendation
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.optimizer import MixtureOptimizer
 from ray_mixopt.surrogate.encoding import observations
 from ray_mixopt.surrogate.posterior import ObjectivePosterior
 
 N_POINTS = 16  # of the way there
+_SETTLED, _DOUBTFUL = 0.95, 0.8  # probability of being better than a baseline
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waypoint:
+    """What was recommended when part of the money was spent.
+
+    Attributes:
+        cost: spent by then, in full runs at the target.
+        mixture: recommended then, by domain.
+        then: what was predicted for it; None where nothing was.
+        now: what is predicted for it with all that is known in the end; None where nothing is.
+    """
+
+    cost: float
+    mixture: dict[str, float]
+    then: Prediction | None
+    now: Prediction | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The recommended mixture against a baseline.
+
+    Attributes:
+        name: of the baseline.
+        predicted: the baseline's objective at the target.
+        probability: that the recommended mixture is better; None where it is the same one.
+    """
+
+    name: str
+    predicted: Prediction
+    probability: float | None
+
+    @property
+    def settled(self) -> bool:
+        """Whether the recommended mixture is as good as certainly better."""
+        return self.probability is not None and self.probability >= _SETTLED
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether it may well not be better."""
+        return self.probability is not None and self.probability < _DOUBTFUL
 
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOut:
-    """Reports of one metric as predicted from all other runs, each ``(n,)``."""
+    """``n`` reports of one metric as predicted from all other runs, in the metric's unit.
+
+    Attributes:
+        metric: its name.
+        observed: what was reported, ``(n,)``.
+        predicted: what the other runs predict, ``(n,)``.
+        half: half the width of the 95% interval of the prediction, ``(n,)``.
+        scales: the scale of each run, ``n`` names.
+    """
 
     metric: str
     observed: np.ndarray
     predicted: np.ndarray
-    deviation: np.ndarray
+    half: np.ndarray
     scales: tuple[str, ...]
 
     @property
-    def inside(self) -> np.ndarray:
-        """Which ones lie inside their 95% interval."""
-        return np.abs(self.observed - self.predicted) <= 1.96 * self.deviation
+    def coverage(self) -> float:
+        """Share of the reports inside their 95% interval."""
+        return float((np.abs(self.observed - self.predicted) <= self.half).mean())
 
 
 @dataclass(frozen=True, kw_only=True)
-class Residual:
-    """By how much a run's objective differs from what is predicted there."""
+class Front:
+    """The best trade-offs between two metrics at the target, and where known mixtures lie.
 
-    mixture: np.ndarray  # (d,)
-    value: float
-    at_target: bool
+    Attributes:
+        metrics: names of the two metrics.
+        modes: "min" or "max" for each.
+        points: the mixtures that no other is predicted to beat in both, best of the first metric first.
+        marks: expected metrics of the recommended and of the uniform mixture, by name.
+    """
+
+    metrics: tuple[str, str]
+    modes: tuple[Mode, Mode]
+    points: list[TradeOff]
+    marks: dict[str, tuple[float, float]]
 
 
 class Study:
     """What a report is about.
 
     Args:
-        optimizer: the search; it is not changed.
+        optimizer: the search; it is not changed, and must not change while the study is in use.
         name: what it is called.
         tick: called before each slow step with what it is about.
     """
@@ -60,29 +121,8 @@ class Study:
         self.optimizer, self.name, self.tick = optimizer, name, tick
         self.problem, self.history = optimizer.problem, optimizer.history
         self.space: MixtureSpace = optimizer.space
-        self.analysis = Analysis(self.problem, self.history)
-
-    @property
-    def posterior(self) -> ObjectivePosterior | None:
-        """The surrogate of the objective."""
-        return self.analysis.posterior
-
-    @cached_property
-    def recommendation(self) -> Recommendation:
-        """With its details."""
-        self.tick("What is recommended, and how sure that is")
-        return self.optimizer.recommend(details=True)
-
-    @cached_property
-    def best(self) -> np.ndarray:
-        """The recommended mixture, ``(d,)``."""
-        return self.space.mixture(self.recommendation.mixture)
-
-    @cached_property
-    def way(self) -> list[Recommendation]:
-        """What would have been recommended on the way; empty where nothing was paid."""
-        self.tick("What would have been recommended on the way")
-        return trajectory(self.optimizer, N_POINTS)
+        self.ledger = Ledger(self.history)
+        self._analysis = Analysis(self.problem, self.history)
 
     @property
     def objective_name(self) -> str:
@@ -95,23 +135,74 @@ class Study:
         text = " + ".join(parts).replace("+ -", "- ")
         return text if len(text) <= 60 else f"objective of {len(parts)} metrics"
 
+    @property
+    def target_name(self) -> str:
+        """The target in a few words."""
+        return f"{self.space.target_scale} x {self.space.target_steps:,} steps"
+
     def full_runs(self, cost: float) -> float:
-        """A cost in full runs at the target."""
+        """A cost, given in the space's unit, in full runs at the target."""
         return cost / self.space.target_cost
 
-    def hindsight(self, mixture: dict[str, float]) -> Prediction | None:
-        """What is predicted for a mixture with all that is known now."""
-        return None if self.posterior is None else self.posterior.prediction(self.space.mixture(mixture))
+    # -- the answer
+
+    @property
+    def posterior(self) -> ObjectivePosterior | None:
+        """The surrogate of the objective; None while a metric has fewer than two values."""
+        return self._analysis.posterior
+
+    @cached_property
+    def recommendation(self) -> Recommendation:
+        """The search's answer, with its details."""
+        self.tick("What is recommended, and how sure that is")
+        return self.optimizer.recommend(details=True)
+
+    @cached_property
+    def best(self) -> np.ndarray:
+        """The recommended mixture, ``(d,)``."""
+        return self.space.mixture(self.recommendation.mixture)
+
+    @property
+    def comparisons(self) -> list[Comparison]:
+        """The recommended mixture against each baseline; an empty list while nothing is predicted."""
+        answer = self.recommendation
+        baselines = {"uniform": answer.uniform, "proportional": answer.proportional, "reference": answer.reference}
+        return [
+            Comparison(name=name, predicted=predicted, probability=answer.probability_better.get(name))
+            for name, predicted in baselines.items()
+            if predicted is not None
+        ]
+
+    @cached_property
+    def way(self) -> list[Waypoint]:
+        """What would have been recommended on the way, by cost; an empty list where nothing was paid."""
+        self.tick("What would have been recommended on the way")
+        known = self.posterior
+        return [
+            Waypoint(
+                cost=self.full_runs(answer.spent),
+                mixture=answer.mixture,
+                then=answer.predicted,
+                now=None if known is None else known.prediction(self.space.mixture(answer.mixture)),
+            )
+            for answer in trajectory(self.optimizer, N_POINTS)
+        ]
+
+    # -- how far to trust it
 
     @cached_property
     def left_out(self) -> list[LeftOut]:
-        """Every metric's reports, each run predicted from all the others."""
+        """The reports of each metric that its surrogate holds, each run predicted from all the others.
+
+        An empty list while there is no surrogate.
+        """
         if self.posterior is None:
             return []
         self.tick("Every run as predicted from the others")
         found = []
         for (metric, weight), surrogate in zip(self.problem.objective.items(), self.posterior.surrogates, strict=True):
-            data = observations(self.space, self.history, metric, worst=self.problem.sign * weight)
+            seen = observations(self.space, self.history, metric, worst=self.problem.sign * weight)
+            data = seen.largest(len(surrogate.x))  # the rows that the surrogate holds
             rows: dict[str, list[int]] = {}
             for row, run in enumerate(data.runs):
                 rows.setdefault(run, []).append(row)
@@ -126,37 +217,47 @@ class Study:
                     metric=metric,
                     observed=observed,
                     predicted=observed - unit * errors,
-                    deviation=unit * np.sqrt(variances),
+                    half=NORMAL_95 * unit * np.sqrt(variances),
                     scales=tuple(self.history[run].scale for run in data.runs),
                 )
             )
         return found
 
+    # -- what matters
+
     @cached_property
-    def residuals(self) -> list[Residual]:
-        """The objective in the last report of every run, against its prediction there."""
-        if self.posterior is None:
-            return []
-        weights = _weights(self.posterior, self.problem.objective)
+    def slices(self) -> list[Slice]:
+        """The prediction along each domain through the recommended mixture; an empty list without a surrogate."""
+        return [] if self.posterior is None else slices(self.posterior, self.best, self._residuals(self.posterior))
+
+    @cached_property
+    def surfaces(self) -> list[Surface]:
+        """The prediction over several shares at once; an empty list without a surrogate, or for two domains."""
+        return [] if self.posterior is None else surfaces(self.posterior, self.best, self.slices)
+
+    def _residuals(self, posterior: ObjectivePosterior) -> Residuals:
+        """The objective in the last report of every run that has all metrics there, against its prediction."""
         cells: dict[tuple[str, int], list[Trial]] = {}
         for trial in self.history:
             if self.problem.value(trial.observations.get(trial.reached, {})) is not None:
                 cells.setdefault((trial.scale, trial.reached), []).append(trial)
-        found = []
+        weights = _weights(posterior, self.problem.objective)
+        mixtures, values, at_target = [np.empty((0, self.space.n_domains))], [np.empty(0)], []
         for cell, trials in cells.items():
-            mixtures = np.array([trial.mixture for trial in trials])
-            there = self.posterior.at(*cell)
-            penalty = there.penalty(mixtures).numpy()
-            predicted = self.problem.sign * (there.mean(mixtures).numpy() - penalty)
-            for trial, mixture, value in zip(trials, mixtures, predicted, strict=True):
-                seen = sum(weight * trial.observations[trial.reached][m] for m, weight in weights.items())
-                at_target = cell == (self.space.target_scale, self.space.target_steps)
-                found.append(Residual(mixture=mixture, value=float(seen - value), at_target=at_target))
-        return found
+            mixtures.append(np.array([trial.mixture for trial in trials]))
+            seen = [sum(w * trial.observations[trial.reached][m] for m, w in weights.items()) for trial in trials]
+            values.append(np.array(seen) - level(posterior.at(*cell), mixtures[-1]))
+            at_target += [cell == (self.space.target_scale, self.space.target_steps)] * len(trials)
+        return Residuals(
+            mixtures=np.concatenate(mixtures), values=np.concatenate(values), at_target=np.array(at_target, dtype=bool)
+        )
 
     @cached_property
-    def front(self) -> tuple[tuple[str, str], list[TradeOff]] | None:
-        """The two metrics of largest weight and the front between them; None where the objective has only one."""
+    def front(self) -> Front | None:
+        """The front between the two metrics of largest weight; None where the objective has only one metric.
+
+        The second may be that of a guardrail.
+        """
         goal: Objective | None = self.problem.goal
         weights = self.problem.objective if goal is None else goal.weights
         names = sorted(weights, key=lambda metric: -abs(weights[metric]))[:2]
@@ -165,14 +266,25 @@ class Study:
         if len(names) < 2 or not set(names) <= set(self.history.metrics):
             return None
         self.tick("The best trade-offs between two metrics")
-        return (names[0], names[1]), pareto_front(self.problem, self.history, {m: self.mode(m) for m in names})
+        a, b = names
+        points = pareto_front(self.problem, self.history, {name: self.mode(name) for name in names})
+        first, second = (self._metric(name) for name in names) if points else (None, None)
+        marks = {"recommended": self.best, "uniform": self.space.uniform()}
+        return Front(
+            metrics=(a, b),
+            modes=(self.mode(a), self.mode(b)),
+            points=points,
+            marks={
+                name: (first.prediction(mixture).mean, second.prediction(mixture).mean)
+                for name, mixture in marks.items()
+                if first is not None and second is not None
+            },
+        )
 
-    def metric(self, name: str) -> ObjectivePosterior:
-        """What is known of one metric alone, which was observed twice or more."""
+    def _metric(self, name: str) -> ObjectivePosterior | None:
+        """What is known of one metric alone."""
         alone = replace(self.problem, mode=self.mode(name), objective={name: 1.0}, goal=None)
-        posterior = Analysis(alone, self.history).posterior
-        assert posterior is not None
-        return posterior
+        return Analysis(alone, self.history).posterior
 
     def mode(self, metric: str) -> Mode:
         """The direction in which a metric is better."""
@@ -182,26 +294,8 @@ class Study:
                 return guardrail.mode
         return "min" if self.problem.sign * self.problem.objective.get(metric, 1.0) > 0 else "max"
 
-    def slices(self, n: int = 41) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-        """For each domain: its shares ``(n,)`` and the mixtures ``n x d`` that keep the proportions of the others."""
-        for i, domain in enumerate(self.space.domains):
-            shares = np.linspace(0, 1, n)
-            rest = np.delete(self.best, i)
-            rest = rest / rest.sum() if rest.sum() > 1e-9 else np.full(len(rest), 1 / len(rest))
-            mixtures = np.insert((1 - shares)[:, None] * rest, i, shares, axis=1)
-            yield domain, shares, mixtures
-
 
 def _weights(posterior: ObjectivePosterior, objective: Mapping[str, float]) -> dict[str, float]:
     """The weights in the objective's own direction, normalisation included."""
     pairs = zip(objective, posterior.weights, posterior.surrogates, strict=True)
     return {m: posterior.sign * w / s.standardisation.spread for m, w, s in pairs}
-
-
-def history_by_status(history: History) -> dict[str, int]:
-    """Number of runs in each status, given ones apart."""
-    counts: dict[str, int] = {}
-    for trial in history:
-        key = "given" if trial.evaluated else trial.status
-        counts[key] = counts.get(key, 0) + 1
-    return counts

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 DEFAULT_SIMULATOR = "slimpajama"
 DEFAULT_TARGET_RUNS = 0.5
 RESULT, FIGURE = "result.json", "replay.png"
+RESULT_VERSION = 1
 
 
 @click.command(
@@ -152,11 +153,12 @@ def _run(settings: Replay, folder: Path, as_json: bool) -> int:
     from ray.tune.error import TuneError
     from rich.console import Console
 
+    from ray_mixopt.analysis.result import result
     from ray_mixopt.analysis.trajectory import trajectory
+    from ray_mixopt.analysis.truth import Truth
     from ray_mixopt.io import searches
-    from ray_mixopt.report.figures import draw_replay
     from ray_mixopt.report.progress import Display
-    from ray_mixopt.report.summary import summarise, tables
+    from ray_mixopt.report.replay import draw_replay, tables
 
     one_thread()
     folder.mkdir(parents=True, exist_ok=True)
@@ -169,7 +171,17 @@ def _run(settings: Replay, folder: Path, as_json: bool) -> int:
         except (TuneError, OSError) as error:
             raise click.ClickException(f"The search broke down: {error}") from error
         with errors.status("Looking back at what it would have recommended on the way"):
-            summary = summarise(settings, outcome, trajectory(outcome.optimizer))
+            truth = Truth(settings.source, settings.metric, settings.mode)
+            found = result(outcome.optimizer, truth, trajectory(outcome.optimizer))
+        summary = {
+            "version": RESULT_VERSION,
+            "source": settings.source.name,
+            **{key: getattr(settings, key) for key in ("metric", "mode", "strategy", "budget", "concurrency", "seed")},
+            **found,
+            "failed": len(outcome.errors),
+            "interrupted": outcome.interrupted,
+            "seconds": outcome.seconds,
+        }
         searches.save(outcome.optimizer, folder / searches.HISTORY)
         (folder / RESULT).write_text(json.dumps(summary, indent=1))
         draw_replay(summary, folder / FIGURE)

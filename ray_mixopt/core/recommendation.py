@@ -155,6 +155,11 @@ class GuardrailCheck:
     predicted: Prediction | None
     baseline: Prediction | None
 
+    @property
+    def holds(self) -> bool:
+        """Whether it does, with the confidence that is wanted."""
+        return self.probability >= self.confidence
+
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
@@ -212,7 +217,7 @@ class Details:
         for price in (*self.limits, *([self.unconstrained] if self.unconstrained else [])):
             lines.append(f"Limit: {price.name} costs {price.cost}")
         for check in self.guardrails:
-            verdict = "holds" if check.probability >= check.confidence else "does NOT hold"
+            verdict = "holds" if check.holds else "does NOT hold"
             lines.append(f"Guardrail: {check.name} {verdict}, with probability {check.probability:.1%}")
         agreeing = self.shortest_agreeing
         if agreeing is None:

@@ -67,12 +67,17 @@ def legend(figure: Figure) -> None:
     figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
 
 
+def cost_label(target: str) -> str:
+    """The label of an axis of cost in full runs, given the target in a few words."""
+    return f"cost, in full runs ({target})"
+
+
 def log_cost(axes: Axes, target: str) -> None:
     """A logarithmic axis of cost in full runs, with plain numbers."""
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(plain)
     axes.xaxis.set_minor_formatter(unlabelled)
-    axes.set_xlabel(f"cost, in full runs ({target})")
+    axes.set_xlabel(cost_label(target))
 
 
 def plain(value: float, position: float) -> str:

@@ -13,19 +13,18 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ray_mixopt.analysis.study import Study, history_by_status
+from ray_mixopt.analysis.study import Study
 from ray_mixopt.core.safety import write_atomically
 from ray_mixopt.io.blends import olmo_core, weight_list
-from ray_mixopt.report import of_model, of_search
+from ray_mixopt.report import evidence, landscape, runs
 from ray_mixopt.report.drawing import Drawing
 
 PAGE, FIGURES = "report.html", "figures"
 SECTIONS = (
-    ("How sure is it?", (of_search.incumbent, of_search.mixtures, of_model.predictions, of_model.agreement)),
-    ("What matters?", (of_model.slices, of_model.maps, of_model.prices, of_model.front)),
-    ("What was done?", (of_search.spending, of_search.curves, of_search.failures)),
+    ("How sure is it?", (evidence.incumbent, evidence.mixtures, evidence.predictions, evidence.agreement)),
+    ("What matters?", (landscape.slices, landscape.maps, landscape.prices, landscape.front)),
+    ("What was done?", (runs.spending, runs.curves, runs.failures)),
 )
-_BAD = ("diverged", "failed", "lost")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +61,6 @@ def write_report(study: Study, folder: Path, *, refresh: float | None = None) ->
             sections.append((heading, group))
     answer, problem = study.recommendation, study.problem
     details = answer.details
-    rows = {"recommended": answer.predicted, "uniform": answer.uniform, "proportional": answer.proportional}
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     page = environment.from_string(files("ray_mixopt.report").joinpath("page.html.j2").read_text()).render(
         study=study,
@@ -72,15 +70,14 @@ def write_report(study: Study, folder: Path, *, refresh: float | None = None) ->
         rails=details.guardrails if details else (),
         baselines={name: study.space.named(mixture) for name, mixture in problem.baselines().items()},
         predicted=[
-            (name, value, answer.probability_better.get(name))
-            for name, value in (rows | {"reference": answer.reference}).items()
-            if value is not None
+            *([] if answer.predicted is None else [("recommended", answer.predicted, None)]),
+            *((other.name, other.predicted, other.probability) for other in study.comparisons),
         ],
         findings=list(findings(study)),
         sections=sections,
-        failed=[trial for trial in study.history if trial.status in _BAD],
+        failed=study.ledger.bad,
         files={"YAML for OLMo-core": olmo_core(answer.mixture, study.space), "Weights": weight_list(answer.mixture)},
-        counts=", ".join(f"{n} {status} runs" for status, n in history_by_status(study.history).items()) or "No runs",
+        counts=", ".join(f"{n.sum()} {end} runs" for end, n in study.ledger.ends.items()) or "No runs",
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         version=version("ray-mixopt"),
         refresh=None if refresh is None else f"{refresh:g}",
@@ -94,7 +91,7 @@ def write_report(study: Study, folder: Path, *, refresh: float | None = None) ->
 
 def findings(study: Study) -> Iterator[Finding]:
     """What a reader should know first, and what should make them doubt."""
-    answer, space = study.recommendation, study.space
+    answer = study.recommendation
     if answer.predicted is None:
         yield Finding(text="Too few runs have reported to recommend anything: what is shown is the uniform mixture.")
         return
@@ -102,12 +99,12 @@ def findings(study: Study) -> Iterator[Finding]:
     yield Finding(
         text=f"Predicted {study.objective_name} at {answer.scale} x {answer.steps:,} steps: {answer.predicted} (95%)."
     )
-    for name, probability in answer.probability_better.items():
-        if probability is not None:
-            doubt = "" if probability >= 0.95 else " This is not settled."
+    for other in study.comparisons:
+        if other.probability is not None:
+            doubt = "" if other.settled else " This is not settled."
             yield Finding(
-                text=f"It beats the {name} mixture with probability {probability:.1%}.{doubt}",
-                warning=probability < 0.8,
+                text=f"It beats the {other.name} mixture with probability {other.probability:.1%}.{doubt}",
+                warning=other.doubtful,
             )
     paid = f"{answer.spent:.4g} ({answer.target_runs:.2f} full runs)" if answer.spent else "nothing"
     text = f"The search paid {paid}."
@@ -121,17 +118,13 @@ def findings(study: Study) -> Iterator[Finding]:
     yield Finding(text=text)
     if answer.calibration is not None:
         yield Finding(text=f"Calibration: {answer.calibration}.", warning=not answer.calibration.trustworthy)
-    at_target = sum(
-        any(step == space.target_steps for step in trial.observations) and trial.scale == space.target_scale
-        for trial in study.history
-    )
     if answer.left_out:
         text = f"The model is full: {answer.left_out:,} values of the smallest runs are left out of it."
         yield Finding(text=text, warning=True)
-    if not at_target:
+    if not study.ledger.at_target:
         yield Finding(text="No run has reached the target: its values are extrapolated.", warning=True)
     for check in answer.details.guardrails if answer.details else ():
-        if check.probability < check.confidence:
+        if not check.holds:
             yield Finding(text=f"A guardrail does not hold: {check.name}.", warning=True)
 
 

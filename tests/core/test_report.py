@@ -11,7 +11,7 @@ import pytest
 from ray_mixopt import MixtureOptimizer, simulators
 from ray_mixopt.analysis.trajectory import costs, prefix, trajectory
 from ray_mixopt.analysis.truth import Truth
-from ray_mixopt.report.figures import draw_replay
+from ray_mixopt.report.replay import draw_replay
 from ray_mixopt.simulators import RunTable, Simulator
 
 RUNS = """scale,cost_per_step,step,mixture/web,mixture/code,loss,acc
@@ -131,9 +131,9 @@ def test_the_trajectory_of_nothing_is_empty(simulator: Simulator) -> None:
 
 
 def summary(points: list[dict], **changes: object) -> dict:
-    scales = [{"scale": "20M", "runs": 1, "spent": 2.0}, {"scale": "1B", "runs": 0, "spent": 0.0}]
+    scales = [{"scale": "20M", "runs": 1, "full_runs": 0.2}, {"scale": "1B", "runs": 0, "full_runs": 0.0}]
     basic = {"source": "s", "metric": "loss", "strategy": "default", "by_scale": scales, "trajectory": points}
-    return basic | {"target": {"scale": "1B", "steps": 100, "cost": 10.0}, "uniform": {"regret": 0.9}} | changes
+    return basic | {"target": {"scale": "1B", "steps": 100}, "uniform": {"regret": 0.9}} | changes
 
 
 INTERVAL = {"mean": 2.0, "low": 1.9, "high": 2.1}
@@ -143,8 +143,14 @@ INTERVAL = {"mean": 2.0, "low": 1.9, "high": 2.1}
     "points",
     [
         [],
-        [{"spent": 1.0, "regret": 0.0, "predicted": None}, {"spent": 2.0, "regret": None, "predicted": INTERVAL}],
-        [{"spent": 1.0, "regret": None, "predicted": None}, {"spent": 2.0, "regret": None, "predicted": INTERVAL}],
+        [
+            {"full_runs": 0.1, "regret": 0.0, "predicted": None},
+            {"full_runs": 0.2, "regret": None, "predicted": INTERVAL},
+        ],
+        [
+            {"full_runs": 0.1, "regret": None, "predicted": None},
+            {"full_runs": 0.2, "regret": None, "predicted": INTERVAL},
+        ],
     ],
     ids=["nothing", "regret", "prediction"],
 )

@@ -16,9 +16,9 @@ import pytest
 from matplotlib.image import imread
 
 from ray_mixopt import MixtureOptimizer, MixtureSpace, Scale
+from ray_mixopt.analysis.ledger import Ledger
 from ray_mixopt.analysis.study import Study
 from ray_mixopt.io import searches
-from ray_mixopt.report.of_search import cost_by_rung
 from ray_mixopt.report.page import findings, write_report
 from ray_mixopt.strategies import Proposal
 
@@ -110,7 +110,10 @@ def test_tables_have_headers_and_the_page_a_language(page: Page) -> None:
 
 
 def test_money_is_counted_to_the_rung_it_paid_for(optimizer: MixtureOptimizer) -> None:
-    assert cost_by_rung(optimizer.history).sum() == pytest.approx(optimizer.history.spent)
+    paid = Ledger(optimizer.history).full_runs_by_rung * optimizer.space.target_cost
+    assert dict(zip(optimizer.space.scale_names, paid.sum(1), strict=True)) == pytest.approx(
+        optimizer.history.spent_by_scale()
+    )
 
 
 def test_nothing_known_is_said_so(tmp_path: Path) -> None:

@@ -1,0 +1,216 @@
+"""What a report shows, in numbers: slices, surfaces, runs left out, fronts, the books, and the result of a replay."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ray_mixopt import MixtureOptimizer, MixtureSpace, Scale, simulators
+from ray_mixopt.analysis.ledger import ENDS, Ledger
+from ray_mixopt.analysis.result import result
+from ray_mixopt.analysis.study import Study
+from ray_mixopt.analysis.trajectory import trajectory
+from ray_mixopt.analysis.truth import Truth
+from ray_mixopt.core.objective import Objective
+from ray_mixopt.core.recommendation import NORMAL_95
+
+BEST = np.array([0.2, 0.5, 0.3])
+
+
+def space_of(*domains: str) -> MixtureSpace:
+    scales = (Scale("S", 0.1, 1e7), Scale("L", 1.0, 1e8))
+    return MixtureSpace(domains=domains, scales=scales, steps=(100, 1000))
+
+
+def learned(space: MixtureSpace, n: int = 40, **options) -> MixtureOptimizer:
+    """Given runs at every fidelity; the loss is least at ``BEST``, whatever the domains beyond the third."""
+    optimizer = MixtureOptimizer(space, **({"objective": {"loss": 1.0}} | options))
+    for i, w in enumerate(space.sample(n, np.random.default_rng(3))):
+        scale, step = ("S", "L")[i % 2], (100, 1000)[i // 2 % 2]
+        loss = 2.0 + 0.3 * (scale == "S") + 0.2 * (step == 100) + float(np.square(w[:3] - BEST[: len(w)]).sum())
+        optimizer.add_evaluated_point(space.named(w), scale, step, {"loss": loss, "gain": -loss, "web": float(w[0])})
+    return optimizer
+
+
+@pytest.fixture(scope="module")
+def three() -> Study:
+    return Study(learned(space_of("web", "code", "math")), "three")
+
+
+# -- what matters
+
+
+def test_a_slice_is_the_prediction_along_a_domain(three: Study) -> None:
+    posterior = three.posterior
+    for i, line in enumerate(three.slices):
+        assert line.best_share == pytest.approx(BEST[i], abs=0.05)
+        assert line.recommended == three.best[i]
+        others = np.delete(three.best, i) / (1 - three.best[i])
+        at = np.insert((1 - line.shares[10]) * others, i, line.shares[10])
+        assert posterior.prediction(at).mean == pytest.approx(line.mean[10])
+        assert posterior.prediction(at).high == pytest.approx(line.mean[10] + line.half[10])
+        apart = posterior.prediction(at, three.best)
+        assert apart.high - apart.mean == pytest.approx(line.half_apart[10])
+        assert line.effect == np.ptp(line.mean)
+
+
+def test_the_runs_of_a_slice_lie_by_their_residual(three: Study) -> None:
+    posterior, history = three.posterior, three.history
+    (line, *_) = three.slices
+    expected = {}
+    for trial in history:
+        ((step, metrics),) = trial.observations.items()
+        mixture = np.array(trial.mixture)
+        residual = metrics["loss"] - posterior.at(trial.scale, step).prediction(mixture).mean
+        expected[trial.mixture[0]] = residual + np.interp(trial.mixture[0], line.shares, line.mean)
+    assert dict(zip(line.run_shares, line.run_values, strict=True)) == pytest.approx(expected, abs=1e-8)
+    assert line.run_at_target.sum() == three.ledger.at_target == 10
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_values_have_the_objectives_own_direction(mode: str) -> None:
+    optimizer = learned(
+        space_of("web", "code", "math"), mode=mode, objective={{"min": "loss", "max": "gain"}[mode]: 1.0}
+    )
+    study = Study(optimizer, mode)
+    assert np.sign(study.slices[0].mean).tolist() == [1.0 if mode == "min" else -1.0] * 41
+    assert [line.best_share for line in study.slices] == pytest.approx(BEST, abs=0.05)
+
+
+def test_three_domains_are_one_surface(three: Study) -> None:
+    (surface,) = three.surfaces
+    assert surface.domains == ("web", "code", "math")
+    np.testing.assert_allclose(surface.shares.sum(1), 1.0)
+    np.testing.assert_allclose(surface.best, BEST, atol=0.05)
+    row = np.argmin(np.abs(surface.shares - BEST).sum(1))
+    assert surface.mean[row] == pytest.approx(three.posterior.prediction(surface.shares[row]).mean)
+
+
+def test_more_domains_are_three_pairs_of_those_that_matter() -> None:
+    study = Study(learned(space_of("web", "code", "math", "rest", "more"), n=60), "five")
+    surfaces = study.surfaces
+    # The first three change the loss, the fourth and the fifth only by what they leave to those.
+    assert [surface.domains for surface in surfaces] == [("web", "code"), ("web", "math"), ("code", "math")]
+    for surface in surfaces:
+        assert surface.shares.shape == (703, 2) and (surface.shares.sum(1) <= 1 + 1e-9).all()
+        places = [study.space.domains.index(name) for name in surface.domains]
+        mixture = np.where(np.isin(range(5), places), 0.0, study.best)
+        mixture *= (1 - surface.shares[40].sum()) / mixture.sum()
+        mixture[places] = surface.shares[40]
+        assert surface.mean[40] == pytest.approx(study.posterior.prediction(mixture).mean)
+
+
+def test_two_domains_have_slices_and_no_surface() -> None:
+    study = Study(learned(space_of("web", "code"), n=12), "two")
+    assert len(study.slices) == 2 and study.surfaces == []
+
+
+def test_a_domain_with_all_of_the_recommendation_leaves_equal_shares_to_the_others() -> None:
+    study = Study(learned(space_of("web", "code", "math"), n=8), "corner")
+    study.best = np.array([1.0, 0.0, 0.0])
+    expected = study.posterior.prediction(np.array([0.5, 0.25, 0.25])).mean
+    assert study.slices[0].mean[20] == pytest.approx(expected)
+
+
+def test_known_mixtures_lie_on_a_front_by_their_predictions() -> None:
+    objective = Objective(weights={"loss": 1.0, "web": 0.5}, directions={"web": "max"})
+    study = Study(learned(space_of("web", "code", "math"), objective=objective), "front")
+    front = study.front
+    assert (front.metrics, front.modes) == (("loss", "web"), ("min", "max"))
+    assert front.marks["uniform"][1] == pytest.approx(1 / 3, abs=0.02)
+    assert front.marks["recommended"][1] == pytest.approx(study.best[0], abs=0.02)
+    assert front.points[0].first.mean <= front.marks["recommended"][0] + 1e-3
+    assert Study(learned(space_of("web", "code"), n=8), "one metric").front is None
+
+
+def test_nothing_is_shown_of_nothing() -> None:
+    study = Study(MixtureOptimizer(space_of("web", "code", "math")), "nothing")
+    assert study.slices == study.surfaces == study.left_out == study.way == study.comparisons == []
+    assert study.front is None and study.ledger.ends == {}
+
+
+# -- how far to trust it
+
+
+def test_every_run_is_left_out_in_turn(three: Study) -> None:
+    (part,) = three.left_out
+    assert part.observed.tolist() == [next(iter(t.observations.values()))["loss"] for t in three.history]
+    assert part.scales == tuple(trial.scale for trial in three.history)
+    inside = np.abs(part.observed - part.predicted) <= part.half
+    assert part.coverage == inside.mean() == pytest.approx(three.recommendation.calibration.coverage)
+
+
+def test_runs_that_a_full_model_leaves_out_are_not_predicted_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest fidelities are what it holds: the others' rows are not those of its own."""
+    optimizer = learned(space_of("web", "code", "math"))
+    monkeypatch.setattr("ray_mixopt.strategies.default.MOST_USED", 15)
+    study = Study(optimizer, "full")
+    (part,) = study.left_out
+    rows = study.posterior.surrogates[0]
+    values = rows.y[0] * rows.standardisation.spread + rows.standardisation.center
+    np.testing.assert_allclose(part.observed, values)
+    seen = {next(iter(trial.observations.values()))["loss"]: trial.scale for trial in optimizer.history}
+    assert part.scales == tuple(seen[value] for value in part.observed.tolist())
+    error, variance = rows.leave_out([3])
+    assert part.observed[3] - part.predicted[3] == pytest.approx(float(error) * rows.standardisation.spread)
+    assert part.half[3] == pytest.approx(NORMAL_95 * float(variance.sqrt()) * rows.standardisation.spread)
+
+
+# -- the books
+
+
+def test_the_books_of_a_search() -> None:
+    optimizer = MixtureOptimizer(space_of("web", "code"), objective={"loss": 1.0}, strategy="random")
+    for i in range(3):
+        run = optimizer.ask()
+        optimizer.tell(run.trial_id, 100, {"loss": 4.0})
+        if i < 2:
+            optimizer.tell(run.trial_id, 1000, {"loss": 3.0 if i else float("inf")})
+            optimizer.finish(run.trial_id)
+    optimizer.add_evaluated_point({"web": 1, "code": 1}, "S", 1000, {"loss": 5.0, "acc": 0.5})
+    books = Ledger(optimizer.history)
+    assert {end: n.tolist() for end, n in books.ends.items()} == {
+        **{"diverged": [0, 1], "paused": [0, 1], "running": [0, 1], "given": [1, 0]}
+    }
+    assert set(books.ends) <= set(ENDS)
+    assert books.paid_runs == {"S": 0, "L": 3}
+    np.testing.assert_allclose(books.full_runs_by_rung, [[0, 0], [0.3, 1.8]])
+    assert [trial.status for trial in books.bad] == ["diverged"]
+    assert books.at_target == 2
+    assert [(scale, x.tolist(), y.tolist()) for scale, x, y in books.curves("loss")] == [
+        *[("L", [100], [4.0]), ("L", [100, 1000], [4.0, 3.0]), ("L", [100], [4.0]), ("S", [1000], [5.0])]
+    ]
+    assert [scale for scale, *_ in books.curves("acc")] == ["S"]
+
+
+def test_the_books_know_scales_that_are_only_learned_from() -> None:
+    given = learned(space_of("web", "code"), n=4).history
+    space = replace(given.space, scales=given.space.scales[1:])
+    optimizer = MixtureOptimizer(space, objective={"loss": 1.0})
+    optimizer.absorb(given)
+    books = Ledger(optimizer.history)
+    assert books.scale_names == ("L", "S")
+    assert books.ends["given"].tolist() == [2, 2]
+    assert books.paid_runs == {"L": 0} and books.full_runs_by_rung.shape == (1, 2)
+
+
+def test_the_result_of_a_replay_is_json_and_adds_up() -> None:
+    simulator = simulators.load("slimpajama")
+    optimizer = MixtureOptimizer(simulator.space, objective={"loss": 1.0}, strategy="random", budget=400.0)
+    while (run := optimizer.ask()) is not None:
+        for step in simulator.space.steps:
+            optimizer.tell(run.trial_id, step, simulator.observe(run.mixture, run.scale, step))
+        optimizer.finish(run.trial_id)
+    truth = Truth(simulator, "loss", "min")
+    found = json.loads(json.dumps(result(optimizer, truth, trajectory(optimizer, 4))))
+    assert found["runs"] == sum(row["runs"] for row in found["by_scale"]) == 2
+    assert found["spent"] == pytest.approx(sum(row["spent"] for row in found["by_scale"]))
+    assert sum(row["share"] for row in found["by_scale"]) == pytest.approx(1.0)
+    assert found["target_runs"] == found["trajectory"][-1]["full_runs"] == pytest.approx(2.0)
+    best = simulator.space.mixture(found["recommended"]["mixture"])
+    assert found["recommended"]["true"] == truth.value(best) > found["best_known"] == truth.best
+    assert found["recommended"]["regret"] == found["trajectory"][-1]["regret"] == truth.regret(best)
+    assert found["recommended"]["predicted"] is None
