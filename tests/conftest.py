@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,12 +21,26 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Under pytest-xdist, tests that start Ray take turns: two sessions at once would starve each other."""
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            if {"tune", "pretraining"} & set(item.path.parts):
-                item.add_marker(pytest.mark.xdist_group("ray"))
+RAY = ("tests/pretraining/test_search.py", "tests/pretraining/test_trainable.py", "tests/tune/")
+"""Where tests start Ray, or processes that do: minutes of work in few tests."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that start Ray come first: in the end many short ones fill up what time is left on a worker."""
+    items.sort(key=lambda item: not item.nodeid.startswith(RAY))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Under pytest-xdist, a module whose tests start Ray stays on one worker, which keeps its Ray for the next one."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return nodeid.split("::")[0] if nodeid.startswith(RAY) else nodeid
+
+    config.option.loadscopereorder = False
+    return Scheduling(config, log)
 
 
 @pytest.fixture

@@ -17,6 +17,10 @@ MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 collect_ignore_glob = ["test_*.py"] if MISSING else []
 
 
+SMALL = {"a": [1 + i % 50 for i in range(5000)], "b": [100 + i % 21 for i in range(1000)]}
+"""Training tokens of two domains that are easy to tell apart: a repeats 1..50, b repeats 100..120."""
+
+
 def pytest_report_header() -> str | None:
     return f"pretraining: skipped, since the extra [pretrain] lacks {', '.join(MISSING)}" if MISSING else None
 
@@ -43,5 +47,5 @@ def corpus_folder(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def small(corpus_folder: Callable[..., Path]) -> Path:
-    """Two domains that are easy to tell apart: a repeats 1..50, b repeats 100..120; 5,000 and 1,000 tokens."""
-    return corpus_folder({"a": [1 + i % 50 for i in range(5000)], "b": [100 + i % 21 for i in range(1000)]})
+    """The folder of ``SMALL``."""
+    return corpus_folder(SMALL)

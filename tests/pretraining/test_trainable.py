@@ -1,4 +1,4 @@
-"""Pre-training under Ray Tune: rungs, pauses, crashes and aborted runs, and no resources left behind."""
+"""Training with a group of workers from a trial: rungs, pauses, crashes and aborted runs, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -14,61 +14,32 @@ from typing import Any
 import pytest
 import ray
 from runs import run_in, timeless, tiny_search
-from small_ray import four_slots
+from small_ray import all_given_back, start_ray
 
 from ray_mixopt.pretraining.config import PretrainConfig
-from ray_mixopt.pretraining.search import exists, final_run, search
 from ray_mixopt.pretraining.trainable import PretrainTrainable
 from ray_mixopt.pretraining.training.settings import TrainingRun
 
-os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-
 
 @pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    with four_slots(Path(__file__).parent):
-        yield
+def cluster() -> None:
+    start_ray()
 
 
 @pytest.fixture(autouse=True)
-def all_is_given_back() -> Iterator[None]:
-    before = ray.cluster_resources()
+def nothing_is_left_behind() -> Iterator[None]:
     yield
-    deadline = time.monotonic() + 30
-    while ray.available_resources().get("CPU") != before["CPU"] and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert ray.available_resources().get("CPU") == before["CPU"]
+    assert all_given_back()
 
 
-class ByHand:
-    """A trainable in an actor of its own, as Tune holds it, led by the test."""
+class ByHand(PretrainTrainable):
+    """A trainable in this process, led by the test."""
+
+    trial_id = ""
 
     def __init__(self, settings: PretrainConfig, trial: str, **changes: Any) -> None:
-        self.config = {"mixture": {"a": 0.6, "b": 0.4}, "scale": "S", "steps": 4, **changes}
-        self.actor = ray.remote(num_cpus=0)(_Named).remote(trial, self.config, settings.model_dump_json())
-
-    def step(self) -> dict[str, Any]:
-        return ray.get(self.actor.step.remote(), timeout=600)
-
-    def end(self) -> None:
-        ray.get(self.actor.cleanup.remote(), timeout=600)
-        ray.kill(self.actor)
-
-
-class _Named(PretrainTrainable):
-    def __init__(self, trial: str, config: dict[str, Any], settings: str) -> None:
-        self._name = trial
-        super().__init__()
-        self.config = config
-        self.setup(config, settings)
-
-    @property
-    def trial_id(self) -> str:
-        return self._name
-
-    def setup(self, config: dict[str, Any], settings: str = "") -> None:
-        if settings:
-            super().setup(config, settings)
+        self.trial_id = trial
+        self.setup({"mixture": {"a": 0.6, "b": 0.4}, "scale": "S", "steps": 4, **changes}, settings.model_dump_json())
 
 
 def test_pause_and_resume_equal_one_go(small: Path, tmp_path: Path) -> None:
@@ -79,15 +50,15 @@ def test_pause_and_resume_equal_one_go(small: Path, tmp_path: Path) -> None:
     wait_for(lambda: ray.available_resources()["CPU"] == 4)  # at its rung the workers are gone; the count lags behind
     saved = tmp_path / "saved"
     saved.mkdir()
-    ray.get(trial.actor.save_checkpoint.remote(str(saved)))
+    trial.save_checkpoint(str(saved))
     assert json.loads((saved / "training_run.json").read_text())["step"] == 4
     assert trial.step()["done"]  # neither paused nor given more
-    trial.end()
+    trial.cleanup()
 
     again = ByHand(settings, "paused", continuable=True, steps=6)
-    ray.get(again.actor.load_checkpoint.remote(str(saved)))
+    again.load_checkpoint(str(saved))
     last = again.step()
-    again.end()
+    again.cleanup()
     assert last["step"] == 6 and last["done"]
     whole = run_in(tmp_path / "whole", settings.run({"a": 0.6, "b": 0.4}, "S", 6))
     keys = set(whole[0])
@@ -109,7 +80,7 @@ def test_a_worker_that_dies_is_replaced_and_an_aborted_run_gives_back_its_worker
     reached = step_in(folder)
     wait_for(lambda: step_in(folder) > reached >= 50)  # it went on from its last checkpoint
     start = time.monotonic()
-    trial.end()
+    trial.cleanup()
     assert time.monotonic() - start < 30
 
 
@@ -132,7 +103,7 @@ def step_in(folder: Path) -> int:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -165,13 +136,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, small: Path, tmp_path: Path) -> An
     monkeypatch.setattr(Scripted, "states", [])
 
     def make(**changes: Any) -> PretrainTrainable:
-        trainable = PretrainTrainable.__new__(PretrainTrainable)
-        trainable._trial_info = None
-        trainable.setup(
-            {"mixture": {"a": 3, "b": 1}, "scale": "S", "steps": 4, **changes},
-            tiny_search(small, tmp_path).model_dump_json(),
-        )
-        return trainable
+        return ByHand(tiny_search(small, tmp_path), "scripted", **({"mixture": {"a": 3, "b": 1}} | changes))
 
     return make
 
@@ -210,39 +175,3 @@ def test_another_run_in_the_same_process(scripted: Any) -> None:
     run.reset_config({"mixture": {"a": 1, "b": 1}, "scale": "XL", "steps": 2})
     with pytest.raises(ValueError, match="There is no scale 'XL': there are S, L"):
         run.step()
-
-
-def test_a_scale_that_the_cluster_cannot_hold_is_refused(small: Path, tmp_path: Path) -> None:
-    scales = [{"name": "nano", "resources": {"workers": 4, "cpus_per_worker": 3}}]
-    message = "Scale 'nano' needs 4 workers with 3 CPU each, the cluster has room for 1 at most, with 3.99 CPU: lower"
-    settings = tiny_search(small, tmp_path, scales=scales)
-    with pytest.raises(ValueError, match=message):
-        search(settings)
-    with pytest.raises(ValueError, match=message):
-        next(final_run(settings, {"a": 0.5, "b": 0.5}))
-    assert not exists(settings)
-
-
-def test_a_search_from_old_runs_and_its_final_run(small: Path, tmp_path: Path) -> None:
-    rows = "".join(f"S,{step},{i / 5},{1 - i / 5},{5 - i / 9}\n" for i in range(6) for step in (2, 4))
-    (tmp_path / "old.csv").write_text("scale,step,mixture/a,mixture/b,val_loss/a\n" + rows)
-    plan = {"budget": 0.6, "concurrency": 2, "earlier": [str(tmp_path / "old.csv")]}
-    settings = tiny_search(small, tmp_path, steps=[2, 4], search=plan, decay={"steps": 2})
-    seen: list[int] = []
-    outcome = search(settings, lambda optimizer: seen.append(len(optimizer.history)))
-    assert outcome.errors == () and not outcome.interrupted and seen[-1] > 0
-    history = outcome.searcher.optimizer.history
-    assert history.n_missing == 0 and history.spent <= 0.6 * settings.space.target_cost
-    given = [run for run in history if run.evaluated]
-    assert len(given) == 6 and all(run.trial_id.startswith("old:") for run in given)
-    made = [run for run in history if not run.evaluated]
-    assert made
-    for run in made:
-        assert max(run.observations) == run.steps and set(run.observations) <= {2, 4}
-        by_domain = {f"{name}/{domain}" for name in ("val_loss", "tokens", "epochs") for domain in "ab"}
-        others = {"train_loss", "mean_loss", "flops", "seconds", "tokens_per_second"}
-        assert set(run.observations[run.steps]) == by_domain | others
-    assert exists(settings)
-    mixture = outcome.searcher.recommend().mixture
-    reports = list(final_run(settings, mixture))
-    assert [report["step"] for report in reports] == [2, 4]

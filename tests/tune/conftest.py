@@ -11,16 +11,15 @@ from pathlib import Path
 import pytest
 from curve import SPACE, curve_tuner
 from ray import tune
-from small_ray import four_slots
+from small_ray import start_ray
 
 from ray_mixopt import MixtureSpace
 
 
-@pytest.fixture(scope="session", autouse=True)
-def cluster() -> Iterator[None]:
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> None:
     """One Ray for all tests."""
-    with four_slots():
-        yield
+    start_ray()
 
 
 @pytest.fixture

@@ -1,0 +1,174 @@
+"""A search by pre-training in a real Ray Tune: what it starts from, what it leaves behind, and where it is shown."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import ray
+from conftest import SMALL, make_corpus
+from ray.train._internal.storage import StorageContext
+from ray.tune.experiment import Trial
+from runs import tiny_search
+from small_ray import all_given_back, start_ray
+
+from ray_mixopt.pretraining.config import TRACKER_PACKAGES, PretrainConfig
+from ray_mixopt.pretraining.search import SearchOutcome, exists, final_run, search
+from ray_mixopt.pretraining.tracking import TRACKERS
+
+INSTALLED = [name for name in TRACKERS if find_spec(TRACKER_PACKAGES[name])]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> None:
+    start_ray()
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind() -> Iterator[None]:
+    yield
+    assert all_given_back()
+
+
+@dataclass
+class Searched:
+    """A search that has ended."""
+
+    folder: Path
+    settings: PretrainConfig
+    outcome: SearchOutcome
+    seen: list[int] = field(default_factory=list)
+    """Runs in the history, each time that it was shown."""
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
+    """A search from old runs that all services hear of."""
+    folder = tmp_path_factory.mktemp("searched")
+    data = make_corpus(folder / "data", SMALL)
+    rows = "".join(f"S,{step},{i / 5},{1 - i / 5},{5 - i / 9}\n" for i in range(6) for step in (2, 4))
+    (folder / "old.csv").write_text("scale,step,mixture/a,mixture/b,val_loss/a\n" + rows)
+    plan = {"budget": 0.6, "concurrency": 2, "earlier": [str(folder / "old.csv")]}
+    settings = tiny_search(
+        data, folder, name="tracked", steps=[2, 4], search=plan, decay={"steps": 2}, tracking=INSTALLED
+    )
+    seen: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+        outcome = search(settings, lambda optimizer: seen.append(len(optimizer.history)))
+    return Searched(folder, settings, outcome, seen)
+
+
+def test_a_search_from_old_runs(searched: Searched) -> None:
+    settings, outcome = searched.settings, searched.outcome
+    assert outcome.errors == () and not outcome.interrupted and searched.seen[-1] > 0
+    history = outcome.searcher.optimizer.history
+    assert history.n_missing == 0 and history.spent <= 0.6 * settings.space.target_cost
+    given = [run for run in history if run.evaluated]
+    assert len(given) == 6 and all(run.trial_id.startswith("old:") for run in given)
+    made = [run for run in history if not run.evaluated]
+    assert made
+    for run in made:
+        assert max(run.observations) == run.steps and set(run.observations) <= {2, 4}
+        by_domain = {f"{name}/{domain}" for name in ("val_loss", "tokens", "epochs") for domain in "ab"}
+        others = {"train_loss", "mean_loss", "flops", "seconds", "tokens_per_second"}
+        assert set(run.observations[run.steps]) == by_domain | others
+    assert exists(settings)
+
+
+def test_its_final_run(searched: Searched) -> None:
+    reports = list(final_run(searched.settings, searched.outcome.searcher.recommend().mixture))
+    assert [report["step"] for report in reports] == [2, 4]
+
+
+def test_a_scale_that_the_cluster_cannot_hold_is_refused(small: Path, tmp_path: Path) -> None:
+    scales = [{"name": "nano", "resources": {"workers": 4, "cpus_per_worker": 3}}]
+    message = "Scale 'nano' needs 4 workers with 3 CPU each, the cluster has room for 1 at most, with 3.99 CPU: lower"
+    settings = tiny_search(small, tmp_path, scales=scales)
+    with pytest.raises(ValueError, match=message):
+        search(settings)
+    with pytest.raises(ValueError, match=message):
+        next(final_run(settings, {"a": 0.5, "b": 0.5}))
+    assert not exists(settings)
+
+
+# -- services
+
+
+def needed(service: str) -> None:
+    if service not in INSTALLED:
+        pytest.skip(f"needs {TRACKER_PACKAGES[service]}")
+
+
+def kept(service: str, folder: Path) -> dict[str, set[str]]:
+    """The metrics of every run that a service knows of."""
+    if service == "mlflow":
+        import mlflow
+
+        runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
+        return {run.info.run_id: set(run.data.metrics) for run in runs}
+    pattern = {"tensorboard": "events.out.tfevents.*", "wandb": "run-*.wandb"}[service]
+    names = ("val_loss/a", "val_loss/b", "tokens/a", "mean_loss")
+    found: dict[str, set[str]] = {}
+    for path in folder.rglob(pattern):  # names stand in such files as they are
+        content = path.read_bytes()
+        found.setdefault(path.parent.name, set()).update(name for name in names if name.encode() in content)
+    return found
+
+
+def staged(experiment: str) -> Path:
+    """Where Ray keeps what the driver itself writes about the runs of an experiment."""
+    context = ray.get_runtime_context()
+    (folder,) = Path(context.get_temp_dir(), context.get_session_name()).glob(f"artifacts/*/{experiment}")
+    return folder
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Weights & Biases writes its file a while after a run has ended."""
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+@pytest.mark.parametrize("service", TRACKERS)
+def test_every_run_of_a_search_arrives(searched: Searched, monkeypatch: pytest.MonkeyPatch, service: str) -> None:
+    needed(service)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{searched.folder}/mlflow.db")
+    made = [run for run in searched.outcome.searcher.optimizer.history if not run.evaluated]
+    expected = [{"val_loss/a", "val_loss/b", "tokens/a", "mean_loss"}] * len(made)
+    folder = staged("tracked") if service == "wandb" else searched.folder / "tracked"
+    wait_for(lambda: [metrics & expected[0] for metrics in kept(service, folder).values()] == expected)
+
+
+@pytest.mark.parametrize("service", TRACKERS)
+def test_runs_go_on_and_end_without_having_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, service: str
+) -> None:
+    needed(service)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+
+    def trial(name: str) -> Trial:
+        storage = StorageContext(storage_path=str(tmp_path), experiment_dir_name="continued", trial_dir_name=name)
+        made = Trial("mixopt", stub=True, trial_id=name, config={"scale": "S", "steps": 2}, storage=storage)
+        made.init_local_path()
+        return made
+
+    callback = TRACKERS[service]("continued")
+    callback.setup()
+    run, restored = trial("run"), trial("restored")
+    for iteration, steps in enumerate((2, 4), start=1):
+        run.config = {**run.config, "steps": steps}
+        callback.on_trial_start(iteration, [run], run)
+        callback.on_trial_result(
+            iteration, [run], run, {"training_iteration": iteration, "step": steps, "mean_loss": 3.0}
+        )
+    for ended in (run, restored):
+        callback.on_trial_complete(2, [run, restored], ended)
+    callback.on_experiment_end([run, restored])
+    folder = tmp_path if service == "mlflow" else Path(run.local_path).parent  # before Tune uploads it
+    wait_for(lambda: ["mean_loss" in metrics for metrics in kept(service, folder).values()] == [True])
