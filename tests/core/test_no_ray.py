@@ -1,25 +1,24 @@
-"""The core imports no Ray, and neither do its tests."""
+"""What does without Ray: the ask/tell core, answers from files, and their tests."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 USE_THE_CORE = """
 import importlib, pkgutil, sys
-import ray_mixopt, ray_mixopt.analysis, ray_mixopt.report
-import ray_mixopt.optimizer, ray_mixopt.simulators
-import ray_mixopt.cli.benchmark, ray_mixopt.benchmark.campaign, ray_mixopt.benchmark.markdown
-from ray_mixopt.strategies import STRATEGIES
+import ray_mixopt, ray_mixopt.optimizer, ray_mixopt.simulators
 
-for module, _, _ in STRATEGIES.values():
-    importlib.import_module(module)
-for room in (ray_mixopt.analysis, ray_mixopt.report):
-    for module in pkgutil.iter_modules(room.__path__, room.__name__ + "."):
+for room in ("core", "surrogate", "acquisition", "strategies", "io", "analysis", "report", "benchmark", "cli"):
+    package = importlib.import_module(f"ray_mixopt.{room}")
+    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         importlib.import_module(module.name)
 space = ray_mixopt.MixtureSpace(
     domains=("a", "b"), scales=(ray_mixopt.Scale("s", 1.0),), steps=(10, 20), upper={"a": 0.6}
@@ -35,6 +34,16 @@ for name in ray_mixopt.simulators.names():
 print(sorted(name for name in sys.modules if name.split(".")[0] == "ray"))
 """
 
+RUN_A_COMMAND = """
+import json, sys
+from click.testing import CliRunner
+from ray_mixopt.cli.main import main
+
+result = CliRunner().invoke(main, json.loads(sys.argv[1]))
+assert result.exit_code == 0, result.output
+print(sorted(name for name in sys.modules if name.split(".")[0] in sys.argv[2:]))
+"""
+
 LOAD_THE_TESTS = """
 import importlib, sys
 for name in ("conftest", "test_space", "test_simplex", "test_history", "test_optimizer", "test_paper"):
@@ -43,26 +52,63 @@ print(sorted(name for name in sys.modules if name.split(".")[0] == "ray"))
 """
 
 
-def ray_modules_after(code: str) -> str:
+def modules_after(code: str, *arguments: str) -> str:
+    """What a program prints, which is a list of modules."""
     path = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
     child = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code, *arguments],
         capture_output=True,
         text=True,
         check=False,
         env={**os.environ, "PYTHONPATH": path},
     )
-    assert child.returncode == 0, child.stderr
+    assert child.returncode == 0, child.stdout + child.stderr
     return child.stdout.strip()
 
 
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Where the same runs are: a tidy table, and the folder of a Tune experiment."""
+    from ray_mixopt import MixOptSearcher, MixtureSpace, Scale
+    from ray_mixopt.io.export import WRITERS
+
+    folder = tmp_path_factory.mktemp("runs")
+    space = MixtureSpace(domains=("a", "b"), scales=(Scale("s", 0.1), Scale("l", 1.0)), steps=(10, 20))
+    searcher = MixOptSearcher(space, metric="loss", mode="min", strategy="random", budget=20.0)
+    for i in range(8):
+        share, scale = i / 7, ("s", "l")[i % 2]
+        searcher.optimizer.add_evaluated_point({"a": share, "b": 1 - share}, scale, 20, {"loss": (share - 0.3) ** 2})
+    (experiment := folder / "search").mkdir()
+    searcher.save_to_dir(str(experiment), "2026-01-01")
+    return {"table": str(WRITERS["csv"](searcher.optimizer.history, folder)[0]), "experiment": str(experiment)}
+
+
 def test_the_core_imports_no_ray() -> None:
-    assert ray_modules_after(USE_THE_CORE) == "[]"
+    assert modules_after(USE_THE_CORE) == "[]"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "recommend --from {table} --json",
+        "recommend --from {experiment} --json",
+        "export --from {table} --format csv --out {out}",
+        "export --from {experiment} --format csv --out {out}",
+        "report {experiment} --out {out}",
+    ],
+)
+def test_answers_from_files_import_no_ray(command: str, places: dict[str, str], tmp_path: Path) -> None:
+    words = [word.format(**places, out=tmp_path / "out") for word in command.split()]
+    assert modules_after(RUN_A_COMMAND, json.dumps(words), "ray") == "[]"
+
+
+def test_the_list_of_commands_imports_next_to_nothing() -> None:
+    assert modules_after(RUN_A_COMMAND, json.dumps(["--help"]), "ray", "torch", "numpy", "pandas", "rich") == "[]"
 
 
 def test_its_tests_import_no_ray() -> None:
-    assert ray_modules_after(LOAD_THE_TESTS) == "[]"
+    assert modules_after(LOAD_THE_TESTS) == "[]"
 
 
 def test_the_check_can_fail() -> None:
-    assert "'ray.tune'" in ray_modules_after("import ray.tune\n" + USE_THE_CORE)
+    assert "'ray.tune'" in modules_after("import ray.tune\n" + USE_THE_CORE)
