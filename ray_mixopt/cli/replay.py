@@ -168,7 +168,7 @@ def _run(settings: Replay, folder: Path, as_json: bool) -> int:
         try:
             with Display(errors, settings.budget).shown() as progress:
                 outcome = settings.run(folder / searches.EXPERIMENT, progress.update)
-        except (TuneError, OSError) as error:
+        except (TuneError, RuntimeError, OSError) as error:
             raise click.ClickException(f"The search broke down: {error}") from error
         with errors.status("Looking back at what it would have recommended on the way"):
             truth = Truth(settings.source, settings.metric, settings.mode)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,6 @@ from uuid import uuid4
 import ray
 from pyarrow import fs
 from ray import tune
-from ray.tune.experiment import Trial
 
 from ray_mixopt.optimizer import MixtureOptimizer
 from ray_mixopt.pretraining.config import MEAN_LOSS, PretrainConfig, check_resources
@@ -25,15 +22,13 @@ from ray_mixopt.pretraining.plan import earlier_runs
 from ray_mixopt.pretraining.tracking import TRACKERS
 from ray_mixopt.pretraining.trainable import PretrainTrainable, runs_storage
 from ray_mixopt.pretraining.training.session import check_writable
-from ray_mixopt.simulators.replay import Watch
 from ray_mixopt.tune.restore import restore
 from ray_mixopt.tune.scheduler import MixOptScheduler
 from ray_mixopt.tune.searcher import MixOptSearcher
+from ray_mixopt.tune.session import Watch, running_ray, trial_name
 
 DRIVER_NODE = "mixopt_driver"  # custom resource of a node that stays, see cluster.yaml
 _ENVIRONMENT = {
-    "RAY_AIR_NEW_OUTPUT": "0",  # the new output reports every error even with verbose=0
-    "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_FORCE_TRIAL_CLEANUP_S": "30",  # after Ctrl-C: a trial hears of it at its next rung only
 }
 _TRIALS = 10_000  # that fit on such a node
@@ -105,7 +100,7 @@ def search(
         )
         if resume:
             tuner = restore(config.experiment, trainable)
-            _watch_restored(tuner, watch)
+            Watch.restored(tuner, watch)
             results = tuner.fit()
             searcher = MixOptSearcher.load(config.experiment)
         else:
@@ -130,7 +125,7 @@ def search(
                     num_samples=-1,
                     max_concurrent_trials=config.search.concurrency or _concurrency(config, room),
                     reuse_actors=True,  # a new process takes seconds
-                    trial_dirname_creator=_trial_id,
+                    trial_dirname_creator=trial_name,
                 ),
                 run_config=tune.RunConfig(
                     name=config.name,
@@ -175,14 +170,6 @@ def final_run(config: PretrainConfig, mixture: Mapping[str, float]) -> Iterator[
                 group.abort()
 
 
-def _watch_restored(tuner: tune.Tuner, watch: Callable[[MixtureOptimizer], None]) -> None:
-    """Shows a restored search, whose searcher and callbacks a Tuner does not give out."""
-    local: Any = tuner._local_tuner
-    for callback in local._run_config.callbacks:
-        if isinstance(callback, Watch):
-            callback.show(local._tune_config.search_alg, watch)
-
-
 @contextlib.contextmanager
 def cluster() -> Iterator[tuple[list[dict[str, float]], dict[str, float]]]:
     """A Ray to run on: the one at RAY_ADDRESS, or one of this machine's own.
@@ -193,17 +180,7 @@ def cluster() -> Iterator[tuple[list[dict[str, float]], dict[str, float]]]:
     Raises:
         RuntimeError: if Ray does not start, or is not at RAY_ADDRESS.
     """
-    started = not ray.is_initialized()
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    if started:
-        address = None if "RAY_ADDRESS" in os.environ else "local"  # "local": never someone else's on this machine
-        own: dict[str, Any] = {"resources": {DRIVER_NODE: _TRIALS}} if address == "local" else {}
-        try:
-            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **own)
-        except Exception as error:  # Ray raises plain ones, too
-            raise RuntimeError(f"Ray did not start: {error}") from error
-    try:
+    with running_ray(_ENVIRONMENT, resources={DRIVER_NODE: _TRIALS}):
         nodes = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
         if any(DRIVER_NODE in node for node in nodes):
             yield nodes, {DRIVER_NODE: 1}
@@ -211,15 +188,8 @@ def cluster() -> Iterator[tuple[list[dict[str, float]], dict[str, float]]]:
             largest = max(nodes, key=lambda node: node.get("CPU", 0.0))
             largest["CPU"] = largest.get("CPU", 0.0) - _TRIAL_CPU
             yield nodes, {"CPU": _TRIAL_CPU}
-    finally:
-        if started:
-            ray.shutdown()
 
 
 def _concurrency(config: PretrainConfig, room: Sequence[Mapping[str, float]]) -> int:
     """How many groups of the smallest scale fit at a time."""
     return max(1, *(scale.resources.fitting(room) // scale.resources.workers for scale in config.scales))
-
-
-def _trial_id(trial: Trial) -> str:
-    return trial.trial_id

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import os
-import signal
-import threading
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
-import ray
 from ray import tune
-from ray.tune.experiment import Trial
 
 from ray_mixopt.core.history import History
 from ray_mixopt.core.pool import Pool
@@ -26,13 +16,12 @@ from ray_mixopt.optimizer import MixtureOptimizer
 from ray_mixopt.simulators import RunTable, Simulator, SimulatorTrainable
 from ray_mixopt.tune.scheduler import MixOptScheduler
 from ray_mixopt.tune.searcher import MixOptSearcher
+from ray_mixopt.tune.session import Interrupt, Watch, running_ray, trial_name
 
 _ENVIRONMENT = {
-    "RAY_AIR_NEW_OUTPUT": "0",  # the new output greets even with verbose=0
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else a warning about GPUs, of which a replay uses none
-    "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # a trial takes 10 ms; its log files would take 25
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours
+    **Interrupt.ENVIRONMENT,
 }
 
 
@@ -106,6 +95,7 @@ class Replay:
             watch: called after each step of Tune's loop with the optimizer as it stands.
 
         Raises:
+            RuntimeError: if Ray does not start, or is not at ``RAY_ADDRESS``.
             ray.tune.error.TuneError: if the search itself breaks down.
         """
         searcher = MixOptSearcher(
@@ -121,7 +111,8 @@ class Replay:
             searcher.absorb(self.earlier)
         interrupt = Interrupt()
         trainable = tune.with_parameters(SimulatorTrainable, simulator=self.source)
-        with _environment(), _ray(self.concurrency), interrupt.on_sigint():
+        private = {"num_cpus": self.concurrency, "num_gpus": 0, "include_dashboard": False}
+        with running_ray(_ENVIRONMENT, **private), interrupt.on_sigint():
             tuner = tune.Tuner(
                 tune.with_resources(trainable, {"CPU": 0.01}),  # the same for all scales, so that actors are reused
                 param_space=self.source.space.param_space(),
@@ -131,7 +122,7 @@ class Replay:
                     num_samples=-1,
                     max_concurrent_trials=self.concurrency,
                     reuse_actors=True,
-                    trial_dirname_creator=_trial_id,
+                    trial_dirname_creator=trial_name,
                 ),
                 run_config=tune.RunConfig(
                     name=experiment.name,
@@ -168,94 +159,3 @@ class Outcome:
     errors: tuple[str, ...]
     interrupted: bool
     seconds: float
-
-
-class Watch(tune.Callback):
-    """Shows the search to a function after each step of Tune's loop. A pickled copy shows nothing until told."""
-
-    def __init__(self, searcher: MixOptSearcher, watch: Callable[[MixtureOptimizer], None]) -> None:
-        self.show(searcher, watch)
-
-    def show(self, searcher: MixOptSearcher, watch: Callable[[MixtureOptimizer], None]) -> None:
-        """From now on shows this search to this function."""
-        self._searcher, self._watch = searcher, watch
-
-    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Shows the optimizer as it stands."""
-        if self._watch is not None:
-            self._watch(self._searcher.optimizer)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_searcher": None, "_watch": None}
-
-
-class Interrupt(tune.Stopper):
-    """Ends the experiment after Ctrl-C, at the next step of Tune's loop. A second Ctrl-C ends it on the spot."""
-
-    def __init__(self) -> None:
-        self.raised = False
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Never ends a single trial."""
-        return False
-
-    def stop_all(self) -> bool:
-        """Whether Ctrl-C was pressed."""
-        return self.raised
-
-    @contextlib.contextmanager
-    def on_sigint(self) -> Iterator[None]:
-        """Catches Ctrl-C while the context lasts; in the main thread only, as signals are."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = signal.getsignal(signal.SIGINT)
-
-        def handle(number: int, frame: FrameType | None) -> None:
-            self.raised = True
-            signal.signal(signal.SIGINT, before)
-
-        signal.signal(signal.SIGINT, handle)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
-
-
-def _trial_id(trial: Trial) -> str:
-    return trial.trial_id
-
-
-@contextlib.contextmanager
-def _environment() -> Iterator[None]:
-    """Settings of Ray that only the environment takes; what the user has set stays."""
-    added = {key: value for key, value in _ENVIRONMENT.items() if key not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for key in added:
-            os.environ.pop(key, None)
-
-
-@contextlib.contextmanager
-def _ray(n_slots: int) -> Iterator[None]:
-    """A Ray to run on, and no word from it below an error."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        started = not ray.is_initialized()
-        if started:
-            options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-            if "RAY_ADDRESS" not in os.environ:
-                # "local": never someone else's cluster that happens to run on this machine.
-                options |= {"address": "local", "num_cpus": n_slots, "num_gpus": 0, "include_dashboard": False}
-            ray.init(**options)
-        logger = logging.getLogger("ray")
-        level = logger.level
-        logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
-            if started:
-                ray.shutdown()
