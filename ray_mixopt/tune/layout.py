@@ -12,7 +12,7 @@ from ray.tune.search.sample import Categorical
 from ray_mixopt.core.history import Trial
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.strategies import Suggestion
-from ray_mixopt.tune.param_space import ModelScale, Parameters, from_param_space, mixture_key
+from ray_mixopt.tune.param_space import ModelScale, Parameters, find_mixture, from_param_space
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,9 @@ class Layout:
     def __post_init__(self) -> None:
         keys = (self.mixture, self.scale, self.steps)
         if len(set(keys)) < 3 or any(not isinstance(key, str) or not key or "/" in key for key in keys):
-            raise ValueError(f"mixture, scale and steps must be three distinct keys without '/', got {list(keys)}.")
+            raise ValueError(
+                f"mixture_key, scale_key and steps_key must be three distinct names without '/', got {list(keys)}."
+            )
 
     def fitted(self, config: Mapping[str, Any], space: MixtureSpace | None) -> Layout:
         """This layout with the mixture's key and the other parameters as found in a ``param_space``.
@@ -48,7 +50,7 @@ class Layout:
         """
         mixture = self.mixture
         if space is None:
-            mixture = mixture_key(config, mixture)
+            mixture = find_mixture(config, mixture)
         elif mixture not in config:
             mixture = next((key for key, value in config.items() if _names(value) == set(space.domains)), mixture)
         parameters = Parameters.of(config, without=(mixture, self.scale, self.steps))
@@ -71,9 +73,8 @@ class Layout:
 
     def space(self, config: Mapping[str, Any], cost_per_step: Mapping[str, float] | None) -> MixtureSpace:
         """The space that a ``param_space`` describes; see ``from_param_space`` for the errors raised."""
-        return from_param_space(
-            config, mixture=self.mixture, scale=self.scale, steps=self.steps, cost_per_step=cost_per_step
-        )
+        keys = {"mixture_key": self.mixture, "scale_key": self.scale, "steps_key": self.steps}
+        return from_param_space(config, **keys, cost_per_step=cost_per_step)
 
     def config(self, suggestion: Suggestion, rng: np.random.Generator) -> dict[str, Any]:
         """The configuration of a new trial."""

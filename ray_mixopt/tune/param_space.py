@@ -80,22 +80,22 @@ def to_param_space(space: MixtureSpace) -> dict[str, Any]:
 def from_param_space(
     config: Mapping[str, Any],
     *,
-    mixture: str = "mixture",
-    scale: str = "scale",
-    steps: str = "steps",
+    mixture_key: str = "mixture",
+    scale_key: str = "scale",
+    steps_key: str = "steps",
     cost_per_step: Mapping[str, float] | None = None,
 ) -> MixtureSpace:
     """The ``MixtureSpace`` of a Tune ``param_space``.
 
     A space written by ``MixtureSpace.param_space`` comes back as it was. In a hand-written one, the mixture is the
-    sub-dict called ``mixture`` (or the only sub-dict) whose leaves are non-negative ``Float`` domains; the scale and
-    the steps are ``tune.choice`` of names and of ascending integers, or constants.
+    sub-dict called ``mixture_key`` (or the only sub-dict) whose leaves are non-negative ``Float`` domains; the scale
+    and the steps are ``tune.choice`` of names and of ascending integers, or constants.
 
     Args:
         config: the ``param_space``.
-        mixture: key of the mixture.
-        scale: key of the model scale; absent means a single scale.
-        steps: key of the training steps; absent means a single rung.
+        mixture_key: key of the mixture.
+        scale_key: key of the model scale; absent means a single scale.
+        steps_key: key of the training steps; absent means a single rung.
         cost_per_step: price of a step by scale name; required for a hand-written choice of several scales.
 
     Raises:
@@ -103,40 +103,36 @@ def from_param_space(
     """
     if not isinstance(config, Mapping):
         raise ValueError(f"param_space must be a dict, got {type(config).__name__}.")
-    if isinstance(config.get(scale), ModelScale):
-        return config[scale].space
-    group = config[mixture_key(config, mixture)]
+    if isinstance(config.get(scale_key), ModelScale):
+        return config[scale_key].space
+    group = config[find_mixture(config, mixture_key)]
     if not _is_mixture(group):
         raise ValueError(
-            f"param_space[{mixture!r}] must be a dict of at least two domains with tune.uniform(a, b), a >= 0; "
+            f"param_space[{mixture_key!r}] must be a dict of at least two domains with tune.uniform(a, b), a >= 0; "
             f"got {group!r}."
         )
-    rungs = _choices(config.get(steps), key=steps, default=1)
-    names = [str(name) for name in _choices(config.get(scale), key=scale, default="model")]
-    prices = priced(
-        names,
-        cost_per_step or {},
-        remedy="build the space with MixtureSpace(...).param_space(), or pass "
-        "MixOptSearcher(cost_per_step={scale: cost})",
-    )
+    rungs = _choices(config.get(steps_key), key=steps_key, default=1)
+    names = [str(name) for name in _choices(config.get(scale_key), key=scale_key, default="model")]
+    remedy = "build the space with MixtureSpace(...).param_space(), or pass cost_per_step={scale: cost}"
+    prices = priced(names, cost_per_step or {}, remedy=remedy)
     return MixtureSpace(
         domains=tuple(group), scales=tuple(Scale(name, prices[name]) for name in names), steps=tuple(sorted(rungs))
     )
 
 
-def mixture_key(config: Mapping[str, Any], mixture: str = "mixture") -> str:
-    """``mixture`` where ``param_space`` has it, else the key of the only sub-dict that can be a mixture.
+def find_mixture(config: Mapping[str, Any], key: str) -> str:
+    """``key`` where ``param_space`` has it, else the key of the only sub-dict that can be a mixture.
 
     Raises:
         ValueError: if there is none, or several.
     """
-    if mixture in config:
-        return mixture
-    found = [key for key, value in config.items() if _is_mixture(value)]
+    if key in config:
+        return key
+    found = [name for name, value in config.items() if _is_mixture(value)]
     if len(found) != 1:
         raise ValueError(
-            f"param_space has no mixture under {mixture!r} (candidates: {found}): name the sub-dict of domain "
-            "weights with MixOptSearcher(mixture=...)."
+            f"param_space has no mixture under {key!r} (candidates: {found}): name the sub-dict of domain weights "
+            "by mixture_key=NAME."
         )
     return found[0]
 

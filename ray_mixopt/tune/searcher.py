@@ -53,9 +53,9 @@ class MixOptSearcher(SnapshotSearcher):
         budget: most to spend, in the unit of the space's costs; the search then finishes by itself.
         seed: of all random draws; the same seed and data give the same suggestions.
         pool: the only runs that exist, when a table of logged runs is replayed.
-        mixture: key of the mixture in the configuration.
-        scale: key of the model scale.
-        steps: key of the training steps.
+        mixture_key: key of the mixture in the configuration.
+        scale_key: key of the model scale.
+        steps_key: key of the training steps.
         cost_per_step: price of a step by scale name, for a hand-written ``param_space`` with several scales.
         max_wait_s: longest time, in seconds, that Tune waits for a suggestion while trials run; it is then made in a
             thread, and the search depends on how long that takes. By default Tune waits as long as it takes.
@@ -77,9 +77,9 @@ class MixOptSearcher(SnapshotSearcher):
         budget: float | None = None,
         seed: int = 0,
         pool: Pool | None = None,
-        mixture: str = "mixture",
-        scale: str = "scale",
-        steps: str = "steps",
+        mixture_key: str = "mixture",
+        scale_key: str = "scale",
+        steps_key: str = "steps",
         cost_per_step: Mapping[str, float] | None = None,
         max_wait_s: float | None = None,
         reference: Mapping[str, float] | None = None,
@@ -114,7 +114,7 @@ class MixOptSearcher(SnapshotSearcher):
             pool=pool,
         )
         self._cost_per_step = None if cost_per_step is None else dict(cost_per_step)
-        self.layout = Layout(mixture=mixture, scale=scale, steps=steps)
+        self.layout = Layout(mixture=mixture_key, scale=scale_key, steps=steps_key)
         self._max_concurrent = 0
         self._reports = Reports()
         self.roster = Roster()

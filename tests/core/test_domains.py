@@ -78,7 +78,7 @@ def test_hand_written_spaces_are_understood() -> None:
 def test_other_key_names() -> None:
     group = {"web": tune.uniform(0, 1), "code": tune.uniform(0, 1)}
     config = {"proportions": group, "size": "small", "budget": tune.choice([10, 20])}
-    space = MixtureSpace.from_param_space(config, mixture="proportions", scale="size", steps="budget")
+    space = MixtureSpace.from_param_space(config, mixture_key="proportions", scale_key="size", steps_key="budget")
     assert (space.domains, space.scale_names, space.steps) == (("web", "code"), ("small",), (10, 20))
     assert MixtureSpace.from_param_space({"p": group}).domains == ("web", "code")  # the only sub-dict of weights
 

@@ -85,7 +85,7 @@ def test_a_hand_written_space_with_other_keys(loss: Loss) -> None:
         "size": tune.choice(["s", "l"]),
         "length": tune.choice([10, 20]),
     }
-    searcher = MixOptSearcher(strategy="random", scale="size", steps="length", cost_per_step={"s": 1, "l": 3})
+    searcher = MixOptSearcher(strategy="random", scale_key="size", steps_key="length", cost_per_step={"s": 1, "l": 3})
     searcher.set_search_properties("loss", "min", config)
     assert searcher.optimizer.space.domains == ("web", "code")
     suggestion = searcher.suggest("a")
@@ -461,8 +461,8 @@ def test_points_that_do_not_fit(
         ({"strategy": "best"}, "Unknown strategy 'best'"),
         ({"budget": 0}, "budget must be a positive finite cost"),
         ({"seed": -1}, "seed must be a non-negative integer"),
-        ({"mixture": "a/b"}, "three distinct keys without '/'"),
-        ({"scale": "steps"}, "three distinct keys"),
+        ({"mixture_key": "a/b"}, "mixture_key, scale_key and steps_key must be three distinct names without '/'"),
+        ({"scale_key": "steps"}, "three distinct names"),
     ],
 )
 def test_bad_arguments_are_refused_at_once(arguments: dict[str, Any], message: str) -> None:
