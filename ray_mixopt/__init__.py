@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from ray_mixopt.core.objective import Guardrail as Guardrail
     from ray_mixopt.core.objective import Objective as Objective
     from ray_mixopt.core.problem import Problem as Problem
-    from ray_mixopt.core.problem import Proposal as Proposal
-    from ray_mixopt.core.problem import Strategy as Strategy
-    from ray_mixopt.core.problem import Suggestion as Suggestion
     from ray_mixopt.core.recommendation import Forecast as Forecast
     from ray_mixopt.core.recommendation import Recommendation as Recommendation
     from ray_mixopt.core.simplex import Group as Group
     from ray_mixopt.core.space import MixtureSpace as MixtureSpace
     from ray_mixopt.core.space import Scale as Scale
+    from ray_mixopt.core.strategy import Proposal as Proposal
+    from ray_mixopt.core.strategy import Strategy as Strategy
+    from ray_mixopt.core.strategy import Suggestion as Suggestion
     from ray_mixopt.optimizer import MixtureOptimizer as MixtureOptimizer
     from ray_mixopt.tune.restore import restore as restore
     from ray_mixopt.tune.scheduler import MixOptScheduler as MixOptScheduler
@@ -40,11 +40,11 @@ _WHERE = {
     "MixtureSpace": "core.space",
     "Objective": "core.objective",
     "Problem": "core.problem",
-    "Proposal": "core.problem",
+    "Proposal": "core.strategy",
     "Recommendation": "core.recommendation",
     "Scale": "core.space",
-    "Strategy": "core.problem",
-    "Suggestion": "core.problem",
+    "Strategy": "core.strategy",
+    "Suggestion": "core.strategy",
     "restore": "tune.restore",
 }
 

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ray_mixopt.core.history import History, Trial
-from ray_mixopt.core.merging import DomainMap
-from ray_mixopt.core.objective import Mode, Objective, checked_weights, resolve
+from ray_mixopt.core.merging import DomainMap, take_in, translated
 from ray_mixopt.core.pool import Pool
-from ray_mixopt.core.recommendation import Recommendation
+from ray_mixopt.core.problem import SINGLE, Problem, Settings
+from ray_mixopt.core.recommendation import Forecast, Recommendation
+from ray_mixopt.core.safety import check_version
 from ray_mixopt.core.space import MixtureSpace
-from ray_mixopt.strategies import STRATEGIES, Problem, Proposal, Suggestion, create
+from ray_mixopt.core.strategy import Proposal, Strategy, Suggestion
+from ray_mixopt.strategies import create
+
+if TYPE_CHECKING:
+    from ray_mixopt.surrogate.belief import Belief
+    from ray_mixopt.surrogate.gp import MixtureGP
+    from ray_mixopt.surrogate.posterior import ObjectivePosterior
 
 STATE_VERSION = 1
 MAX_TRIES = 3  # of a run that is lost again and again
-_SINGLE = "value"
 
 
 class MixtureOptimizer:
@@ -31,75 +37,27 @@ class MixtureOptimizer:
 
     Args:
         space: the search space.
-        mode: "min" or "max" the objective.
-        objective: weight of each metric in the objective, a linear combination in the direction of ``mode`` (weights
-            may be negative); or an ``Objective``, which also has guardrails and more. None: ``tell`` takes a single
-            number.
-        strategy: "default" (expected regret removed per cost), "paper" (MFMS-GP, arXiv 2503.21023,
-            Algorithm 1) or "random" (full target runs).
-        budget: most to commit, in the unit of the space's costs; ``ask`` returns None when nothing fits any more.
-        seed: of all random draws, a non-negative integer.
+        settings: what the search is for, how it goes about it and what it may spend.
         pool: the only runs that exist, when a table of logged runs is replayed.
-        continuation: whether paused runs may be continued at marginal cost.
-        reference: weights by domain of a mixture to compare recommendations with, for instance the one in use.
-        min_gain_per_cost: the search ends, before the budget if there is one, when no run is expected to remove that
-            much regret at the target, in the objective's unit, per unit of cost. "default" only.
+        **given: the fields of ``Settings``, in place of ``settings`` or to change some of them:
+            ``MixtureOptimizer(space, objective={"loss": 1.0}, budget=100, seed=1)``.
+
+    Attributes:
+        problem: space, settings and pool.
+        history: what was asked, seen and paid: the only state.
 
     Raises:
-        ValueError: for a mode, objective, strategy, budget, seed or min_gain_per_cost that make no sense.
+        ValueError: for settings that make no sense, or do not fit the space or the strategy.
     """
 
     def __init__(
-        self,
-        space: MixtureSpace,
-        *,
-        mode: Mode = "min",
-        objective: Mapping[str, float] | Objective | None = None,
-        strategy: str = "default",
-        budget: float | None = None,
-        seed: int = 0,
-        pool: Pool | None = None,
-        continuation: bool = True,
-        reference: Mapping[str, float] | None = None,
-        min_gain_per_cost: float = 0.0,
+        self, space: MixtureSpace, settings: Settings | None = None, *, pool: Pool | None = None, **given: Any
     ) -> None:
         if not isinstance(space, MixtureSpace):
             raise ValueError(f"MixtureOptimizer needs a MixtureSpace, got {type(space).__name__}.")
-        check_settings(
-            mode=mode,
-            objective=objective,
-            strategy=strategy,
-            budget=budget,
-            seed=seed,
-            min_gain_per_cost=min_gain_per_cost,
-        )
-        if pool is not None and pool.mixtures.shape[1] != space.n_domains:
-            raise ValueError(f"The pool has {pool.mixtures.shape[1]} domains, the space {space.n_domains}.")
-        if pool is not None and pool.available.shape[1:] != (len(space.scales), len(space.steps)):
-            raise ValueError(
-                f"The pool has {pool.available.shape[1]} scales and {pool.available.shape[2]} rungs, the space "
-                f"{len(space.scales)} and {len(space.steps)}."
-            )
-        goal = objective if isinstance(objective, Objective) else None
-        if goal is not None:
-            goal.check(space)
-        if space.groups and strategy.startswith("paper"):
-            raise ValueError(f"Strategy {strategy!r} knows no limits on groups of domains: use 'default' or 'random'.")
-        self.problem = Problem(
-            space=space,
-            mode=mode,
-            objective=_weights(objective, mode),
-            goal=goal,
-            reference=None if reference is None else space.named(resolve(reference, space)),
-            budget=None if budget is None else float(budget),
-            seed=seed,
-            pool=pool,
-            continuation=continuation,
-            min_gain_per_cost=float(min_gain_per_cost),
-        )
-        self.single_valued = objective is None
-        self.strategy_name = strategy
-        self._strategy = create(strategy, self.problem)
+        self.problem = Problem(space=space, settings=replace(settings or Settings(), **given), pool=pool)
+        self._strategy = create(self.problem)
+        self._belief: Belief | None = None
         self.history = History(space)
 
     @property
@@ -107,12 +65,18 @@ class MixtureOptimizer:
         """The search space."""
         return self.problem.space
 
+    @property
+    def settings(self) -> Settings:
+        """What the search is for, how it goes about it and what it may spend."""
+        return self.problem.settings
+
     # -- ask and tell
 
     def ask(self, trial_id: str | None = None) -> Suggestion | None:
         """The next run; None when the budget allows nothing more, no run is worth it, or a pool is used up.
 
-        A run that was lost before it showed anything is asked for again first, under a new name.
+        A run that was lost before it showed anything is asked for again first, under a new name; then come the
+        ``points_to_evaluate``.
 
         Args:
             trial_id: name for a new run; made up if not given. A continuation keeps the name of the run it continues.
@@ -122,29 +86,24 @@ class MixtureOptimizer:
 
     def propose(self, history: History) -> Proposal | None:
         """What ``ask`` would want to run given a history, which stays as it is; safe to call in another thread."""
-        again = self._lost_run(history)
-        return self._strategy.propose(history) if again is None else again
+        return self._lost_run(history) or self._first_run(history) or self._strategy.propose(history)
 
     def accept(self, proposal: Proposal, trial_id: str | None = None) -> Suggestion:
         """Files a proposal as asked for; see ``ask``."""
         history = self.history
         if proposal.continues is not None:
-            trial = history[proposal.continues]
-            trial.steps, trial.status = proposal.steps, "running"
+            trial = history.resume(proposal.continues, proposal.steps)
         else:
-            name = f"trial_{len(history):05d}" if trial_id is None else trial_id
-            shares = tuple(proposal.mixture.tolist())
             trial = Trial(
-                trial_id=name,
-                mixture=shares,
+                trial_id=f"trial_{len(history):05d}" if trial_id is None else trial_id,
+                mixture=tuple(proposal.mixture.tolist()),
                 scale=proposal.scale,
                 steps=proposal.steps,
                 acquisition=proposal.acquisition,
             )
             history.add(trial)
-        if not proposal.again:
-            history.n_asked += 1
-        return Suggestion(
+        history.n_asked += proposal.counts
+        suggestion = Suggestion(
             trial_id=trial.trial_id,
             mixture=self.space.named(trial.mixture),
             scale=trial.scale,
@@ -152,17 +111,17 @@ class MixtureOptimizer:
             continues=proposal.continues,
             cost=self.space.cost(trial.scale, trial.steps, start=trial.reached),
         )
+        for callback in self.settings.callbacks:
+            callback.on_suggestion(suggestion)
+        return suggestion
 
     def still_possible(self, proposal: Proposal) -> bool:
         """Whether a proposal made for an earlier state of the history can be accepted now."""
-        start = 0
         if proposal.continues is not None:
             trial = self.history[proposal.continues]
             if trial.status != "paused" or trial.reached >= proposal.steps:
                 return False
-            start = trial.reached
-        cost = self.space.cost(proposal.scale, proposal.steps, start=start)
-        return cost <= self.problem.affordable(self.history) * (1 + 1e-12)
+        return self.problem.affords(proposal, self.history)
 
     def _lost_run(self, history: History) -> Proposal | None:
         """A run that nothing came of through no fault of its own, unless it was tried too often already."""
@@ -174,11 +133,25 @@ class MixtureOptimizer:
             key = run.mixture, run.scale
             if run.status != "lost" or run.evaluated or key in answered or tries[key] >= MAX_TRIES:
                 continue
-            if self.space.cost(run.scale, run.steps) <= self.problem.affordable(history) * (1 + 1e-12):
-                mixture = self.space.mixture(run.mixture)
-                return Proposal(
-                    mixture=mixture, scale=run.scale, steps=run.steps, acquisition=run.acquisition, again=True
-                )
+            again = Proposal(
+                mixture=self.space.mixture(run.mixture),
+                scale=run.scale,
+                steps=run.steps,
+                acquisition=run.acquisition,
+                counts=False,
+            )
+            if self.problem.affords(again, history):
+                return again
+        return None
+
+    def _first_run(self, history: History) -> Proposal | None:
+        """The first of the ``points_to_evaluate`` that was not asked for yet and is affordable."""
+        asked = Counter((run.mixture, run.scale) for run in history if not run.evaluated)
+        for run in self.problem.first_runs:
+            key = tuple(run.mixture.tolist()), run.scale
+            asked[key] -= 1  # a point may be there twice
+            if asked[key] < 0 and self.problem.affords(run, history):
+                return run
         return None
 
     def tell(self, trial_id: str, step: int, value: float | Mapping[str, float]) -> None:
@@ -210,13 +183,9 @@ class MixtureOptimizer:
         Raises:
             ValueError: for an unknown trial.
         """
-        trial = self.history[trial_id]
-        if trial.status == "diverged":
-            return
-        if lost or failed:
-            trial.status = "lost" if lost else "failed"
-        else:
-            trial.status = "paused" if continuable and trial.reached > 0 else "done"
+        self.history.finish(trial_id, failed=failed, lost=lost, continuable=continuable)
+
+    # -- runs made elsewhere
 
     def add_evaluated_point(
         self,
@@ -257,7 +226,7 @@ class MixtureOptimizer:
             raise
 
     def absorb(self, history: History, changes: DomainMap | None = None, *, source: str = "") -> int:
-        """Takes in the runs of an earlier history, at no cost; ``evidence.read`` makes one of files.
+        """Takes in the runs of an earlier history, at no cost; ``io.runs.read_runs`` makes one of files.
 
         Domains that they lack had no share. Scales that this search lacks are learned from and never trained. The
         initial design is left out as far as they make it unnecessary.
@@ -273,14 +242,14 @@ class MixtureOptimizer:
         Raises:
             ValueError: if a domain of the runs has no place in the space, or a scale no size.
         """
-        from ray_mixopt.core.merging import take_in, translated
-
         before = len(self.history)
         given = translated(history, self.space, changes)
         take_in(self.history, given, source)
-        self.problem = replace(self.problem, space=given.space)
-        self._strategy = create(self.strategy_name, self.problem)
+        self.problem = self.problem.within(given.space)
+        self._strategy, self._belief = create(self.problem), None
         return len(self.history) - before
+
+    # -- answers
 
     def recommend(self, *, details: bool = False) -> Recommendation:
         """The best mixture for the target as far as is known.
@@ -294,58 +263,114 @@ class MixtureOptimizer:
             return recommendation
         from ray_mixopt.analysis.details import Analysis
 
-        analysis = Analysis(self.problem, self.history)
+        analysis = Analysis(self.problem, self.history, self.belief)
         if recommendation.predicted is None:  # the strategy has no model: ours says what it expects of its answer
             recommendation = analysis.of(recommendation)
         return replace(recommendation, details=analysis.details(recommendation))
 
+    @property
+    def belief(self) -> Belief:
+        """The models of all metrics: the strategy's own, or the default ones where it has none."""
+        if self._belief is None:
+            from ray_mixopt.surrogate.belief import Belief
+
+            own = getattr(self._strategy, "belief", None)
+            self._belief = own or Belief(self.settings.seed, callbacks=self.settings.callbacks)
+        return self._belief
+
+    def posterior(self) -> ObjectivePosterior | None:
+        """What is known of the objective at the target; None while one of its metrics has fewer than two values."""
+        return self.belief.posterior(self.problem, self.history)
+
+    def predict(
+        self,
+        mixtures: Sequence[Mapping[str, float]] | np.ndarray,
+        *,
+        scale: str | None = None,
+        steps: int | None = None,
+    ) -> Forecast:
+        """What is expected of mixtures together: values, uncertainties, and how surely they differ.
+
+        Args:
+            mixtures: weights by domain of each, or ``n x d`` shares in the order of the space's domains.
+            scale: name of a scale; the target's by default.
+            steps: training steps; the target's by default.
+
+        Returns:
+            The objective, in its own unit and direction, without noise.
+
+        Raises:
+            ValueError: for mixtures that do not fit the space, an unknown scale, or if fewer than two reports have all
+                metrics of the objective.
+        """
+        shares = np.array([self.space.mixture(mixture) for mixture in mixtures]).reshape(-1, self.space.n_domains)
+        posterior = self.posterior()
+        if posterior is None:
+            raise ValueError(
+                f"Nothing can be predicted yet: fewer than two reports have {', '.join(self.problem.weights)}."
+            )
+        name = self.space.scale(self.space.target_scale if scale is None else scale).name
+        length = self.space.target_steps if steps is None else steps
+        if not length > 0:
+            raise ValueError(f"steps must be a number of training steps above 0, got {steps!r}.")
+        return posterior.at(name, length).forecast(shares)
+
+    def model(self, metric: str) -> MixtureGP:
+        """The Gaussian process of a metric: a BoTorch model, in the metric's own unit.
+
+        Its inputs are rows ``[w, s, t]`` as ``surrogate.encoding.encode`` makes them.
+
+        Raises:
+            ValueError: if fewer than two runs reported the metric.
+        """
+        worst = -1.0 if self.problem.sign * self.problem.weights.get(metric, 1.0) < 0 else 1.0
+        model = self.belief.model(metric, self.space, self.history, worst)
+        if model is None:
+            known = ", ".join(self.history.metrics) or "none yet"
+            raise ValueError(f"Fewer than two reports have the metric {metric!r}: metrics reported are {known}.")
+        return model
+
     # -- state
 
     def state_dict(self) -> dict[str, Any]:
-        """JSON-able state: the settings and the history. The pool is not part of it."""
-        problem = self.problem
-        return {
-            "version": STATE_VERSION,
-            "mode": problem.mode,
-            "objective": None if self.single_valued else _described(problem),
-            "strategy": self.strategy_name,
-            "budget": problem.budget,
-            "seed": problem.seed,
-            "continuation": problem.continuation,
-            "reference": None if problem.reference is None else dict(problem.reference),
-            "min_gain_per_cost": problem.min_gain_per_cost,
-            "history": self.history.state_dict(),
-        }
+        """JSON-able state: the settings and the history. The pool and callbacks are not part of it."""
+        return {"version": STATE_VERSION, **self.settings.to_dict(), "history": self.history.state_dict()}
 
     @classmethod
-    def from_state_dict(cls, state: Mapping[str, Any], *, pool: Pool | None = None) -> MixtureOptimizer:
+    def from_state_dict(
+        cls,
+        state: Mapping[str, Any],
+        *,
+        pool: Pool | None = None,
+        strategy: str | Callable[[Problem], Strategy] | None = None,
+    ) -> MixtureOptimizer:
         """The optimizer that ``state_dict`` described; it goes on exactly where that one stood.
+
+        Args:
+            state: what ``state_dict`` gave, of this version or 0.1.
+            pool: the pool, which is not part of the state.
+            strategy: in place of the one described; needed where that was one of your own.
 
         Raises:
             ValueError: if the state is of another version or malformed.
         """
-        if not isinstance(state, Mapping) or state.get("version") != STATE_VERSION:
-            found = state.get("version") if isinstance(state, Mapping) else type(state).__name__
-            raise ValueError(f"Cannot read an optimizer of version {found!r}: this release reads {STATE_VERSION}.")
+        check_version(state, "an optimizer", STATE_VERSION)
         history = History.from_state_dict(state.get("history", {}))
-        try:
-            settings = {key: state[key] for key in ("mode", "objective", "strategy", "budget", "seed", "continuation")}
-        except KeyError as error:
-            raise ValueError(f"Malformed optimizer state: {error} is missing.") from error
-        settings["objective"] = objective_of(settings["objective"])
-        settings |= {"reference": state.get("reference"), "min_gain_per_cost": state.get("min_gain_per_cost", 0.0)}
-        optimizer = cls(history.space, pool=pool, **settings)
+        optimizer = cls(history.space, Settings.from_dict(state, strategy=strategy), pool=pool)
+        if state.get("continuation") is False:  # of version 0.1: its paused runs are over
+            for trial in history.paused():
+                trial.status = "done"
         optimizer.history = history
         return optimizer
 
     def _metrics(self, value: float | Mapping[str, float]) -> dict[str, float]:
         if isinstance(value, Mapping):
-            if self.single_valued:
+            if self.settings.single_valued:
                 raise ValueError("tell got several metrics: pass objective={name: weight} to MixtureOptimizer.")
             return {name: _number(value[name], name) for name in self.problem.metrics if value.get(name) is not None}
-        if not self.single_valued:
-            raise ValueError(f"tell needs the metrics {list(self.problem.objective)} by name, got {value!r}.")
-        return {_SINGLE: _number(value, "the objective")}
+        if not self.settings.single_valued:
+            raise ValueError(f"tell needs the metrics {list(self.problem.weights)} by name, got {value!r}.")
+        return {SINGLE: _number(value, "the objective")}
 
     def _others(self, value: float | Mapping[str, float]) -> dict[str, float]:
         """Finite numbers in a report that the objective does not need."""
@@ -357,59 +382,6 @@ class MixtureOptimizer:
             for name, number in rest.items()
             if isinstance(number, int | float | np.number) and not isinstance(number, bool) and math.isfinite(number)
         }
-
-
-def check_settings(
-    *,
-    mode: str,
-    objective: Mapping[str, float] | Objective | None,
-    strategy: str,
-    budget: float | None,
-    seed: int,
-    min_gain_per_cost: float = 0.0,
-) -> None:
-    """What can be checked of a ``MixtureOptimizer``'s arguments before the space is known.
-
-    Raises:
-        ValueError: naming the argument and what it must be.
-    """
-    if mode not in get_args(Mode):
-        raise ValueError(f"mode must be 'min' or 'max', got {mode!r}.")
-    if objective is not None and not isinstance(objective, Objective):
-        checked_weights(objective)
-    if strategy not in STRATEGIES:
-        raise ValueError(f"Unknown strategy {strategy!r}: choose one of {', '.join(STRATEGIES)}.")
-    if isinstance(objective, Objective) and not objective.plain and strategy != "default":
-        raise ValueError(
-            f"Strategy {strategy!r} knows only weighted sums: an objective with guardrails, relative_to or closeness "
-            "needs strategy='default'."
-        )
-    if budget is not None and not (isinstance(budget, int | float) and math.isfinite(budget) and budget > 0):
-        raise ValueError(f"budget must be a positive finite cost or None, got {budget!r}.")
-    gain = min_gain_per_cost
-    if not (isinstance(gain, int | float) and not isinstance(gain, bool) and 0 <= gain < math.inf):
-        raise ValueError(f"min_gain_per_cost must be a number that is not negative, got {gain!r}.")
-    if gain and strategy != "default":
-        raise ValueError(f"Strategy {strategy!r} does not predict gains: min_gain_per_cost needs strategy='default'.")
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise ValueError(f"seed must be a non-negative integer, got {seed!r}.")
-
-
-def objective_of(description: Mapping[str, Any] | None) -> Mapping[str, float] | Objective | None:
-    """The objective that a state describes: weights, or an ``Objective`` as ``to_dict`` wrote it."""
-    if description is not None and isinstance(description.get("weights"), Mapping):
-        return Objective.from_dict(description)
-    return description
-
-
-def _described(problem: Problem) -> dict[str, Any]:
-    return dict(problem.objective) if problem.goal is None else problem.goal.to_dict()
-
-
-def _weights(objective: Mapping[str, float] | Objective | None, mode: Mode) -> dict[str, float]:
-    if objective is None:
-        return {_SINGLE: 1.0}
-    return objective.signed(mode) if isinstance(objective, Objective) else checked_weights(objective)
 
 
 def _number(value: object, name: str) -> float:

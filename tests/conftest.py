@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ray_mixopt.strategies import STRATEGIES
+from ray_mixopt.strategies import STRATEGIES, Named
 
 # Before torch is imported, and for child processes: its matrices are small here, and threads only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -46,5 +46,5 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 @pytest.fixture
 def ladder(monkeypatch: pytest.MonkeyPatch) -> str:
     """Name of a strategy that pauses and continues runs, and costs next to nothing."""
-    monkeypatch.setitem(STRATEGIES, "ladder", ("ladder", "LadderStrategy", {}))
+    monkeypatch.setitem(STRATEGIES, "ladder", Named(module="ladder", cls="LadderStrategy"))
     return "ladder"

@@ -6,8 +6,9 @@ import time
 from typing import Any
 
 from ray_mixopt.core.history import History, Trial
-from ray_mixopt.core.problem import Problem, Proposal
+from ray_mixopt.core.problem import Problem
 from ray_mixopt.core.recommendation import Recommendation
+from ray_mixopt.core.strategy import Proposal
 from ray_mixopt.strategies.random import best_observed
 
 WIDTH = 3  # paused runs that it takes to continue the best of them

@@ -1,1 +1,1 @@
-"""What a run would be worth."""
+"""What a run would be worth. Symbols are those of ``ray_mixopt.surrogate``."""

@@ -1,8 +1,7 @@
 """Expected regret at the target, and how much of it a run would remove.
 
-Notation: ``s`` hyper-parameter draws, ``c`` mixtures that may be the optimum, ``a`` runs, ``k`` samples. The objective
-is minimised. In draw ``s`` one would recommend ``b_s``, the mixture of lowest mean, and overall ``b``, the one of
-lowest mean over the draws. The expected regret of ``b`` has two parts:
+The objective is minimised. In draw ``s`` one would recommend ``b_s``, the mixture of lowest mean, and overall ``b``,
+the one of lowest mean over the draws. The expected regret of ``b`` has two parts:
 
     R = E_s E_f|s [f(b_s) - min f]  +  E_s [m_s(b) - m_s(b_s)]
 
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ray_mixopt.surrogate.covariance import square_root
+from ray_mixopt.surrogate.correlation import square_root
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +44,12 @@ class Regret:
         Args:
             mean: ``s x c``.
             covariance: ``s x c x c``.
-            normals: independent standard normals, ``s x c x k``.
+            normals: independent standard normals, ``s x c x samples``.
         """
         bases = mean.argmin(-1)  # (s,)
         rows = torch.arange(len(bases))
-        samples = mean.unsqueeze(-1) + square_root(covariance) @ normals  # (s, c, k)
-        lowest, where = samples.min(-2)  # (s, k)
+        samples = mean.unsqueeze(-1) + square_root(covariance) @ normals  # (s, c, samples)
+        lowest, where = samples.min(-2)  # (s, samples)
         regret = samples[rows, bases] - lowest
         within = torch.zeros_like(mean).scatter_add_(-1, where, regret) / normals.shape[-1]
         best = mean.mean(0).argmin()

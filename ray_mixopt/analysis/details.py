@@ -18,7 +18,7 @@ from ray_mixopt.core.objective import Objective
 from ray_mixopt.core.problem import Problem
 from ray_mixopt.core.recommendation import Agreement, Details, GuardrailCheck, LimitPrice, Recommendation
 from ray_mixopt.strategies.candidates import SimplexCandidates
-from ray_mixopt.strategies.default import RegretStrategy
+from ray_mixopt.surrogate.belief import Belief
 from ray_mixopt.surrogate.posterior import ObjectivePosterior
 
 TOLERANCE = 0.1  # of the gap between the recommendation and the median mixture: regret that counts as "as good"
@@ -43,39 +43,28 @@ class Analysis:
     Args:
         problem: what was searched.
         history: what was seen.
+        belief: the models that are known already, so that nothing is fitted twice; fitted here by default.
     """
 
-    def __init__(self, problem: Problem, history: History) -> None:
+    def __init__(self, problem: Problem, history: History, belief: Belief | None = None) -> None:
         self.problem, self.history = problem, history
         self.space = problem.space
-        self.strategy = RegretStrategy(problem)
+        self.belief = belief or Belief(problem.settings.seed)
 
     @cached_property
     def posterior(self) -> ObjectivePosterior | None:
         """The surrogate of the objective; None while a metric has fewer than two values."""
-        return self.strategy.posterior(self.history)
-
-    @cached_property
-    def best(self) -> np.ndarray:
-        """The mixture of the lowest predicted objective, ``(d,)``; the uniform one while there is no surrogate."""
-        return self.space.mixture(self.strategy.recommend(self.history).mixture)
+        return self.belief.posterior(self.problem, self.history)
 
     def of(self, recommendation: Recommendation) -> Recommendation:
         """Another strategy's recommendation with what this surrogate predicts for it."""
         if self.posterior is None:
             return recommendation
-        best = self.space.mixture(recommendation.mixture)
-        others = self.problem.baselines()
-        predicted = {name: self.posterior.prediction(mixture) for name, mixture in others.items()}
-        own = self.strategy.recommend(self.history)
+        data = self.belief.data(self.problem, self.history).values()
         return replace(
             recommendation,
-            predicted=self.posterior.prediction(best),
-            uniform=predicted["uniform"],
-            proportional=predicted.get("proportional"),
-            reference=predicted.get("reference"),
-            probability_better={name: self.posterior.probability_better(best, other) for name, other in others.items()},
-            calibration=own.calibration,
+            **self.posterior.compared(self.space.mixture(recommendation.mixture), self.problem.baselines()),
+            calibration=self.posterior.calibration([self.belief.used(values) for values in data]),
         )
 
     def details(self, recommendation: Recommendation) -> Details | None:
@@ -150,8 +139,8 @@ class Analysis:
 
     def _optimum(self, problem: Problem, best: np.ndarray) -> np.ndarray:
         """The recommendation under other limits, ``(d,)``; ``best`` is among the candidates, so it is never worse."""
-        posterior = RegretStrategy(problem).posterior(self.history) if problem.goal != self.problem.goal else None
-        posterior = posterior or self.posterior
+        changed = problem.goal != self.problem.goal
+        posterior = self.belief.posterior(problem, self.history) if changed else self.posterior
         assert posterior is not None
         rng = self._rng(2)
         candidates = SimplexCandidates(problem.space)
@@ -267,7 +256,7 @@ def unlimited(problem: Problem) -> Problem:
 
 
 def _with_goal(problem: Problem, goal: Objective) -> Problem:
-    return replace(problem, goal=goal)
+    return problem.asking(goal)
 
 
 def _without_cap(problem: Problem, domain: str) -> Problem:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,9 +14,8 @@ from ray_mixopt.core.history import History
 from ray_mixopt.core.objective import Mode
 from ray_mixopt.core.problem import Problem
 from ray_mixopt.core.recommendation import Prediction
-from ray_mixopt.strategies.candidates import PoolCandidates, SimplexCandidates
-from ray_mixopt.strategies.default import RegretStrategy
-from ray_mixopt.surrogate.posterior import ObjectivePosterior
+from ray_mixopt.strategies.candidates import candidates_of
+from ray_mixopt.surrogate.belief import Belief
 
 _N_WEIGHTS = 9  # weighted sums whose optima are looked for
 _N_RANDOM = 2048
@@ -38,7 +37,9 @@ class TradeOff:
     second: Prediction
 
 
-def pareto_front(problem: Problem, history: History, modes: Mapping[str, Mode]) -> list[TradeOff]:
+def pareto_front(
+    problem: Problem, history: History, modes: Mapping[str, Mode], belief: Belief | None = None
+) -> list[TradeOff]:
     """The front between two metrics, best of the first metric first; empty while one was hardly observed.
 
     Candidates are the optima of weighted sums, what was met on the way to them, and random mixtures; what is on the
@@ -48,19 +49,21 @@ def pareto_front(problem: Problem, history: History, modes: Mapping[str, Mode]) 
         problem: its space and pool say what can be recommended; its objective does not matter.
         history: what was seen.
         modes: "min" or "max" for each of the two metrics.
+        belief: the models that are known already; fitted here by default.
 
     Raises:
         ValueError: unless there are two metrics.
     """
     if len(modes) != 2:
         raise ValueError(f"A Pareto front is between two metrics, got {list(modes)}.")
-    single = [_posterior(problem, history, metric, mode) for metric, mode in modes.items()]
+    belief = belief or Belief(problem.settings.seed)
+    single = [belief.posterior(problem.asking({metric: 1.0}, mode), history) for metric, mode in modes.items()]
     first, second = single
     if first is None or second is None:
         return []
     rng = problem.rng(11, len(history.arrivals))
     space = problem.space
-    candidates = SimplexCandidates(space) if problem.pool is None else PoolCandidates(space, problem.pool)
+    candidates = candidates_of(problem)
     start = candidates.at_target(rng, _N_RANDOM, history)
     spread = [float(p.mean(start).std()) or 1.0 for p in (first, second)]
     found = [start]
@@ -99,8 +102,3 @@ def _thinned(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
     scaled = (values[rows] - values[rows].min(0)) / np.maximum(np.ptp(values[rows], axis=0), 1e-12)
     along = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(scaled, axis=0)).sum(1))])
     return rows[np.unique(np.searchsorted(along, np.linspace(0, along[-1], _MOST_POINTS) - 1e-12))]
-
-
-def _posterior(problem: Problem, history: History, metric: str, mode: Mode) -> ObjectivePosterior | None:
-    alone = replace(problem, mode=mode, objective={metric: 1.0}, goal=None)
-    return RegretStrategy(alone).posterior(history)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -122,16 +122,16 @@ class Study:
         self.problem, self.history = optimizer.problem, optimizer.history
         self.space: MixtureSpace = optimizer.space
         self.ledger = Ledger(self.history)
-        self._analysis = Analysis(self.problem, self.history)
+        self._analysis = Analysis(self.problem, self.history, optimizer.belief)
 
     @property
     def objective_name(self) -> str:
         """The objective in a few words."""
         goal = self.problem.goal
-        weights = self.problem.objective if goal is None else goal.weights
+        weights = self.problem.weights if goal is None else goal.weights
         if len(weights) == 1 and (goal is None or goal.relative_to is None):
             return next(iter(weights))
-        parts = [f"{weight:g} {metric}" for metric, weight in self.problem.objective.items()]
+        parts = [f"{weight:g} {metric}" for metric, weight in self.problem.weights.items()]
         text = " + ".join(parts).replace("+ -", "- ")
         return text if len(text) <= 60 else f"objective of {len(parts)} metrics"
 
@@ -200,7 +200,7 @@ class Study:
             return []
         self.tick("Every run as predicted from the others")
         found = []
-        for (metric, weight), surrogate in zip(self.problem.objective.items(), self.posterior.surrogates, strict=True):
+        for (metric, weight), surrogate in zip(self.problem.weights.items(), self.posterior.models, strict=True):
             seen = observations(self.space, self.history, metric, worst=self.problem.sign * weight)
             data = seen.largest(len(surrogate.x))  # the rows that the surrogate holds
             rows: dict[str, list[int]] = {}
@@ -210,7 +210,7 @@ class Study:
             for group in rows.values():
                 error, variance = surrogate.leave_out(group)
                 errors[group], variances[group] = error.numpy(), variance.numpy()
-            unit = surrogate.standardisation.spread
+            unit = surrogate.standardise.spread
             observed = data.y.numpy()
             found.append(
                 LeftOut(
@@ -241,7 +241,7 @@ class Study:
         for trial in self.history:
             if self.problem.value(trial.observations.get(trial.reached, {})) is not None:
                 cells.setdefault((trial.scale, trial.reached), []).append(trial)
-        weights = _weights(posterior, self.problem.objective)
+        weights = _weights(posterior, self.problem.weights)
         mixtures, values, at_target = [np.empty((0, self.space.n_domains))], [np.empty(0)], []
         for cell, trials in cells.items():
             mixtures.append(np.array([trial.mixture for trial in trials]))
@@ -259,7 +259,7 @@ class Study:
         The second may be that of a guardrail.
         """
         goal: Objective | None = self.problem.goal
-        weights = self.problem.objective if goal is None else goal.weights
+        weights = self.problem.weights if goal is None else goal.weights
         names = sorted(weights, key=lambda metric: -abs(weights[metric]))[:2]
         if goal is not None and len(names) == 1 and goal.guardrails:
             names.append(goal.guardrails[0].metric)
@@ -267,7 +267,9 @@ class Study:
             return None
         self.tick("The best trade-offs between two metrics")
         a, b = names
-        points = pareto_front(self.problem, self.history, {name: self.mode(name) for name in names})
+        points = pareto_front(
+            self.problem, self.history, {name: self.mode(name) for name in names}, self.optimizer.belief
+        )
         first, second = (self._metric(name) for name in names) if points else (None, None)
         marks = {"recommended": self.best, "uniform": self.space.uniform()}
         return Front(
@@ -283,19 +285,19 @@ class Study:
 
     def _metric(self, name: str) -> ObjectivePosterior | None:
         """What is known of one metric alone."""
-        alone = replace(self.problem, mode=self.mode(name), objective={name: 1.0}, goal=None)
-        return Analysis(alone, self.history).posterior
+        alone = self.problem.asking({name: 1.0}, self.mode(name))
+        return self.optimizer.belief.posterior(alone, self.history)
 
     def mode(self, metric: str) -> Mode:
         """The direction in which a metric is better."""
         goal = self.problem.goal
         for guardrail in () if goal is None else goal.guardrails:
-            if guardrail.metric == metric and metric not in self.problem.objective:
+            if guardrail.metric == metric and metric not in self.problem.weights:
                 return guardrail.mode
-        return "min" if self.problem.sign * self.problem.objective.get(metric, 1.0) > 0 else "max"
+        return "min" if self.problem.sign * self.problem.weights.get(metric, 1.0) > 0 else "max"
 
 
 def _weights(posterior: ObjectivePosterior, objective: Mapping[str, float]) -> dict[str, float]:
     """The weights in the objective's own direction, normalisation included."""
-    pairs = zip(objective, posterior.weights, posterior.surrogates, strict=True)
-    return {m: posterior.sign * w / s.standardisation.spread for m, w, s in pairs}
+    pairs = zip(objective, posterior.weights, posterior.models, strict=True)
+    return {m: posterior.sign * w / s.standardise.spread for m, w, s in pairs}

@@ -13,12 +13,19 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from ray_mixopt.benchmark.problem import Task
-from ray_mixopt.core.problem import Suggestion
 from ray_mixopt.core.space import MixtureSpace
-from ray_mixopt.strategies.rungs import paper_rungs
+from ray_mixopt.core.strategy import Suggestion
+from ray_mixopt.strategies.paper import paper_rungs
 
 # Our strategies by the name of the method, which results are kept under.
-OURS = {name: name for name in ("default", "paper", "paper-tv", "paper-jsd", "paper-script-noise", "random")}
+OURS = {
+    "default": "default",
+    "paper": "paper",
+    "paper-tv": "paper:kernel=tv",
+    "paper-jsd": "paper:kernel=jsd",
+    "paper-script-noise": "paper:noise=script",
+    "random": "random",
+}
 AFRESH = "default-afresh"
 SETTINGS = Path(__file__).parent / "rivals" / "settings.toml"
 
@@ -98,15 +105,15 @@ class Ours:
 
     Args:
         task: what is searched. The paper's presets get the paper's rungs, where any step can be reported.
-        strategy: its name.
+        strategy: its name, or a callable that makes one of a ``Problem``.
         continuation: whether runs may go on later; otherwise each starts afresh.
         settings: further arguments of ``MixtureOptimizer``.
     """
 
-    def __init__(self, task: Task, strategy: str, *, continuation: bool = True, **settings: Any) -> None:
+    def __init__(self, task: Task, strategy: Any, *, continuation: bool = True, **settings: Any) -> None:
         from ray_mixopt.optimizer import MixtureOptimizer
 
-        if strategy.startswith("paper") and task.any_steps:
+        if isinstance(strategy, str) and strategy.startswith("paper") and task.any_steps:
             task = task.with_rungs(paper_rungs(task.space.target_steps))
         self.space, self.continuation = task.space, continuation
         self.optimizer = MixtureOptimizer(

@@ -18,7 +18,7 @@ from ray_mixopt.benchmark.problem import BenchmarkProblem
 from ray_mixopt.benchmark.record import Point, Record, commit, machine, versions
 from ray_mixopt.benchmark.workers import ONE_WORKER, Assignment, Fleet, Floor, PaidRun, Reading
 from ray_mixopt.core.simplex import same_mixture
-from ray_mixopt.strategies import Suggestion
+from ray_mixopt.core.strategy import Suggestion
 
 PER_DECADE = 16  # costs, in each factor of 10, at which the recommendation is looked at
 FIRST_CHECKPOINT = 0.01  # of a target run

@@ -108,7 +108,7 @@ def _optimizer(
     history = joined(histories, space, changes)
     known = history.metrics
     if objective is None and own is not None:
-        objective, mode = own.problem.goal or dict(own.problem.objective), mode or own.problem.mode
+        objective, mode = own.problem.goal or own.problem.weights, mode or own.problem.mode
     if objective is None and DERIVED_METRIC in known:
         objective = Goal(weights={DERIVED_METRIC: 1.0})
     if objective is None and len(known) == 1:

@@ -122,7 +122,7 @@ def _costs(texts: Sequence[str]) -> dict[str, float] | None:
 def _simulator(name: str, strategy: str, noise: float, seed: int, target: tuple[str, int] | None) -> Simulator:
     """The simulator, with the rungs that the strategy and the target ask for."""
     from ray_mixopt import simulators
-    from ray_mixopt.strategies.rungs import paper_rungs
+    from ray_mixopt.strategies.paper import paper_rungs
 
     space = simulators.load(name).space
     scale, steps = target or (space.target_scale, space.target_steps)

@@ -151,6 +151,38 @@ class History:
             self.n_missing += 1
         return True
 
+    def resume(self, trial_id: str, steps: int) -> Trial:
+        """A paused run goes on to a further rung; gives the trial.
+
+        Raises:
+            ValueError: for an unknown trial, or one that cannot go on.
+        """
+        trial = self[trial_id]
+        if trial.status != "paused" or steps <= trial.reached:
+            raise ValueError(f"Trial {trial_id!r} is {trial.status} at step {trial.reached}: it cannot go to {steps}.")
+        trial.steps, trial.status = steps, "running"
+        return trial
+
+    def finish(self, trial_id: str, *, failed: bool = False, lost: bool = False, continuable: bool = True) -> None:
+        """A run stopped: at its rung, or before it. What it showed is kept, and a diverged run stays one.
+
+        Args:
+            trial_id: a known trial.
+            failed: whether an error of its own ended it.
+            lost: whether its machine failed and not the run.
+            continuable: whether its last checkpoint is kept, so that it can go on.
+
+        Raises:
+            ValueError: for an unknown trial.
+        """
+        trial = self[trial_id]
+        if trial.status == "diverged":
+            return
+        if lost or failed:
+            trial.status = "lost" if lost else "failed"
+        else:
+            trial.status = "paused" if continuable and trial.reached > 0 else "done"
+
     def __getitem__(self, trial_id: str) -> Trial:
         try:
             return self.trials[trial_id]

@@ -1,131 +1,300 @@
-"""What every strategy gets and gives."""
+"""What is searched, for what, and with which money: all settings of a search, checked once."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, get_args
 
 import numpy as np
 
 from ray_mixopt.core.history import History
-from ray_mixopt.core.objective import Mode, Objective
+from ray_mixopt.core.objective import Mode, Objective, checked_weights, resolve
 from ray_mixopt.core.pool import Pool
-from ray_mixopt.core.recommendation import Recommendation
 from ray_mixopt.core.space import MixtureSpace
+from ray_mixopt.core.strategy import Callback, Proposal, Strategy
 
-__all__ = ["Mode", "Problem", "Proposal", "Strategy", "Suggestion"]
+SINGLE = "value"  # the metric of a search that is told one number a report
+
+_RENAMED = {  # strategies of version 0.1
+    "paper-tv": "paper:kernel=tv",
+    "paper-jsd": "paper:kernel=jsd",
+    "paper-script-noise": "paper:noise=script",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a search is for, how it goes about it and what it may spend: everything but the space.
+
+    Args:
+        mode: "min" or "max" the objective.
+        objective: weight of each metric in the objective, a linear combination in the direction of ``mode`` (weights
+            may be negative); or an ``Objective``, which also has guardrails and more. None: reports are single numbers.
+        strategy: "default" (expected regret removed per cost), "paper" (MFMS-GP, arXiv 2503.21023, Algorithm 1; for
+            instance "paper:kernel=tv,noise=script"), "random" (full runs at the target), or any callable that makes a
+            ``Strategy`` of a ``Problem``.
+        budget: most to commit, in the unit of the space's costs; None for no limit.
+        seed: of all random draws, a non-negative integer.
+        reference: weights by domain of a mixture to compare recommendations with, for instance the one in use.
+        min_gain_per_cost: the search ends, before the budget if there is one, when no run is expected to remove that
+            much regret at the target, in the objective's unit, per unit of cost. "default" only.
+        points_to_evaluate: runs to make before any other: ``{"mixture": weights by domain, "scale": name, "steps":
+            rung}``; scale and steps may be left out where the space has only one.
+        callbacks: told of suggestions and fits; not part of a saved state.
+
+    Raises:
+        ValueError: for a setting that makes no sense; the message names it and says what it must be.
+    """
+
+    mode: Mode = "min"
+    objective: Mapping[str, float] | Objective | None = None
+    strategy: str | Callable[[Problem], Strategy] = "default"
+    budget: float | None = None
+    seed: int = 0
+    reference: Mapping[str, float] | None = None
+    min_gain_per_cost: float = 0.0
+    points_to_evaluate: tuple[Mapping[str, Any], ...] = ()
+    callbacks: tuple[Callback, ...] = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        if self.mode not in get_args(Mode):
+            raise ValueError(f"mode must be 'min' or 'max', got {self.mode!r}.")
+        if self.objective is not None and not isinstance(self.objective, Objective):
+            put(self, "objective", checked_weights(self.objective))
+        if not isinstance(self.strategy, str) and not callable(self.strategy):
+            raise ValueError(f"strategy must be a name or a callable that makes one, got {self.strategy!r}.")
+        if self.budget is not None and not (_is_number(self.budget) and self.budget > 0):
+            raise ValueError(f"budget must be a positive finite cost or None, got {self.budget!r}.")
+        if not (_is_number(self.min_gain_per_cost) and self.min_gain_per_cost >= 0):
+            raise ValueError(
+                f"min_gain_per_cost must be a number that is not negative, got {self.min_gain_per_cost!r}."
+            )
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or self.seed < 0:
+            raise ValueError(f"seed must be a non-negative integer, got {self.seed!r}.")
+        put(self, "budget", None if self.budget is None else float(self.budget))
+        put(self, "min_gain_per_cost", float(self.min_gain_per_cost))
+        put(self, "reference", None if self.reference is None else dict(self.reference))
+        put(self, "points_to_evaluate", tuple(_checked_point(point) for point in self.points_to_evaluate))
+        put(self, "callbacks", tuple(self.callbacks))
+
+    @property
+    def single_valued(self) -> bool:
+        """Whether reports are single numbers rather than metrics by name."""
+        return self.objective is None
+
+    @property
+    def goal(self) -> Objective | None:
+        """The objective in full, where it was given as an ``Objective``."""
+        return self.objective if isinstance(self.objective, Objective) else None
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weight of each metric in the objective, in the direction of ``mode``."""
+        if self.objective is None:
+            return {SINGLE: 1.0}
+        return self.objective.signed(self.mode) if isinstance(self.objective, Objective) else dict(self.objective)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics that matter, those of guardrails included."""
+        return tuple(dict.fromkeys([*self.weights, *(() if self.goal is None else self.goal.metrics)]))
+
+    @property
+    def strategy_name(self) -> str:
+        """The strategy's name; for a callable, where it was defined (``module:name``)."""
+        if isinstance(self.strategy, str):
+            return self.strategy
+        made = getattr(self.strategy, "func", self.strategy)  # of a functools.partial
+        return f"{getattr(made, '__module__', '?')}:{getattr(made, '__qualname__', type(made).__qualname__)}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description, read back by ``from_dict``. Callbacks are left out."""
+        goal = self.goal
+        weights = None if self.objective is None else self.weights
+        return {
+            "mode": self.mode,
+            "objective": weights if goal is None else goal.to_dict(),
+            "strategy": self.strategy if isinstance(self.strategy, str) else {"own": self.strategy_name},
+            "budget": self.budget,
+            "seed": self.seed,
+            "reference": self.reference,
+            "min_gain_per_cost": self.min_gain_per_cost,
+            "points_to_evaluate": [dict(point) for point in self.points_to_evaluate],
+        }
+
+    @classmethod
+    def from_dict(
+        cls, data: Mapping[str, Any], *, strategy: str | Callable[[Problem], Strategy] | None = None
+    ) -> Settings:
+        """The settings that ``to_dict`` described; other entries of the mapping are ignored.
+
+        Args:
+            data: the description. A strategy of one's own is in it by name only, which is never imported.
+            strategy: used in place of the one described.
+
+        Raises:
+            ValueError: if an entry is missing or makes no sense, or the strategy was one's own and is not given.
+        """
+        try:
+            given = {key: data[key] for key in ("mode", "objective", "strategy", "budget", "seed")}
+        except KeyError as error:
+            raise ValueError(f"Malformed settings of a search: {error} is missing.") from error
+        optional = ("reference", "min_gain_per_cost", "points_to_evaluate")
+        given |= {key: data[key] for key in optional if key in data}
+        described = given["objective"]
+        if isinstance(described, Mapping) and isinstance(described.get("weights"), Mapping):
+            given["objective"] = Objective.from_dict(described)
+        made_with = given["strategy"]
+        if strategy is not None:
+            given["strategy"] = strategy
+        elif isinstance(made_with, Mapping):
+            raise ValueError(
+                f"The search was made with a strategy of its own, {made_with.get('own')!r}: pass it as strategy=, or "
+                "strategy='default' to ask the default one."
+            )
+        elif isinstance(made_with, str):
+            given["strategy"] = _RENAMED.get(made_with, made_with)
+        return cls(**given)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What is searched, for what, with which money.
+    """What a strategy is to solve: a space, the settings, and the runs that exist if not all do.
 
     Args:
         space: the search space.
-        mode: whether the objective is minimised or maximised.
-        objective: weight of each metric in the objective; a single metric has weight 1.
-        budget: most that may be committed, in the space's cost unit; None for no limit.
-        seed: seed of all random draws.
-        pool: the only runs that exist, when logged runs are replayed.
-        continuation: whether paused runs may be continued.
-        goal: the objective in full, where there is more to it than a weighted sum.
-        reference: shares of a mixture to compare recommendations with, by domain.
-        min_gain_per_cost: regret that a run must be expected to remove, per unit of cost, to be worth it.
+        settings: what for, how, and for how much.
+        pool: the only runs that exist, when a table of logged runs is replayed.
+
+    Raises:
+        ValueError: if the settings or the pool do not fit the space.
     """
 
     space: MixtureSpace
-    mode: Mode
-    objective: Mapping[str, float]
-    budget: float | None
-    seed: int
+    settings: Settings
     pool: Pool | None = None
-    continuation: bool = True
-    goal: Objective | None = None
-    reference: Mapping[str, float] | None = None
-    min_gain_per_cost: float = 0.0
+
+    def __post_init__(self) -> None:
+        space = self.space
+        if self.pool is not None:
+            object.__setattr__(self, "pool", self.pool.of(space))
+        if self.goal is not None:
+            self.goal.check(space)
+        if self.settings.reference is not None:
+            reference = space.named(resolve(self.settings.reference, space))
+            object.__setattr__(self, "settings", replace(self.settings, reference=reference))
+        _ = self.first_runs  # checked now
+
+    # -- the settings, where a strategy needs them often
 
     @property
-    def metrics(self) -> tuple[str, ...]:
-        """The metrics that matter, those of guardrails included."""
-        rails = () if self.goal is None else self.goal.metrics
-        return tuple(dict.fromkeys([*self.objective, *rails]))
-
-    def baselines(self) -> dict[str, np.ndarray]:
-        """Mixtures to compare a recommendation with, by name, each ``(d,)``."""
-        space = self.space
-        found = {"uniform": space.uniform(), "proportional": space.proportional()}
-        if self.reference is not None:
-            found["reference"] = space.mixture(self.reference)
-        return {name: mixture for name, mixture in found.items() if mixture is not None}
+    def mode(self) -> Mode:
+        """Whether the objective is minimised or maximised."""
+        return self.settings.mode
 
     @property
     def sign(self) -> float:
         """+1 when minimising, -1 when maximising: ``sign * objective`` is minimised."""
         return 1.0 if self.mode == "min" else -1.0
 
+    @cached_property
+    def weights(self) -> dict[str, float]:
+        """Weight of each metric in the objective."""
+        return self.settings.weights
+
+    @property
+    def goal(self) -> Objective | None:
+        """The objective in full, where there is more to it than a weighted sum."""
+        return self.settings.goal
+
+    @cached_property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics that matter, those of guardrails included."""
+        return self.settings.metrics
+
+    @cached_property
+    def first_runs(self) -> tuple[Proposal, ...]:
+        """``points_to_evaluate`` as runs of this space.
+
+        Raises:
+            ValueError: for a point that does not fit the space, or is not in the pool.
+        """
+        return tuple(self._first_run(point) for point in self.settings.points_to_evaluate)
+
+    def _first_run(self, point: Mapping[str, Any]) -> Proposal:
+        space = self.space
+        scale = point.get("scale", space.target_scale if len(space.scales) == 1 else None)
+        steps = point.get("steps", space.target_steps if len(space.steps) == 1 else None)
+        if scale is None or steps is None:
+            raise ValueError(f"A point to evaluate must name its scale and its steps, got {dict(point)!r}.")
+        mixture = space.mixture(point["mixture"])
+        if scale not in space.scale_names or steps not in space.steps:
+            raise ValueError(
+                f"A point to evaluate is at {scale!r} x {steps!r} steps: the space trains "
+                f"{', '.join(space.scale_names)} to {', '.join(map(str, space.steps))}."
+            )
+        if not space.simplex.contains(mixture, 1e-6).all():
+            raise ValueError(f"A point to evaluate is outside the limits of the mixture: {dict(point['mixture'])!r}.")
+        if self.pool is not None and not self.pool.has(mixture, scale, steps):
+            raise ValueError(f"A point to evaluate is not among the logged runs: {dict(point)!r}.")
+        return Proposal(mixture=mixture, scale=scale, steps=int(steps), counts=False)
+
+    # -- questions
+
+    def baselines(self) -> dict[str, np.ndarray]:
+        """Mixtures to compare a recommendation with, by name, each ``(d,)``."""
+        space, reference = self.space, self.settings.reference
+        found = {"uniform": space.uniform(), "proportional": space.proportional()}
+        if reference is not None:
+            found["reference"] = space.mixture(reference)
+        return {name: mixture for name, mixture in found.items() if mixture is not None}
+
     def value(self, metrics: Mapping[str, float]) -> float | None:
         """The objective of a report, None where a metric is missing."""
-        if not set(self.objective) <= set(metrics):
+        if not self.weights.keys() <= metrics.keys():
             return None
-        return math.fsum(weight * metrics[name] for name, weight in self.objective.items())
+        return math.fsum(weight * metrics[name] for name, weight in self.weights.items())
 
     def rng(self, *stream: int) -> np.random.Generator:
         """A random stream that depends on the seed and the given numbers only."""
-        return np.random.default_rng([self.seed, *stream])
+        return np.random.default_rng([self.settings.seed, *stream])
 
     def affordable(self, history: History) -> float:
-        """What may still be committed."""
-        return math.inf if self.budget is None else self.budget - history.committed
+        """What may still be committed, in the space's cost unit; give or take what rounding may add to a sum."""
+        budget = self.settings.budget
+        return math.inf if budget is None else (budget - history.committed) * (1 + 1e-12)
+
+    def affords(self, run: Proposal, history: History) -> bool:
+        """Whether the rest of the budget pays for a run: for a continued one, for its further steps."""
+        start = 0 if run.continues is None else history[run.continues].reached
+        return self.space.cost(run.scale, run.steps, start=start) <= self.affordable(history)
+
+    # -- variations
+
+    def within(self, space: MixtureSpace) -> Problem:
+        """The same problem in another space."""
+        return replace(self, space=space)
+
+    def asking(self, objective: Mapping[str, float] | Objective | None, mode: Mode | None = None) -> Problem:
+        """The same problem with another objective."""
+        return replace(self, settings=replace(self.settings, objective=objective, mode=mode or self.mode))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Proposal:
-    """What a strategy wants to run: a new trial, or the continuation of a paused one.
-
-    ``acquisition`` is kept with a new trial, for strategies whose later answers depend on it. ``again`` marks the
-    repetition of a lost run, which is no new suggestion of the strategy's.
-    """
-
-    mixture: np.ndarray  # (d,)
-    scale: str
-    steps: int
-    continues: str | None = None
-    acquisition: float | None = None
-    again: bool = False
+def _checked_point(point: object) -> dict[str, Any]:
+    if not isinstance(point, Mapping) or not isinstance(point.get("mixture"), Mapping):
+        raise ValueError(
+            "points_to_evaluate are mappings such as {'mixture': {'web': 0.6, 'code': 0.4}, 'scale': '60M', 'steps': "
+            f"2000}}, got {point!r}."
+        )
+    if unknown := sorted(set(map(str, point)) - {"mixture", "scale", "steps"}):
+        raise ValueError(f"A point to evaluate has mixture, scale and steps, got {', '.join(unknown)}, too.")
+    known = {key: value for key, value in point.items() if value is not None}
+    return known | {"mixture": dict(point["mixture"])}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Suggestion:
-    """What to run next.
-
-    Attributes:
-        trial_id: name of the run; a continued run keeps its own.
-        mixture: share of training tokens by domain; sums to 1.
-        scale: name of the model scale.
-        steps: the rung to reach, in training steps; every rung passed is to be reported.
-        continues: the paused trial to go on with (then equal to ``trial_id``), or None for a new run.
-        cost: what it adds to the bill, in the space's cost unit: for a continued run only the further steps.
-    """
-
-    trial_id: str
-    mixture: dict[str, float]
-    scale: str
-    steps: int
-    continues: str | None
-    cost: float
-
-
-class Strategy(Protocol):
-    """A policy over histories. Pure: the same history gives the same answer."""
-
-    def __init__(self, problem: Problem) -> None: ...
-
-    def propose(self, history: History) -> Proposal | None:
-        """The next run; None when nothing useful fits the budget."""
-        ...
-
-    def recommend(self, history: History) -> Recommendation:
-        """The best mixture for the target as far as the history tells."""
-        ...
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ray_mixopt.core.history import History
-from ray_mixopt.core.objective import Mode, Objective
+from ray_mixopt.core.objective import Mode
 from ray_mixopt.core.pool import Pool
+from ray_mixopt.core.problem import Settings
 from ray_mixopt.core.safety import check_version
 from ray_mixopt.core.space import MixtureSpace
-from ray_mixopt.optimizer import MixtureOptimizer, objective_of
+from ray_mixopt.optimizer import MixtureOptimizer
 
 STATE_VERSION = 1
 AT_STEPS = -1  # stands for "at the steps of the configuration"
@@ -45,10 +46,12 @@ class SearchState:
     @property
     def metrics(self) -> list[str]:
         """Names of the metrics of the objective, those of its guardrails included; empty while it is unknown."""
-        objective = objective_of(self.settings["objective"])
-        if isinstance(objective, Objective):
-            return list(objective.metrics)
-        return list(objective or filter(None, [self.metric]))
+        described = self._described
+        return list(filter(None, [self.metric])) if described.single_valued else list(described.metrics)
+
+    @property
+    def _described(self) -> Settings:
+        return Settings.from_dict({**self.settings, "mode": self.mode or "min"})
 
     @property
     def missing(self) -> str | None:
@@ -76,10 +79,11 @@ class SearchState:
         if self._optimizer is None:
             if self.missing is not None:
                 raise RuntimeError(self.missing)
-            assert self.space is not None and self.mode is not None
-            objective = objective_of(self.settings["objective"]) or {self.metrics[0]: 1.0}
-            settings = self.settings | {"objective": objective}
-            self._optimizer = MixtureOptimizer(self.space, mode=self.mode, pool=self.pool, **settings)
+            assert self.space is not None
+            settings = self._described
+            if settings.single_valued:
+                settings = replace(settings, objective={self.metrics[0]: 1.0})
+            self._optimizer = MixtureOptimizer(self.space, settings, pool=self.pool)
         while self.points:
             _hand_over(self.points.pop(0), self._optimizer)
         return self._optimizer
@@ -179,7 +183,7 @@ def _hand_over(point: Mapping[str, Any], optimizer: MixtureOptimizer) -> None:
 def _by_name(value: float | Mapping[str, float], optimizer: MixtureOptimizer) -> Mapping[str, float]:
     if isinstance(value, Mapping):
         return value
-    names = list(optimizer.problem.objective)
+    names = list(optimizer.problem.weights)
     if len(names) > 1:
         raise ValueError(f"The objective has the metrics {names}: give an evaluated point's values by name.")
     return {names[0]: value}

@@ -13,6 +13,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from ray_mixopt.core.merging import DomainMap
+from ray_mixopt.core.problem import Settings
 from ray_mixopt.core.safety import MiB, check_size
 from ray_mixopt.core.space import MixtureSpace, Scale
 from ray_mixopt.pretraining.data.manifest import Manifest
@@ -28,6 +29,7 @@ from ray_mixopt.pretraining.training.settings import (
     TrainingRun,
     explain,
 )
+from ray_mixopt.strategies import check as check_strategy
 
 if TYPE_CHECKING:
     from ray_mixopt.pretraining.training.model import ModelCost
@@ -341,12 +343,11 @@ class PretrainConfig(Section):
         Raises:
             ValueError: for the first thing that does not fit; one sentence.
         """
-        from ray_mixopt.optimizer import check_settings
         from ray_mixopt.pretraining.training.downstream import check_evaluation
         from ray_mixopt.pretraining.training.train import open_data
 
         space, search = self.space, self.search
-        check_settings(
+        settings = Settings(
             mode=search.mode,
             objective=search.objective,
             strategy=search.strategy,
@@ -354,6 +355,7 @@ class PretrainConfig(Section):
             seed=search.seed,
             min_gain_per_cost=search.min_gain,
         )
+        check_strategy(settings, groups=bool(space.groups))
         metrics = {f"val_loss/{name}" for name in self.manifest.domains} | {MEAN_LOSS, "train_loss"}
         tasks = () if self.evaluation is None else self.evaluation.tasks
         if unknown := sorted(

@@ -69,7 +69,7 @@ def spending(study: Study) -> Drawing | None:
 
 def curves(study: Study) -> Drawing | None:
     """Learning curves of the objective's first metric; None where all reported at the same step."""
-    metric = next(iter(study.problem.objective))
+    metric = next(iter(study.problem.weights))
     runs, names = study.ledger.curves(metric), study.ledger.scale_names
     if len({step for _, steps, _ in runs for step in steps}) < 2:
         return None

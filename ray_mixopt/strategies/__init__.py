@@ -1,32 +1,103 @@
-"""What to run next and what to recommend: the strategies of ``MixtureOptimizer``."""
+"""What to run next and what to recommend: the strategies of a search, by name."""
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 
-from ray_mixopt.core.problem import Problem, Proposal, Strategy, Suggestion
+from ray_mixopt.core.problem import Problem, Settings
+from ray_mixopt.core.strategy import Strategy
 
-__all__ = ["STRATEGIES", "Problem", "Proposal", "Strategy", "Suggestion", "create"]
 
-# Loaded when first used: random search should not wait for the surrogate's imports.
-STRATEGIES: dict[str, tuple[str, str, dict[str, str]]] = {  # module, class, options
-    "default": ("ray_mixopt.strategies.default", "RegretStrategy", {}),
-    "paper": ("ray_mixopt.strategies.paper", "PaperStrategy", {}),
-    "paper-tv": ("ray_mixopt.strategies.paper", "PaperStrategy", {"kernel": "tv"}),
-    "paper-jsd": ("ray_mixopt.strategies.paper", "PaperStrategy", {"kernel": "jsd"}),
-    "paper-script-noise": ("ray_mixopt.strategies.paper", "PaperStrategy", {"noise": "script"}),
-    "random": ("ray_mixopt.strategies.random", "RandomStrategy", {}),
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """A strategy of this package.
+
+    Args:
+        module: where it is; loaded when it is first used, so that random search does not wait for the surrogate.
+        cls: its class.
+        options: what may be said behind its name, ``name:option=value``, with the values that an option may have.
+        predicts: whether it has a model: it then knows guardrails, relative objectives, closeness and expected gains.
+        groups: whether it knows limits on groups of domains.
+    """
+
+    module: str
+    cls: str
+    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    predicts: bool = False
+    groups: bool = True
+
+
+STRATEGIES: dict[str, Named] = {
+    "default": Named(module="ray_mixopt.strategies.default", cls="DefaultStrategy", predicts=True),
+    "paper": Named(
+        module="ray_mixopt.strategies.paper",
+        cls="PaperStrategy",
+        options={"kernel": ("rbf", "tv", "jsd"), "noise": ("printed", "script")},
+        groups=False,
+    ),
+    "random": Named(module="ray_mixopt.strategies.random", cls="RandomStrategy"),
 }
 
 
-def create(name: str, problem: Problem) -> Strategy:
-    """The strategy of that name for a problem.
+def check(settings: Settings, *, groups: bool = False) -> None:
+    """Checks that the chosen strategy exists and can do what the settings ask; one's own can do anything.
+
+    Args:
+        settings: of the search.
+        groups: whether the space has limits on groups of domains.
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: naming what the strategy does not know.
     """
+    if not isinstance(settings.strategy, str):
+        return
+    named, _ = _parsed(settings.strategy)
+    goal = settings.goal
+    if goal is not None and not goal.plain and not named.predicts:
+        raise ValueError(
+            f"Strategy {settings.strategy!r} knows only weighted sums: an objective with guardrails, relative_to or "
+            "closeness needs strategy='default'."
+        )
+    if settings.min_gain_per_cost and not named.predicts:
+        raise ValueError(
+            f"Strategy {settings.strategy!r} does not predict gains: min_gain_per_cost needs strategy='default'."
+        )
+    if groups and not named.groups:
+        raise ValueError(
+            f"Strategy {settings.strategy!r} knows no limits on groups of domains: use 'default' or 'random'."
+        )
+
+
+def create(problem: Problem) -> Strategy:
+    """The strategy that a problem's settings choose, made for the problem.
+
+    Raises:
+        ValueError: for an unknown name, or what ``check`` raises.
+    """
+    check(problem.settings, groups=bool(problem.space.groups))
+    chosen = problem.settings.strategy
+    make: Callable[[Problem], Strategy]
+    if isinstance(chosen, str):
+        named, options = _parsed(chosen)
+        make = partial(getattr(importlib.import_module(named.module), named.cls), **options)
+    else:
+        make = chosen
+    return make(problem)
+
+
+def _parsed(text: str) -> tuple[Named, dict[str, str]]:
+    """``name`` or ``name:option=value,option=value``, taken apart."""
+    name, _, rest = text.partition(":")
     if name not in STRATEGIES:
         raise ValueError(f"Unknown strategy {name!r}: choose one of {', '.join(STRATEGIES)}.")
-    module, cls, options = STRATEGIES[name]
-    strategy: Strategy = getattr(importlib.import_module(module), cls)(problem, **options)
-    return strategy
+    named, options = STRATEGIES[name], {}
+    for part in rest.split(",") if rest else ():
+        key, _, value = part.partition("=")
+        if value not in named.options.get(key, ()):
+            known = "; ".join(f"{option}={'|'.join(values)}" for option, values in named.options.items())
+            raise ValueError(f"Strategy {name!r} has no {part!r}: its options are {known or 'none'}.")
+        options[key] = value
+    return named, options

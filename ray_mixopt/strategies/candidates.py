@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ray_mixopt.core.history import History, Trial
 from ray_mixopt.core.pool import Pool
-from ray_mixopt.core.problem import Proposal
+from ray_mixopt.core.problem import Problem
 from ray_mixopt.core.space import MixtureSpace
+from ray_mixopt.core.strategy import Proposal
 
 Run = tuple[np.ndarray, str, int]
 """A mixture ``(d,)``, a scale and steps."""
@@ -122,9 +123,7 @@ class PoolCandidates:
 
     def __init__(self, space: MixtureSpace, pool: Pool) -> None:
         self.space, self.pool = space, pool
-        scale, steps = space.scale_names.index(space.target_scale), space.steps.index(space.target_steps)
-        self._targets = pool.mixtures[pool.available[:, scale, steps]]
-        self._row = {tuple(w): i for i, w in enumerate(pool.mixtures.tolist())}
+        self._targets = pool.logged_at(space.target_scale, space.target_steps)
         if not len(self._targets):
             raise ValueError(
                 f"No logged run reaches the target {space.target_scale} x {space.target_steps} steps: choose another."
@@ -154,7 +153,7 @@ class PoolCandidates:
         return self._targets
 
     def near(self, mixtures: np.ndarray, values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """None: there are no others."""
+        """No further mixtures, ``0 x d``: only those logged can be recommended."""
         return np.empty((0, self.space.n_domains))
 
     def best(self, mixtures: np.ndarray, score: Callable[[np.ndarray], Tensor], rng: np.random.Generator) -> np.ndarray:
@@ -164,10 +163,10 @@ class PoolCandidates:
     def runs(self, mixtures: np.ndarray, history: History) -> Iterable[Run]:
         """Logged runs not yet taken, of the mixtures nearest to ``mixtures`` if there are very many."""
         open_ = self.pool.available.copy()
-        for trial in history:
-            row = self._row.get(trial.mixture)
-            if row is not None:
-                open_[row, self.space.scale_names.index(trial.scale)] = False
+        if len(history):
+            for trial, row in zip(history, self.pool.rows(history.mixtures()), strict=True):
+                if row >= 0 and trial.scale in self.space.scale_names:
+                    open_[row, self.space.scale_names.index(trial.scale)] = False
         rows = np.flatnonzero(open_.any((1, 2)))
         if len(rows) > _MAX_POOL_MIXTURES:
             distance = np.square(self.pool.mixtures[rows, None] - mixtures[None]).sum(-1).min(1)
@@ -180,11 +179,13 @@ class PoolCandidates:
 
     def further_steps(self, trial: Trial) -> list[int]:
         """Logged rungs beyond the one it reached."""
-        row = self._row.get(trial.mixture)
-        if row is None:
-            return []
-        logged = self.pool.available[row, self.space.scale_names.index(trial.scale)]
-        return [steps for steps, there in zip(self.space.steps, logged, strict=True) if there and steps > trial.reached]
+        return [steps for steps in self.pool.rungs(trial.mixture, trial.scale) if steps > trial.reached]
 
     def _cost(self, cell: tuple[int, int]) -> float:
         return self.space.cost(self.space.scale_names[cell[0]], self.space.steps[cell[1]])
+
+
+def candidates_of(problem: Problem) -> Candidates:
+    """What a problem lets a strategy choose from."""
+    space, pool = problem.space, problem.pool
+    return SimplexCandidates(space) if pool is None else PoolCandidates(space, pool)

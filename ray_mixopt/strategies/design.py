@@ -11,8 +11,8 @@ import math
 
 import numpy as np
 
-from ray_mixopt.core.problem import Proposal
 from ray_mixopt.core.space import MixtureSpace
+from ray_mixopt.core.strategy import Proposal
 
 _BRIDGE_SHARE = 0.15  # of a target run's cost, for the runs between the cheapest fidelity and the target
 _CHEAP_SHARE = 0.05  # of a target run's cost, for the runs at the cheapest fidelity

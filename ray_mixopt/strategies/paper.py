@@ -18,11 +18,13 @@ import numpy as np
 import torch
 from botorch.optim.batched_lbfgs_b import fmin_l_bfgs_b_batched
 from gpytorch.kernels import Kernel, RBFKernel
+from torch.special import entr
 
 from ray_mixopt.core.history import History, Trial
-from ray_mixopt.core.problem import Problem, Proposal
+from ray_mixopt.core.problem import Problem
 from ray_mixopt.core.recommendation import Recommendation
-from ray_mixopt.core.simplex import CappedSimplex
+from ray_mixopt.core.simplex import CappedSimplex, same_mixture
+from ray_mixopt.core.strategy import Proposal
 from ray_mixopt.strategies.random import best_observed
 
 KernelName = Literal["rbf", "tv", "jsd"]
@@ -37,7 +39,13 @@ N_STARTS = 5
 LOGIT_BOUND = 3.0
 COST_EXPONENT_DECAY = 0.99
 LOW_IMPROVEMENT, SHRINKAGE = 1e-4, 0.95
-SAME_MIXTURE = 1e-3  # runs whose shares differ by less are the same run when one of them is on its way
+
+PAPER_RUNGS = (*range(100, 1000, 100), 6000, 12000, 19700)  # short ones for the initial design, three to search over
+
+
+def paper_rungs(target_steps: int) -> tuple[int, ...]:
+    """The paper's rungs, in proportion to the training steps of the target."""
+    return tuple(sorted({max(1, round(rung * target_steps / PAPER_RUNGS[-1])) for rung in PAPER_RUNGS}))
 
 
 class TotalVariationKernel(Kernel):
@@ -62,7 +70,7 @@ class JensenShannonKernel(Kernel):
     def forward(self, x1: torch.Tensor, x2: torch.Tensor, diag: bool = False, **params: object) -> torch.Tensor:
         """Covariances of ``n1 x d`` and ``n2 x d`` mixtures, ``n1 x n2`` (or the diagonal)."""
         p, q = _pairs(x1, x2, diag)
-        divergence = _entropy(0.5 * (p + q)) - 0.5 * (_entropy(p) + _entropy(q))
+        divergence = (entr(0.5 * (p + q)) - 0.5 * (entr(p) + entr(q))).sum(-1)
         return torch.exp(-0.5 * divergence.clamp_min(0.0) / self.lengthscale.squeeze() ** 2)
 
 
@@ -151,9 +159,9 @@ class ExpectedImprovement:
 class PaperStrategy:
     """MFMS-GP: expected improvement per cost^alpha over mixtures, scales and steps.
 
-    Chosen as ``strategy="paper"``; ``"paper-tv"`` and ``"paper-jsd"`` put another kernel on the mixture. The paper's
-    public script differs from its text in the noise: once the first suggestion is evaluated, GPyTorch drops it there
-    from all observations. The text is the default, ``"paper-script-noise"`` is the script.
+    Chosen as ``strategy="paper"``; ``"paper:kernel=tv"`` and ``"paper:kernel=jsd"`` put another kernel on the mixture.
+    The paper's public script differs from its text in the noise: once the first suggestion is evaluated, GPyTorch drops
+    it there from all observations. The text is the default, ``"paper:noise=script"`` is the script.
 
     What the paper leaves open: with floors and caps, mixtures are projected onto them; with a pool of logged runs,
     expected improvement is maximised over the pool; only runs that fit the budget are considered; runs on their way
@@ -284,22 +292,23 @@ class PaperStrategy:
 
     def _cells(self, history: History, rungs: list[int]) -> list[tuple[str, int]]:
         """Scales and rungs that fit the budget."""
-        space, limit = self.problem.space, self.problem.affordable(history) * (1 + 1e-12)
+        space, limit = self.problem.space, self.problem.affordable(history)
         return [(name, z) for name in space.scale_names for z in rungs if space.cost(name, z) <= limit]
 
     def _untried(self, history: History, rungs: list[int]) -> list[tuple[np.ndarray, str, int]]:
         """Runs of the pool that fit the budget and that no earlier run has covered."""
         pool, space = self.problem.pool, self.problem.space
         assert pool is not None
-        covered: dict[tuple[tuple[float, ...], str], int] = {}
-        for trial in history:
-            run = trial.mixture, trial.scale
-            covered[run] = max(covered.get(run, 0), trial.steps)
+        covered = np.zeros((len(pool.mixtures), len(space.scales)), dtype=np.int64)
+        for trial, row in zip(history, pool.rows(history.mixtures()), strict=True) if len(history) else ():
+            if row >= 0 and trial.scale in space.scale_names:
+                column = space.scale_names.index(trial.scale)
+                covered[row, column] = max(covered[row, column], trial.steps)
         runs = []
         for scale, steps in self._cells(history, rungs):
-            available = pool.available[:, space.scale_names.index(scale), space.steps.index(steps)]
-            left = (w for w in pool.mixtures[available] if covered.get((tuple(w), scale), 0) < steps)
-            runs += [(w, scale, steps) for w in left]
+            column = space.scale_names.index(scale)
+            there = pool.available[:, column, space.steps.index(steps)] & (covered[:, column] < steps)
+            runs += [(w, scale, steps) for w in pool.mixtures[there]]
         return runs
 
     def _fidelities(self, cells: list[tuple[str, int]]) -> torch.Tensor:
@@ -333,14 +342,10 @@ def _mixtures(logits: torch.Tensor, simplex: CappedSimplex) -> torch.Tensor:
 
 def _on_its_way(history: History, mixture: np.ndarray, scale: str, steps: int) -> bool:
     return any(
-        trial.scale == scale and trial.steps == steps and np.abs(np.array(trial.mixture) - mixture).max() < SAME_MIXTURE
+        trial.scale == scale and trial.steps == steps and same_mixture(trial.mixture, mixture)
         for trial in history.pending()
     )
 
 
 def _pairs(x1: torch.Tensor, x2: torch.Tensor, diag: bool) -> tuple[torch.Tensor, torch.Tensor]:
     return (x1, x2) if diag else (x1.unsqueeze(-2), x2.unsqueeze(-3))
-
-
-def _entropy(p: torch.Tensor) -> torch.Tensor:
-    return -(p * p.clamp_min(1e-12).log()).sum(-1)

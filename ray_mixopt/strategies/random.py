@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from ray_mixopt.core.history import History
-from ray_mixopt.core.problem import Problem, Proposal
+from ray_mixopt.core.problem import Problem
 from ray_mixopt.core.recommendation import Recommendation
+from ray_mixopt.core.simplex import same_mixture
+from ray_mixopt.core.strategy import Proposal
 
 
 class RandomStrategy:
@@ -22,17 +24,14 @@ class RandomStrategy:
     def propose(self, history: History) -> Proposal | None:
         """A uniform draw from the capped simplex, or from the pool's untried mixtures."""
         problem, space = self.problem, self.problem.space
-        if space.target_cost > problem.affordable(history) * (1 + 1e-12):
+        if space.target_cost > problem.affordable(history):
             return None
         rng = problem.rng(history.n_asked)
         if problem.pool is None:
             mixture = space.sample(1, rng)[0]
         else:
-            at_target = problem.pool.available[
-                :, space.scale_names.index(space.target_scale), space.steps.index(space.target_steps)
-            ]
-            tried = {t.mixture for t in history}
-            left = [w for w in problem.pool.mixtures[at_target] if tuple(w) not in tried]
+            there, tried = problem.pool.logged_at(space.target_scale, space.target_steps), history.mixtures()
+            left = [w for w in there if not same_mixture(tried, w).any()]
             if not left:
                 return None
             mixture = left[rng.integers(len(left))]

@@ -15,26 +15,26 @@ import torch
 from torch import Tensor
 
 from ray_mixopt.surrogate.encoding import Observations
-from ray_mixopt.surrogate.gp import Surrogate
+from ray_mixopt.surrogate.gp import MixtureGP
 
 _DOUBT = 5.0  # reports that count against any correlation
 
 
 @torch.no_grad()
-def error_correlation(data: Sequence[Observations], surrogates: Sequence[Surrogate]) -> Tensor:
-    """Correlation of the errors of ``m`` metrics, ``m x m``, shrunk towards none while few reports have both.
+def error_correlation(data: Sequence[Observations], models: Sequence[MixtureGP]) -> Tensor:
+    """Correlation of the errors of metrics, ``k x k``, shrunk towards none while few reports have both.
 
     Args:
-        data: what each surrogate was given.
-        surrogates: one a metric, all with the same number of draws.
+        data: what each model was given.
+        models: one a metric, all with the same number of draws.
     """
     rows: dict[tuple[str, tuple[float, ...]], int] = {}
     reports = [zip(d.runs, map(tuple, d.x[:, -2:].tolist()), strict=True) for d in data]
     places = [torch.tensor([rows.setdefault(report, len(rows)) for report in of_metric]) for of_metric in reports]
-    surprise = torch.zeros(len(data), len(surrogates[0].theta), len(rows), dtype=torch.float64)
+    surprise = torch.zeros(len(data), len(models[0].theta), len(rows), dtype=torch.float64)
     known = torch.zeros(len(data), len(rows), dtype=torch.float64)
-    for i, (place, surrogate) in enumerate(zip(places, surrogates, strict=True)):
-        surprise[i, :, place] = surrogate.white.squeeze(-1)
+    for i, (place, model) in enumerate(zip(places, models, strict=True)):
+        surprise[i, :, place] = model.white.squeeze(-1)
         known[i, place] = 1.0
     cross = torch.einsum("isn,jsn->ij", surprise, surprise)
     power = surprise.square().sum(1) @ known.T  # of i where j is known too
@@ -44,3 +44,14 @@ def error_correlation(data: Sequence[Observations], surrogates: Sequence[Surroga
     nearest = (vectors * values.clamp_min(1e-6)) @ vectors.mT
     sd = nearest.diagonal().sqrt()
     return nearest / torch.outer(sd, sd)
+
+
+def square_root(covariance: Tensor) -> Tensor:
+    """A square root of ``batch_shape x c x c`` covariances that may be singular, or miss it by rounding."""
+    scale = covariance.diagonal(dim1=-2, dim2=-1).amax(-1)[..., None, None]
+    jitter = 1e-8 * scale * torch.eye(covariance.shape[-1], dtype=covariance.dtype)
+    factor, info = torch.linalg.cholesky_ex(covariance + jitter)
+    if bool(info.any()):
+        values, vectors = torch.linalg.eigh(covariance)
+        factor = vectors * values.clamp_min(0.0).sqrt().unsqueeze(-2)
+    return factor

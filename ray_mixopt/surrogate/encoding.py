@@ -28,13 +28,20 @@ class Observations:
     runs: tuple[str, ...]
     noise: Tensor | None = None
 
+    def take(self, rows: Tensor) -> Observations:
+        """Some of them, by index."""
+        noise = None if self.noise is None else self.noise[rows]
+        return Observations(x=self.x[rows], y=self.y[rows], runs=tuple(self.runs[i] for i in rows), noise=noise)
+
     def largest(self, n: int) -> Observations:
         """The ``n`` of largest fidelity, by log size plus log steps, in their order; of equals the earlier ones."""
         if len(self.y) <= n:
             return self
-        rows = self.x[:, -2:].sum(-1).argsort(descending=True, stable=True)[:n].sort().values
-        noise = None if self.noise is None else self.noise[rows]
-        return Observations(x=self.x[rows], y=self.y[rows], runs=tuple(self.runs[i] for i in rows), noise=noise)
+        return self.take(self.x[:, -2:].sum(-1).argsort(descending=True, stable=True)[:n].sort().values)
+
+    def content(self) -> bytes:
+        """Inputs, values and noise as bytes: the same for the same data."""
+        return b"".join(part.numpy().tobytes() for part in (self.x, self.y, self.noise) if part is not None)
 
 
 def fidelity_coordinates(space: MixtureSpace, scale: str, steps: float) -> tuple[float, float]:

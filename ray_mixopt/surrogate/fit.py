@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from ray_mixopt.surrogate.kernels import MixtureFidelityKernel
+from ray_mixopt.surrogate.kernels import MixtureFidelityKernel, MixtureKernel
 
 _MAX_ITERATIONS = 100
 _TOLERANCE = 1e-5  # relative, of the log density: a thousandth of a nat or so
@@ -20,20 +21,10 @@ _CACHED = 2**17  # entries of a batch of covariances
 _JITTER = 1e-8
 _NOISE_FLOOR = 1e-6  # standardised variance; keeps replicates from making the covariance singular
 
-# Location and width of the Gaussian prior of each (log) hyper-parameter: weakly informative, lengthscales of the order
-# of the simplex, mixture effects that are small next to the scaling curve.
-_PRIORS: dict[str, tuple[float | list[float], float | list[float]]] = {
-    "log_noise": (math.log(1e-4), 2.0),
-    "kernel.log_amplitudes": ([math.log(0.1), 0.0], [1.5, 1.0]),
-    "kernel.log_linear": (0.0, 1.5),
-    "kernel.logit_shared": (2.0, 1.5),
-    "kernel.logit_rough": (0.0, 1.5),
-    "kernel.growth": (0.0, 0.4),
-    "kernel.mixture.raw_lengthscale": (math.log(0.8), 0.8),
-    "kernel.scale.raw_lengthscale": (math.log(3.0), 0.5),
-    "kernel.steps.raw_lengthscale": (math.log(2.0), 0.5),
-    "kernel.curve.raw_lengthscale": (math.log(3.0), 0.7),
-}
+NOISE_PRIOR = (math.log(1e-4), 2.0)  # location and width, of the log of the standardised variance
+
+KernelMaker = Callable[[int, torch.Size], MixtureKernel]
+"""Makes a kernel of the number of domains and a batch shape; a class of kernels does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +50,15 @@ class Hyperparameters(torch.nn.Module):
     Args:
         n_domains: number of domains.
         batch_shape: batch of hyper-parameter draws.
+        kernel: makes the kernel.
     """
 
-    def __init__(self, n_domains: int, batch_shape: torch.Size | None = None) -> None:
+    def __init__(
+        self, n_domains: int, batch_shape: torch.Size | None = None, kernel: KernelMaker = MixtureFidelityKernel
+    ) -> None:
         super().__init__()
         self.batch_shape = torch.Size() if batch_shape is None else batch_shape
-        self.kernel = MixtureFidelityKernel(n_domains, self.batch_shape)
+        self.kernel = kernel(n_domains, self.batch_shape)
         self.log_noise = torch.nn.Parameter(torch.zeros(*self.batch_shape, 1))
         self.double()
 
@@ -86,8 +80,9 @@ class Hyperparameters(torch.nn.Module):
     def prior(self) -> Prior:
         """The prior of ``pack``."""
         n_batch = max(math.prod(self.batch_shape), 1)
+        priors = {"log_noise": NOISE_PRIOR} | {f"kernel.{name}": prior for name, prior in self.kernel.priors.items()}
         moments = [
-            [torch.as_tensor(moment, dtype=torch.float64).expand(p.numel() // n_batch) for moment in _PRIORS[name]]
+            [torch.as_tensor(moment, dtype=torch.float64).expand(p.numel() // n_batch) for moment in priors[name]]
             for name, p in self.named_parameters()
         ]
         return Prior(mean=torch.cat([mean for mean, _ in moments]), std=torch.cat([std for _, std in moments]))
@@ -135,12 +130,18 @@ def _loss_and_grad(
     return loss.detach() + 0.5 * offset.square().sum(-1), model.pack_grad() + offset / prior.std
 
 
-def map_estimate(x: Tensor, y: Tensor, n_domains: int, known: Tensor | None = None) -> Tensor:
-    """Hyper-parameters of largest posterior density given ``(n,)`` standardised values at ``n x d+2``, ``(p,)``.
+def map_estimate(
+    x: Tensor, y: Tensor, known: Tensor | None = None, kernel: KernelMaker = MixtureFidelityKernel
+) -> Tensor:
+    """Hyper-parameters of largest posterior density, ``(p,)``.
 
-    ``known`` variances of the values, ``(n,)``, are on top of the noise, which is estimated.
+    Args:
+        x: inputs, ``n x d+2``.
+        y: standardised values, ``(n,)``.
+        known: variances of the values, ``(n,)``, on top of the noise, which is estimated.
+        kernel: makes the kernel.
     """
-    model = Hyperparameters(n_domains)
+    model = Hyperparameters(x.shape[-1] - 2, kernel=kernel)
     prior = model.prior()
 
     def objective(theta: np.ndarray) -> tuple[float, np.ndarray]:
@@ -162,24 +163,33 @@ def map_estimate(x: Tensor, y: Tensor, n_domains: int, known: Tensor | None = No
 def laplace_draws(
     x: Tensor,
     y: Tensor,
-    n_domains: int,
     mode: Tensor,
     n_draws: int,
     rng: np.random.Generator,
     known: Tensor | None = None,
+    kernel: KernelMaker = MixtureFidelityKernel,
 ) -> Tensor:
-    """The mode and ``n_draws - 1`` draws from the Gaussian that fits the posterior at the mode, ``n_draws x p``.
+    """The mode and ``n_draws - 1`` draws from the Gaussian that fits the posterior at the mode, ``s x p``.
 
     The Hessian comes from central differences of the gradient, evaluated in batches that fit a core's cache. Curvatures
     below the prior's are raised to it.
+
+    Args:
+        x: inputs, ``n x d+2``.
+        y: standardised values, ``(n,)``.
+        mode: the MAP estimate, ``(p,)``.
+        n_draws: number of draws, ``s``.
+        rng: source of randomness.
+        known: as in ``map_estimate``.
+        kernel: makes the kernel.
     """
-    p = len(mode)
+    p, n_domains = len(mode), x.shape[-1] - 2
     steps = _STEP * torch.eye(p, dtype=mode.dtype)
     shifted = torch.cat([mode + steps, mode - steps])
-    prior = Hyperparameters(n_domains).prior()
+    prior = Hyperparameters(n_domains, kernel=kernel).prior()
     grads = torch.cat(
         [
-            _loss_and_grad(Hyperparameters(n_domains, chunk.shape[:1]), prior, chunk, x, y, known)[1]
+            _loss_and_grad(Hyperparameters(n_domains, chunk.shape[:1], kernel), prior, chunk, x, y, known)[1]
             for chunk in shifted.split(max(1, _CACHED // len(y) ** 2))
         ]
     )

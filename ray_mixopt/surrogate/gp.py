@@ -1,4 +1,8 @@
-"""One metric's Gaussian process over mixtures and fidelities, averaged over hyper-parameter draws."""
+"""One metric's Gaussian process over mixtures and fidelities: a BoTorch model, averaged over hyper-parameter draws.
+
+It is the model that the search itself uses, and BoTorch's acquisition functions run on it. BoTorch sees the metric in
+its own unit; inside, values are standardised.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +10,25 @@ from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Self, TypeVar
 
 import torch
-from botorch.models import SingleTaskGP
-from botorch.models.transforms.outcome import Standardize
-from botorch.posteriors import GPyTorchPosterior
+from botorch.acquisition.objective import PosteriorTransform
+from botorch.models.model import FantasizeMixin, Model
 from botorch.posteriors.fully_bayesian import GaussianMixturePosterior
-from gpytorch.means import ZeroMean
+from botorch.posteriors.gpytorch import GPyTorchPosterior
+from botorch.posteriors.posterior import Posterior
+from gpytorch.constraints import Positive
+from gpytorch.distributions import MultivariateNormal
+from gpytorch.likelihoods import GaussianLikelihood
 from torch import Tensor
 
-from ray_mixopt.surrogate.fit import Hyperparameters
+from ray_mixopt.surrogate.fit import Hyperparameters, KernelMaker
+from ray_mixopt.surrogate.kernels import MixtureFidelityKernel
+
+Value = TypeVar("Value", Tensor, float)
+
+LEAST_VARIANCE = 1e-16  # of what is known as well as rounding allows, standardised
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,65 +48,90 @@ class Standardisation:
         """Values in standard deviations from the mean."""
         return (values - self.center) / self.spread
 
+    def undone(self, values: Value) -> Value:
+        """Standardised values in the metric's unit."""
+        return values * self.spread + self.center
 
-class Surrogate:
-    """Posterior of one metric, for each of ``s`` hyper-parameter draws.
+    def variances(self, values: Tensor | None) -> Tensor | None:
+        """Variances in the metric's unit squared as standardised ones; None stays None."""
+        return None if values is None else values / self.spread**2
+
+
+class MixtureGP(Model, FantasizeMixin):
+    """Posterior of one metric: an ensemble of Gaussian processes, one a hyper-parameter draw.
+
+    As in BoTorch's fully Bayesian models, ``train_inputs`` stay ``n x d+2`` and a posterior at ``batch_shape x q x
+    d+2`` has the shape ``batch_shape x s x q x 1``, so that acquisition functions average over the draws.
 
     Args:
         x: inputs, ``n x d+2`` (see ``kernels``).
-        y: standardised values, ``(n,)`` or ``s x n``.
-        theta: hyper-parameter draws, ``s x p``.
-        standardisation: how ``y`` was made from the metric.
-        known: standardised variances of the values, ``(n,)``, that are known beforehand, on top of the noise.
+        y: the metric, ``(n,)``, in its own unit.
+        theta: hyper-parameter draws, ``s x p``, of standardised values.
+        noise: variances of the values, ``(n,)``, in the metric's unit squared, that are known beforehand, on top of
+            the noise that the hyper-parameters say.
+        kernel: makes the kernel that ``theta`` is of.
+        standardise: map from the metric's unit to the one inside; by default that of ``y``.
+
+    Attributes:
+        factor: lower Cholesky factor of the covariance of the observations, ``s x n x n``.
+        white: ``L^-1 y``, the whitened standardised values, ``s x n x 1``: each report less what all before it
+            predicted, in standard deviations.
     """
 
+    _is_ensemble = True
+    num_outputs = 1
+
     def __init__(
-        self, x: Tensor, y: Tensor, theta: Tensor, standardisation: Standardisation, known: Tensor | None = None
+        self,
+        x: Tensor,
+        y: Tensor,
+        theta: Tensor,
+        noise: Tensor | None = None,
+        kernel: KernelMaker = MixtureFidelityKernel,
+        standardise: Standardisation | None = None,
     ) -> None:
-        self.x, self.theta, self.standardisation, self.known = x, theta, standardisation, known
-        self.hyper = Hyperparameters(x.shape[-1] - 2, theta.shape[:1])
+        super().__init__()
+        self.train_inputs, self.train_targets, self.theta = (x,), y, theta
+        self.standardise = standardise or Standardisation.of(y)
+        self.hyper = Hyperparameters(x.shape[-1] - 2, theta.shape[:1], kernel)
         self.hyper.unpack(theta)
-        self.y = y.expand(len(theta), -1)
+        self.hyper.requires_grad_(False)
         with torch.no_grad():
             self.noise = self.hyper.noise()  # (s, 1)
-            self.factor = torch.linalg.cholesky(self.hyper.noisy(self.prior_covariance(x, x), known))  # (s, n, n)
-            self.white = torch.linalg.solve_triangular(self.factor, self.y.unsqueeze(-1), upper=False)  # (s, n, 1)
+            covariance = self.hyper.noisy(self.prior_covariance(x, x), self.standardise.variances(noise))
+            self.factor = torch.linalg.cholesky(covariance)
+            values = self.standardise(y).expand(len(theta), -1).unsqueeze(-1)
+            self.white = torch.linalg.solve_triangular(self.factor, values, upper=False)
+        self.eval()
+
+    # -- what the search asks, standardised and without gradients
+
+    @property
+    def x(self) -> Tensor:
+        """The inputs, ``n x d+2``."""
+        return self.train_inputs[0]
 
     def prior_covariance(self, x1: Tensor, x2: Tensor) -> Tensor:
-        """Prior covariance of ``n x d+2`` with ``m x d+2`` inputs, ``s x n x m``."""
+        """Prior covariance of ``a x d+2`` with ``c x d+2`` inputs, ``s x a x c``."""
         return self.hyper.kernel.between(x1, x2)
 
-    @torch.no_grad()
-    def prior_variance(self, x: Tensor) -> Tensor:
-        """Prior variance at ``m x d+2``, ``s x m``."""
-        return self.hyper.kernel.forward(x, x, diag=True)
-
-    def whitened(self, x: Tensor) -> Tensor:
-        """``L^-1 k(X, x)`` for ``m x d+2``, ``s x n x m``: inner products of columns are what the data explain."""
-        return torch.linalg.solve_triangular(self.factor, self.prior_covariance(self.x, x), upper=False)
-
     def mean(self, x: Tensor) -> Tensor:
-        """Posterior mean at ``m x d+2``, standardised, ``s x m``."""
+        """Posterior mean at ``c x d+2``, ``s x c``: cheaper than ``solve`` where nothing else is asked."""
         return (self.prior_covariance(x, self.x) @ self._solved).squeeze(-1)
 
+    def solve(self, x: Tensor) -> Solved:
+        """What the data say of ``c x d+2`` inputs, ready for every further question about them."""
+        white = torch.linalg.solve_triangular(self.factor, self.prior_covariance(self.x, x), upper=False)
+        return Solved(model=self, x=x, white=white)
+
     @torch.no_grad()
-    def given_pending(self, x: Tensor) -> Surrogate:
-        """The surrogate once runs at ``m x d+2`` have reported their expected values: same mean, less variance."""
+    def given_pending(self, x: Tensor) -> MixtureGP:
+        """The model once runs at ``a x d+2`` have reported their expected values: same mean, less variance."""
         if len(x) == 0:
             return self
-        white = self.whitened(x)
-        rest = self.hyper.noisy(self.prior_covariance(x, x)) - white.mT @ white
-        above = torch.cat([self.factor, torch.zeros_like(white)], -1)
-        below = torch.cat([white.mT, torch.linalg.cholesky(rest)], -1)
-        result = copy(self)
-        result.x, result.y = torch.cat([self.x, x]), torch.cat([self.y, (white.mT @ self.white).squeeze(-1)], -1)
-        result.known = None if self.known is None else torch.cat([self.known, self.known.new_zeros(len(x))])
-        result.factor = torch.cat([above, below], -2)
-        # What is expected adds nothing to the whitened values.
-        result.white = torch.cat([self.white, self.white.new_zeros(*self.white.shape[:1], len(x), 1)], -2)
-        for stale in ("_solved", "_precision"):
-            result.__dict__.pop(stale, None)
-        return result
+        prior, white = self.prior_covariance(x, x), self.solve(x).white
+        nothing_new = self.white.new_zeros(*self.white.shape[:1], len(x), 1)
+        return self._extended(x, self.hyper.noisy(prior), white, nothing_new)
 
     def leave_out(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Errors and variances of some observations as predicted from all others, each ``(len(rows),)``.
@@ -108,17 +145,6 @@ class Surrogate:
         variance = block.diagonal(dim1=-2, dim2=-1)
         return error.mean(0), variance.mean(0) + error.var(0, correction=0)
 
-    def botorch_model(self) -> SurrogateModel:
-        """The same posterior as a BoTorch ensemble model, in the metric's own unit, for BoTorch's acquisitions.
-
-        Raises:
-            ValueError: for a surrogate with pending runs, whose values differ between draws.
-        """
-        if not torch.equal(self.y, self.y[:1].expand_as(self.y)):
-            raise ValueError("A surrogate with pending runs has no BoTorch model: take it before given_pending.")
-        values = self.y[0] * self.standardisation.spread + self.standardisation.center
-        return SurrogateModel(self.x, values, self.theta, self.known)
-
     @cached_property
     def _solved(self) -> Tensor:
         return torch.linalg.solve_triangular(self.factor.mT, self.white, upper=True)  # (s, n, 1)
@@ -127,37 +153,236 @@ class Surrogate:
     def _precision(self) -> Tensor:
         return torch.cholesky_inverse(self.factor)  # (s, n, n)
 
+    def _extended(self, x: Tensor, covariance: Tensor, white: Tensor, surprise: Tensor) -> MixtureGP:
+        """The model with further observations.
 
-class SurrogateModel(SingleTaskGP):
-    """A BoTorch ensemble model: one member a hyper-parameter draw.
+        Args:
+            x: their inputs, ``batch_shape x a x d+2``.
+            covariance: theirs, prior with noise, ``batch_shape x s x a x a``.
+            white: their whitened covariance with the observations so far, ``batch_shape x s x n x a``.
+            surprise: their standardised values less the posterior mean, ``... x batch_shape x s x a x 1``.
+        """
+        corner = torch.linalg.cholesky(covariance - white.mT @ white)
+        added = torch.linalg.solve_triangular(corner, surprise, upper=False)
+        batch = corner.shape[:-2]
+        above = torch.cat([self.factor.expand(*batch, -1, -1), torch.zeros_like(white)], -1)
+        result = copy(self)
+        for stale in ("_solved", "_precision"):
+            result.__dict__.pop(stale, None)
+        result.factor = torch.cat([above, torch.cat([white.mT, corner], -1)], -2)
+        result.white = torch.cat([self.white.expand(*added.shape[:-2], -1, -1), added], -2)
+        result.train_inputs = (torch.cat([self.x.expand(*x.shape[:-2], -1, -1), x], -2),)
+        result.train_targets = self.standardise.undone((result.factor @ result.white).squeeze(-1))
+        return result
+
+    # -- what BoTorch asks, in the metric's unit and with gradients
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """Batch shape of the posterior at ``q x d+2``: the draws, after that of fantasies."""
+        return torch.broadcast_shapes(self.factor.shape[:-2], self.white.shape[:-2])
+
+    @property
+    def likelihood(self) -> GaussianLikelihood:
+        """The noise of an observation in the metric's unit, a batch of ``s``."""
+        likelihood = GaussianLikelihood(batch_shape=self.noise.shape[:1], noise_constraint=Positive()).to(self.noise)
+        likelihood.noise = self.noise * self.standardise.spread**2
+        return likelihood
+
+    def posterior(  # type: ignore[override]
+        self,
+        X: Tensor,  # noqa: N803
+        output_indices: list[int] | None = None,
+        observation_noise: bool | Tensor = False,
+        posterior_transform: PosteriorTransform | None = None,
+        **kwargs: Any,
+    ) -> Posterior:
+        """Posterior in the metric's unit at ``batch_shape x q x d+2``: ``batch_shape x s x q x 1``.
+
+        Args:
+            X: inputs.
+            output_indices: there is one output, 0.
+            observation_noise: whether to add the noise of an observation; or variances to add, ``... x q x 1``.
+            posterior_transform: applied to the posterior.
+            **kwargs: ignored.
+        """
+        given = isinstance(observation_noise, Tensor)
+        mean, covariance = self.moments(X, noisy=not given and bool(observation_noise))
+        mean, covariance = self.standardise.undone(mean), covariance * self.standardise.spread**2
+        if isinstance(observation_noise, Tensor):
+            covariance = covariance + torch.diag_embed(observation_noise.squeeze(-1).expand(mean.shape))
+        posterior = GaussianMixturePosterior(MultivariateNormal(mean, covariance))
+        return posterior if posterior_transform is None else posterior_transform(posterior)
+
+    def averaged(self) -> AveragedGP:
+        """The ensemble as one Gaussian process, for acquisition functions that do not average over draws."""
+        return AveragedGP(self)
+
+    def moments(self, X: Tensor, *, noisy: bool = False) -> tuple[Tensor, Tensor]:  # noqa: N803
+        """Standardised mean ``batch_shape x s x q`` and covariance ``batch_shape x s x q x q``.
+
+        Args:
+            X: inputs, ``batch_shape x q x d+2``.
+            noisy: whether they are those of observations rather than of the metric itself.
+        """
+        mean, prior, white = self._moments(X.unsqueeze(-3))
+        covariance = prior - white.mT @ white
+        return mean, covariance + torch.diag_embed(self.noise.expand(mean.shape)) if noisy else covariance
+
+    def condition_on_observations(self, X: Tensor, Y: Tensor, noise: Tensor | None = None, **kwargs: Any) -> Self:  # noqa: N803
+        """The model with further observations, which may differ between fantasies and draws.
+
+        Args:
+            X: inputs, ``batch_shape x q x d+2``.
+            Y: values in the metric's unit, ``... x batch_shape x q x 1``, the same in all draws, or ``... x
+                batch_shape x s x q x 1``.
+            noise: variances of the values in the metric's unit squared, ``batch_shape x q x 1``, in place of the
+                noise that the hyper-parameters say.
+            **kwargs: ignored.
+        """
+        if Y.dim() <= X.dim() or Y.shape[-3] != len(self.theta):
+            Y = Y.unsqueeze(-3)  # noqa: N806
+        mean, prior, white = self._moments(X.unsqueeze(-3))
+        nugget = self.hyper.nugget(prior.diagonal(dim1=-2, dim2=-1))
+        if noise is not None:
+            nugget = nugget - self.noise + noise.squeeze(-1).unsqueeze(-2) / self.standardise.spread**2
+        surprise = self.standardise(Y) - mean.unsqueeze(-1)
+        result: Any = self._extended(X, prior + torch.diag_embed(nugget), white, surprise)
+        return result
+
+    def _moments(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean, prior covariance and whitened covariance with the data at ``batch_shape x 1 x q x d+2``."""
+        kernel, known = self.hyper.kernel, self.x if self.x.dim() == 2 else self.x.unsqueeze(-3)
+        white = torch.linalg.solve_triangular(self.factor, kernel.forward(known, x), upper=False)
+        return (white.mT @ self.white).squeeze(-1), kernel.forward(x, x), white
+
+
+class AveragedGP(Model, FantasizeMixin):
+    """An ensemble seen as one Gaussian process with the mean and covariance of the mixture over its draws.
+
+    For acquisition functions that do not average over an ensemble themselves, as BoTorch's max-value entropy searches
+    and knowledge gradients do not. Posteriors have no dimension of draws.
 
     Args:
-        x: inputs, ``n x d+2``.
-        values: the metric, ``(n,)``.
-        theta: hyper-parameter draws, ``s x p``.
-        known: see ``Surrogate``.
+        ensemble: a ``MixtureGP``, or an ``ObjectivePosterior`` (which cannot be fantasised from).
     """
 
-    _is_ensemble = True
+    num_outputs = 1
+    ensemble: Any
 
-    def __init__(self, x: Tensor, values: Tensor, theta: Tensor, known: Tensor | None = None) -> None:
-        batch = theta.shape[:1]
-        hyper = Hyperparameters(x.shape[-1] - 2, batch)
-        hyper.unpack(theta)
-        with torch.no_grad():
-            nugget = hyper.nugget(hyper.kernel.forward(x, x, diag=True), known)  # (s, n)
-        super().__init__(
-            x.expand(*batch, *x.shape),
-            values.unsqueeze(-1).expand(*batch, -1, 1),
-            nugget.unsqueeze(-1) * values.var(),
-            covar_module=hyper.kernel,
-            mean_module=ZeroMean(batch_shape=batch),
-            outcome_transform=Standardize(m=1, batch_shape=batch),
-        )
+    def __init__(self, ensemble: Model) -> None:
+        super().__init__()
+        self.ensemble = ensemble
         self.eval()
 
-    def posterior(self, X: Tensor, *args: Any, **kwargs: Any) -> GaussianMixturePosterior:  # noqa: N803
-        """Posterior at ``batch_shape x q x d+2``: ``batch_shape x s x q x 1``, a mixture over the draws."""
-        posterior = super().posterior(X.unsqueeze(-3), *args, **kwargs)
-        assert isinstance(posterior, GPyTorchPosterior)  # Standardize keeps it Gaussian
-        return GaussianMixturePosterior(distribution=posterior.distribution)
+    @property
+    def train_inputs(self) -> tuple[Tensor]:
+        """The inputs, ``n x d+2``."""
+        found: tuple[Tensor] = self.ensemble.train_inputs
+        return found
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """Batch shape of the posterior at ``q x d+2``: that of fantasies."""
+        shape: torch.Size = self.ensemble.batch_shape
+        return shape[:-1]
+
+    @property
+    def likelihood(self) -> GaussianLikelihood:
+        """The noise of an observation, averaged over the draws."""
+        likelihood = GaussianLikelihood(noise_constraint=Positive()).to(self.train_inputs[0])
+        likelihood.noise = self.ensemble.likelihood.noise.mean()
+        return likelihood
+
+    def forward(self, X: Tensor) -> MultivariateNormal:  # noqa: N803
+        """The distribution of the metric at ``batch_shape x q x d+2``."""
+        posterior = self.posterior(X)
+        assert isinstance(posterior, GPyTorchPosterior)
+        return posterior.distribution
+
+    def posterior(  # type: ignore[override]
+        self,
+        X: Tensor,  # noqa: N803
+        output_indices: list[int] | None = None,
+        observation_noise: bool | Tensor = False,
+        posterior_transform: PosteriorTransform | None = None,
+        **kwargs: Any,
+    ) -> Posterior:
+        """Posterior at ``batch_shape x q x d+2``: ``batch_shape x q x 1``; arguments as of the ensemble's."""
+        mixture = self.ensemble.posterior(X, observation_noise=observation_noise)
+        assert isinstance(mixture, GaussianMixturePosterior)
+        mean = mixture.distribution.mean  # (..., s, q)
+        apart = (mean - mean.mean(-2, keepdim=True)).mT
+        covariance = mixture.distribution.covariance_matrix.mean(-3) + apart @ apart.mT / mean.shape[-2]
+        posterior = GPyTorchPosterior(MultivariateNormal(mean.mean(-2), covariance))
+        return posterior if posterior_transform is None else posterior_transform(posterior)
+
+    def condition_on_observations(self, X: Tensor, Y: Tensor, noise: Tensor | None = None, **kwargs: Any) -> Self:  # noqa: N803
+        """The view of the ensemble with further observations, the same in all draws."""
+        values = Y.unsqueeze(-3).expand(*Y.shape[:-2], self.ensemble.batch_shape[-1], *Y.shape[-2:])
+        result: Any = AveragedGP(self.ensemble.condition_on_observations(X, values, noise=noise))
+        return result
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Solved:
+    """Some inputs and what a model's data say of them: ``L^-1 k(X, x)`` is solved for once.
+
+    Attributes:
+        model: whose data.
+        x: the inputs, ``c x d+2``.
+        white: ``L^-1 k(X, x)``, ``s x n x c``: inner products of its columns are the covariance that the data explain.
+    """
+
+    model: MixtureGP
+    x: Tensor
+    white: Tensor
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """Posterior mean, ``s x c``."""
+        return (self.white.mT @ self.model.white).squeeze(-1)
+
+    @cached_property
+    def prior(self) -> Tensor:
+        """Prior variance, ``s x c``."""
+        with torch.no_grad():
+            return self.model.hyper.kernel.forward(self.x, self.x, diag=True)
+
+    @cached_property
+    def prior_covariance(self) -> Tensor:
+        """Prior covariance between the inputs, ``s x c x c``."""
+        return self.model.prior_covariance(self.x, self.x)
+
+    @property
+    def variance(self) -> Tensor:
+        """Posterior variance, ``s x c``."""
+        return (self.prior - self.white.square().sum(-2)).clamp_min(LEAST_VARIANCE)
+
+    def covariance(self, other: Solved | None = None) -> Tensor:
+        """Posterior covariance with other inputs of the same model, or between the inputs, ``s x c x c'``."""
+        if other is None:
+            return self.prior_covariance - self.white.mT @ self.white
+        return self.model.prior_covariance(self.x, other.x) - self.white.mT @ other.white
+
+    def against(self, base: Solved) -> tuple[Tensor, Tensor]:
+        """Posterior mean and variance of the difference from the average of other inputs, each ``s x c``."""
+        white = self.white - base.white.mean(-1, keepdim=True)
+        common = self.prior_covariance if base is self else self.model.prior_covariance(self.x, base.x)
+        prior = self.prior - 2 * common.mean(-1) + base.prior_covariance.mean((-2, -1)).unsqueeze(-1)
+        variance = (prior - white.square().sum(-2)).clamp_min(LEAST_VARIANCE)
+        return (white.mT @ self.model.white).squeeze(-1), variance
+
+    def take(self, rows: Tensor) -> Solved:
+        """Some of the inputs, by index; nothing is solved again."""
+        part = Solved(model=self.model, x=self.x[rows], white=self.white[..., rows])
+        for name in ("mean", "prior"):
+            if name in self.__dict__:
+                part.__dict__[name] = self.__dict__[name][:, rows]
+        if "prior_covariance" in self.__dict__:
+            part.__dict__["prior_covariance"] = self.prior_covariance[:, rows][..., rows]
+        return part
+
+    def joined(self, other: Solved) -> Solved:
+        """Both inputs, one after the other."""
+        return Solved(model=self.model, x=torch.cat([self.x, other.x]), white=torch.cat([self.white, other.white], -1))

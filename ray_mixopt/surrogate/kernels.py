@@ -24,7 +24,7 @@ share: losses fall like powers of the tokens of a domain, so that going from non
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ from gpytorch.constraints import Positive
 from gpytorch.kernels import Kernel, MaternKernel, RBFKernel
 from torch import Tensor
 
-_SMALL_SHARE = 0.15  # of an equal share: below it the effect of a share is linear, above it logarithmic
+SMALL_SHARE = 0.15  # of an equal share: below it the effect of a share is linear, above it logarithmic
 _OWN = 0.1  # share of the linear effect that hardly two fidelities share
 _FINER = 2.0  # lengthscale of the smooth effect over that of the rough one
 _OWN_RANGE = 0.4  # e-folds of size or steps over which fidelities share what is rough
@@ -42,13 +42,56 @@ _SLOPE_VARIANCE = 0.25
 _CACHED = 2**17  # covariances at a time: what a core's cache holds
 
 
-def log_shares(mixtures: Tensor) -> Tensor:
+Moments = tuple[float | Sequence[float], float | Sequence[float]]
+"""Location and width of the Gaussian prior of a parameter, one number or one for each of its entries."""
+
+# Weakly informative: lengthscales of the order of the simplex, mixture effects that are small next to the curve.
+PRIORS: Mapping[str, Moments] = {
+    "log_amplitudes": ((math.log(0.1), 0.0), (1.5, 1.0)),
+    "log_linear": (0.0, 1.5),
+    "logit_shared": (2.0, 1.5),
+    "logit_rough": (0.0, 1.5),
+    "growth": (0.0, 0.4),
+    "mixture.raw_lengthscale": (math.log(0.8), 0.8),
+    "scale.raw_lengthscale": (math.log(3.0), 0.5),
+    "steps.raw_lengthscale": (math.log(2.0), 0.5),
+    "curve.raw_lengthscale": (math.log(3.0), 0.7),
+}
+
+
+def log_shares(mixtures: Tensor, small_share: float = SMALL_SHARE) -> Tensor:
     """Shares ``... x d`` on the scale on which the surrogate is stationary, in [0, 1]."""
-    small = _SMALL_SHARE / mixtures.shape[-1]
+    small = small_share / mixtures.shape[-1]
     return torch.log1p(mixtures / small) / math.log1p(1 / small)
 
 
-class MixtureFidelityKernel(Kernel):
+class MixtureKernel(Kernel):
+    """A covariance over inputs ``[w, s, t]`` that the surrogate can be given: subclass it for another one.
+
+    A subclass has ``forward`` and a prior for each of its parameters; amplitudes are relative to the variance of the
+    standardised metric. ``DefaultStrategy(problem, kernel=...)`` takes it.
+
+    Args:
+        n_domains: number of domains, ``d``; inputs have ``d + 2`` columns.
+        batch_shape: batch of hyper-parameter draws.
+
+    Attributes:
+        priors: location and width of the Gaussian prior of each parameter, by its name.
+    """
+
+    priors: Mapping[str, Moments]
+
+    def __init__(self, n_domains: int, batch_shape: torch.Size | None = None) -> None:
+        super().__init__(batch_shape=torch.Size() if batch_shape is None else batch_shape)
+        self.n_domains = n_domains
+
+    @torch.no_grad()
+    def between(self, x1: Tensor, x2: Tensor) -> Tensor:
+        """Covariance of ``x1`` (``a x d+2``) with ``x2`` (``c x d+2``) without gradients, ``s x a x c``."""
+        return self.forward(x1, x2)
+
+
+class MixtureFidelityKernel(MixtureKernel):
     """The covariance above, batched over hyper-parameter draws.
 
     All positive hyper-parameters are stored as logarithms, ``r`` and ``q`` as their logits, so that their priors are
@@ -57,12 +100,22 @@ class MixtureFidelityKernel(Kernel):
     Args:
         n_domains: number of domains, ``d``; inputs have ``d + 2`` columns.
         batch_shape: batch of hyper-parameter draws.
+        priors: in place of ``PRIORS``, for the parameters that it names.
+        small_share: part of an equal share up to which the effect of a share is linear, and logarithmic beyond.
     """
 
-    def __init__(self, n_domains: int, batch_shape: torch.Size | None = None) -> None:
+    def __init__(
+        self,
+        n_domains: int,
+        batch_shape: torch.Size | None = None,
+        *,
+        priors: Mapping[str, Moments] | None = None,
+        small_share: float = SMALL_SHARE,
+    ) -> None:
         batch = torch.Size() if batch_shape is None else batch_shape
-        super().__init__(batch_shape=batch)
-        self.n_domains = n_domains
+        super().__init__(n_domains, batch)
+        self.priors = {**PRIORS, **(priors or {})}
+        self.small_share = small_share
         # Of these three only the lengthscales are used: the covariances are computed without rounding, below.
         self.mixture = MaternKernel(2.5, ard_num_dims=n_domains, batch_shape=batch, lengthscale_constraint=_log())
         self.scale = MaternKernel(0.5, batch_shape=batch, lengthscale_constraint=_log())
@@ -100,15 +153,19 @@ class MixtureFidelityKernel(Kernel):
             blocks.append(block)
         return torch.cat(blocks, -2)
 
+    def along(self, distance: Tensor) -> Tensor:
+        """Correlation of two fidelities at a distance along one axis, in its range: Matern-1/2."""
+        return torch.exp(-distance)
+
     def _effects(self, w1: Tensor, w2: Tensor, diag: bool) -> Iterator[Tensor]:
         """The linear, the smooth and the rough effect of the mixture, one at a time: of many runs each is large."""
         v1, v2 = w1 - 1 / self.n_domains, w2 - 1 / self.n_domains
         inner = (v1 * v2).sum(-1) if diag else v1 @ v2.transpose(-1, -2)
         yield _column(self.log_linear.exp(), diag) / (1 - 1 / self.n_domains) * inner
-        u1, u2 = (log_shares(w) / self.mixture.lengthscale for w in (w1, w2))
+        u1, u2 = (log_shares(w, self.small_share) / self.mixture.lengthscale for w in (w1, w2))
         distance = (u1 - u2).norm(dim=-1) if diag else _distance(u1, u2)
-        yield _matern(distance)
-        yield _matern(_FINER * distance)
+        yield matern(distance)
+        yield matern(_FINER * distance)
 
     def _weights(self, f1: Tensor, f2: Tensor, diag: bool) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
         """What multiplies each effect, and what is added."""
@@ -117,9 +174,9 @@ class MixtureFidelityKernel(Kernel):
         trend = (f1 * f2).sum(-1) if diag else f1 @ f2.transpose(-1, -2)
         amplitude, curve = (_column(a, diag) for a in self.log_amplitudes.exp().split(1, -1))
         gaps = [_gap(*pair, diag) for pair in zip(f1.unbind(-1), f2.unbind(-1), strict=True)]
-        own = _matern(gaps[0] / _OWN_RANGE) * _matern(gaps[1] / _OWN_RANGE)
+        own = matern(gaps[0] / _OWN_RANGE) * matern(gaps[1] / _OWN_RANGE)
         ranges = [_column(axis.lengthscale.squeeze(-1), diag) for axis in (self.scale, self.steps)]
-        near = _exponential(gaps[0] / ranges[0]) * _exponential(gaps[1] / ranges[1])
+        near = self.along(gaps[0] / ranges[0]) * self.along(gaps[1] / ranges[1])
         shared, rough = (_column(p.sigmoid(), diag) for p in (self.logit_shared, self.logit_rough))
         total = amplitude * growth
         on_linear = total * (_OWN * own + (1 - _OWN) * (shared + (1 - shared) * near))
@@ -132,12 +189,7 @@ def _gap(f1: Tensor, f2: Tensor, diag: bool) -> Tensor:
     return (f1 - f2 if diag else f1.unsqueeze(-1) - f2.unsqueeze(-2)).abs()
 
 
-def _exponential(distance: Tensor) -> Tensor:
-    """Matern-1/2 of distances in lengthscales."""
-    return torch.exp(-distance)
-
-
-def _matern(distance: Tensor) -> Tensor:
+def matern(distance: Tensor) -> Tensor:
     """Matern-5/2 of distances in lengthscales."""
     r = math.sqrt(5) * distance
     return r.neg().exp_() * torch.addcmul(r, r, r, value=1 / 3).add_(1)  # few passes: this is most of a suggestion

@@ -6,8 +6,8 @@ import math
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Late
 
+from ray_mixopt.core.strategy import Proposal, Suggestion
 from ray_mixopt.optimizer import MixtureOptimizer
-from ray_mixopt.strategies import Proposal, Suggestion
 
 
 class Asking:

@@ -11,7 +11,7 @@ from ray.tune.search.sample import Categorical
 
 from ray_mixopt.core.history import Trial
 from ray_mixopt.core.space import MixtureSpace
-from ray_mixopt.strategies import Suggestion
+from ray_mixopt.core.strategy import Suggestion
 from ray_mixopt.tune.param_space import ModelScale, Parameters, find_mixture, from_param_space
 
 

@@ -18,11 +18,13 @@ from ray_mixopt.core.history import Trial as Run
 from ray_mixopt.core.merging import DomainMap
 from ray_mixopt.core.objective import Objective
 from ray_mixopt.core.pool import Pool
+from ray_mixopt.core.problem import Settings
 from ray_mixopt.core.recommendation import Recommendation
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.io import snapshots
 from ray_mixopt.io.search_state import SearchState, check_revision
-from ray_mixopt.optimizer import MixtureOptimizer, check_settings
+from ray_mixopt.optimizer import MixtureOptimizer
+from ray_mixopt.strategies import check as check_strategy
 from ray_mixopt.tune import points
 from ray_mixopt.tune.background import Asking
 from ray_mixopt.tune.layout import Layout
@@ -89,14 +91,15 @@ class MixOptSearcher(SnapshotSearcher):
             raise ValueError(f"space must be a MixtureSpace, got {space!r}: pass a dict as Tuner(param_space=...).")
         if metric is not None and not isinstance(metric, str):
             raise ValueError(f"metric must be one name, got {metric!r}: for several use objective={{name: weight}}.")
-        check_settings(
-            mode=mode or "min",
+        checked = Settings(
+            mode=cast(Any, mode or "min"),
             objective=objective,
             strategy=strategy,
             budget=budget,
             seed=seed,
             min_gain_per_cost=min_gain_per_cost,
         )
+        check_strategy(checked)
         super().__init__(metric=metric, mode=mode)
         self._asking = Asking(max_wait_s)
         self._search = SearchState(

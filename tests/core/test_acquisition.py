@@ -7,14 +7,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from offers import offer
 from scipy import stats
 
+from ray_mixopt.acquisition.gain import ExpectedGain
 from ray_mixopt.acquisition.regret import Regret
 from ray_mixopt.core.space import MixtureSpace, Scale
-from ray_mixopt.surrogate.covariance import square_root
+from ray_mixopt.surrogate.correlation import square_root
 from ray_mixopt.surrogate.encoding import encode
 from ray_mixopt.surrogate.fit import Hyperparameters
-from ray_mixopt.surrogate.gp import Standardisation, Surrogate
+from ray_mixopt.surrogate.gp import MixtureGP, Standardisation
 from ray_mixopt.surrogate.posterior import ObjectivePosterior
 
 
@@ -96,25 +98,23 @@ SPACE = MixtureSpace(domains=("a", "b"), scales=(Scale("s", 1.0, 1e6), Scale("l"
 def posterior(n_metrics=2, n_draws=1):
     rng = np.random.default_rng(0)
     x = encode(SPACE, rng.dirichlet(np.ones(2), 8), [("s", 10), ("l", 20)] * 4)
-    surrogates = []
+    models = []
     for i in range(n_metrics):
         hyper = Hyperparameters(2)
         theta = hyper.prior().mean + 0.2 * torch.from_numpy(rng.standard_normal((n_draws, len(hyper.prior().mean))))
         y = 0.05 * torch.from_numpy(rng.standard_normal(8))
-        surrogates.append(Surrogate(x, y, theta, Standardisation(center=0.0, spread=1.0 + i)))
-    return ObjectivePosterior(SPACE, 1.0, {str(i): 1.0 - 0.5 * i for i in range(n_metrics)}, surrogates)
+        unit = Standardisation(center=0.0, spread=1.0 + i)
+        models.append(MixtureGP(x, unit.undone(y), theta, standardise=unit))
+    return ObjectivePosterior(SPACE, 1.0, {str(i): 1.0 - 0.5 * i for i in range(n_metrics)}, models)
 
 
-def joint(surrogate, x):
-    """Posterior mean and covariance of one draw by the textbook formula."""
+def joint(model, x):
+    """Standardised posterior mean and covariance of one draw by the textbook formula."""
     with torch.no_grad():
-        k, kx = (
-            surrogate.hyper.kernel.forward(surrogate.x, surrogate.x)[0],
-            surrogate.prior_covariance(surrogate.x, x)[0],
-        )
-        k = k + surrogate.noise[0] * torch.eye(len(k))
-        solved = torch.linalg.solve(k, torch.cat([kx, surrogate.y.mT], 1))
-        return kx.mT @ solved[:, -1], surrogate.prior_covariance(x, x)[0] - kx.mT @ solved[:, :-1]
+        k, kx = model.hyper.kernel.forward(model.x, model.x)[0], model.prior_covariance(model.x, x)[0]
+        k = k + model.noise[0] * torch.eye(len(k))
+        solved = torch.linalg.solve(k, torch.cat([kx, model.standardise(model.train_targets)[:, None]], 1))
+        return kx.mT @ solved[:, -1], model.prior_covariance(x, x)[0] - kx.mT @ solved[:, :-1]
 
 
 def test_explained_variance_equals_the_textbook_formula_for_several_metrics():
@@ -122,9 +122,9 @@ def test_explained_variance_equals_the_textbook_formula_for_several_metrics():
     runs = encode(SPACE, np.array([[0.2, 0.8], [0.7, 0.3]]), [("s", 20), ("l", 10)])
     w = np.array([[0.5, 0.5], [0.1, 0.9], [0.9, 0.1]])
     x = encode(SPACE, w, [("l", 20)])
-    found, _ = p.explained(runs, w, torch.tensor([1]))
+    found = offer(p, runs, w, [1]).explained
     explained = torch.zeros(2, 3, dtype=torch.float64)
-    for weight, s in zip(p.weights, p.surrogates, strict=True):
+    for weight, s in zip(p.weights, p.models, strict=True):
         _, covariance = joint(s, torch.cat([runs, x]))
         cross = covariance[:2, 2:] - covariance[:2, 3:4]
         own = covariance.diagonal()[:2] + s.noise[0]
@@ -139,25 +139,26 @@ def test_a_pair_explains_what_its_two_reports_explain_together():
     partner = torch.tensor([0, 1, 1])
     w = np.array([[0.5, 0.5], [0.1, 0.9], [0.9, 0.1]])
     x = encode(SPACE, w, [("l", 20)])
-    found = p.explained_by_pairs(runs, partners, partner, w, torch.tensor([1]))
+    found = offer(p, torch.cat([runs, partners]), w, [1], [3, 4, 4, -1, -1])
     expected = torch.zeros(3, 3, dtype=torch.float64)
-    for weight, s in zip(p.weights, p.surrogates, strict=True):
+    for weight, s in zip(p.weights, p.models, strict=True):
         for i, j in enumerate(partner.tolist()):
             _, covariance = joint(s, torch.cat([runs[i : i + 1], partners[j : j + 1], x]))
             cross = covariance[:2, 2:] - covariance[:2, 3:4]
             own = covariance[:2, :2] + s.noise[0] * torch.eye(2, dtype=torch.float64)
             expected[i] += weight**2 * (cross * torch.linalg.solve(own, cross)).sum(0)
-    assert torch.allclose(found[0], expected, rtol=1e-3)
-    assert (found >= p.explained(runs, w, torch.tensor([1]))[0] - 1e-9).all()
+    assert found.paired.tolist() == [0, 1, 2] and found.costs_in_pairs.tolist() == [2.0] * 3
+    assert torch.allclose(found.explained_in_pairs[0], expected, rtol=1e-3)
+    assert (found.explained_in_pairs >= found.explained[:, :3] - 1e-9).all()
 
 
 def test_information_about_the_draws_is_that_of_a_gaussian_with_the_mixtures_moments():
     p = posterior(n_metrics=1, n_draws=3)
     runs = encode(SPACE, np.array([[0.2, 0.8], [0.7, 0.3]]), [("s", 20), ("l", 10)])
-    _, information = p.explained(runs, np.array([[0.5, 0.5]]), torch.tensor([0, 0, 0]))
-    s = p.surrogates[0]
-    variance = s.prior_variance(runs) - s.whitened(runs).square().sum(-2) + s.noise
-    total = variance.mean(0) + s.mean(runs).var(0, correction=0)
+    information = offer(p, runs, np.array([[0.5, 0.5]]), [0, 0, 0]).information
+    model = p.models[0]
+    variance = model.solve(runs).variance + model.noise
+    total = variance.mean(0) + model.mean(runs).var(0, correction=0)
     assert torch.allclose(information, 0.5 * (total.log() - variance.log().mean(0)), atol=1e-7)
     assert (information >= 0).all()
 
@@ -170,7 +171,7 @@ def test_expected_gain_is_the_knowledge_gradient():
     rng = np.random.default_rng(4)
     after = np.zeros((20_000, 12))
     before = np.zeros(12)
-    for weight, s in zip(p.weights, p.surrogates, strict=True):
+    for weight, s in zip(p.weights, p.models, strict=True):
         mean, covariance = joint(s, torch.cat([x, run]))
         step = (covariance[:12, 12] / (covariance[12, 12] + s.noise[0, 0]).sqrt()).numpy()
         half = rng.standard_normal(10_000)
@@ -178,16 +179,18 @@ def test_expected_gain_is_the_knowledge_gradient():
         before += weight * mean[:12].numpy()
     expected = before.min() - after.min(1).mean()
     assert expected > 0
-    assert p.expected_gain(run, w, np.random.default_rng(5), n_samples=20_000) == pytest.approx(expected, rel=0.05)
-    assert p.expected_gain(run, w[:1], np.random.default_rng(5)) == pytest.approx(0.0, abs=1e-9)
+    many, run = ExpectedGain(n_samples=20_000), p.solve(run)
+    assert many(p, run, w, np.random.default_rng(5)) == pytest.approx(expected, rel=0.05)
+    assert ExpectedGain()(p, run, w[:1], np.random.default_rng(5)) == pytest.approx(0.0, abs=1e-9)
 
 
 def test_a_pending_run_leaves_less_to_learn_there():
     p = posterior(n_draws=2)
     w = np.stack([np.linspace(0, 1, 12), 1 - np.linspace(0, 1, 12)], axis=1)
     run = encode(SPACE, w[p.mean(w).argsort()[1:2].numpy()], [("l", 20)])
-    rng = np.random.default_rng
-    assert p.given_pending(run).expected_gain(run, w, rng(0)) < p.expected_gain(run, w, rng(0))
+    after = p.given_pending(run)
+    gains = [ExpectedGain()(q, q.solve(run), w, np.random.default_rng(0)) for q in (after, p)]
+    assert gains[0] < 0.5 * gains[1]
 
 
 def test_a_covariance_that_rounding_made_indefinite_has_a_root() -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from ray_mixopt.core.history import History
 from ray_mixopt.core.space import MixtureSpace
+from ray_mixopt.core.strategy import Proposal
 from ray_mixopt.optimizer import MixtureOptimizer
-from ray_mixopt.strategies import Proposal
 from ray_mixopt.tune.background import Asking
 
 

@@ -16,7 +16,7 @@ from ray_mixopt.benchmark.methods import Entry
 from ray_mixopt.benchmark.problem import BenchmarkProblem, Task
 from ray_mixopt.benchmark.record import Record, place, read_all
 from ray_mixopt.benchmark.runner import checkpoints, problem_seed, search
-from ray_mixopt.strategies import Suggestion
+from ray_mixopt.core.strategy import Suggestion
 
 NAME = "synthetic/mixing_law"
 Step = tuple[str, np.ndarray, str, int, str | None]  # trial, mixture, scale, steps, continues

@@ -18,7 +18,7 @@ from ray_mixopt.benchmark.runner import search
 from ray_mixopt.benchmark.scores import Curve, reached
 from ray_mixopt.benchmark.workers import ONE_WORKER, Fleet
 from ray_mixopt.cli.main import main
-from ray_mixopt.strategies import Suggestion
+from ray_mixopt.core.strategy import Suggestion
 
 NAME = "synthetic/mixing_law"
 

@@ -7,12 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from offers import offer
 
 from ray_mixopt.core.space import MixtureSpace, Scale
 from ray_mixopt.surrogate.correlation import error_correlation
 from ray_mixopt.surrogate.encoding import Observations, encode
 from ray_mixopt.surrogate.fit import Hyperparameters
-from ray_mixopt.surrogate.gp import Standardisation, Surrogate
+from ray_mixopt.surrogate.gp import MixtureGP, Standardisation
 from ray_mixopt.surrogate.posterior import ObjectivePosterior
 
 SPACE = MixtureSpace(domains=("a", "b"), scales=(Scale("s", 1.0, 1e6), Scale("l", 9.0, 1e7)), steps=(10, 20))
@@ -46,15 +47,15 @@ def case():
     """A posterior of three correlated metrics, and its joint covariance of the objective by the textbook formula."""
     x = inputs(9)
     values, theta = draws(x, CORRELATION, 1)
-    surrogates = [Surrogate(x, y, theta, UNIT) for y in values]
-    posterior = ObjectivePosterior(SPACE, 1.0, WEIGHTS, surrogates, correlation=CORRELATION)
+    models = [MixtureGP(x, y, theta, standardise=UNIT) for y in values]
+    posterior = ObjectivePosterior(SPACE, 1.0, WEIGHTS, models, correlation=CORRELATION)
     w = torch.tensor(list(WEIGHTS.values()), dtype=torch.float64)
 
     def joint(new):
         """Covariance of the metrics at new inputs given all metrics' data, ``m n x m n``."""
-        s = surrogates[0]
+        s = models[0]
         prior = s.prior_covariance(torch.cat([x, new]), torch.cat([x, new]))[0]
-        prior[: len(x), : len(x)] += s.hyper.nugget(s.prior_variance(x))[0].detach().diag()
+        prior[: len(x), : len(x)] += s.hyper.nugget(s.solve(x).prior)[0].diag()
         whole = torch.kron(CORRELATION, prior).reshape(3, len(prior), 3, len(prior))
         n = len(x)
         data = whole[:, :n, :, :n].reshape(3 * n, 3 * n)
@@ -86,9 +87,9 @@ def test_what_reports_explain_is_that_of_the_coregionalised_process(case):
     runs = encode(SPACE, np.array([[0.2, 0.8], [0.7, 0.3]]), [("s", 20), ("l", 10)])
     partners = encode(SPACE, np.array([[0.4, 0.6], [0.4, 0.6]]), [("s", 20), ("l", 10)])
     x = encode(SPACE, MIXTURES, [("l", 20)])
-    w, noise = torch.tensor(list(WEIGHTS.values()), dtype=torch.float64), posterior.surrogates[0].noise[0]
-    alone, _ = posterior.explained(runs, MIXTURES, torch.tensor([1]))
-    pairs = posterior.explained_by_pairs(runs, partners, torch.tensor([0, 1]), MIXTURES, torch.tensor([1]))
+    w, noise = torch.tensor(list(WEIGHTS.values()), dtype=torch.float64), posterior.models[0].noise[0]
+    found = offer(posterior, torch.cat([runs, partners]), MIXTURES, [1], [2, 3, -1, -1])
+    alone, pairs = found.explained, found.explained_in_pairs
     for i in range(2):
         for bought, found in (([runs[i]], alone), ([runs[i], partners[i]], pairs)):
             q = len(bought)
@@ -104,9 +105,9 @@ def test_what_reports_explain_is_that_of_the_coregionalised_process(case):
 def test_without_correlation_variances_add_up():
     x = inputs(9)
     values, theta = draws(x, CORRELATION, 1)
-    surrogates = [Surrogate(x, y, theta, UNIT) for y in values]
-    both = ObjectivePosterior(SPACE, 1.0, WEIGHTS, surrogates)
-    alone = [ObjectivePosterior(SPACE, 1.0, {m: w}, [s]) for (m, w), s in zip(WEIGHTS.items(), surrogates, strict=True)]
+    models = [MixtureGP(x, y, theta, standardise=UNIT) for y in values]
+    both = ObjectivePosterior(SPACE, 1.0, WEIGHTS, models)
+    alone = [ObjectivePosterior(SPACE, 1.0, {m: w}, [s]) for (m, w), s in zip(WEIGHTS.items(), models, strict=True)]
     assert torch.allclose(both.marginal(MIXTURES)[1], sum(p.marginal(MIXTURES)[1] for p in alone))
     assert torch.allclose(both.contrasts(MIXTURES)[1], sum(p.contrasts(MIXTURES)[1] for p in alone))
 
@@ -115,10 +116,10 @@ def test_the_correlation_is_found_from_the_data_also_where_a_metric_has_gaps():
     x = inputs(240)
     values, theta = draws(x, CORRELATION, 2)
     whole = [observed(x, y) for y in values]
-    found = error_correlation(whole, [Surrogate(d.x, d.y, theta, UNIT) for d in whole])
+    found = error_correlation(whole, [MixtureGP(d.x, d.y, theta, standardise=UNIT) for d in whole])
     assert torch.allclose(found, CORRELATION, atol=0.15)
     gap = [*whole[:2], observed(x, values[2], slice(0, 200))]
-    found = error_correlation(gap, [Surrogate(d.x, d.y, theta, UNIT) for d in gap])
+    found = error_correlation(gap, [MixtureGP(d.x, d.y, theta, standardise=UNIT) for d in gap])
     assert torch.allclose(found, CORRELATION, atol=0.15)
 
 
@@ -126,10 +127,10 @@ def test_metrics_that_never_meet_are_independent_and_few_reports_count_for_littl
     x = inputs(20)
     values, theta = draws(x, CORRELATION, 3)
     apart = [observed(x, values[0], slice(0, 10)), observed(x, values[1], slice(10, 20))]
-    surrogates = [Surrogate(d.x, d.y, theta, UNIT) for d in apart]
-    assert torch.equal(error_correlation(apart, surrogates), torch.eye(2, dtype=torch.float64))
+    models = [MixtureGP(d.x, d.y, theta, standardise=UNIT) for d in apart]
+    assert torch.equal(error_correlation(apart, models), torch.eye(2, dtype=torch.float64))
     twice = [observed(x, values[0], slice(0, 2))] * 2
-    same = error_correlation(twice, [Surrogate(d.x, d.y, theta, UNIT) for d in twice])
+    same = error_correlation(twice, [MixtureGP(d.x, d.y, theta, standardise=UNIT) for d in twice])
     assert same[0, 1] == pytest.approx(2 / 7)
 
 
@@ -143,7 +144,7 @@ def test_it_is_a_correlation_whatever_was_reported(m, n, seed):
         rows = np.sort(rng.choice(n, rng.integers(2, n + 1), replace=False))
         runs = tuple(str(i) for i in rows)
         data.append(Observations(x=x[rows], y=torch.from_numpy(rng.standard_normal(len(rows))), runs=runs))
-    found = error_correlation(data, [Surrogate(d.x, d.y, theta, UNIT) for d in data])
+    found = error_correlation(data, [MixtureGP(d.x, d.y, theta, standardise=UNIT) for d in data])
     assert torch.allclose(found, found.mT)
     assert torch.allclose(found.diagonal(), torch.ones(m, dtype=torch.float64))
     assert torch.linalg.eigvalsh(found).min() > 0
@@ -153,7 +154,7 @@ def test_a_constant_metric_goes_with_none():
     x = inputs(12)
     values, theta = draws(x, CORRELATION, 4)
     data = [observed(x, values[0]), observed(x, torch.zeros(12, dtype=torch.float64))]
-    found = error_correlation(data, [Surrogate(d.x, d.y, theta, UNIT) for d in data])
+    found = error_correlation(data, [MixtureGP(d.x, d.y, theta, standardise=UNIT) for d in data])
     assert torch.equal(found, torch.eye(2, dtype=torch.float64))
 
 
@@ -164,8 +165,8 @@ def test_leaving_a_run_out_is_about_the_objective_where_all_metrics_were_reporte
     data = [observed(x, y) for y in values]
     assert posterior.calibration(data).n == 9
     partial = [*data[:2], observed(x, values[2], slice(3, 9))]
-    surrogates = [Surrogate(d.x, d.y, theta, UNIT) for d in partial]
-    kept = ObjectivePosterior(SPACE, 1.0, WEIGHTS, surrogates, correlation=CORRELATION).calibration(partial)
+    models = [MixtureGP(d.x, d.y, theta, standardise=UNIT) for d in partial]
+    kept = ObjectivePosterior(SPACE, 1.0, WEIGHTS, models, correlation=CORRELATION).calibration(partial)
     assert kept.n == 6
     # Errors that go together make a sum's larger: taken to cancel, they leave its intervals too often.
     n = 200
@@ -173,8 +174,8 @@ def test_leaving_a_run_out_is_about_the_objective_where_all_metrics_were_reporte
     equal = torch.full((3, 3), 0.95, dtype=torch.float64).fill_diagonal_(1.0)
     values, theta = draws(x, equal, 5)
     data = [observed(x, y) for y in values]
-    surrogates = [Surrogate(d.x, d.y, theta, UNIT) for d in data]
+    models = [MixtureGP(d.x, d.y, theta, standardise=UNIT) for d in data]
     weights = dict.fromkeys("xyz", 1.0)
-    right = ObjectivePosterior(SPACE, 1.0, weights, surrogates, correlation=equal).calibration(data)
-    wrong = ObjectivePosterior(SPACE, 1.0, weights, surrogates).calibration(data)
+    right = ObjectivePosterior(SPACE, 1.0, weights, models, correlation=equal).calibration(data)
+    wrong = ObjectivePosterior(SPACE, 1.0, weights, models).calibration(data)
     assert right.coverage > 0.9 > wrong.coverage

@@ -20,10 +20,7 @@ UNTIDY: set[str] = {
     "optimizer imports analysis.details",
     "simulators.__init__ imports simulators.trainable in a circle",
     "simulators.trainable imports simulators.__init__ in a circle",
-    "surrogate.guard imports surrogate.posterior in a circle",
-    "surrogate.posterior imports surrogate.guard in a circle",
     "strategies.rungs is short",
-    "surrogate.covariance is short",
 }
 
 

@@ -15,8 +15,9 @@ import pytest
 from ray_mixopt.core.history import Trial
 from ray_mixopt.core.pool import Pool
 from ray_mixopt.core.space import MixtureSpace, Scale
+from ray_mixopt.core.strategy import Proposal
 from ray_mixopt.optimizer import MixtureOptimizer
-from ray_mixopt.strategies import STRATEGIES, Proposal
+from ray_mixopt.strategies import STRATEGIES
 from ray_mixopt.testing import check_history
 
 ROOT = Path(__file__).parents[2]
@@ -324,7 +325,7 @@ def test_states_of_other_versions_are_refused(random, change) -> None:
 
 def test_malformed_states_are_refused(random) -> None:
     state = random.state_dict()
-    with pytest.raises(ValueError, match="Malformed optimizer state: 'seed' is missing"):
+    with pytest.raises(ValueError, match="Malformed settings of a search: 'seed' is missing"):
         MixtureOptimizer.from_state_dict({k: v for k, v in state.items() if k != "seed"})
     with pytest.raises(ValueError, match="Cannot read a history of version None"):
         MixtureOptimizer.from_state_dict({k: v for k, v in state.items() if k != "history"})
@@ -333,7 +334,7 @@ def test_malformed_states_are_refused(random) -> None:
 
 
 def test_the_state_is_plain_json_and_exact(space, drive) -> None:
-    optimizer = MixtureOptimizer(space, mode="max", strategy="random", budget=1e5, seed=3, continuation=False)
+    optimizer = MixtureOptimizer(space, mode="max", strategy="random", budget=1e5, seed=3)
     drive(optimizer, 3)
     optimizer.ask()
     state = json.loads(json.dumps(optimizer.state_dict(), allow_nan=False))
@@ -341,7 +342,7 @@ def test_the_state_is_plain_json_and_exact(space, drive) -> None:
     assert again.state_dict() == optimizer.state_dict()
     assert again.problem == optimizer.problem
     several = MixtureOptimizer(space, strategy="random", objective={"a": 1.0, "b": -2.0})
-    assert MixtureOptimizer.from_state_dict(several.state_dict()).problem.objective == {"a": 1.0, "b": -2.0}
+    assert MixtureOptimizer.from_state_dict(several.state_dict()).problem.weights == {"a": 1.0, "b": -2.0}
     assert MixtureOptimizer.from_state_dict(random_state := several.state_dict()).state_dict() == random_state
 
 
@@ -385,7 +386,7 @@ def test_a_new_process_goes_on_bit_for_bit(space, drive, loss) -> None:
     )
     assert child.returncode == 0, child.stderr
     for (optimizer, n), (first, second, recommended) in zip(here, json.loads(child.stdout), strict=True):
-        note = f"{optimizer.strategy_name} after {n} runs"
+        note = f"{optimizer.settings.strategy} after {n} runs"
         for there in (first, second):
             assert vars(optimizer.ask()) == there, note
         assert optimizer.recommend().to_dict() == recommended, note

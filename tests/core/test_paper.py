@@ -213,7 +213,7 @@ def test_hyperparameters_are_fitted_once_and_lengthscales_shrink_with_low_improv
     assert torch.equal(before.model.mean_module.weights, after.model.mean_module.weights)
 
 
-@pytest.mark.parametrize(("strategy", "later"), [("paper", 0.1), ("paper-script-noise", 1e-8)])
+@pytest.mark.parametrize(("strategy", "later"), [("paper", 0.1), ("paper:noise=script", 1e-8)])
 def test_noise_as_printed_and_as_in_the_script(space, drive, monkeypatch, strategy, later) -> None:
     optimizer = MixtureOptimizer(space, strategy=strategy)
     drive(optimizer, 20)
@@ -227,12 +227,12 @@ def test_noise_as_printed_and_as_in_the_script(space, drive, monkeypatch, strate
     np.testing.assert_allclose(noises[1], later, rtol=1e-3)
 
 
-@pytest.mark.parametrize("strategy", ["paper", "paper-tv", "paper-jsd", "paper-script-noise"])
+@pytest.mark.parametrize("strategy", ["paper", "paper:kernel=tv", "paper:kernel=jsd", "paper:noise=script"])
 def test_variants_are_chosen_by_name_and_search(space, drive, loss, strategy) -> None:
     optimizer = MixtureOptimizer(space, strategy=strategy, seed=1)
     assert isinstance(optimizer._strategy, PaperStrategy)
-    assert optimizer._strategy.kernel == {"paper-tv": "tv", "paper-jsd": "jsd"}.get(strategy, "rbf")
-    assert optimizer._strategy.noise == ("script" if strategy.endswith("script-noise") else "printed")
+    assert optimizer._strategy.kernel == {"paper:kernel=tv": "tv", "paper:kernel=jsd": "jsd"}.get(strategy, "rbf")
+    assert optimizer._strategy.noise == ("script" if strategy.endswith("script") else "printed")
     drive(optimizer, 26)
     found = loss(optimizer.recommend().mixture, "1B", 19700)
     assert found < loss(space.named(space.uniform()), "1B", 19700)

@@ -2,20 +2,22 @@
 
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ray_mixopt.acquisition.gain import RegretPerCost
 from ray_mixopt.core.pool import Pool
-from ray_mixopt.core.problem import Proposal
 from ray_mixopt.core.space import MixtureSpace, Scale
+from ray_mixopt.core.strategy import Proposal
 from ray_mixopt.optimizer import MixtureOptimizer
 from ray_mixopt.strategies.candidates import PoolCandidates, SimplexCandidates
-from ray_mixopt.strategies.default import Purchase, n_draws_of, paired_runs, refit_size
+from ray_mixopt.strategies.default import DefaultSettings, DefaultStrategy, partners_of
 from ray_mixopt.strategies.design import corners_again, initial_design
-from ray_mixopt.surrogate.posterior import ObjectivePosterior
+from ray_mixopt.surrogate.belief import FitSettings
 
 SPACE = MixtureSpace(
     domains=("web", "code", "math"),
@@ -91,22 +93,23 @@ def test_candidates_stay_within_the_bounds_and_reach_corners_and_faces():
 
 @given(st.integers(2, 5000))
 def test_refit_sizes_are_a_coarse_staircase_below_n(n):
+    refit_size = FitSettings().refit_size
     assert 2 <= refit_size(n) <= n
     assert refit_size(refit_size(n)) == refit_size(n)
     assert n < refit_size(n) * 1.1 + 2
 
 
 def test_the_more_is_known_the_fewer_draws():
-    draws = [n_draws_of(n) for n in (0, 2, 500, 1000, 10_000)]
+    draws = [FitSettings().draws_of(n) for n in (0, 2, 500, 1000, 10_000)]
     assert draws == [8, 8, 8, 2, 1]
 
 
-def test_what_the_model_has_no_room_for_is_counted(monkeypatch):
+def test_what_the_model_has_no_room_for_is_counted():
     optimizer = search(MixtureOptimizer(SPACE, seed=0), 8)
     assert optimizer.recommend().left_out == 0
     n = len(optimizer.history.arrivals)
-    monkeypatch.setattr("ray_mixopt.strategies.default.MOST_USED", n - 3)
-    recommendation = optimizer.recommend()
+    small = DefaultSettings(fit=FitSettings(most_used=n - 3))
+    recommendation = DefaultStrategy(optimizer.problem, settings=small).recommend(optimizer.history)
     assert recommendation.left_out == 3
     assert recommendation.calibration.n == n - 3
     assert "which is full: 3 values" in str(recommendation)
@@ -131,7 +134,7 @@ def test_it_ends_when_no_run_is_worth_its_cost():
         recommendation = optimizer.recommend()
         assert recommendation.value_of_next_run is not None and recommendation.next_run is not None
         restored = MixtureOptimizer.from_state_dict(json.loads(json.dumps(optimizer.state_dict())))
-        assert restored.problem.min_gain_per_cost == gain and restored.ask() is None
+        assert restored.settings.min_gain_per_cost == gain and restored.ask() is None
     assert 0 < spent[1e-3] < spent[1e-6] < spent[0.0]
 
 
@@ -174,40 +177,43 @@ def test_a_mixture_that_differs_by_rounding_is_the_same_run():
         Proposal(mixture=np.array([1e-17, 1.0, 4e-5]) / (1 + 4e-5), scale="medium", steps=400)
     )  # in flight
     strategy = optimizer._strategy
-    runs = strategy._purchases(np.array([[0.0, 1.0, 0.0], [0.0, 0.9, 0.1]]), optimizer.history, math.inf)
+    runs, _ = strategy._purchases(np.array([[0.0, 1.0, 0.0], [0.0, 0.9, 0.1]]), optimizer.history, math.inf)
     cells = [
         {(run.scale, run.steps) for run in runs if run.mixture[1] == share and not run.continues} for share in (1, 0.9)
     ]
     assert cells[1] - cells[0] == {("medium", 100), ("medium", 400)}
 
 
-def test_runs_are_valued_in_pairs_in_the_second_half_of_the_budget_only(monkeypatch):
-    paired, spent = ObjectivePosterior.explained_by_pairs, []
-    optimizer = MixtureOptimizer(SPACE, budget=SPACE.target_cost, seed=3)
+def test_runs_are_valued_in_pairs_in_the_second_half_of_the_budget_only():
+    paired, alone = [], []
 
-    def seen(*args):
-        spent.append(optimizer.history.committed)
-        return paired(*args)
+    class Watched(RegretPerCost):
+        def __call__(self, offer):
+            (paired if len(offer.paired) else alone).append(optimizer.history.committed)
+            return super().__call__(offer)
 
-    monkeypatch.setattr(ObjectivePosterior, "explained_by_pairs", seen)
+    strategy = partial(DefaultStrategy, acquisition=Watched())
+    optimizer = MixtureOptimizer(SPACE, strategy=strategy, budget=SPACE.target_cost, seed=3)
     search(optimizer, 60)
     assert optimizer.history.committed > 0.9 * SPACE.target_cost
-    assert spent and min(spent) >= 0.5 * SPACE.target_cost
+    assert paired and min(paired) >= 0.5 * SPACE.target_cost
+    assert alone and min(alone) < 0.5 * SPACE.target_cost
 
 
 def test_a_pair_is_a_run_and_one_of_the_incumbent_at_its_fidelity_that_can_be_paid():
     incumbent, other = np.array([0.2, 0.3, 0.5]), np.array([0.5, 0.3, 0.2])
     runs = [
-        Purchase(mixture=incumbent, scale="small", steps=100, cost=1.0),
-        Purchase(mixture=other, scale="small", steps=100, cost=1.0),
-        Purchase(mixture=other, scale="small", steps=400, cost=3.0, continues="a"),
-        Purchase(mixture=incumbent, scale="small", steps=400, cost=4.0),
-        Purchase(mixture=other, scale="large", steps=100, cost=9.0),
-        Purchase(mixture=incumbent, scale="large", steps=100, cost=5.0, continues="b"),
+        Proposal(mixture=incumbent, scale="small", steps=100),
+        Proposal(mixture=other, scale="small", steps=100),
+        Proposal(mixture=other, scale="small", steps=400, continues="a"),
+        Proposal(mixture=incumbent, scale="small", steps=400),
+        Proposal(mixture=other, scale="large", steps=100),
+        Proposal(mixture=incumbent, scale="large", steps=100, continues="b"),
     ]
-    assert paired_runs(runs, incumbent, affordable=100.0) == {1: 0, 2: 3}
-    assert paired_runs(runs, incumbent, affordable=6.9) == {1: 0}
-    assert paired_runs(runs, other, affordable=100.0) == {0: 1, 5: 4}
+    costs = [1.0, 1.0, 3.0, 4.0, 9.0, 5.0]
+    assert partners_of(runs, costs, incumbent, 100.0).tolist() == [-1, 0, 3, -1, -1, -1]
+    assert partners_of(runs, costs, incumbent, 6.9).tolist() == [-1, 0, -1, -1, -1, -1]
+    assert partners_of(runs, costs, other, 100.0).tolist() == [1, -1, -1, -1, -1, 4]
 
 
 TALL = MixtureSpace(
@@ -277,9 +283,8 @@ def test_a_restored_optimizer_goes_on_bit_for_bit():
     assert optimizer.recommend() == restored.recommend()
 
 
-@pytest.mark.parametrize("continuation", [True, False])
-def test_it_continues_paused_runs_at_marginal_cost_unless_told_not_to(continuation):
-    optimizer = search(MixtureOptimizer(SPACE, seed=5, continuation=continuation), 10)
+def test_it_continues_paused_runs_at_marginal_cost():
+    optimizer = search(MixtureOptimizer(SPACE, seed=5), 10)
     continued = []
     for _ in range(30):
         suggestion = optimizer.ask()
@@ -288,7 +293,7 @@ def test_it_continues_paused_runs_at_marginal_cost_unless_told_not_to(continuati
             assert suggestion.cost < SPACE.cost(suggestion.scale, suggestion.steps)
             continued.append(suggestion)
         run(optimizer, suggestion)
-    assert bool(continued) == continuation
+    assert continued
 
 
 def test_several_metrics_are_modelled_and_combined():

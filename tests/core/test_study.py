@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from ray_mixopt.analysis.trajectory import trajectory
 from ray_mixopt.analysis.truth import Truth
 from ray_mixopt.core.objective import Objective
 from ray_mixopt.core.recommendation import NORMAL_95
+from ray_mixopt.strategies.default import DefaultSettings, DefaultStrategy
+from ray_mixopt.surrogate.belief import FitSettings
 
 BEST = np.array([0.2, 0.5, 0.3])
 
@@ -143,20 +146,20 @@ def test_every_run_is_left_out_in_turn(three: Study) -> None:
     assert part.coverage == inside.mean() == pytest.approx(three.recommendation.calibration.coverage)
 
 
-def test_runs_that_a_full_model_leaves_out_are_not_predicted_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_that_a_full_model_leaves_out_are_not_predicted_by_it() -> None:
     """The largest fidelities are what it holds: the others' rows are not those of its own."""
     optimizer = learned(space_of("web", "code", "math"))
-    monkeypatch.setattr("ray_mixopt.strategies.default.MOST_USED", 15)
+    small = partial(DefaultStrategy, settings=DefaultSettings(fit=FitSettings(most_used=15)))
+    optimizer = MixtureOptimizer.from_state_dict(optimizer.state_dict(), strategy=small)
     study = Study(optimizer, "full")
     (part,) = study.left_out
-    rows = study.posterior.surrogates[0]
-    values = rows.y[0] * rows.standardisation.spread + rows.standardisation.center
-    np.testing.assert_allclose(part.observed, values)
+    rows = study.posterior.models[0]
+    np.testing.assert_allclose(part.observed, rows.train_targets)
     seen = {next(iter(trial.observations.values()))["loss"]: trial.scale for trial in optimizer.history}
     assert part.scales == tuple(seen[value] for value in part.observed.tolist())
     error, variance = rows.leave_out([3])
-    assert part.observed[3] - part.predicted[3] == pytest.approx(float(error) * rows.standardisation.spread)
-    assert part.half[3] == pytest.approx(NORMAL_95 * float(variance.sqrt()) * rows.standardisation.spread)
+    assert part.observed[3] - part.predicted[3] == pytest.approx(float(error) * rows.standardise.spread)
+    assert part.half[3] == pytest.approx(NORMAL_95 * float(variance.sqrt()) * rows.standardise.spread)
 
 
 # -- the books

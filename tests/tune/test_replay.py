@@ -17,7 +17,7 @@ from matplotlib.image import imread
 from ray_mixopt import MixOptSearcher, MixtureOptimizer, simulators
 from ray_mixopt.io import searches
 from ray_mixopt.simulators.replay import Replay
-from ray_mixopt.strategies.rungs import paper_rungs
+from ray_mixopt.strategies.paper import paper_rungs
 
 Command = Callable[..., Any]
 COMMAND = Path(sys.executable).with_name("ray-mixopt")

@@ -10,7 +10,7 @@ import numpy as np
 
 from ray_mixopt.benchmark.problem import Task
 from ray_mixopt.core.space import MixtureSpace
-from ray_mixopt.strategies import Suggestion
+from ray_mixopt.core.strategy import Suggestion
 
 
 @dataclass(kw_only=True)

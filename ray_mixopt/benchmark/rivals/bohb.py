@@ -13,7 +13,7 @@ import numpy as np
 
 from ray_mixopt.benchmark.problem import Task
 from ray_mixopt.benchmark.rivals.base import Rival, geometric_rungs
-from ray_mixopt.strategies import Suggestion
+from ray_mixopt.core.strategy import Suggestion
 
 
 class Bohb(Rival):

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ray_mixopt.benchmark.problem import Task
 from ray_mixopt.benchmark.rivals.base import Rival
-from ray_mixopt.strategies import Suggestion
+from ray_mixopt.core.strategy import Suggestion
 
 DESIGN_CELLS = 4  # fidelities, at least, of the first runs
 

@@ -12,7 +12,7 @@ from scipy.optimize import least_squares
 from ray_mixopt.analysis.truth import dense_minimiser
 from ray_mixopt.benchmark.problem import Task
 from ray_mixopt.benchmark.rivals.base import Rival
-from ray_mixopt.strategies import Suggestion
+from ray_mixopt.core.strategy import Suggestion
 
 
 class RegMix(Rival):

@@ -11,7 +11,7 @@ import numpy as np
 
 from ray_mixopt.benchmark.problem import Task
 from ray_mixopt.benchmark.rivals.base import Rival, RivalRun
-from ray_mixopt.strategies import Suggestion
+from ray_mixopt.core.strategy import Suggestion
 
 ENDLESS = 10**7  # trials: the budget is counted elsewhere
 

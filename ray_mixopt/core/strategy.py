@@ -1,0 +1,86 @@
+"""What a strategy is asked and what it answers: proposals, the suggestions made of them, and who is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from ray_mixopt.core.history import History
+from ray_mixopt.core.recommendation import Recommendation
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Proposal:
+    """A run that could be made: a new one, or a paused one that goes on.
+
+    Attributes:
+        mixture: shares of training tokens in domain order, ``(d,)``.
+        scale: name of the model scale.
+        steps: training steps to reach.
+        continues: the paused trial that it goes on with; None for a new run.
+        acquisition: what the strategy expects of it, in the strategy's own terms; kept with the trial, for strategies
+            whose later answers depend on it.
+        counts: whether it is a suggestion of the strategy's own, which moves its random streams on. Runs asked for
+            beforehand, and lost ones asked for again, do not count.
+    """
+
+    mixture: np.ndarray
+    scale: str
+    steps: int
+    continues: str | None = None
+    acquisition: float | None = None
+    counts: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suggestion:
+    """What to run next.
+
+    Attributes:
+        trial_id: name of the run; a continued run keeps its own.
+        mixture: share of training tokens by domain; sums to 1.
+        scale: name of the model scale.
+        steps: the rung to reach, in training steps; every rung passed is to be reported.
+        continues: the paused trial to go on with (then equal to ``trial_id``), or None for a new run.
+        cost: what it adds to the bill, in the space's cost unit: for a continued run only the further steps.
+    """
+
+    trial_id: str
+    mixture: dict[str, float]
+    scale: str
+    steps: int
+    continues: str | None
+    cost: float
+
+
+class Strategy(Protocol):
+    """Decides from a history what to run next and what to recommend.
+
+    The same history must give the same answers, in any process: nothing but the history is saved, and a restored
+    search asks a fresh strategy. Random draws come from ``Problem.rng``.
+    """
+
+    def propose(self, history: History) -> Proposal | None:
+        """The next run; None when nothing useful fits the budget. Must not change the history."""
+        ...
+
+    def recommend(self, history: History) -> Recommendation:
+        """The best mixture for the target as far as the history tells."""
+        ...
+
+
+class Callback:
+    """Is told what a search does. Subclass it and override what you want to hear of; an error is raised."""
+
+    def on_suggestion(self, suggestion: Suggestion) -> None:
+        """A run was asked for; its trial is in the history already."""
+
+    def on_fit(self, metric: str, model: Any) -> None:
+        """The hyper-parameters of a metric's surrogate were fitted anew.
+
+        Args:
+            metric: its name.
+            model: the ``MixtureGP`` with the new hyper-parameters.
+        """
