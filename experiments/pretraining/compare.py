@@ -31,9 +31,9 @@ from ray_mixopt.pretraining.config import PretrainConfig
 from ray_mixopt.pretraining.training.session import REPORTS, FolderSession
 from ray_mixopt.pretraining.training.train import train
 from ray_mixopt.pretraining.training.workers import Workers
+from ray_mixopt.report.drawing import PALETTE
 
 HERE = Path(__file__).parent
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666")  # Okabe and Ito
 
 
 def searched(settings: PretrainConfig) -> MixtureOptimizer:
@@ -96,11 +96,11 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     names = list(result["mixtures"])
     for place, name in enumerate(names):
         losses = [run["objective"] for run in result["mixtures"][name]["runs"]]
-        left.plot(losses, [place] * len(losses), "o", color=COLOURS[0], alpha=0.5)
-        left.plot(np.mean(losses), place, "|", color=COLOURS[0], markersize=24, markeredgewidth=2)
+        left.plot(losses, [place] * len(losses), "o", color=PALETTE[0], alpha=0.5)
+        left.plot(np.mean(losses), place, "|", color=PALETTE[0], markersize=24, markeredgewidth=2)
         start = 0.0
         for number, (domain, share) in enumerate(result["mixtures"][name]["mixture"].items()):
-            right.barh(place, share, left=start, color=COLOURS[number], label=domain if place == 0 else None)
+            right.barh(place, share, left=start, color=PALETTE[number], label=domain if place == 0 else None)
             start += share
     left.set_yticks(range(len(names)), names)
     left.invert_yaxis()

@@ -14,6 +14,7 @@ from ray_mixopt.benchmark.markdown import OURS
 from ray_mixopt.benchmark.methods import registry
 from ray_mixopt.benchmark.record import Record
 from ray_mixopt.benchmark.scores import Curve, grouped
+from ray_mixopt.report.drawing import line_style
 
 FLOOR = 1e-4  # regrets below are drawn there: the axis is logarithmic
 BAND = 0.1, 0.9  # quantiles over seeds
@@ -43,7 +44,6 @@ def draw(records: Sequence[Record], out: Path) -> list[Path]:
 
 
 def _figure(path: Path, panels: Sequence[tuple[str, Mapping[str, Mapping[str, Curve]]]]) -> Path:
-    from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -53,13 +53,12 @@ def _figure(path: Path, panels: Sequence[tuple[str, Mapping[str, Mapping[str, Cu
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
-    # A method has one colour in all figures; what is not a method, like a number of workers, gets one in this figure.
+    # A method has one style in all figures; what is not a method, like a number of workers, gets one in this figure.
     names = list(dict.fromkeys([*registry(), *(method for _, by_method in panels for method in by_method)]))
-    colors = colormaps["tab20"]
     for ax, (title, by_method) in zip(axes, panels, strict=False):
         for method, by_problem in by_method.items():
-            color = "black" if method == OURS else colors(names.index(method) % colors.N)
-            _line(ax, method, color, list(by_problem.values()))
+            style = {"color": "black"} if method == OURS else line_style(names.index(method))
+            _line(ax, method, style, list(by_problem.values()))
         first = next(iter(next(iter(by_method.values())).values())).records[0]
         ax.set(xscale="log", yscale="log", xlabel=f"cost ({first.cost_unit})", ylabel="regret")
         ax.set_title(title if len(panels) == 1 else title.partition("/")[2], fontsize="small")
@@ -74,7 +73,7 @@ def _figure(path: Path, panels: Sequence[tuple[str, Mapping[str, Mapping[str, Cu
     return path
 
 
-def _line(ax: Any, method: str, color: Any, curves: Sequence[Curve]) -> None:
+def _line(ax: Any, method: str, style: Mapping[str, str], curves: Sequence[Curve]) -> None:
     """The mean over problems and seeds, and a band over seeds of the mean over problems."""
     budget = min(curve.budget for curve in curves)
     costs = np.unique(np.concatenate([[budget], *(curve.costs for curve in curves)]))
@@ -84,7 +83,7 @@ def _line(ax: Any, method: str, color: Any, curves: Sequence[Curve]) -> None:
     n_seeds = min(len(curve.records) for curve in curves)
     by_seed = np.mean([curve.regrets(costs)[:n_seeds] for curve in curves], axis=0)  # (n_seeds, n_costs)
     mean = np.mean([curve.regrets(costs).mean(axis=0) for curve in curves], axis=0)
-    ax.step(costs, np.maximum(mean, FLOOR), where="post", label=method, color=color, lw=2.5 if method == OURS else 1.5)
+    ax.step(costs, np.maximum(mean, FLOOR), where="post", label=method, **style, lw=2.5 if method == OURS else 1.5)
     if n_seeds > 1:
         low, high = np.maximum(np.quantile(by_seed, BAND, axis=0), FLOOR)
-        ax.fill_between(costs, low, high, step="post", alpha=0.15, color=color, linewidth=0)
+        ax.fill_between(costs, low, high, step="post", alpha=0.15, color=style["color"], linewidth=0)

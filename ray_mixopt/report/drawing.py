@@ -16,6 +16,7 @@ PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 HATCHES = ("", "//", "..", "xx", "\\\\", "--", "++")
+DASHES = ("-", "--", ":", "-.")
 SEQUENTIAL = "cividis"
 
 WIDTH = 5.2  # inches: letters of 9 points stay readable on a phone's 390 pixels
@@ -39,6 +40,16 @@ class Drawing:
     figure: Figure
     alt: str
     caption: str
+
+
+def line_style(k: int) -> dict[str, str]:
+    """Colour and dashes of the ``k``-th of many lines, as arguments of Matplotlib's; the first 24 differ."""
+    return {"color": PALETTE[k % 6], "linestyle": DASHES[k // 6 % 4]}  # thin lines in the last colour are too pale
+
+
+def point_style(k: int) -> dict[str, str]:
+    """Colour and marker of the ``k``-th group of points, as arguments of Matplotlib's; the first 42 differ."""
+    return {"color": PALETTE[k % 6], "marker": MARKERS[k % 7]}
 
 
 def canvas(height: float = 3.4, rows: int = 1, columns: int = 1, *, sharey: bool = False) -> tuple[Figure, np.ndarray]:

@@ -12,7 +12,6 @@ from ray_mixopt.report.drawing import (
     BLUE,
     GREY,
     HATCHES,
-    MARKERS,
     ORANGE,
     PALETTE,
     SEQUENTIAL,
@@ -22,6 +21,7 @@ from ray_mixopt.report.drawing import (
     legend,
     listed,
     log_cost,
+    point_style,
     short,
 )
 
@@ -146,9 +146,9 @@ def predictions(study: Study) -> Drawing | None:
                     part.observed[here],
                     part.predicted[here],
                     part.half[here],
-                    fmt=MARKERS[k % 7],
+                    **point_style(k),
+                    ls="none",
                     ms=3.5,
-                    color=PALETTE[k % 6],
                     elinewidth=0.5,
                     alpha=0.8,
                     label=name,

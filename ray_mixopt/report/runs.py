@@ -10,7 +10,6 @@ from ray_mixopt.analysis.ledger import ENDS
 from ray_mixopt.analysis.study import Study
 from ray_mixopt.report.drawing import (
     HATCHES,
-    MARKERS,
     PALETTE,
     SEQUENTIAL,
     Drawing,
@@ -19,6 +18,7 @@ from ray_mixopt.report.drawing import (
     finish,
     legend,
     listed,
+    point_style,
     short,
     unlabelled,
 )
@@ -77,10 +77,10 @@ def curves(study: Study) -> Drawing | None:
     (axes,) = axes.flat
     for scale, steps, values in runs[:MOST_CURVES]:
         k = names.index(scale)
-        axes.plot(steps, values, color=PALETTE[k % 6], marker=MARKERS[k % 7], ms=3, lw=0.8, alpha=0.7)
+        axes.plot(steps, values, **point_style(k), ms=3, lw=0.8, alpha=0.7)
     for k, name in enumerate(names):
         if any(scale == name for scale, *_ in runs):
-            axes.plot([], [], color=PALETTE[k % 6], marker=MARKERS[k % 7], ms=4, label=name)
+            axes.plot([], [], **point_style(k), ms=4, label=name)
     axes.set_xscale("log")
     rungs = study.space.steps[:: math.ceil(len(study.space.steps) / MOST_TICKS)]
     axes.set_xticks(rungs, [f"{step:,}" for step in rungs])
