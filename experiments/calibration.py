@@ -18,17 +18,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ray_mixopt.analysis.details import Analysis
 from ray_mixopt.benchmark import problems, runner
 from ray_mixopt.benchmark.markdown import table
 from ray_mixopt.benchmark.methods import Entry, Ours
 from ray_mixopt.benchmark.problem import Task
 from ray_mixopt.cli.benchmark import seeds_of
+from ray_mixopt.core.recommendation import NORMAL_95
 
 OUT = Path(__file__).parent / "results"
 SUITES = ("headline", "sums", "targets", "synthetic")
 N_MIXTURES = 300
-NORMAL_95 = 1.959963984540054
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +49,7 @@ def coverage(name: str, seed: int, budget: float) -> dict[str, float | int | str
     entry = Kept(name="default", domain="both")
     record = runner.search(problem, entry, seed, budget * problem.space.target_cost)
     optimizer = entry.searches[0].optimizer
-    posterior = Analysis(optimizer.problem, optimizer.history).posterior
+    posterior = optimizer.posterior()
     assert posterior is not None
     best = np.array(record.trace[-1].mixture)
     mixtures = problem.space.sample(N_MIXTURES, np.random.default_rng([seed, 4]))

@@ -261,12 +261,9 @@ class MixtureOptimizer:
         recommendation = self._strategy.recommend(self.history)
         if not details:
             return recommendation
-        from ray_mixopt.analysis.details import Analysis
+        from ray_mixopt.strategies.details import detailed
 
-        analysis = Analysis(self.problem, self.history, self.belief)
-        if recommendation.predicted is None:  # the strategy has no model: ours says what it expects of its answer
-            recommendation = analysis.of(recommendation)
-        return replace(recommendation, details=analysis.details(recommendation))
+        return detailed(recommendation, self.problem, self.history, self.belief)
 
     @property
     def belief(self) -> Belief:

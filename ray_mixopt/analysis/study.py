@@ -8,7 +8,6 @@ from functools import cached_property
 
 import numpy as np
 
-from ray_mixopt.analysis.details import Analysis
 from ray_mixopt.analysis.landscape import Residuals, Slice, Surface, level, slices, surfaces
 from ray_mixopt.analysis.ledger import Ledger
 from ray_mixopt.analysis.pareto import TradeOff, pareto_front
@@ -18,7 +17,6 @@ from ray_mixopt.core.objective import Mode, Objective
 from ray_mixopt.core.recommendation import NORMAL_95, Prediction, Recommendation
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.optimizer import MixtureOptimizer
-from ray_mixopt.surrogate.encoding import observations
 from ray_mixopt.surrogate.posterior import ObjectivePosterior
 
 N_POINTS = 16  # of the way there
@@ -122,7 +120,6 @@ class Study:
         self.problem, self.history = optimizer.problem, optimizer.history
         self.space: MixtureSpace = optimizer.space
         self.ledger = Ledger(self.history)
-        self._analysis = Analysis(self.problem, self.history, optimizer.belief)
 
     @property
     def objective_name(self) -> str:
@@ -146,10 +143,10 @@ class Study:
 
     # -- the answer
 
-    @property
+    @cached_property
     def posterior(self) -> ObjectivePosterior | None:
-        """The surrogate of the objective; None while a metric has fewer than two values."""
-        return self._analysis.posterior
+        """What is known of the objective at the target; None while a metric has fewer than two values."""
+        return self.optimizer.posterior()
 
     @cached_property
     def recommendation(self) -> Recommendation:
@@ -192,25 +189,26 @@ class Study:
 
     @cached_property
     def left_out(self) -> list[LeftOut]:
-        """The reports of each metric that its surrogate holds, each run predicted from all the others.
+        """The reports of each metric that its model holds, each run predicted from all the others.
 
-        An empty list while there is no surrogate.
+        An empty list while there is no model.
         """
         if self.posterior is None:
             return []
         self.tick("Every run as predicted from the others")
         found = []
-        for (metric, weight), surrogate in zip(self.problem.weights.items(), self.posterior.models, strict=True):
-            seen = observations(self.space, self.history, metric, worst=self.problem.sign * weight)
-            data = seen.largest(len(surrogate.x))  # the rows that the surrogate holds
+        belief = self.optimizer.belief
+        seen = belief.data(self.problem, self.history)
+        for (metric, values), model in zip(seen.items(), self.posterior.models, strict=True):
+            data = belief.used(values)
             rows: dict[str, list[int]] = {}
             for row, run in enumerate(data.runs):
                 rows.setdefault(run, []).append(row)
             errors, variances = np.zeros(len(data.y)), np.zeros(len(data.y))
             for group in rows.values():
-                error, variance = surrogate.leave_out(group)
+                error, variance = model.leave_out(group)
                 errors[group], variances[group] = error.numpy(), variance.numpy()
-            unit = surrogate.standardise.spread
+            unit = model.standardise.spread
             observed = data.y.numpy()
             found.append(
                 LeftOut(
@@ -227,12 +225,12 @@ class Study:
 
     @cached_property
     def slices(self) -> list[Slice]:
-        """The prediction along each domain through the recommended mixture; an empty list without a surrogate."""
+        """The prediction along each domain, through the recommended mixture; an empty list while nothing is known."""
         return [] if self.posterior is None else slices(self.posterior, self.best, self._residuals(self.posterior))
 
     @cached_property
     def surfaces(self) -> list[Surface]:
-        """The prediction over several shares at once; an empty list without a surrogate, or for two domains."""
+        """The prediction over several shares at once; an empty list while nothing is known, or for two domains."""
         return [] if self.posterior is None else surfaces(self.posterior, self.best, self.slices)
 
     def _residuals(self, posterior: ObjectivePosterior) -> Residuals:

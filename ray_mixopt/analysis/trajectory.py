@@ -12,7 +12,7 @@ from ray_mixopt.optimizer import MixtureOptimizer
 
 
 def prefix(history: History, n: int) -> History:
-    """The history as it was after its first ``n`` reports."""
+    """The history as it was after its first ``n`` reports: without runs that had not reported by then."""
     part = History(history.space)
     part.arrivals = history.arrivals[:n]
     seen = set(part.arrivals)
@@ -26,7 +26,7 @@ def prefix(history: History, n: int) -> History:
 
 
 def costs(history: History) -> np.ndarray:
-    """What had been spent after each report, ``(n_arrivals,)``."""
+    """What had been spent after each report, in the space's cost unit, ``(n_reports,)``."""
     reached: dict[str, int] = {}
     steps = []
     for trial_id, step in history.arrivals:
@@ -38,11 +38,14 @@ def costs(history: History) -> np.ndarray:
 
 
 def trajectory(optimizer: MixtureOptimizer, n_points: int = 20) -> list[Recommendation]:
-    """Recommendations from prefixes of the history, at costs spread evenly on a log axis; the last is of all of it.
+    """Recommendations from prefixes of the history, at costs spread evenly on a log axis.
 
     Args:
         optimizer: the optimizer after its search. It is not changed.
         n_points: most recommendations to compute; each takes as long as ``optimizer.recommend()``.
+
+    Returns:
+        The recommendations by ascending cost, the last of all of the history; an empty list where nothing was paid.
     """
     history = optimizer.history
     spent = costs(history)
@@ -52,9 +55,10 @@ def trajectory(optimizer: MixtureOptimizer, n_points: int = 20) -> list[Recommen
     grid = np.geomspace(max(paid[0], paid[-1] / 100), paid[-1], n_points)
     # Of the reports paid by then, all; the tolerance is for the rounding of the grid's ends.
     lengths = np.unique(np.searchsorted(spent, grid * (1 + 1e-9), side="right"))
-    past = MixtureOptimizer.from_state_dict(optimizer.state_dict(), pool=optimizer.problem.pool)
+    quiet = replace(optimizer.settings, callbacks=())
+    past = MixtureOptimizer(optimizer.space, quiet, pool=optimizer.problem.pool)
     points = []
-    for n in lengths.tolist():
+    for n in lengths[:-1].tolist():
         past.history = prefix(history, n)
         points.append(past.recommend())
-    return points
+    return [*points, optimizer.recommend()]  # whose models are fitted already

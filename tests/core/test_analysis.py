@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from ray_mixopt import MixtureOptimizer, MixtureSpace, Scale
-from ray_mixopt.analysis.details import rank_correlation
 from ray_mixopt.core.objective import Guardrail, Objective
 from ray_mixopt.core.simplex import Group
+from ray_mixopt.strategies.details import rank_correlation
 
 DOMAINS = ("web", "code", "math")
 BEST = np.array([0.2, 0.5, 0.3])
@@ -124,6 +124,17 @@ def test_agreement_is_also_that_of_mixtures_run_at_both(space) -> None:
     assert agreement["S", 1000].observed == pytest.approx(-1.0)
     assert agreement["S", 1000].common == 8
     assert agreement["S", 100].observed is None
+
+
+def test_a_mixture_that_was_rounded_at_the_target_is_the_same_mixture(space) -> None:
+    optimizer = MixtureOptimizer(space, objective={"loss": 1.0})
+    for w in space.sample(8, np.random.default_rng(0)):
+        for scale, digits in (("S", 12), ("L", 3)):
+            mixture = dict(zip(DOMAINS, np.round(w, digits).tolist(), strict=True))
+            optimizer.add_evaluated_point(mixture, scale, 1000, {"loss": loss(mixture, scale, 1000)})
+    agreement = {(a.scale, a.steps): a for a in optimizer.recommend(details=True).details.agreement}
+    assert agreement["S", 1000].common == 8
+    assert agreement["S", 1000].observed == pytest.approx(-1.0)
 
 
 def test_another_strategy_is_told_what_the_surrogate_expects(space) -> None:

@@ -202,10 +202,7 @@ def test_sources_are_joined(space, history, tmp_path: Path) -> None:
 
 
 def predictions(optimizer: MixtureOptimizer, mixtures: np.ndarray) -> np.ndarray:
-    from ray_mixopt.analysis.details import Analysis
-
-    posterior = Analysis(optimizer.problem, optimizer.history).posterior
-    mean, variance = posterior.marginal(mixtures)
+    mean, variance = optimizer.posterior().marginal(mixtures)
     return np.stack([mean.mean(0).numpy(), variance.mean(0).sqrt().numpy()])
 
 

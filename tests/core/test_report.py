@@ -11,8 +11,12 @@ import pytest
 from ray_mixopt import MixtureOptimizer, simulators
 from ray_mixopt.analysis.trajectory import costs, prefix, trajectory
 from ray_mixopt.analysis.truth import Truth
+from ray_mixopt.core.history import History
+from ray_mixopt.core.recommendation import Recommendation
+from ray_mixopt.core.strategy import Callback, Suggestion
 from ray_mixopt.report.replay import draw_replay
 from ray_mixopt.simulators import RunTable, Simulator
+from ray_mixopt.strategies.random import RandomStrategy
 
 RUNS = """scale,cost_per_step,step,mixture/web,mixture/code,loss,acc
 S,1,100,0.5,0.5,4.0,0.1
@@ -121,6 +125,30 @@ def test_the_trajectory_ends_at_the_answer_and_leaves_the_search_alone(searched:
     spent = [point.spent for point in points]
     assert spent == sorted(set(spent))
     assert 2 < len(points) <= 8
+
+
+def test_a_strategy_of_ones_own_has_a_trajectory_too(simulator: Simulator) -> None:
+    asked: list[str] = []
+
+    class Own(RandomStrategy):
+        def recommend(self, history: History) -> Recommendation:
+            asked.append(type(self).__name__)
+            return super().recommend(history)
+
+    heard: list[Suggestion] = []
+
+    class Listener(Callback):
+        def on_suggestion(self, suggestion: Suggestion) -> None:
+            heard.append(suggestion)
+
+    optimizer = MixtureOptimizer(simulator.space, strategy=Own, callbacks=[Listener()])
+    run = optimizer.ask()
+    for step in simulator.space.steps:
+        optimizer.tell(run.trial_id, step, 1.0)
+    points = trajectory(optimizer, 4)
+    assert 2 <= len(points) == len(asked) <= 4
+    assert points[-1] == optimizer.recommend()
+    assert heard == [run]
 
 
 def test_the_trajectory_of_nothing_is_empty(simulator: Simulator) -> None:

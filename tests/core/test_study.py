@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +16,12 @@ from ray_mixopt.analysis.result import result
 from ray_mixopt.analysis.study import Study
 from ray_mixopt.analysis.trajectory import trajectory
 from ray_mixopt.analysis.truth import Truth
-from ray_mixopt.core.objective import Objective
+from ray_mixopt.core.objective import Guardrail, Objective
 from ray_mixopt.core.recommendation import NORMAL_95
+from ray_mixopt.core.strategy import Callback
+from ray_mixopt.report.page import write_report
 from ray_mixopt.strategies.default import DefaultSettings, DefaultStrategy
+from ray_mixopt.surrogate import belief
 from ray_mixopt.surrogate.belief import FitSettings
 
 BEST = np.array([0.2, 0.5, 0.3])
@@ -133,6 +137,39 @@ def test_nothing_is_shown_of_nothing() -> None:
     study = Study(MixtureOptimizer(space_of("web", "code", "math")), "nothing")
     assert study.slices == study.surfaces == study.left_out == study.way == study.comparisons == []
     assert study.front is None and study.ledger.ends == {}
+
+
+# -- nothing is done twice
+
+
+class Fits(Callback):
+    """Counts the fits of each metric."""
+
+    def __init__(self) -> None:
+        self.of: dict[str, int] = {}
+
+    def on_fit(self, metric: str, model: object) -> None:
+        self.of[metric] = self.of.get(metric, 0) + 1
+
+
+@pytest.mark.parametrize("strategy", ["default", "random"])
+def test_one_report_fits_every_metric_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str) -> None:
+    calls = []
+    monkeypatch.setattr(belief, "map_estimate", lambda *a, fit=belief.map_estimate: calls.append(a) or fit(*a))
+    weights: dict = {"loss": 1.0, "gain": -0.5}
+    rail = Guardrail(metric="web", mode="max", tolerance=0.9, baseline="uniform")
+    if strategy == "default":
+        weights = Objective(weights=weights | {"gain": 0.5}, directions={"gain": "max"}, guardrails=(rail,))
+    fits = Fits()
+    space = replace(space_of("web", "code", "math"), upper={"code": 0.3})
+    optimizer = learned(space, objective=weights, callbacks=(fits,), strategy=strategy)
+    write_report(Study(optimizer, "once"), tmp_path)
+    assert fits.of == dict.fromkeys(optimizer.problem.metrics, 1)
+    assert len(calls) == len(fits.of)
+    # Neither a second report, nor another question about the same history.
+    write_report(Study(optimizer, "twice"), tmp_path)
+    optimizer.recommend(details=True)
+    assert len(calls) == len(fits.of)
 
 
 # -- how far to trust it

@@ -1,22 +1,22 @@
-"""What a history says about the target beyond the recommendation itself: flatness, price of limits, agreement of ranks.
+"""What else a history says of a recommendation: how flat the optimum is, what limits cost, which fidelities agree.
 
-Notation: ``d`` domains, ``n`` mixtures, ``s`` hyper-parameter draws. Answers are those of the default strategy's
-surrogate, whatever strategy chose the runs.
+Notation: ``d`` domains, ``n`` mixtures, ``s`` hyper-parameter draws. Answers are of the models in a belief, whatever
+strategy chose the runs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
+from scipy.spatial import KDTree
 from scipy.stats import spearmanr
 
 from ray_mixopt.core.history import History
-from ray_mixopt.core.objective import Objective
 from ray_mixopt.core.problem import Problem
 from ray_mixopt.core.recommendation import Agreement, Details, GuardrailCheck, LimitPrice, Recommendation
+from ray_mixopt.core.simplex import SAME_SHARE
 from ray_mixopt.strategies.candidates import SimplexCandidates
 from ray_mixopt.surrogate.belief import Belief
 from ray_mixopt.surrogate.posterior import ObjectivePosterior
@@ -31,74 +31,83 @@ _BINDING = 1e-3  # a share this close to its limit is held by it
 
 @dataclass(frozen=True, kw_only=True)
 class Limit:
-    """A limit that the recommendation touches, and the problem without it."""
+    """A limit that a mixture touches.
+
+    Attributes:
+        name: what must hold.
+        relaxed: the problem without it.
+    """
 
     name: str
     relaxed: Problem
 
 
-class Analysis:
-    """Answers about the target from one history.
+def detailed(recommendation: Recommendation, problem: Problem, history: History, belief: Belief) -> Recommendation:
+    """A recommendation with its details; as it is while a metric has fewer than two values.
+
+    Where its strategy has no model, it gets the predictions of the belief's, too.
 
     Args:
-        problem: what was searched.
+        recommendation: of any strategy, from this history.
+        problem: what is searched.
         history: what was seen.
-        belief: the models that are known already, so that nothing is fitted twice; fitted here by default.
+        belief: the models of all metrics.
+    """
+    posterior = belief.posterior(problem, history)
+    if posterior is None:
+        return recommendation
+    best = problem.space.mixture(recommendation.mixture)
+    if recommendation.predicted is None:
+        used = [belief.used(values) for values in belief.data(problem, history).values()]
+        predicted = posterior.compared(best, problem.baselines())
+        recommendation = replace(recommendation, **predicted, calibration=posterior.calibration(used))
+    return replace(recommendation, details=_Inquiry(problem, history, belief, posterior, best).details())
+
+
+class _Inquiry:
+    """Questions about one mixture at the target.
+
+    Args:
+        problem: what is searched.
+        history: what was seen.
+        belief: the models of all metrics.
+        posterior: what it says of the objective.
+        best: the mixture, ``(d,)``.
     """
 
-    def __init__(self, problem: Problem, history: History, belief: Belief | None = None) -> None:
-        self.problem, self.history = problem, history
-        self.space = problem.space
-        self.belief = belief or Belief(problem.settings.seed)
+    def __init__(
+        self, problem: Problem, history: History, belief: Belief, posterior: ObjectivePosterior, best: np.ndarray
+    ) -> None:
+        self.problem, self.space, self.history = problem, problem.space, history
+        self.belief, self.posterior, self.best = belief, posterior, best
 
-    @cached_property
-    def posterior(self) -> ObjectivePosterior | None:
-        """The surrogate of the objective; None while a metric has fewer than two values."""
-        return self.belief.posterior(self.problem, self.history)
-
-    def of(self, recommendation: Recommendation) -> Recommendation:
-        """Another strategy's recommendation with what this surrogate predicts for it."""
-        if self.posterior is None:
-            return recommendation
-        data = self.belief.data(self.problem, self.history).values()
-        return replace(
-            recommendation,
-            **self.posterior.compared(self.space.mixture(recommendation.mixture), self.problem.baselines()),
-            calibration=self.posterior.calibration([self.belief.used(values) for values in data]),
-        )
-
-    def details(self, recommendation: Recommendation) -> Details | None:
-        """All details of a recommendation; None while there is no surrogate."""
-        if self.posterior is None:
-            return None
-        best = self.space.mixture(recommendation.mixture)
-        tolerance = self.tolerance(best)
-        prices = self.limits(best)
-        free = self._optimum(unlimited(self.problem), best) if prices else None
+    def details(self) -> Details:
+        """All answers."""
+        tolerance = self.tolerance()
+        prices = self.limits()
+        free = self._optimum(unlimited(self.problem)) if prices else None
         return Details(
             tolerance=tolerance,
-            ranges=self.ranges(best, tolerance),
+            ranges=self.ranges(tolerance),
             limits=tuple(prices),
-            unconstrained=None if free is None else self._price("all of them", free, best),
-            guardrails=tuple(self.guardrails(best)),
+            unconstrained=None if free is None else self._price("all of them", free),
+            guardrails=tuple(self.guardrails()),
             agreement=tuple(self.agreement()),
         )
 
     # -- how flat the optimum is
 
-    def tolerance(self, best: np.ndarray) -> float:
-        """A tenth of what lies between a mixture ``(d,)`` and the median one, in the objective's unit."""
-        assert self.posterior is not None
+    def tolerance(self) -> float:
+        """A tenth of what lies between the mixture and the median one, in the objective's unit."""
         median = float(self.posterior.mean(self.space.sample(_N_RANDOM, self._rng(0))).median())
-        return TOLERANCE * max(median - float(self.posterior.mean(best[None])), 0.0)
+        return TOLERANCE * max(median - float(self.posterior.mean(self.best[None])), 0.0)
 
-    def ranges(self, best: np.ndarray, tolerance: float) -> dict[str, tuple[float, float]]:
-        """Least and largest share of each domain among mixtures predicted within ``tolerance`` of ``best``.
+    def ranges(self, tolerance: float) -> dict[str, tuple[float, float]]:
+        """Least and largest share of each domain among mixtures predicted within ``tolerance`` of this one.
 
         A search pushes each share up and down; the ranges are those it reached, so that they are never too wide.
         """
-        assert self.posterior is not None
-        rng, d = self._rng(1), self.space.n_domains
+        rng, d, best = self._rng(1), self.space.n_domains, self.best
         limit = float(self.posterior.score(best[None])) + tolerance
         inside = best[None]
         towards = np.eye(d)[:, None] - np.eye(d)[None]  # (d, d, d): from the second domain to the first
@@ -116,20 +125,18 @@ class Analysis:
 
     # -- what limits cost
 
-    def limits(self, best: np.ndarray) -> list[LimitPrice]:
-        """The limits that hold a recommendation ``(d,)``, each with the gain of dropping it alone; dearest first.
+    def limits(self) -> list[LimitPrice]:
+        """The limits that hold the mixture, each with the gain of dropping it alone; dearest first.
 
-        None in a replay of logged runs, where only the mixtures logged could be recommended.
+        An empty list in a replay of logged runs, where only the mixtures logged could be recommended.
         """
         if self.problem.pool is not None:
             return []
-        held = binding(self.problem, best)
-        prices = [self._price(limit.name, self._optimum(limit.relaxed, best), best) for limit in held]
+        prices = [self._price(limit.name, self._optimum(limit.relaxed)) for limit in binding(self.problem, self.best)]
         return sorted(prices, key=lambda price: -price.cost.mean)
 
-    def _price(self, name: str, mixture: np.ndarray, best: np.ndarray) -> LimitPrice:
-        assert self.posterior is not None
-        worse, better = (best, mixture) if self.problem.sign > 0 else (mixture, best)
+    def _price(self, name: str, mixture: np.ndarray) -> LimitPrice:
+        worse, better = (self.best, mixture) if self.problem.sign > 0 else (mixture, self.best)
         return LimitPrice(
             name=name,
             mixture=self.space.named(mixture),
@@ -137,28 +144,26 @@ class Analysis:
             cost=self.posterior.prediction(worse, better),
         )
 
-    def _optimum(self, problem: Problem, best: np.ndarray) -> np.ndarray:
-        """The recommendation under other limits, ``(d,)``; ``best`` is among the candidates, so it is never worse."""
+    def _optimum(self, problem: Problem) -> np.ndarray:
+        """The best mixture under other limits, ``(d,)``; this one is among the candidates, so it is never worse."""
         changed = problem.goal != self.problem.goal
         posterior = self.belief.posterior(problem, self.history) if changed else self.posterior
-        assert posterior is not None
+        assert posterior is not None  # fewer metrics than those that are known
         rng = self._rng(2)
         candidates = SimplexCandidates(problem.space)
-        start = np.concatenate([candidates.at_target(rng, 1024, self.history), best[None]])
+        start = np.concatenate([candidates.at_target(rng, 1024, self.history), self.best[None]])
         found: np.ndarray = candidates.best(start, posterior.score, rng)[0]
         return found
 
-    def guardrails(self, best: np.ndarray) -> Iterator[GuardrailCheck]:
-        """Whether each guardrail holds for a recommendation ``(d,)``."""
-        assert self.posterior is not None
+    def guardrails(self) -> Iterator[GuardrailCheck]:
+        """Whether each guardrail holds for the mixture."""
         for guard in self.posterior.guards:
-            rail = guard.guardrail
             known = guard.posterior
             yield GuardrailCheck(
-                name=str(rail),
-                probability=float(guard.probability(best[None])[0]),
-                confidence=rail.confidence,
-                predicted=None if known is None else known.prediction(best),
+                name=str(guard.guardrail),
+                probability=float(guard.probability(self.best[None])[0]),
+                confidence=guard.guardrail.confidence,
+                predicted=None if known is None else known.prediction(self.best),
                 baseline=None if known is None else known.prediction(guard.baseline),
             )
 
@@ -167,10 +172,9 @@ class Analysis:
     def agreement(self) -> Iterator[Agreement]:
         """How each (scale, rung) ranks mixtures in comparison with the target, by ascending cost.
 
-        The expected rank correlation is over random mixtures within the limits, of the surrogate's means; the
-        observed one is of the mixtures that were run at both.
+        The expected rank correlation is over random mixtures within the limits, of the models' means; the observed one
+        is of the mixtures that were run at both.
         """
-        assert self.posterior is not None
         space = self.space
         mixtures = space.sample(_N_RANKED, self._rng(3))
         target = self.posterior.marginal(mixtures)[0].numpy()
@@ -179,19 +183,15 @@ class Analysis:
         cells = [(scale, steps) for scale in space.scale_names for steps in space.steps]
         for scale, steps in sorted(cells, key=lambda cell: space.cost(*cell)):
             here = self.posterior.at(scale, steps).marginal(mixtures)[0].numpy()
-            both = seen.get((scale, steps), {})
-            common = sorted(both.keys() & goal.keys())
-            observed = None
-            if len(common) >= _LEAST_COMMON:
-                observed = rank_correlation(np.array([both[w] for w in common]), np.array([goal[w] for w in common]))
+            ours, theirs = _of_the_same(seen.get((scale, steps), {}), goal)
             yield Agreement(
                 scale=scale,
                 steps=steps,
                 cost=space.cost(scale, steps),
-                runs=len(both),
+                runs=len(seen.get((scale, steps), {})),
                 expected=float(np.mean([rank_correlation(a, b) for a, b in zip(here, target, strict=True)])),
-                common=len(common),
-                observed=observed,
+                common=len(ours),
+                observed=rank_correlation(ours, theirs) if len(ours) >= _LEAST_COMMON else None,
             )
 
     def _seen(self) -> dict[tuple[str, int], dict[tuple[float, ...], float]]:
@@ -215,6 +215,17 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(spearmanr(a, b).statistic)
 
 
+def _of_the_same(
+    here: Mapping[tuple[float, ...], float], there: Mapping[tuple[float, ...], float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The values here and there, each ``(n,)``, of the mixtures that are in both."""
+    if not here or not there:
+        return np.empty(0), np.empty(0)
+    distance, rows = KDTree(list(there)).query(list(here), p=np.inf)
+    same = distance <= SAME_SHARE
+    return np.array([*here.values()])[same], np.array([*there.values()])[rows[same]]
+
+
 def binding(problem: Problem, mixture: np.ndarray) -> Iterator[Limit]:
     """The limits that a mixture ``(d,)`` touches."""
     space = problem.space
@@ -225,11 +236,11 @@ def binding(problem: Problem, mixture: np.ndarray) -> Iterator[Limit]:
             yield Limit(name=f"{domain} at most {upper:.2%}{epochs}", relaxed=_without_cap(problem, domain))
         if lower > 0 and mixture[i] <= lower + _BINDING:
             rest = {name: share for name, share in space.lower.items() if name != domain}
-            relaxed = replace(problem, space=replace(space, lower=rest))
+            relaxed = problem.within(replace(space, lower=rest))
             yield Limit(name=f"{domain} at least {lower:.2%}", relaxed=relaxed)
     for group in space.groups:
         share = sum(mixture[space.domains.index(domain)] for domain in group.domains)
-        relaxed = replace(problem, space=replace(space, groups=tuple(g for g in space.groups if g != group)))
+        relaxed = problem.within(replace(space, groups=tuple(g for g in space.groups if g != group)))
         if group.most < 1 and share >= group.most - _BINDING:
             yield Limit(name=f"{group.name} at most {group.most:.2%}", relaxed=relaxed)
         elif group.least > 0 and share <= group.least + _BINDING:
@@ -238,33 +249,25 @@ def binding(problem: Problem, mixture: np.ndarray) -> Iterator[Limit]:
     if goal is not None:
         for guardrail in goal.guardrails:
             rest_ = tuple(g for g in goal.guardrails if g != guardrail)
-            yield Limit(name=str(guardrail), relaxed=_with_goal(problem, replace(goal, guardrails=rest_)))
+            yield Limit(name=str(guardrail), relaxed=problem.asking(replace(goal, guardrails=rest_)))
         if goal.closeness:
-            yield Limit(name="closeness to the prior", relaxed=_with_goal(problem, replace(goal, closeness=0.0)))
+            yield Limit(name="closeness to the prior", relaxed=problem.asking(replace(goal, closeness=0.0)))
 
 
 def unlimited(problem: Problem) -> Problem:
     """The problem without any limit, guardrail or prior."""
-    space = problem.space
-    free = replace(space, lower={}, upper={}, groups=(), token_supply={}, target_tokens=None, max_epochs=1.0)
-    without = replace(problem, space=free)
-    if problem.goal is None:
-        return without
-    # The supply still says what "proportional" is, if the objective is relative to it.
-    kept = replace(free, token_supply=space.token_supply)
-    return _with_goal(replace(problem, space=kept), replace(problem.goal, guardrails=(), closeness=0.0))
-
-
-def _with_goal(problem: Problem, goal: Objective) -> Problem:
-    return problem.asking(goal)
+    if problem.goal is not None:
+        problem = problem.asking(replace(problem.goal, guardrails=(), closeness=0.0))
+    # The supply still says what "proportional" is; without the target's tokens it caps nothing.
+    return problem.within(replace(problem.space, lower={}, upper={}, groups=(), target_tokens=None, max_epochs=1.0))
 
 
 def _without_cap(problem: Problem, domain: str) -> Problem:
     space = problem.space
     upper = {name: share for name, share in space.upper.items() if name != domain}
     if space.target_tokens is None:
-        return replace(problem, space=replace(space, upper=upper))
+        return problem.within(replace(space, upper=upper))
     # A supply that caps nothing, and still says what "proportional" is for the others.
     plenty = max(space.token_supply.get(domain, 0.0), space.target_tokens / space.max_epochs)
     supply: Mapping[str, float] = dict(space.token_supply) | {domain: plenty}
-    return replace(problem, space=replace(space, upper=upper, token_supply=supply))
+    return problem.within(replace(space, upper=upper, token_supply=supply))
