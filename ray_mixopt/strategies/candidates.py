@@ -122,8 +122,8 @@ class PoolCandidates:
     """
 
     def __init__(self, space: MixtureSpace, pool: Pool) -> None:
-        self.space, self.pool = space, pool
-        self._targets = pool.logged_at(space.target_scale, space.target_steps)
+        self.space, self.pool = space, pool.of(space)
+        self._targets = self.pool.logged_at(space.target_scale, space.target_steps)
         if not len(self._targets):
             raise ValueError(
                 f"No logged run reaches the target {space.target_scale} x {space.target_steps} steps: choose another."
