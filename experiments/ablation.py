@@ -9,26 +9,20 @@ Writes experiments/results/ablation.json and .md.
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import json
 import math
-import multiprocessing
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from harness import arguments, side_by_side, write
 
 from ray_mixopt.benchmark import problems, runner
 from ray_mixopt.benchmark.markdown import table
 from ray_mixopt.benchmark.methods import find
 from ray_mixopt.benchmark.problem import BenchmarkProblem
-from ray_mixopt.cli.benchmark import seeds_of
 from ray_mixopt.surrogate.kernels import _matern
 
-OUT = Path(__file__).parent / "results"
 SUITES = ("headline", "synthetic")
 REGRET, FIT, KERNELS = (f"ray_mixopt.{name}" for name in ("strategies.regret", "surrogate.fit", "surrogate.kernels"))
 # What is replaced by what: an attribute of a module, or an entry of a mapping that is one.
@@ -63,7 +57,6 @@ def replace(changes: Mapping[tuple[str, ...], Any]) -> None:
 
 def search(variant: str, name: str, seed: int, target_runs: float) -> tuple[str, str, int, list[float]]:
     """Regret at the costs that the problem is scored at, in a process of its own."""
-    torch.set_num_threads(1)
     replace(VARIANTS[variant])
     problem = problems.load(name, problems.default_data())
     method = "default-afresh" if variant == "no continued runs" else "default"
@@ -79,38 +72,28 @@ def scored(problem: BenchmarkProblem, target_runs: float) -> list[float]:
 
 def main() -> None:
     """Runs and writes everything."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", default="100-101")
-    parser.add_argument("--budget", type=float, default=2.0, help="in target runs")
-    parser.add_argument("--processes", type=int, default=2)
-    arguments = parser.parse_args()
+    given = arguments(__doc__, seeds="100-101", budget=2.0, suites=SUITES)
+    names = {suite: problems.SUITES[suite] for suite in given.suites}
     jobs = [
-        (variant, name, seed, arguments.budget)
+        (variant, name, seed, given.budget)
         for variant in VARIANTS
-        for suite in SUITES
-        for name in problems.SUITES[suite]
-        for seed in seeds_of(arguments.seeds)
+        for suite in names.values()
+        for name in suite
+        for seed in given.seeds
     ]
-    context = multiprocessing.get_context("spawn")  # and one search a process: constants are changed for good
-    with context.Pool(arguments.processes, maxtasksperchild=1) as pool:
-        found = pool.starmap(search, jobs, chunksize=1)
+    found = side_by_side(search, jobs, given.processes)
     tables = []
-    for suite in SUITES:
-        names = problems.SUITES[suite]
-        problem = problems.load(names[0], problems.default_data())
-        head = ["variant", *(f"{suite}, {cost:g}" for cost in scored(problem, arguments.budget)), "worst problem, last"]
+    for suite, members in names.items():
+        costs = scored(problems.load(members[0], problems.default_data()), given.budget)
+        head = ["variant", *(f"{suite}, {cost:g}" for cost in costs), "worst problem, last"]
         lines = []
         for variant in VARIANTS:
-            by_problem = np.array(
-                [[row for v, n, _, row in found if (v, n) == (variant, name)] for name in names]
-            ).mean(1)
-            lines.append([variant, *(f"{x:.3f}" for x in (*by_problem.mean(0), by_problem[:, -1].max()))])
+            by_problem = np.array([[row for v, n, _, row in found if (v, n) == (variant, name)] for name in members])
+            means = by_problem.mean(1)
+            lines.append([variant, *(f"{x:.3f}" for x in (*means.mean(0), means[:, -1].max()))])
         tables.append(table(head, lines))
-    print("\n\n".join(tables))
-    OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "ablation.md").write_text("\n\n".join(tables) + "\n")
     rows = [dict(zip(("variant", "problem", "seed", "regret"), row, strict=True)) for row in found]
-    (OUT / "ablation.json").write_text(json.dumps({"target_runs": arguments.budget, "found": rows}) + "\n")
+    write(given.out, "ablation", "\n\n".join(tables), {"target_runs": given.budget, "found": rows})
 
 
 if __name__ == "__main__":

@@ -8,24 +8,17 @@ mixtures, and its difference from that of the recommended mixture.
 
 from __future__ import annotations
 
-import argparse
-import json
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
-import torch
+from harness import arguments, side_by_side, write
 
 from ray_mixopt.benchmark import problems, runner
 from ray_mixopt.benchmark.markdown import table
 from ray_mixopt.benchmark.methods import Entry, Ours
 from ray_mixopt.benchmark.problem import Task
-from ray_mixopt.cli.benchmark import seeds_of
 from ray_mixopt.core.recommendation import NORMAL_95
 
-OUT = Path(__file__).parent / "results"
 SUITES = ("headline", "sums", "targets", "synthetic")
 N_MIXTURES = 300
 
@@ -44,7 +37,6 @@ class Kept(Entry):
 
 def coverage(name: str, seed: int, budget: float) -> dict[str, float | int | str]:
     """Shares of mixtures whose level, and whose difference from the recommended one, is inside its interval."""
-    torch.set_num_threads(1)
     problem = problems.load(name, problems.default_data())
     entry = Kept(name="default", domain="both")
     record = runner.search(problem, entry, seed, budget * problem.space.target_cost)
@@ -65,31 +57,17 @@ def coverage(name: str, seed: int, budget: float) -> dict[str, float | int | str
 
 def main() -> None:
     """Runs and writes everything."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", default="100-101")
-    parser.add_argument("--budget", type=float, default=2.0, help="target runs")
-    parser.add_argument("--suites", default=",".join(SUITES))
-    parser.add_argument("--processes", type=int, default=2)
-    arguments = parser.parse_args()
-    suites = arguments.suites.split(",")
-    jobs = [
-        (name, seed, arguments.budget)
-        for suite in suites
-        for name in problems.SUITES[suite]
-        for seed in seeds_of(arguments.seeds)
-    ]
-    with ProcessPoolExecutor(arguments.processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        found = list(pool.map(coverage, *zip(*jobs, strict=True)))
+    given = arguments(__doc__, seeds="100-101", budget=2.0, suites=SUITES)
+    names = {suite: problems.SUITES[suite] for suite in given.suites}
+    jobs = [(name, seed, given.budget) for suite in names.values() for name in suite for seed in given.seeds]
+    found = side_by_side(coverage, jobs, given.processes)
     lines = []
-    for suite in (*suites, "all"):
-        rows = [row for row in found if suite == "all" or row["problem"] in problems.SUITES[suite]]
+    for suite in (*names, "all"):
+        rows = [row for row in found if suite == "all" or row["problem"] in names[suite]]
         means = [np.nanmean([float(row[k]) for row in rows]) for k in ("level", "difference", "leave_one_run_out")]
         lines.append([suite, str(len(rows)), *(f"{x:.3f}" for x in means)])
-    found_table = table(["suite", "problems", "level", "difference", "leave one run out"], lines)
-    print(found_table)
-    OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "calibration.md").write_text(found_table + "\n")
-    (OUT / "calibration.json").write_text(json.dumps({"budget": arguments.budget, "found": found}) + "\n")
+    text = table(["suite", "problems", "level", "difference", "leave one run out"], lines)
+    write(given.out, "calibration", text, {"budget": given.budget, "found": found})
 
 
 if __name__ == "__main__":

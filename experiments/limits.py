@@ -13,32 +13,35 @@ of logged runs, over the mixtures that both scales have, noise included. Writes 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
+from harness import arguments, write
 
 from ray_mixopt.benchmark import problems
 from ray_mixopt.benchmark.markdown import table
 from ray_mixopt.benchmark.problem import BenchmarkProblem
 
-OUT = Path(__file__).parent / "results"
 SUITES = ("headline", "sums")
 SOURCES = ("slimpajama/val_loss/c4", "regmix/loss", "mixinglaws/loss")  # any problem of each
 Found = dict[str, dict[str, dict[str, dict[str, float]]]]  # by suite, problem, kind of number, and what is known
-N_MIXTURES = 20_000  # of each kind: Dirichlet(1), and Dirichlet(0.3), which reaches edges and corners
 LINEAR, SINGLE = "best linear fit at the target", "best single domain"
 
 
-def limits(problem: BenchmarkProblem, rng: np.random.Generator) -> tuple[dict[str, float], dict[str, float]]:
-    """Regret by what is known, and correlation with the target by fidelity."""
+def limits(problem: BenchmarkProblem, n: int, rng: np.random.Generator) -> tuple[dict[str, float], dict[str, float]]:
+    """Regret by what is known, and correlation with the target by fidelity.
+
+    Args:
+        problem: what is searched.
+        n: number of mixtures of each kind: Dirichlet(1), and Dirichlet(0.3), which reaches edges and corners.
+        rng: draws them.
+    """
     space, n_domains = problem.space, problem.space.n_domains
     columns = [problem.oracle.metrics.index(name) for name in problem.objective]
     weights = np.array(list(problem.objective.values())) * (1 if problem.mode == "min" else -1)
-    uniform = space.sample(N_MIXTURES, rng)
-    mixtures = np.concatenate([uniform, rng.dirichlet(np.full(n_domains, 0.3), N_MIXTURES), np.eye(n_domains)])
+    uniform = space.sample(n, rng)
+    mixtures = np.concatenate([uniform, rng.dirichlet(np.full(n_domains, 0.3), n), np.eye(n_domains)])
 
     def losses(scale: str, steps: int) -> np.ndarray:
         result: np.ndarray = problem.oracle.evaluate(mixtures, scale, steps)[:, columns] @ weights
@@ -47,24 +50,24 @@ def limits(problem: BenchmarkProblem, rng: np.random.Generator) -> tuple[dict[st
     def regret(values: np.ndarray) -> float:
         return problem.regret(mixtures[values.argmin()])
 
-    fitted, rest = _linear_fit(mixtures[:N_MIXTURES])
+    fitted, rest = _linear_fit(mixtures[:n])
     target = losses(space.target_scale, space.target_steps)
     regrets, correlations = {}, {}
     for scale in space.scales:
         for steps in space.steps:
             values = losses(scale.name, steps)
             regrets[fidelity(scale.name, steps)] = regret(values)
-            remains = np.corrcoef(rest(values[:N_MIXTURES]), rest(target[:N_MIXTURES]))[0, 1]
+            remains = np.corrcoef(rest(values[:n]), rest(target[:n]))[0, 1]
             correlations[fidelity(scale.name, steps)] = float(remains)
-    regrets[LINEAR] = regret(mixtures @ fitted(target[:N_MIXTURES]))
+    regrets[LINEAR] = regret(mixtures @ fitted(target[:n]))
     regrets[SINGLE] = min(problem.regret(corner) for corner in np.eye(n_domains))
     return regrets, correlations
 
 
-def shared_by_scales(problem: BenchmarkProblem) -> list[tuple[str, str, int, float]]:
+def shared_by_scales(problem: BenchmarkProblem, n: int) -> list[tuple[str, str, int, float]]:
     """Pairs of scales, how many mixtures both have, and the mean correlation over metrics."""
     space, pool = problem.space, problem.pool
-    everywhere = space.sample(N_MIXTURES, np.random.default_rng(0))
+    everywhere = space.sample(n, np.random.default_rng(0))
     result = []
     for one, other in combinations(space.scale_names, 2):
         mixtures = everywhere
@@ -95,31 +98,32 @@ def _linear_fit(
 
 def main() -> None:
     """Computes and writes everything."""
+    given = arguments(__doc__, suites=SUITES, mixtures=20_000)
     rng = np.random.default_rng(0)
     found: Found = {}
-    for suite in SUITES:
+    for suite in given.suites:
         for name in problems.SUITES[suite]:
-            regrets, correlations = limits(problems.load(name, problems.default_data()), rng)
+            regrets, correlations = limits(problems.load(name, problems.default_data()), given.mixtures, rng)
             found.setdefault(suite, {})[name] = {"regret": regrets, "correlation": correlations}
-    by_scales = {name.split("/")[0]: shared_by_scales(problems.load(name, problems.default_data())) for name in SOURCES}
+    by_scales = {
+        name.split("/")[0]: shared_by_scales(problems.load(name, problems.default_data()), given.mixtures)
+        for name in SOURCES
+    }
     rows = [[name, *map(str, pair[:3]), f"{pair[3]:.2f}"] for name, pairs in by_scales.items() for pair in pairs]
-    text = f"{rendered(found)}\n\n{table(['source', 'scale', 'scale', 'mixtures', 'correlation'], rows)}\n"
-    print(text)
-    OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "limits.md").write_text(text)
-    (OUT / "limits.json").write_text(json.dumps({**found, "scales": by_scales}) + "\n")
+    text = f"{rendered(found)}\n\n{table(['source', 'scale', 'scale', 'mixtures', 'correlation'], rows)}"
+    write(given.out, "limits", text, {**found, "scales": by_scales})
 
 
 def rendered(found: Found) -> str:
     """Fidelities by cost, then the target's rows: means over the problems of a suite, and the worst."""
-    space = problems.load(problems.SUITES[SUITES[0]][0], problems.default_data()).space
+    space = problems.load(next(iter(found[next(iter(found))])), problems.default_data()).space
     costs = {fidelity(s.name, z): space.cost(s.name, z) for s in space.scales for z in space.steps}
     head = ["known exactly", "cost of a run"]
-    head += [f"{suite}: {what}" for suite in SUITES for what in ("regret", "worst", "correlation")]
+    head += [f"{suite}: {what}" for suite in found for what in ("regret", "worst", "correlation")]
     lines = []
     for row in [*sorted(costs, key=costs.__getitem__), LINEAR, SINGLE]:
         line = [row, f"{costs[row]:.1f}" if row in costs else ""]
-        for suite in SUITES:
+        for suite in found:
             each = list(found[suite].values())
             regrets = [problem["regret"][row] for problem in each]
             correlations = [problem["correlation"][row] for problem in each if row in costs]

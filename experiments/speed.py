@@ -5,27 +5,24 @@
 Each row asks and tells 60 times from a history of random runs, no two of the same mixture. The first suggestion fits
 the hyper-parameters, and so does each one that finds a tenth more data than the last fit. ``qMFKG`` is BoTorch's
 multi-fidelity knowledge gradient on a ``SingleTaskMultiFidelityGP``, with the settings of its tutorial, three
-suggestions. Writes experiments/results/speed.json and .md.
+suggestions. ``--most`` leaves out larger numbers of observations. Writes experiments/results/speed.json and .md.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import resource
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
+from harness import arguments, write
 
 from ray_mixopt import MixtureOptimizer, MixtureSpace, Scale
 from ray_mixopt.benchmark.markdown import table
 from ray_mixopt.benchmark.record import machine, versions
 
-OUT = Path(__file__).parent / "results"
 SIZES = ((5, 50), (5, 200), (5, 500), (30, 500), (5, 1000), (5, 3000))
 QMFKG_SIZES = ((5, 50), (5, 200))
 STEPS = (2000, 6000, 12000, 19700)
@@ -114,29 +111,24 @@ def qmfkg(d: int, n: int, repeats: int) -> list[float]:
 
 def main() -> None:
     """Runs and writes everything."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=60)
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    given = arguments(__doc__, repeats=60, threads=2, most=3000)
+    torch.set_num_threads(given.threads)
     methods: tuple[tuple[str, Callable[..., list[float]], tuple[tuple[int, int], ...], int], ...] = (
-        ("default", ours, SIZES, arguments.repeats),
-        ("qMFKG", qmfkg, QMFKG_SIZES, 3),
+        ("default", ours, SIZES, given.repeats),
+        ("qMFKG", qmfkg, QMFKG_SIZES, min(3, given.repeats)),
     )
     head = ["method", "domains", "observations", "median (s)", "p95 (s)", "longest (s)", "memory of the process (MiB)"]
     lines, found = [], []
     for name, method, sizes, repeats in methods:
-        for d, n in sizes:
+        for d, n in ((d, n) for d, n in sizes if n <= given.most):
             seconds = method(d, n, repeats)
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             numbers = [np.median(seconds), np.quantile(seconds, 0.95), max(seconds)]
             lines.append([name, str(d), str(n), *(f"{x:.2f}" for x in numbers), f"{memory:.0f}"])
             found.append({"method": name, "domains": d, "observations": n, "seconds": seconds, "MiB": memory})
             print(" | ".join(lines[-1]), flush=True)
-    OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "speed.md").write_text(table(head, lines) + "\n")
-    about = {"threads": arguments.threads, "machine": machine(), "versions": versions()}
-    (OUT / "speed.json").write_text(json.dumps({**about, "found": found}) + "\n")
+    about = {"threads": given.threads, "machine": machine(), "versions": versions()}
+    write(given.out, "speed", table(head, lines), {**about, "found": found})
 
 
 if __name__ == "__main__":

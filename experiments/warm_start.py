@@ -1,50 +1,55 @@
 """What old small runs save: the regret of a search that starts from none, 20, 100 or 500 of them.
 
 The old runs are random mixtures on the two smallest scales of the SlimPajama simulator at their first two rungs, with
-the noise of the search. ``python experiments/warm_start.py 100-102`` names the seeds. Writes
-experiments/results/warm_start.json and .md.
+the noise of the search. Writes experiments/results/warm_start.json and .md.
+
+    python experiments/warm_start.py --seeds 100-102
 """
 
 from __future__ import annotations
 
-import json
-import sys
-import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from functools import cache
 
 import numpy as np
-import torch
+from harness import arguments, side_by_side, write
 
 from ray_mixopt import MixtureOptimizer, simulators
 from ray_mixopt.analysis.truth import Truth
+from ray_mixopt.benchmark.markdown import table
 
 METRICS = ("val_loss/common_crawl", "loss", "accuracy/hellaswag")
 OLD = (0, 20, 100, 500)
 COSTS = (0.0, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0)
 NOISE = 0.02
-OUT = Path(__file__).parent / "results"
 
 
-def search(metric: str, n_old: int, seed: int, truth: Truth) -> list[float]:
-    """Regret of the recommendation once each of ``COSTS`` is spent."""
+@cache
+def truth(metric: str) -> Truth:
+    """Regrets without noise, worked out once in each process."""
+    simulator = simulators.load("slimpajama")
+    return Truth(simulator, metric, simulator.modes[metric])
+
+
+def search(metric: str, n_old: int, seed: int, costs: Sequence[float]) -> list[float | None]:
+    """Regret of the recommendation once each of ``costs``, ascending, is spent."""
     simulator = simulators.load("slimpajama", noise=NOISE, seed=seed)
     space = simulator.space
     optimizer = MixtureOptimizer(
-        space, mode=simulator.modes[metric], objective={metric: 1.0}, budget=COSTS[-1], seed=seed
+        space, mode=simulator.modes[metric], objective={metric: 1.0}, budget=costs[-1], seed=seed
     )
     rng = np.random.default_rng([seed, 77])
     for i, w in enumerate(space.sample(n_old, rng)):
         scale, step = space.scale_names[i % 2], space.steps[i // 2 % 2]
         mixture = space.named(w)
         optimizer.add_evaluated_point(mixture, scale, step, simulator.observe(mixture, scale, step))
-    found: list[float] = []
-    while len(found) < len(COSTS):
+    found: list[float | None] = []
+    while len(found) < len(costs):
         run = optimizer.ask()
         # The answer before the run that would go beyond the cost, or the last one.
         committed = optimizer.history.committed if run is not None else np.inf
-        while len(found) < len(COSTS) and committed > COSTS[len(found)]:
-            found.append(truth.regret(space.mixture(optimizer.recommend().mixture)))
+        while len(found) < len(costs) and committed > costs[len(found)]:
+            found.append(truth(metric).regret(space.mixture(optimizer.recommend().mixture)))
         if run is not None:
             for step in (s for s in space.steps if s <= run.steps):
                 optimizer.tell(run.trial_id, step, simulator.observe(run.mixture, run.scale, step))
@@ -52,40 +57,37 @@ def search(metric: str, n_old: int, seed: int, truth: Truth) -> list[float]:
     return found
 
 
-def main(seeds: Sequence[int]) -> None:
+def main() -> None:
     """Runs all searches, and writes the table anew after each seed."""
-    torch.set_num_threads(1)
-    sources = {metric: simulators.load("slimpajama") for metric in METRICS}
-    truths = {metric: Truth(source, metric, source.modes[metric]) for metric, source in sources.items()}
-    found: dict[tuple[str, int], list[list[float]]] = {(metric, n_old): [] for metric in METRICS for n_old in OLD}
-    for k, seed in enumerate(seeds):
-        for (metric, n_old), values in found.items():
-            started = time.perf_counter()
-            values.append(search(metric, n_old, seed, truths[metric]))
-            print(metric, n_old, seed, values[-1], f"{time.perf_counter() - started:.0f} s", flush=True)
-        write(seeds[: k + 1], found)
+    given = arguments(__doc__, seeds="100-102", old=max(OLD), budget=max(COSTS))
+    costs = [cost for cost in COSTS if cost <= given.budget]
+    seeds: list[int] = []
+    found: dict[tuple[str, int], list[list[float]]] = {
+        (metric, n_old): [] for metric in METRICS for n_old in OLD if n_old <= given.old
+    }
+    for seed in given.seeds:
+        jobs = [(metric, n_old, seed, costs) for metric, n_old in found]
+        for values, regrets in zip(found.values(), side_by_side(search, jobs, given.processes), strict=True):
+            values.append(regrets)
+        seeds.append(seed)
+        rows = [{"metric": metric, "old": n_old, "regret": values} for (metric, n_old), values in found.items()]
+        state = {"costs": costs, "noise": NOISE, "seeds": seeds, "rows": rows}
+        write(given.out, "warm_start", rendered(costs, seeds, found), state)
 
 
-def write(seeds: Sequence[int], found: Mapping[tuple[str, int], list[list[float]]]) -> None:
-    """Writes the raw values and the table of means."""
-    rows = [{"metric": metric, "old": n_old, "regret": values} for (metric, n_old), values in found.items()]
-    state = {"costs": COSTS, "noise": NOISE, "seeds": list(seeds), "rows": rows}
-    (OUT / "warm_start.json").write_text(json.dumps(state, indent=1) + "\n")
-    named = ", ".join(map(str, seeds))
-    lines = [
-        f"Mean normalised regret over the seeds {named}, by what the search has spent; a full run costs 197.",
-        "The worst seed in brackets.",
-        "",
-        "| metric | old runs | " + " | ".join(f"at {cost:g}" for cost in COSTS) + " |",
-        "|---" * (2 + len(COSTS)) + "|",
-    ]
+def rendered(costs: Sequence[float], seeds: Sequence[int], found: Mapping[tuple[str, int], list[list[float]]]) -> str:
+    """The table of means."""
+    lines = []
     for (metric, n_old), values in found.items():
-        table = np.array(values)
-        cells = [f"{mean:.3f} ({worst:.3f})" for mean, worst in zip(table.mean(0), table.max(0), strict=True)]
-        lines.append(f"| {metric} | {n_old} | {' | '.join(cells)} |")
-    (OUT / "warm_start.md").write_text("\n".join(lines) + "\n")
+        regrets = np.array(values)
+        cells = [f"{mean:.3f} ({worst:.3f})" for mean, worst in zip(regrets.mean(0), regrets.max(0), strict=True)]
+        lines.append([metric, str(n_old), *cells])
+    return (
+        f"Mean normalised regret over the seeds {', '.join(map(str, seeds))}, by what the search has spent; a full run "
+        "costs 197.\nThe worst seed in brackets.\n\n"
+        + table(["metric", "old runs", *(f"at {cost:g}" for cost in costs)], lines)
+    )
 
 
 if __name__ == "__main__":
-    first, _, last = (sys.argv[1] if len(sys.argv) > 1 else "100-102").partition("-")
-    main(range(int(first), int(last or first) + 1))
+    main()
