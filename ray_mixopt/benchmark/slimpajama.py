@@ -111,6 +111,6 @@ class _OnlyMetrics:
 def _simulator(reference: Path | None) -> Simulator:
     if reference is None:
         return simulators.load(FAMILY)
-    from ray_mixopt.simulators.fit import load_reference
+    from ray_mixopt.simulators.reference import load_reference
 
     return load_reference(reference)

@@ -156,6 +156,7 @@ def _run(settings: Replay, folder: Path, as_json: bool) -> int:
     from ray_mixopt.analysis.result import result
     from ray_mixopt.analysis.trajectory import trajectory
     from ray_mixopt.analysis.truth import Truth
+    from ray_mixopt.core.safety import write_atomically
     from ray_mixopt.io import searches
     from ray_mixopt.report.progress import Display
     from ray_mixopt.report.replay import draw_replay, tables
@@ -183,7 +184,7 @@ def _run(settings: Replay, folder: Path, as_json: bool) -> int:
             "seconds": outcome.seconds,
         }
         searches.save(outcome.optimizer, folder / searches.HISTORY)
-        (folder / RESULT).write_text(json.dumps(summary, indent=1))
+        write_atomically(folder / RESULT, json.dumps(summary, indent=1))
         draw_replay(summary, folder / FIGURE)
     if as_json:
         click.echo(json.dumps(summary))

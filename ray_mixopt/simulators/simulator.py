@@ -12,8 +12,8 @@ import json
 import math
 import struct
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from tokenize import TokenError
@@ -28,6 +28,7 @@ from ray_mixopt.core.space import MixtureSpace
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+FOLDER = Path(__file__).parent  # of the simulators that come with the package
 FORMAT_VERSION = 1
 MOST_BYTES = 256 * MiB
 # What zipfile and numpy raise for archives and headers that are damaged, encrypted or packed in an unknown way.
@@ -304,6 +305,40 @@ class Simulator:
         key = f"{self.seed}|{scale}|{int(steps)}|{self.name}".encode() + rounded.astype("<f8").tobytes()
         digest = hashlib.blake2b(key, digest_size=16).digest()
         return np.random.default_rng(int.from_bytes(digest, "little")).standard_normal(len(self.metrics))
+
+
+def names() -> tuple[str, ...]:
+    """Names of the simulators that come with the package."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.npz")))
+
+
+def load(name: str, noise: float = 0.0, seed: int = 0, steps: Sequence[int] | None = None) -> Simulator:
+    """A simulator by name, or the one in the ``.npz`` file of that path.
+
+    Args:
+        name: one of ``names()``, or a path that ends in ``.npz`` and was written by ``ray-mixopt simulator fit``.
+        noise: standard deviation of the observation noise, as a share of each metric's standard deviation over
+            mixtures at the target; 0 for none.
+        seed: seed of that noise.
+        steps: rungs of the space, ascending, in place of the simulator's own. The last one becomes the target.
+
+    Raises:
+        ValueError: for an unknown name, a negative noise, or rungs outside the fitted steps.
+    """
+    if str(name).endswith(".npz"):
+        path = Path(name)
+        if not path.is_file():
+            raise ValueError(f"There is no simulator file {str(path)!r}.")
+    elif name in names():
+        path = FOLDER / f"{name}.npz"
+    else:
+        known = ", ".join(names())
+        raise ValueError(f"Unknown simulator {name!r}: use one of {known}, or a path that ends in .npz.")
+    simulator = Simulator.read(path)
+    space = simulator.space
+    if steps is not None:
+        space = replace(space, steps=tuple(steps), target=None)
+    return replace(simulator, space=space, noise=noise, seed=seed)
 
 
 def _arrays(path: str | Path) -> dict[str, np.ndarray]:

@@ -9,9 +9,8 @@ from typing import Any
 
 from ray import tune
 
-from ray_mixopt.simulators import load
 from ray_mixopt.simulators.run_table import RunTable
-from ray_mixopt.simulators.simulator import Simulator
+from ray_mixopt.simulators.simulator import Simulator, load
 
 _CHECKPOINT_FILE = "simulated_run.json"
 

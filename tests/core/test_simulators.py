@@ -20,6 +20,8 @@ from scipy.stats import spearmanr
 from ray_mixopt import simulators
 from ray_mixopt.cli.main import main
 from ray_mixopt.simulators import fit
+from ray_mixopt.simulators.card import compare
+from ray_mixopt.simulators.reference import SPACE, load_reference, sample_mixtures
 from ray_mixopt.simulators.simulator import CHUNK, Network, Simulator
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -36,7 +38,7 @@ def simulator() -> Simulator:
 
 @pytest.fixture(scope="module")
 def reference() -> Simulator:
-    return fit.load_reference(REFERENCE)
+    return load_reference(REFERENCE)
 
 
 # -- what comes with the package
@@ -90,7 +92,7 @@ def test_public_names() -> None:
 
 @given(
     weights=st.lists(st.floats(0, 1), min_size=5, max_size=5).filter(lambda w: sum(w) > 0.01),
-    scale=st.sampled_from(fit.SPACE.scale_names),
+    scale=st.sampled_from(SPACE.scale_names),
     steps=st.integers(100, 19_700),
 )
 @settings(max_examples=60, deadline=None)
@@ -268,7 +270,7 @@ def test_the_reference_is_evaluated_as_published(reference: Simulator) -> None:
     """Written out from the description of the file, apart from ``Network``."""
     with np.load(REFERENCE) as file:
         arrays = dict(file)
-    mixtures = fit.sample_mixtures(200, np.random.default_rng(0))
+    mixtures = sample_mixtures(200, np.random.default_rng(0))
     for scale, steps in (("20M", 100), ("150M", 6000), ("1B", 19700)):
         millions = {"20M": 20, "150M": 150, "1B": 1000}[scale]
         x = (np.column_stack([mixtures, np.full((200, 2), [millions, steps])]) - arrays["x_mean"]) / arrays["x_std"]
@@ -291,7 +293,7 @@ def test_costs_are_those_logged(simulator: Simulator) -> None:
 
 @needs_reference
 def test_the_embedded_simulator_agrees_with_the_reference(simulator: Simulator, reference: Simulator) -> None:
-    report = fit.compare(simulator, reference, seed=12345)
+    report = compare(simulator, reference, seed=12345)
     table = report.table()
     assert (report.r2[:11] >= 0.995).all(), table
     assert (report.spearman >= 0.99).all(), table
@@ -312,7 +314,7 @@ def test_a_short_fit_learns(tmp_path: Path) -> None:
 
 @needs_reference
 def test_a_fit_is_repeatable_by_seed(tmp_path: Path) -> None:
-    mixtures = fit.sample_mixtures(50, np.random.default_rng(0))
+    mixtures = sample_mixtures(50, np.random.default_rng(0))
     answers = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         fit.fit_simulator(REFERENCE, tmp_path / f"{name}.npz", seed, iterations=5)
@@ -339,11 +341,11 @@ def test_fit_refuses(tmp_path: Path) -> None:
         fit.fit_simulator(REFERENCE, tmp_path / "a.pt")
     np.savez(tmp_path / "half.npz", weight_0=np.ones((3, 7)), x_mean=np.ones(7))
     with pytest.raises(ValueError, match="lacks bias_0, x_std, y_mean, y_std"):
-        fit.load_reference(tmp_path / "half.npz")
+        load_reference(tmp_path / "half.npz")
 
 
 def test_test_mixtures_are_mixtures() -> None:
-    mixtures = fit.sample_mixtures(4000, np.random.default_rng(0))
+    mixtures = sample_mixtures(4000, np.random.default_rng(0))
     np.testing.assert_allclose(mixtures.sum(axis=1), 1, atol=1e-12)
     assert mixtures.min() >= 0
     assert 0.03 < (mixtures.max(axis=1) == 1).mean() < 0.08

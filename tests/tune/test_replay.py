@@ -78,7 +78,8 @@ def test_a_replay_says_the_same_to_machines_and_in_its_files(tmp_path: Path, rep
     assert result == json.loads((folder / "result.json").read_text())
     assert (result["source"], result["metric"], result["mode"]) == ("slimpajama", "val_loss/book", "min")
     assert (result["runs"], result["spent"], result["failed"]) == (3, pytest.approx(591), 0)
-    assert result["by_scale"][-1] == {"scale": "1B", "runs": 3, "spent": pytest.approx(591)}
+    wanted = {"scale": "1B", "runs": 3, "full_runs": 3, "spent": pytest.approx(591), "share": 1.0}
+    assert result["by_scale"][-1] == wanted
     assert result["trajectory"][-1]["mixture"] == result["recommended"]["mixture"]
 
     history = searches.load(folder).history
