@@ -69,13 +69,7 @@ def objective_mixture(settings: PretrainConfig) -> dict[str, float]:
 
 def random_search(settings: PretrainConfig, pool: Executor) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """The best mixture of random search with the budget of the search, and all its runs."""
-    optimizer = MixtureOptimizer(
-        settings.space,
-        objective=settings.objective,
-        strategy="random",
-        budget=settings.search.budget * settings.space.target_cost,
-        seed=settings.search.seed,
-    )
+    optimizer = MixtureOptimizer(settings.space, settings.search_settings, strategy="random", min_gain_per_cost=0.0)
     running = []
     while (suggestion := optimizer.ask()) is not None:
         name = f"random-{suggestion.trial_id}"

@@ -20,6 +20,7 @@ import torch
 from ray_mixopt import MixtureOptimizer
 from ray_mixopt.core.safety import write_atomically
 from ray_mixopt.pretraining.config import PretrainConfig
+from ray_mixopt.pretraining.plan import check
 from ray_mixopt.pretraining.training.session import REPORTS, FolderSession
 from ray_mixopt.pretraining.training.settings import TrainingRun
 from ray_mixopt.pretraining.training.train import train
@@ -39,19 +40,11 @@ def reports_of(run: TrainingRun, folder: Path) -> list[dict[str, float]]:
 
 def search(settings: PretrainConfig, folder: Path, processes: int) -> MixtureOptimizer:
     """Searches to the end of the budget; goes on where an earlier search in the folder ended."""
-    state, budget = folder / STATE, settings.search.budget * settings.space.target_cost
+    state = folder / STATE
     if state.exists():
-        optimizer = MixtureOptimizer.from_state_dict(json.loads(state.read_text()) | {"budget": budget})
+        optimizer = MixtureOptimizer.from_state_dict(json.loads(state.read_text()) | {"budget": settings.budget})
     else:
-        optimizer = MixtureOptimizer(
-            settings.space,
-            mode=settings.search.mode,
-            objective=settings.objective,
-            strategy=settings.search.strategy,
-            budget=budget,
-            seed=settings.search.seed,
-            min_gain_per_cost=settings.search.min_gain / settings.space.target_cost,
-        )
+        optimizer = MixtureOptimizer(settings.space, settings.search_settings)
     history = optimizer.history
     running: dict[Future[list[dict[str, float]]], str] = {}
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
@@ -86,7 +79,7 @@ def search(settings: PretrainConfig, folder: Path, processes: int) -> MixtureOpt
 def main(config: Path, processes: int) -> None:
     """Searches, and prints the recommendation."""
     settings = PretrainConfig.read(config)
-    settings.check()
+    check(settings)
     folder = Path(settings.experiment, "search")
     folder.mkdir(parents=True, exist_ok=True)
     click.echo(search(settings, folder, processes).recommend())

@@ -51,12 +51,12 @@ def pretrain(
         from ray.tune.error import TuneError
 
         from ray_mixopt.pretraining.config import PretrainConfig
-        from ray_mixopt.pretraining.plan import earlier_runs, plan, plan_tables
+        from ray_mixopt.pretraining.plan import check, earlier_runs, plan, plan_tables
         from ray_mixopt.pretraining.search import check_storage, exists, final_run, search
         from ray_mixopt.report.progress import Display
 
         settings = PretrainConfig.read(config).starting_from(earlier, scatter)
-        settings.check()
+        check(settings)
         check_storage(settings)
         if resume and (earlier or scatter):
             raise ValueError(
@@ -74,9 +74,8 @@ def pretrain(
         return
     again = f"ray-mixopt pretrain {config} --resume{' --final' if final else ''}"
     try:
-        budget = settings.search.budget * settings.space.target_cost
         # Whatever Ray prints must not end up in the JSON.
-        with bad_arguments(), redirect_stdout(sys.stderr), Display(errors, budget).shown() as shown:
+        with bad_arguments(), redirect_stdout(sys.stderr), Display(errors, settings.budget).shown() as shown:
             outcome = search(settings, shown.update, resume=resume)
         recommendation = outcome.searcher.recommend()
         console.print(str(recommendation))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,7 +28,6 @@ from ray_mixopt.pretraining.training.settings import (
     TrainingRun,
     explain,
 )
-from ray_mixopt.strategies import check as check_strategy
 
 if TYPE_CHECKING:
     from ray_mixopt.pretraining.training.model import ModelCost
@@ -244,6 +242,28 @@ class PretrainConfig(Section):
         return self.search.objective or {f"val_loss/{name}": 1 / len(names) for name in names}
 
     @property
+    def budget(self) -> float:
+        """Most to spend, in the cost unit of the space."""
+        return self.search.budget * self.space.target_cost
+
+    @property
+    def search_settings(self) -> Settings:
+        """What the optimizer is told of the search, in the cost unit of the space.
+
+        Raises:
+            ValueError: if it makes no sense.
+        """
+        search = self.search
+        return Settings(
+            mode=search.mode,
+            objective=self.objective,
+            strategy=search.strategy,
+            budget=self.budget,
+            seed=search.seed,
+            min_gain_per_cost=search.min_gain / self.space.target_cost,
+        )
+
+    @property
     def domain_map(self) -> DomainMap:
         """What became of the domains of old runs.
 
@@ -336,70 +356,3 @@ class PretrainConfig(Section):
             return TrainingRun.model_validate(fields)
         except ValidationError as error:
             raise ValueError(explain(error)) from error
-
-    def check(self) -> None:
-        """Checks all that can be checked before a worker starts, without Ray.
-
-        Raises:
-            ValueError: for the first thing that does not fit; one sentence.
-        """
-        from ray_mixopt.pretraining.training.downstream import check_evaluation
-        from ray_mixopt.pretraining.training.train import open_data
-
-        space, search = self.space, self.search
-        settings = Settings(
-            mode=search.mode,
-            objective=search.objective,
-            strategy=search.strategy,
-            budget=search.budget,
-            seed=search.seed,
-            min_gain_per_cost=search.min_gain,
-        )
-        check_strategy(settings, groups=bool(space.groups))
-        metrics = {f"val_loss/{name}" for name in self.manifest.domains} | {MEAN_LOSS, "train_loss"}
-        tasks = () if self.evaluation is None else self.evaluation.tasks
-        if unknown := sorted(
-            name for name in set(self.objective) - metrics if not name.startswith(tuple(f"lm_eval/{t}/" for t in tasks))
-        ):
-            raise ValueError(f"No run reports the metric {unknown[0]!r}: there are {', '.join(sorted(metrics))}.")
-        for scale in self.scales:
-            run = self.run(space.named(space.uniform()), scale.name, self.target_steps)
-            if run.batch_sequences % scale.resources.workers:
-                raise ValueError(
-                    f"A step's {run.batch_sequences} sequences cannot be dealt out evenly to the "
-                    f"{scale.resources.workers} workers of scale {scale.name!r}."
-                )
-        open_data(run)
-        if self.decay is not None and self.decay.steps > self.target_steps:
-            raise ValueError(f"decay.steps={self.decay.steps} is more than the target's {self.target_steps} steps.")
-        if self.evaluation is not None:
-            check_evaluation(self.evaluation, self.manifest)
-        for name in self.tracking:
-            if find_spec(TRACKER_PACKAGES[name]) is None:
-                raise ValueError(f"tracking with {name} needs a package: pip install {TRACKER_PACKAGES[name]}.")
-        if self.cluster is not None:
-            check_resources(self.scales, [self.cluster])
-
-
-def check_resources(scales: list[ScaleSettings], nodes: Sequence[Mapping[str, float]]) -> None:
-    """Checks that every scale finds room on the nodes that there can ever be.
-
-    Args:
-        scales: to check.
-        nodes: resources of each node; those of a cluster as a whole where its nodes are not known.
-
-    Raises:
-        ValueError: naming the scale, what it needs and what there is.
-    """
-    for scale in scales:
-        resources = scale.resources
-        if (fitting := resources.fitting(nodes)) < resources.workers:
-            raise ValueError(
-                f"Scale {scale.name!r} needs {resources.workers} workers with {_amounts(resources.each)} each, the "
-                f"cluster has room for {fitting} at most, with {', '.join(map(_amounts, nodes)) or 'no nodes'}: lower "
-                "its resources, or say with `cluster` how far it can grow."
-            )
-
-
-def _amounts(resources: Mapping[str, float]) -> str:
-    return " and ".join(f"{amount:g} {kind}" for kind, amount in resources.items() if kind in ("CPU", "GPU"))

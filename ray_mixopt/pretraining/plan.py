@@ -1,8 +1,9 @@
-"""What a search by pre-training starts from, and what it is going to do and to cost, before anything runs."""
+"""Before anything runs: whether a search by pre-training can be done, what it starts from, does and costs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from rich.table import Table
@@ -10,7 +11,71 @@ from rich.table import Table
 from ray_mixopt.core.history import History
 from ray_mixopt.core.merging import concerning, translated
 from ray_mixopt.io.runs import Source, read_runs
-from ray_mixopt.pretraining.config import PretrainConfig
+from ray_mixopt.pretraining.config import MEAN_LOSS, TRACKER_PACKAGES, PretrainConfig, ScaleSettings
+from ray_mixopt.strategies import check as check_strategy
+
+
+def check(config: PretrainConfig) -> None:
+    """Checks all that can be checked before a worker starts, without Ray.
+
+    Args:
+        config: of the search.
+
+    Raises:
+        ValueError: for the first thing that does not fit; one sentence.
+    """
+    from ray_mixopt.pretraining.training.downstream import check_evaluation
+    from ray_mixopt.pretraining.training.train import open_data
+
+    space = config.space
+    check_strategy(config.search_settings, groups=bool(space.groups))
+    metrics = {f"val_loss/{name}" for name in config.manifest.domains} | {MEAN_LOSS, "train_loss"}
+    tasks = () if config.evaluation is None else config.evaluation.tasks
+    if unknown := sorted(
+        name for name in set(config.objective) - metrics if not name.startswith(tuple(f"lm_eval/{t}/" for t in tasks))
+    ):
+        raise ValueError(f"No run reports the metric {unknown[0]!r}: there are {', '.join(sorted(metrics))}.")
+    for scale in config.scales:
+        run = config.run(space.named(space.uniform()), scale.name, config.target_steps)
+        if run.batch_sequences % scale.resources.workers:
+            raise ValueError(
+                f"A step's {run.batch_sequences} sequences cannot be dealt out evenly to the "
+                f"{scale.resources.workers} workers of scale {scale.name!r}."
+            )
+    open_data(run)
+    if config.decay is not None and config.decay.steps > config.target_steps:
+        raise ValueError(f"decay.steps={config.decay.steps} is more than the target's {config.target_steps} steps.")
+    if config.evaluation is not None:
+        check_evaluation(config.evaluation, config.manifest)
+    for name in config.tracking:
+        if find_spec(TRACKER_PACKAGES[name]) is None:
+            raise ValueError(f"tracking with {name} needs a package: pip install {TRACKER_PACKAGES[name]}.")
+    if config.cluster is not None:
+        check_resources(config.scales, [config.cluster])
+
+
+def check_resources(scales: list[ScaleSettings], nodes: Sequence[Mapping[str, float]]) -> None:
+    """Checks that every scale finds room on the nodes that there can ever be.
+
+    Args:
+        scales: to check.
+        nodes: resources of each node; those of a cluster as a whole where its nodes are not known.
+
+    Raises:
+        ValueError: naming the scale, what it needs and what there is.
+    """
+    for scale in scales:
+        resources = scale.resources
+        if (fitting := resources.fitting(nodes)) < resources.workers:
+            raise ValueError(
+                f"Scale {scale.name!r} needs {resources.workers} workers with {_amounts(resources.each)} each, the "
+                f"cluster has room for {fitting} at most, with {', '.join(map(_amounts, nodes)) or 'no nodes'}: lower "
+                "its resources, or say with `cluster` how far it can grow."
+            )
+
+
+def _amounts(resources: Mapping[str, float]) -> str:
+    return " and ".join(f"{amount:g} {kind}" for kind, amount in resources.items() if kind in ("CPU", "GPU"))
 
 
 def earlier_runs(config: PretrainConfig) -> dict[str, History]:
@@ -51,7 +116,7 @@ def plan(config: PretrainConfig, earlier: Mapping[str, History]) -> dict[str, An
         earlier: the runs that the search starts from, by path; see ``earlier_runs``.
     """
     space, search = config.space, config.search
-    budget = search.budget * space.target_cost
+    budget = config.budget
     small, rung = space.scales[0].name, space.steps[0]
     return {
         "models": [_model(config, scale.name) for scale in config.scales],

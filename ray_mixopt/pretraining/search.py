@@ -15,10 +15,10 @@ from pyarrow import fs
 from ray import tune
 
 from ray_mixopt.optimizer import MixtureOptimizer
-from ray_mixopt.pretraining.config import MEAN_LOSS, PretrainConfig, check_resources
+from ray_mixopt.pretraining.config import MEAN_LOSS, PretrainConfig
 from ray_mixopt.pretraining.data.sampler import key_seed
 from ray_mixopt.pretraining.group import TrainingGroup
-from ray_mixopt.pretraining.plan import earlier_runs
+from ray_mixopt.pretraining.plan import check_resources, earlier_runs
 from ray_mixopt.pretraining.tracking import TRACKERS
 from ray_mixopt.pretraining.trainable import PretrainTrainable, runs_storage
 from ray_mixopt.pretraining.training.session import check_writable
@@ -104,15 +104,16 @@ def search(
             results = tuner.fit()
             searcher = MixOptSearcher.load(config.experiment)
         else:
+            settings = config.search_settings
             searcher = MixOptSearcher(
                 config.space,
                 MEAN_LOSS,
-                config.search.mode,
+                settings.mode,
                 objective=config.objective,
                 strategy=config.search.strategy,
-                budget=config.search.budget * config.space.target_cost,
-                seed=config.search.seed,
-                min_gain_per_cost=config.search.min_gain / config.space.target_cost,
+                budget=config.budget,
+                seed=settings.seed,
+                min_gain_per_cost=settings.min_gain_per_cost,
             )
             for path, history in earlier_runs(config).items():
                 searcher.absorb(history, source=Path(path.rstrip("/")).stem)

@@ -14,8 +14,8 @@ import yaml
 from click.testing import CliRunner
 
 from ray_mixopt.cli.main import main
-from ray_mixopt.pretraining.config import PretrainConfig, check_resources
-from ray_mixopt.pretraining.plan import earlier_runs
+from ray_mixopt.pretraining.config import PretrainConfig
+from ray_mixopt.pretraining.plan import check_resources, earlier_runs
 from ray_mixopt.pretraining.training.settings import TrainingRun
 
 ROOT = Path(__file__).parents[2]
@@ -156,7 +156,7 @@ def test_costs_are_operations_or_seconds(write: Callable[..., Path]) -> None:
 
 
 def test_trackers_that_are_not_installed(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ray_mixopt.pretraining.config.find_spec", lambda name: None)
+    monkeypatch.setattr("ray_mixopt.pretraining.plan.find_spec", lambda name: None)
     code, output = call(write(tracking=["wandb"]), "--dry-run")
     assert code == 2 and "tracking with wandb needs a package: pip install wandb." in output
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +15,7 @@ from runs import alone, run_in, timeless, tiny_run, tiny_search
 from ray_mixopt.pretraining.data.manifest import Manifest
 from ray_mixopt.pretraining.data.prepare import Preparation
 from ray_mixopt.pretraining.data.tokenizer import ByteTokenizer
+from ray_mixopt.pretraining.plan import check
 from ray_mixopt.pretraining.training import downstream, model
 from ray_mixopt.pretraining.training.downstream import check_evaluation
 from ray_mixopt.pretraining.training.settings import Evaluation
@@ -118,12 +118,11 @@ def test_refusals(data: Path, small: Path, tasks: Path, tmp_path: Path, monkeypa
     changes: dict[str, Any] = {"evaluation": {"tasks": ["toy"], "folder": tasks}, "max_repetition_ratio": 100}
     for metric, fits in (("lm_eval/toy/acc", True), ("lm_eval/other/acc", False)):
         settings = tiny_search(data, tmp_path, search={"objective": {metric: 1.0}, "mode": "max"}, **changes)
-        check: Callable[[], None] = settings.check
         if fits:
-            check()
+            check(settings)
         else:
             with pytest.raises(ValueError, match="No run reports the metric 'lm_eval/other/acc'"):
-                check()
+                check(settings)
     monkeypatch.setattr(downstream, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="evaluation needs a package: pip install"):
         check_evaluation(evaluation, Manifest.read(data))
