@@ -40,7 +40,7 @@ class TradeOff:
 def pareto_front(
     problem: Problem, history: History, modes: Mapping[str, Mode], belief: Belief | None = None
 ) -> list[TradeOff]:
-    """The front between two metrics, best of the first metric first; empty while one was hardly observed.
+    """The best trade-offs between two metrics.
 
     Candidates are the optima of weighted sums, what was met on the way to them, and random mixtures; what is on the
     front is said by the predicted means, so that it need not be convex.
@@ -49,7 +49,10 @@ def pareto_front(
         problem: its space and pool say what can be recommended; its objective does not matter.
         history: what was seen.
         modes: "min" or "max" for each of the two metrics.
-        belief: the models that are known already; fitted here by default.
+        belief: the models that are known already, such as ``optimizer.belief``; fitted here by default.
+
+    Returns:
+        At most 24 mixtures, best of the first metric first; an empty list while one metric has fewer than two values.
 
     Raises:
         ValueError: unless there are two metrics.
@@ -57,8 +60,7 @@ def pareto_front(
     if len(modes) != 2:
         raise ValueError(f"A Pareto front is between two metrics, got {list(modes)}.")
     belief = belief or Belief(problem.settings.seed)
-    single = [belief.posterior(problem.asking({metric: 1.0}, mode), history) for metric, mode in modes.items()]
-    first, second = single
+    first, second = (belief.posterior(problem.asking({metric: 1.0}, m), history) for metric, m in modes.items())
     if first is None or second is None:
         return []
     rng = problem.rng(11, len(history.arrivals))

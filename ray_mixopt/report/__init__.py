@@ -1,1 +1,1 @@
-"""What a search found and what it paid: numbers, tables and pictures."""
+"""What a search found and what it paid, as pages, tables and pictures: nothing is computed here."""

@@ -62,14 +62,14 @@ def canvas(height: float = 3.4, rows: int = 1, columns: int = 1, *, sharey: bool
 
 
 def finish(axes: Axes, grid: Literal["both", "x", "y"] = "both") -> None:
-    """Grid behind the data, no box on the upper right."""
+    """Puts a grid behind the data, and takes the box away on the upper right."""
     axes.grid(axis=grid, alpha=0.25)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def legend(figure: Figure) -> None:
-    """What is drawn in the first axes, above all of them, in as many columns as fit."""
+    """Says above all axes what is drawn in the first, in as many columns as fit."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
     if not labels:
         return
@@ -84,7 +84,7 @@ def cost_label(target: str) -> str:
 
 
 def log_cost(axes: Axes, target: str) -> None:
-    """A logarithmic axis of cost in full runs, with plain numbers."""
+    """Makes the horizontal axis one of cost in full runs: logarithmic, with plain numbers."""
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(plain)
     axes.xaxis.set_minor_formatter(unlabelled)

@@ -29,7 +29,12 @@ SECTIONS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """A sentence at the top of the page."""
+    """A sentence at the top of the page.
+
+    Attributes:
+        text: the sentence.
+        warning: whether it is a reason for doubt.
+    """
 
     text: str
     warning: bool = False

@@ -313,8 +313,7 @@ def test_noisier_evidence_counts_for_less(space, tmp_path: Path) -> None:
         optimizer = MixtureOptimizer(space, objective={"loss": 1.0})
         for number, source in enumerate(sources):
             optimizer.absorb(source, source=str(number))
-        posterior = optimizer._strategy.posterior(optimizer.history)
-        return posterior.prediction(np.array([0.6, 0.2, 0.2]), np.array([0.2, 0.6, 0.2]))
+        return optimizer.posterior().prediction(np.array([0.6, 0.2, 0.2]), np.array([0.2, 0.6, 0.2]))
 
     right = read_runs(tmp_path / "runs.csv", Source(**given))
     trusted, doubted = (
