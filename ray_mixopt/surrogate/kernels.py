@@ -141,15 +141,26 @@ class MixtureFidelityKernel(MixtureKernel):
         Each part is computed once for a pair of distinct mixtures or distinct fidelities, since many runs share them,
         and for as many rows at a time as a cache holds.
         """
-        d, n_rows = self.n_domains, max(1, _CACHED // max(1, math.prod(self.batch_shape) * len(x2)))
+        d, m = self.n_domains, len(x2)
+        (w1, i1), (f1, j1) = _distinct(x1[:, :d]), _distinct(x1[:, d:])
         (w2, i2), (f2, j2) = _distinct(x2[:, :d]), _distinct(x2[:, d:])
+        weights, offset = self._weights(f1, f2, False)
+        # Many mixtures at the same fidelities, as runs that could be bought are: cheaper with those that are missing.
+        is_grid = len(w2) * len(f2) < 1.5 * m
+        n_rows = max(1, _CACHED // max(1, math.prod(self.batch_shape) * m))
         blocks = []
-        for rows in x1.split(n_rows):
-            (w1, i1), (f1, j1) = _distinct(rows[:, :d]), _distinct(rows[:, d:])
-            weights, offset = self._weights(f1, f2, False)
-            block = _expanded(offset, j1, j2).expand(*self.batch_shape, len(rows), len(x2)).clone()
-            for weight, effect in zip(weights, self._effects(w1, w2, False), strict=True):
-                block.addcmul_(_expanded(weight, j1, j2), _expanded(effect, i1, i2))
+        for of_mixtures, j in zip(i1.split(n_rows), j1.split(n_rows), strict=True):
+            here, i = of_mixtures.unique(return_inverse=True)
+            effects = self._effects(w1[here], w2, False)
+            if is_grid:
+                block = offset[..., j, :].unsqueeze(-2).repeat_interleave(len(w2), -2)
+                for weight, effect in zip(weights, effects, strict=True):
+                    block.addcmul_(weight[..., j, :].unsqueeze(-2), effect[..., i, :].unsqueeze(-1))
+                block = _selected(block.flatten(-2), i2 * len(f2) + j2)
+            else:
+                block = offset[..., j, :][..., j2]
+                for weight, effect in zip(weights, effects, strict=True):
+                    block.addcmul_(weight[..., j, :][..., j2], _selected(effect[..., i, :], i2))
             blocks.append(block)
         return torch.cat(blocks, -2)
 
@@ -214,12 +225,10 @@ def _distinct(rows: Tensor) -> tuple[Tensor, Tensor]:
     return rows[first], torch.tensor(places, dtype=torch.long)
 
 
-def _expanded(part: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """A part for the distinct rows and columns as one for all; without a copy where all are distinct, or none."""
-    for dim, places in ((-2, rows), (-1, columns)):
-        if part.shape[dim] not in (1, len(places)):
-            part = part.index_select(dim, places)
-    return part
+def _selected(part: Tensor, columns: Tensor) -> Tensor:
+    """Some columns of a part, by index; without a copy where they are all of them in order."""
+    same = len(columns) == part.shape[-1] and bool((columns == torch.arange(len(columns))).all())
+    return part if same else part.index_select(-1, columns)
 
 
 def _log() -> Positive:
