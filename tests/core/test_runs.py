@@ -1,0 +1,158 @@
+"""Runs made earlier, read from every format and written again unchanged, with their noise."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from old_runs import COST, PARAMETERS, SPACE, awkward, loss
+
+from ray_mixopt import MixtureOptimizer
+from ray_mixopt.core.history import History
+from ray_mixopt.core.recommendation import Prediction
+from ray_mixopt.io import searches
+from ray_mixopt.io.export import WRITERS
+from ray_mixopt.io.runs import Source, read_runs
+
+
+@pytest.fixture
+def history() -> History:
+    return awkward()
+
+
+def runs(history: History) -> list:
+    """What a history says, without names."""
+    found = [
+        (
+            trial.mixture,
+            trial.scale,
+            tuple(sorted((s, tuple(sorted(m.items()))) for s, m in trial.observations.items())),
+        )
+        for trial in history
+    ]
+    return sorted(found)
+
+
+@pytest.mark.parametrize("kind", list(WRITERS))
+def test_a_history_goes_out_and_comes_back_unchanged(history, kind: str, tmp_path: Path) -> None:
+    paths = WRITERS[kind](history, tmp_path)
+    assert all(path.exists() for path in paths)
+    place = paths[0] if kind in ("csv", "parquet") else tmp_path
+    again = read_runs(place, Source(cost=COST, parameters=PARAMETERS))
+    assert runs(again) == runs(history)
+    assert {trial.trial_id for trial in again} == {trial.trial_id for trial in history}
+    assert again.space == history.space
+    assert again.spent == 0.0
+
+
+@pytest.mark.parametrize("kind", list(WRITERS))
+def test_the_answer_is_the_same_after_a_round_trip(history, kind: str, tmp_path: Path) -> None:
+    paths = WRITERS[kind](history, tmp_path)
+    place = paths[0] if kind in ("csv", "parquet") else tmp_path
+    again = read_runs(place, Source(cost=COST, parameters=PARAMETERS))
+    answers = [searches.of_history(h, {"loss": 1.0}, "min").recommend() for h in (history, again)]
+    # The order of the reports differs between formats, and with it which of them hyper-parameters are fitted to.
+    for one, other in (answers, answers[::-1]):
+        assert one.uniform.low < other.uniform.mean < one.uniform.high
+    assert answers[0].predicted.low < answers[1].predicted.mean < answers[0].predicted.high
+
+
+def test_our_own_json_is_read(history, tmp_path: Path) -> None:
+    path = tmp_path / "history.json"
+    path.write_text(json.dumps(history.state_dict()))
+    assert runs(read_runs(path)) == runs(history)
+    searches.save(searches.of_history(history, {"loss": 1.0}, "min"), path)
+    assert runs(read_runs(tmp_path)) == runs(history)
+
+
+def test_olmix_as_others_write_it(tmp_path: Path) -> None:
+    (tmp_path / "ratios.csv").write_text("run_id,name,web,code\na,first,0.25,0.75\nb,second,0.5,0.5\nc,x,1,0\n")
+    (tmp_path / "metrics.csv").write_text("run_id,mmlu_bpb,arc_bpb\nb,1.5,\na,1.25,0.5\n")
+    history = read_runs(tmp_path, Source(scale="30M", steps=5000))
+    assert runs(history) == [
+        ((0.25, 0.75), "30M", ((5000, (("arc_bpb", 0.5), ("mmlu_bpb", 1.25))),)),
+        ((0.5, 0.5), "30M", ((5000, (("mmlu_bpb", 1.5),)),)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ratios", "metrics", "message"),
+    [
+        ("id,a,b\n1,0.5,0.5\n", "run,x\n1,2\n", "ratios.csv needs a column 'run' or 'run_id'"),
+        ("run,a,b\n1,0.5,0.5\n1,1,0\n", "run,x\n1,2\n", "row 3: run '1' is repeated"),
+        ("run,a,b\n1,0.5,0.5\n", "run,x\n2,2\n", "have no run in common"),
+        ("run,a,b\n1,0.5,0.7\n", "run,x\n1,2\n", "row 2: the mixture sums to 1.2"),
+        ("run,a\n1,1\n", "run,x\n1,2\n", "needs two domains or more"),
+        ("run,a,b\n1,0.5,0.5\n", None, "There is no metrics.csv"),
+    ],
+)
+def test_what_is_wrong_with_olmix_files_is_said(ratios, metrics, message: str, tmp_path: Path) -> None:
+    (tmp_path / "ratios.csv").write_text(ratios)
+    if metrics is not None:
+        (tmp_path / "metrics.csv").write_text(metrics)
+    with pytest.raises(ValueError, match=message):
+        read_runs(tmp_path)
+
+
+def test_scales_need_a_cost_and_one_alone_has_it(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    pd.DataFrame({"scale": ["S", "L"], "step": 1, "mixture/a": 0.5, "mixture/b": 0.5, "x": [1.0, 2.0]}).to_csv(path)
+    with pytest.raises(ValueError, match="No cost is known for the scales S, L"):
+        read_runs(path)
+    assert read_runs(path, Source(cost=COST)).space.target == ("L", 1)
+
+
+# -- with its noise
+
+
+def test_noisier_evidence_counts_for_less(tmp_path: Path) -> None:
+    optimizer = MixtureOptimizer(SPACE, objective={"loss": 1.0})
+    for i, w in enumerate(SPACE.sample(40, np.random.default_rng(0))):
+        scale, step = ("S", "L")[i % 2], (100, 1000)[i // 2 % 2]
+        optimizer.add_evaluated_point(SPACE.named(w), scale, step, {"loss": loss(SPACE.named(w), scale, step)})
+    WRITERS["csv"](optimizer.history, tmp_path)
+    wrong = pd.read_csv(tmp_path / "runs.csv")
+    wrong["loss"] += 2 * wrong["mixture/web"]  # an evaluation that dislikes web
+    wrong.to_csv(tmp_path / "wrong.csv", index=False)
+    given = {"cost": COST, "parameters": PARAMETERS}
+
+    def contrast(*sources: History) -> Prediction:
+        """Of a mixture of much web with one of much code."""
+        optimizer = MixtureOptimizer(SPACE, objective={"loss": 1.0})
+        for number, source in enumerate(sources):
+            optimizer.absorb(source, source=str(number))
+        return optimizer.predict(np.array([[0.6, 0.2, 0.2], [0.2, 0.6, 0.2]])).difference(0, 1)
+
+    right = read_runs(tmp_path / "runs.csv", Source(**given))
+    trusted, doubted = (
+        contrast(right, read_runs(tmp_path / "wrong.csv", Source(**given, noise={"loss": sd}))) for sd in (0.0, 0.5)
+    )
+    alone = contrast(right)
+    assert abs(doubted.mean - alone.mean) < 0.5 * abs(trusted.mean - alone.mean)
+    assert doubted.high - doubted.low < 0.5 * (trusted.high - trusted.low)  # the contradiction is explained
+
+
+def test_noise_is_part_of_a_history(history, tmp_path: Path) -> None:
+    state = history.state_dict()
+    assert all("noise" not in trial for trial in state["trials"])  # as it ever was
+    (tmp_path / "history.json").write_text(json.dumps(state))
+    noisy = read_runs(tmp_path / "history.json", Source(noise={"loss": 0.1, "acc": 0.01}))
+    again = History.from_state_dict(json.loads(json.dumps(noisy.state_dict())))
+    assert all(trial.noise == {"loss": 0.1, "acc": 0.01} for trial in again)
+    assert again.state_dict() == noisy.state_dict()
+    broken = noisy.state_dict()
+    broken["trials"][0]["noise"] = {"loss": -1.0}
+    with pytest.raises(ValueError, match="has a noise that is no standard deviation"):
+        History.from_state_dict(broken)
+
+
+def test_noise_is_checked(history, tmp_path: Path) -> None:
+    for value in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="The noise of loss must be a standard deviation, 0 or more"):
+            Source(noise={"loss": value})
+    (tmp_path / "history.json").write_text(json.dumps(history.state_dict()))
+    with pytest.raises(ValueError, match="The noise is of accuracy, which no run reports: they have loss"):
+        read_runs(tmp_path / "history.json", Source(noise={"accuracy": 0.1}))
