@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 import shlex
 import shutil
@@ -95,6 +96,21 @@ def test_it_builds_without_a_warning(tmp_path: Path) -> None:
     reference = (tmp_path / "site" / "reference" / "index.html").read_text()
     for name in ("MixtureSpace", "Guardrail", "absorb", "pareto_front"):
         assert name in reference
+
+
+TEXTS = [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "experiments" / "README.md", *PAGES]
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_a_page_names_is_there(text: Path) -> None:
+    content = text.read_text()
+    for name in set(re.findall(r"\bray_mixopt(?:\.\w+)+", content)):
+        assert pkgutil.resolve_name(name) is not None, name
+    for name in set(re.findall(r"\b(?:ray_mixopt|experiments|tests|docs)/[\w/.-]+\.\w+", content)):
+        assert (ROOT / name).exists(), name
+    for file, test in re.findall(r"\b(test_\w+\.py)(?:(?:::|`: `)(\w+))?", content):
+        sources = [path.read_text() for path in (ROOT / "tests").rglob(file)]
+        assert any(f"def test_{test.removeprefix('test_')}" in source for source in sources), (file, test)
 
 
 def test_every_page_is_in_the_contents() -> None:
