@@ -9,65 +9,78 @@ Writes experiments/results/ablation.json and .md.
 
 from __future__ import annotations
 
-import importlib
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from harness import arguments, side_by_side, write
+from torch import Tensor
 
+from ray_mixopt import Problem, Strategy
+from ray_mixopt.acquisition.gain import RegretPerCost
 from ray_mixopt.benchmark import problems, runner
 from ray_mixopt.benchmark.markdown import table
-from ray_mixopt.benchmark.methods import find
+from ray_mixopt.benchmark.methods import Entry
 from ray_mixopt.benchmark.problem import BenchmarkProblem
-from ray_mixopt.surrogate.kernels import _matern
+from ray_mixopt.strategies.default import DefaultSettings, DefaultStrategy
+from ray_mixopt.surrogate.belief import FitSettings
+from ray_mixopt.surrogate.kernels import MixtureFidelityKernel, matern
 
 SUITES = ("headline", "synthetic")
-REGRET, FIT, KERNELS = (f"ray_mixopt.{name}" for name in ("strategies.regret", "surrogate.fit", "surrogate.kernels"))
-# What is replaced by what: an attribute of a module, or an entry of a mapping that is one.
-VARIANTS: dict[str, dict[tuple[str, ...], Any]] = {
-    "default": {},
-    "no pairs late in the budget": {(REGRET, "PAIRED_SHARE"): 0.0},
-    "no limit on a single run": {(REGRET, "LARGEST_SHARE"): math.inf},
-    "regret per cost, not cost^0.3": {(REGRET, "COST_EXPONENT"): 1.0},
-    "one draw of the hyper-parameters": {(REGRET, "N_DRAWS"): 1},
-    "no rough effect": {(FIT, "_PRIORS", "kernel.logit_rough"): (-7.0, 0.01)},
-    "no linear effect": {(FIT, "_PRIORS", "kernel.log_linear"): (-12.0, 0.01)},
-    "shares instead of log-shares": {(KERNELS, "_SMALL_SHARE"): 1e4},
-    "fidelities share smoothly (Matérn 5/2)": {
-        (KERNELS, "_exponential"): _matern,
-        (FIT, "_PRIORS", "kernel.scale.raw_lengthscale"): (math.log(1.5), 0.4),
-        (FIT, "_PRIORS", "kernel.steps.raw_lengthscale"): (math.log(1.5), 0.4),
-    },
-    "no continued runs": {},
+
+
+class Smooth(MixtureFidelityKernel):
+    """Fidelities agree as a smooth function would, so that neighbours have almost everything in common."""
+
+    def along(self, distance: Tensor) -> Tensor:
+        """Correlation of two fidelities at a distance in its range: Matern-5/2."""
+        return matern(distance)
+
+
+def with_settings(**changes: object) -> Callable[[Problem], Strategy]:
+    """The default strategy with other constants."""
+    return partial(DefaultStrategy, settings=DefaultSettings(**changes))
+
+
+def with_kernel(
+    kernel: type[MixtureFidelityKernel] = MixtureFidelityKernel, **changes: object
+) -> Callable[[Problem], Strategy]:
+    """The default strategy with another kernel, or with other priors or constants of its own."""
+    return partial(DefaultStrategy, kernel=partial(kernel, **changes))
+
+
+WIDE = math.log(1.5), 0.4  # ranges of a smooth kernel that fidelities share as much over
+VARIANTS: dict[str, Callable[[Problem], Strategy]] = {
+    "default": DefaultStrategy,
+    "no pairs late in the budget": with_settings(paired_share=0.0),
+    "no limit on a single run": with_settings(largest_share=math.inf),
+    "regret per cost, not cost^0.3": partial(DefaultStrategy, acquisition=RegretPerCost(cost_exponent=1.0)),
+    "one draw of the hyper-parameters": with_settings(fit=FitSettings(draws=1)),
+    "no rough effect": with_kernel(priors={"logit_rough": (-7.0, 0.01)}),
+    "no linear effect": with_kernel(priors={"log_linear": (-12.0, 0.01)}),
+    "shares instead of log-shares": with_kernel(small_share=1e4),
+    "fidelities share smoothly (Matérn 5/2)": with_kernel(
+        Smooth, priors={"scale.raw_lengthscale": WIDE, "steps.raw_lengthscale": WIDE}
+    ),
+    "no continued runs": DefaultStrategy,
 }
 
 
-def replace(changes: Mapping[tuple[str, ...], Any]) -> None:
-    """Changes constants of the package, in this process."""
-    for (module, name, *key), value in changes.items():
-        place = importlib.import_module(module)
-        assert hasattr(place, name), (module, name)
-        if key:
-            getattr(place, name)[key[0]] = value
-        else:
-            setattr(place, name, value)
-
-
 def search(variant: str, name: str, seed: int, target_runs: float) -> tuple[str, str, int, list[float]]:
-    """Regret at the costs that the problem is scored at, in a process of its own."""
-    replace(VARIANTS[variant])
+    """Regret at the costs that the problem is scored at."""
     problem = problems.load(name, problems.default_data())
-    method = "default-afresh" if variant == "no continued runs" else "default"
-    trace = runner.search(problem, find(method), seed, target_runs * problem.space.target_cost).trace
+    settings = {"continuation": variant != "no continued runs"}
+    entry = Entry(name=variant, strategy=VARIANTS[variant], settings=settings, domain="both")
+    trace = runner.search(problem, entry, seed, target_runs * problem.space.target_cost).trace
     costs = scored(problem, target_runs)
     return variant, name, seed, [[p for p in trace if p.cost <= cost * (1 + 1e-9)][-1].regret for cost in costs]
 
 
 def scored(problem: BenchmarkProblem, target_runs: float) -> list[float]:
-    """The costs up to the budget at which a problem is scored."""
-    return [cost for cost in problem.score_costs if cost <= target_runs * problem.space.target_cost * (1 + 1e-9)]
+    """The costs up to the budget at which a problem is scored, or the budget where all are larger."""
+    budget = target_runs * problem.space.target_cost
+    return [cost for cost in problem.score_costs if cost <= budget * (1 + 1e-9)] or [budget]
 
 
 def main() -> None:

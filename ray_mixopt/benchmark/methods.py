@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cache
@@ -13,8 +14,9 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from ray_mixopt.benchmark.problem import Task
+from ray_mixopt.core.problem import Problem
 from ray_mixopt.core.space import MixtureSpace
-from ray_mixopt.core.strategy import Suggestion
+from ray_mixopt.core.strategy import Strategy, Suggestion
 from ray_mixopt.strategies.paper import paper_rungs
 
 # Our strategies by the name of the method, which results are kept under.
@@ -27,6 +29,7 @@ OURS = {
     "random": "random",
 }
 AFRESH = "default-afresh"
+AnyStrategy = str | Callable[[Problem], Strategy]
 SETTINGS = Path(__file__).parent / "rivals" / "settings.toml"
 
 
@@ -57,13 +60,14 @@ class Method(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A method of the registry.
+    """A method of the registry, or one of your own: ``Entry(name="mine", strategy=MyStrategy, domain="both")``.
 
     Args:
         name: how it is asked for, and what its results are kept under.
         about: what it is, in a line.
         implementation: ``module:class`` of a rival; "" for a strategy.
-        strategy: of ``MixtureOptimizer``; ``name`` by default.
+        strategy: as in ``MixtureOptimizer``: its name, or a callable that makes one of a ``Problem``; ``name`` by
+            default.
         packages: what must be importable.
         settings: keyword arguments of the class, or of ``Ours``; kept with the results, so plain JSON.
         domain: "simplex", "pool" or "both": whether it searches freely or among logged runs.
@@ -73,7 +77,7 @@ class Entry:
     name: str
     about: str = ""
     implementation: str = ""
-    strategy: str = ""
+    strategy: AnyStrategy = ""
     packages: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     domain: str = "simplex"
@@ -110,7 +114,7 @@ class Ours:
         settings: further arguments of ``MixtureOptimizer``.
     """
 
-    def __init__(self, task: Task, strategy: Any, *, continuation: bool = True, **settings: Any) -> None:
+    def __init__(self, task: Task, strategy: AnyStrategy, *, continuation: bool = True, **settings: Any) -> None:
         from ray_mixopt.optimizer import MixtureOptimizer
 
         if isinstance(strategy, str) and strategy.startswith("paper") and task.any_steps:
@@ -166,14 +170,25 @@ def registry() -> dict[str, Entry]:
 
 
 def find(name: str) -> Entry:
-    """The method of that name.
+    """The method of that name, or of the strategy that ``module:attribute`` names.
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: for an unknown name, or what cannot be imported or is no callable.
     """
-    if name not in registry():
-        raise ValueError(f"Unknown method {name!r}: choose one of {', '.join(registry())}.")
-    return registry()[name]
+    if name in registry():
+        return registry()[name]
+    if ":" not in name:
+        raise ValueError(
+            f"Unknown method {name!r}: choose one of {', '.join(registry())}, or name a strategy of your own as "
+            "module:attribute."
+        )
+    try:
+        strategy = pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"The strategy {name!r} cannot be imported: {error}.") from error
+    if not callable(strategy):
+        raise ValueError(f"The strategy {name!r} is no callable from a Problem to a Strategy.")
+    return Entry(name=name, about="of your own", strategy=strategy, domain="both")
 
 
 def expand(patterns: Sequence[str]) -> list[Entry]:
