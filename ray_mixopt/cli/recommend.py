@@ -98,27 +98,22 @@ def _optimizer(
     limits: Callable[[MixtureSpace], MixtureSpace],
     reference: Mapping[str, float] | None,
 ) -> MixtureOptimizer:
+    """The optimizer that knows the old runs, and what is asked of it."""
     from ray_mixopt.core.merging import common_space, joined
-    from ray_mixopt.core.objective import Objective as Goal
+    from ray_mixopt.core.problem import Settings
+    from ray_mixopt.io import searches
     from ray_mixopt.io.read import DERIVED_METRIC
-    from ray_mixopt.optimizer import MixtureOptimizer
 
     space = common_space(histories, changes)
     space = limits(space if target is None else replace(space, target=target))
     history = joined(histories, space, changes)
     known = history.metrics
     if objective is None and own is not None:
-        objective, mode = own.problem.goal or own.problem.weights, mode or own.problem.mode
-    if objective is None and DERIVED_METRIC in known:
-        objective = Goal(weights={DERIVED_METRIC: 1.0})
-    if objective is None and len(known) == 1:
-        objective = Goal(weights={known[0]: 1.0})
+        objective, mode = own.settings.objective, mode or own.settings.mode
     if objective is None:
-        raise ValueError(f"Say what the mixture is to be best for, --weight METRIC=1: {', '.join(known)}.")
-    wanted = objective.metrics if isinstance(objective, Goal) else tuple(objective)
-    missing = [name for name in wanted if name not in known]
-    if missing:
-        raise ValueError(f"No run reported {', '.join(missing)}: they have {', '.join(known)}.")
-    optimizer = MixtureOptimizer(history.space, objective=objective, mode=mode or "min", reference=reference)
-    optimizer.history = history
-    return optimizer
+        if DERIVED_METRIC not in known and len(known) != 1:
+            raise ValueError(f"Say what the mixture is to be best for, --weight METRIC=1: {', '.join(known)}.")
+        objective = {DERIVED_METRIC if DERIVED_METRIC in known else known[0]: 1.0}
+    settings = Settings(objective=objective, mode=mode or "min", reference=reference)
+    searches.check_reported(settings.metrics, history)
+    return searches.of_history(history, settings)

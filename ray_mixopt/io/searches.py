@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ray_mixopt.core.history import History
 from ray_mixopt.core.objective import Mode, Objective
 from ray_mixopt.core.pool import Pool
+from ray_mixopt.core.problem import Settings
 from ray_mixopt.core.safety import parse_json, write_atomically
 from ray_mixopt.io import snapshots
 from ray_mixopt.io.search_state import SearchState
@@ -40,10 +42,20 @@ def load(
     Raises:
         ValueError: if there is no search at that path, or it is damaged.
     """
-    optimizer = _read(path, objective, mode)
-    if objective is None and mode in (None, optimizer.problem.mode):
-        return optimizer
-    return asked(optimizer, objective=objective, mode=mode)
+    found = _contents(path)
+    if isinstance(found, History):
+        if objective is None and len(found.metrics) != 1:
+            known = ", ".join(found.metrics) or "(none)"
+            raise ValueError(f"The runs have the metrics {known}: say which one is wanted.")
+        settings = Settings(objective=objective or {found.metrics[0]: 1.0}, mode=mode or "min")
+        return of_history(found, settings)
+    settings, pool = found.settings, found.problem.pool
+    if objective is None:
+        wanted = replace(settings, mode=mode or settings.mode)
+        return found if wanted == settings else of_history(found.history, wanted, pool)
+    wanted = replace(settings, objective=objective, mode=mode or settings.mode)
+    check_reported(wanted.metrics, found.history)
+    return of_history(found.history, wanted, pool)
 
 
 def is_search(path: str | Path) -> bool:
@@ -63,29 +75,30 @@ def load_history(path: str | Path) -> History:
     Raises:
         ValueError: see ``load``.
     """
-    return _read(path, {"any": 1.0}, None).history
+    found = _contents(path)
+    return found if isinstance(found, History) else found.history
 
 
-def asked(
-    optimizer: MixtureOptimizer, *, objective: Mapping[str, float] | Objective | None = None, mode: Mode | None = None
-) -> MixtureOptimizer:
-    """The same search asked about another objective, which needs no new runs.
+def of_history(history: History, settings: Settings, pool: Pool | None = None) -> MixtureOptimizer:
+    """An optimizer that knows a history, which it takes over, and nothing else: another objective needs no new runs."""
+    optimizer = MixtureOptimizer(history.space, settings, pool=pool)
+    optimizer.history = history
+    return optimizer
+
+
+def check_reported(metrics: Iterable[str], history: History) -> None:
+    """Checks that runs of a history reported all of these metrics.
 
     Raises:
-        ValueError: if no run reported one of its metrics.
+        ValueError: naming those that none did.
     """
-    state = optimizer.state_dict()
-    if objective is not None:
-        wanted = objective.metrics if isinstance(objective, Objective) else tuple(objective)
-        known = optimizer.history.metrics
-        missing = [name for name in wanted if name not in known]
-        if missing:
-            raise ValueError(f"No run reported {', '.join(missing)}: they have {', '.join(known) or 'no metrics'}.")
-        state["objective"] = objective.to_dict() if isinstance(objective, Objective) else dict(objective)
-    return MixtureOptimizer.from_state_dict(state | {"mode": mode or state["mode"]}, pool=optimizer.problem.pool)
+    known = history.metrics
+    if missing := [name for name in metrics if name not in known]:
+        raise ValueError(f"No run reported {', '.join(missing)}: they have {', '.join(known) or 'no metrics'}.")
 
 
-def _read(path: str | Path, objective: Mapping[str, float] | Objective | None, mode: Mode | None) -> MixtureOptimizer:
+def _contents(path: str | Path) -> MixtureOptimizer | History:
+    """What is at a path: a search, or a bare history."""
     place = Path(path)
     if "://" not in str(path):
         if not place.exists():
@@ -93,7 +106,7 @@ def _read(path: str | Path, objective: Mapping[str, float] | Objective | None, m
         if (place / HISTORY).is_file():
             place = place / HISTORY
         if place.is_file():
-            return _from_file(place, objective, mode)
+            return _from_file(place)
         if (place / EXPERIMENT).is_dir():
             place = place / EXPERIMENT
     return _from_experiment(path if "://" in str(path) else place)
@@ -106,10 +119,10 @@ def _from_experiment(path: str | Path) -> MixtureOptimizer:
     return search.optimizer
 
 
-def _from_file(path: Path, objective: Mapping[str, float] | Objective | None, mode: Mode | None) -> MixtureOptimizer:
+def _from_file(path: Path) -> MixtureOptimizer | History:
     state = _state(path)
     if "trials" in state:
-        return of_history(History.from_state_dict(state), objective, mode)
+        return History.from_state_dict(state)
     if "layout" in state:  # a snapshot of a Tune searcher
         return _from_experiment(path)
     pool = state.get("pool")
@@ -124,21 +137,3 @@ def _state(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise ValueError(f"{path.name} holds neither a search nor a history.")
     return state
-
-
-def of_history(
-    history: History, objective: Mapping[str, float] | Objective | None, mode: Mode | None
-) -> MixtureOptimizer:
-    """An optimizer that knows a history and nothing else.
-
-    Raises:
-        ValueError: if there is no objective and the history has several metrics.
-    """
-    if objective is None:
-        known = history.metrics
-        if len(known) != 1:
-            raise ValueError(f"The runs have the metrics {', '.join(known) or '(none)'}: say which one is wanted.")
-        objective = {known[0]: 1.0}
-    optimizer = MixtureOptimizer(history.space, objective=objective, mode=mode or "min")
-    optimizer.history = history
-    return optimizer

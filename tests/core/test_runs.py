@@ -12,6 +12,7 @@ from old_runs import COST, PARAMETERS, SPACE, awkward, loss
 
 from ray_mixopt import MixtureOptimizer
 from ray_mixopt.core.history import History
+from ray_mixopt.core.problem import Settings
 from ray_mixopt.core.recommendation import Prediction
 from ray_mixopt.io import searches
 from ray_mixopt.io.export import WRITERS
@@ -53,7 +54,7 @@ def test_the_answer_is_the_same_after_a_round_trip(history, kind: str, tmp_path:
     paths = WRITERS[kind](history, tmp_path)
     place = paths[0] if kind in ("csv", "parquet") else tmp_path
     again = read_runs(place, Source(cost=COST, parameters=PARAMETERS))
-    answers = [searches.of_history(h, {"loss": 1.0}, "min").recommend() for h in (history, again)]
+    answers = [searches.of_history(h, Settings(objective={"loss": 1.0})).recommend() for h in (history, again)]
     # The order of the reports differs between formats, and with it which of them hyper-parameters are fitted to.
     for one, other in (answers, answers[::-1]):
         assert one.uniform.low < other.uniform.mean < one.uniform.high
@@ -64,7 +65,7 @@ def test_our_own_json_is_read(history, tmp_path: Path) -> None:
     path = tmp_path / "history.json"
     path.write_text(json.dumps(history.state_dict()))
     assert runs(read_runs(path)) == runs(history)
-    searches.save(searches.of_history(history, {"loss": 1.0}, "min"), path)
+    searches.save(searches.of_history(history, Settings(objective={"loss": 1.0})), path)
     assert runs(read_runs(tmp_path)) == runs(history)
 
 
