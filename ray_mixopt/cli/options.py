@@ -16,6 +16,7 @@ import click
 
 if TYPE_CHECKING:
     from ray_mixopt.core.objective import Objective
+    from ray_mixopt.core.simplex import Group
     from ray_mixopt.core.space import MixtureSpace
 
 INTERRUPTED = 130  # the shell's exit code of a program that Ctrl-C ended
@@ -179,7 +180,11 @@ def _objective(
 
 
 def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options that say where old runs are; the command gets ``histories`` by name, and more."""
+    """Options that say where old runs are.
+
+    The command gets ``histories`` by name; ``changes``, what became of domains; the ``target``; and ``own``, the
+    optimizer of the one source if that is a search. All but the histories may be None.
+    """
 
     @click.option(
         "--from",
@@ -279,7 +284,7 @@ def limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def parsed_target(text: str | None) -> tuple[str, int] | None:
-    """``SCALE:STEPS``.
+    """The scale and the steps that ``SCALE:STEPS`` names; None where nothing is given.
 
     Raises:
         ValueError: for another text.
@@ -292,7 +297,7 @@ def parsed_target(text: str | None) -> tuple[str, int] | None:
     return scale, int(steps)
 
 
-def _group(text: str) -> Any:
+def _group(text: str) -> Group:
     from ray_mixopt.core.simplex import Group
 
     names, separator, limits = text.rpartition("=")

@@ -112,7 +112,7 @@ def _space(rows: Rows, source: Source) -> MixtureSpace:
     cost = priced(
         names,
         dict(rows.cost) | dict(source.cost),
-        remedy="give it (--scale-cost SCALE=COST, or a column cost_per_step)",
+        remedy="give it (--scale-cost SCALE=COST, in Python Source(cost={scale: cost}), or a column cost_per_step)",
     )
     parameters = dict(rows.parameters) | dict(source.parameters)
     names.sort(key=lambda name: cost[name])

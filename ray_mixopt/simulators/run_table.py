@@ -149,8 +149,9 @@ def _tabulate(
     if set(cost) != set(names):
         missing, unknown = sorted(set(names) - set(cost)), sorted(set(cost) - set(names))
         raise ValueError(
-            "Every scale needs a cost per step, and a label never implies one: give scale_cost={scale: cost} or a "
-            f"column cost_per_step. Without a cost: {missing}; unknown scales: {unknown}."
+            "Every scale needs a cost per step, and a label never implies one: give --scale-cost SCALE=COST (in Python "
+            "scale_cost={scale: cost}), or a column cost_per_step. "
+            f"Without a cost: {', '.join(missing) or 'none'}; unknown scales: {', '.join(unknown) or 'none'}."
         )
     modes = {} if modes is None else modes
     if not set(modes) <= set(rows.metrics) or not set(modes.values()) <= {"min", "max"}:
