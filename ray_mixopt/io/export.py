@@ -1,6 +1,6 @@
 """A history as files that others read: tidy CSV or Parquet, olmix's two tables, RegMix pairs.
 
-Shares and metrics are written with all their digits, so that ``evidence.read`` gives the same runs back. What a run
+Shares and metrics are written with all their digits, so that ``read_runs`` gives the same runs back. What a run
 reported nothing of is an empty cell; a report without any metric is left out, and so is the end of a run (diverged,
 failed), for which these formats have no place.
 """

@@ -64,8 +64,8 @@ class RunTable:
             modes: "min" or "max" by metric, where the default is wrong: "max" for names with "acc", else "min".
 
         Raises:
-            ValueError: if the files are not as ``run_files`` describes (naming the row; the header is row 1), or costs,
-                target, metrics or modes do not fit them.
+            ValueError: if the files are not as ``ray_mixopt.io.read`` describes (naming the row; the header is row 1),
+                or costs, target, metrics or modes do not fit them.
         """
         path = Path(path)
         rows = read_rows(path).with_loss().keeping(metrics)
