@@ -8,12 +8,9 @@ from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
+from worlds import TINY
 
-from ray_mixopt import MixOptScheduler, MixtureSpace, Scale
-
-SPACE = MixtureSpace(
-    domains=("web", "code", "math"), scales=(Scale("20M", 1.0, 20e6), Scale("60M", 3.0, 60e6)), steps=(10, 20, 40)
-)
+from ray_mixopt import MixOptScheduler
 
 
 class Curve(tune.Trainable):
@@ -82,11 +79,11 @@ def curve_tuner(
     stop: Any = None,
     **settings: Any,
 ) -> tune.Tuner:
-    """A small, quiet Tuner over ``SPACE`` in ``folder/name``; ``settings`` go to ``TuneConfig``."""
+    """A small, quiet Tuner over ``TINY`` in ``folder/name``; ``settings`` go to ``TuneConfig``."""
     defaults = {"metric": "loss", "mode": "min", "reuse_actors": trainable is Curve, "max_concurrent_trials": 2}
     return tune.Tuner(
         trainable,
-        param_space=SPACE.param_space() if param_space is None else param_space,
+        param_space=TINY.param_space() if param_space is None else param_space,
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=MixOptScheduler() if scheduler is None else scheduler,

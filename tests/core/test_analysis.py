@@ -6,22 +6,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from worlds import DOMAINS, given, two_scales
 
-from ray_mixopt import MixtureOptimizer, MixtureSpace, Scale
+from ray_mixopt import MixtureOptimizer, MixtureSpace
 from ray_mixopt.core.objective import Guardrail, Objective
 from ray_mixopt.core.simplex import Group
 from ray_mixopt.strategies.details import rank_correlation
 
-DOMAINS = ("web", "code", "math")
 BEST = np.array([0.2, 0.5, 0.3])
 
 
 @pytest.fixture
 def space() -> MixtureSpace:
-    return MixtureSpace(
-        domains=DOMAINS,
-        scales=(Scale("S", 0.1, 1e7), Scale("L", 1.0, 1e8)),
-        steps=(100, 1000),
+    return two_scales(
         token_supply={"web": 80e9, "code": 30e9, "math": 5e9},
     )
 
@@ -36,12 +33,13 @@ def loss(mixture, scale: str, step: int) -> float:
 def learned(space: MixtureSpace, *, objective=None, mode="min", n: int = 80, **options) -> MixtureOptimizer:
     optimizer = MixtureOptimizer(space, objective=objective or {"loss": 1.0}, mode=mode, **options)
     everywhere = replace(space, lower={}, upper={}, groups=(), target_tokens=None, max_epochs=1.0)
-    for i, w in enumerate(everywhere.sample(n, np.random.default_rng(3))):
-        mixture = space.named(w)
-        scale, step = ("S", "L", "L")[i % 3], (100, 1000)[i // 3 % 2]
+
+    def metrics(mixture, scale: str, step: int) -> dict[str, float]:
         value = loss(mixture, scale, step)
-        optimizer.add_evaluated_point(mixture, scale, step, {"loss": value, "gain": -value, "web": mixture["web"]})
-    return optimizer
+        return {"loss": value, "gain": -value, "web": mixture["web"]}
+
+    cells = [("S", 100), ("L", 100), ("L", 100), ("S", 1000), ("L", 1000), ("L", 1000)]
+    return given(optimizer, n, metrics, cells=cells, among=everywhere)
 
 
 def test_a_flat_direction_has_a_wide_range(space) -> None:

@@ -11,6 +11,7 @@ import math
 import os
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import fs
+from worlds import TINY
 
-from ray_mixopt import MixOptSearcher, MixtureOptimizer, MixtureSpace, Scale, simulators
+from ray_mixopt import MixOptSearcher, MixtureOptimizer, MixtureSpace, simulators
 from ray_mixopt.benchmark.record import Point, Record
 from ray_mixopt.core.history import History
 from ray_mixopt.core.safety import check_size, parse_json
@@ -42,10 +44,8 @@ VALUES = st.recursive(
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=8), inner, max_size=3)),
     max_leaves=6,
 )
-SPACE = MixtureSpace(
-    domains=("web", "code", "math"),
-    scales=(Scale("20M", 1.0, 20e6), Scale("60M", 3.0, 60e6)),
-    steps=(10, 20, 40),
+SPACE = replace(
+    TINY,
     token_supply={"web": 1e9, "code": 1e8, "math": 1e7},
     target_tokens=1e8,
     max_epochs=4,

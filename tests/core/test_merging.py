@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from old_runs import DOMAINS, SPACE, awkward, loss
+from worlds import DOMAINS, OLD, OLD_LOSS, awkward
 
 from ray_mixopt import DomainMap, MixtureOptimizer, MixtureSpace, Scale
 from ray_mixopt.core.history import History
@@ -17,7 +17,7 @@ from ray_mixopt.core.merging import common_space, joined, translated
 
 @pytest.fixture
 def space() -> MixtureSpace:
-    return SPACE
+    return OLD
 
 
 @pytest.fixture
@@ -30,6 +30,7 @@ def test_old_runs_of_another_scale_and_fewer_domains_count(space, history) -> No
     old = MixtureSpace(
         domains=("code", "web"), scales=(Scale("XS", 0.02, 2e6), Scale("L", 1.0, 1e8)), steps=(500, 1000)
     )
+    loss = replace(OLD_LOSS, space=replace(space, earlier_scales=old.scales[:1]))
     earlier = MixtureOptimizer(old, objective={"loss": 1.0})
     for i, w in enumerate(old.sample(24, np.random.default_rng(1))):
         full = {"web": w[1], "code": w[0], "math": 0.0}
@@ -104,7 +105,7 @@ def many(space) -> History:
     optimizer = MixtureOptimizer(space, objective={"loss": 1.0})
     for i, w in enumerate(space.sample(60, np.random.default_rng(4))):
         mixture, scale = space.named(w), ("S", "L")[i % 2]
-        optimizer.add_evaluated_point(mixture, scale, 1000, {"loss": loss(mixture, scale, 1000)})
+        optimizer.add_evaluated_point(mixture, scale, 1000, {"loss": OLD_LOSS(mixture, scale, 1000)})
     return optimizer.history
 
 

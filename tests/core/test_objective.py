@@ -8,19 +8,17 @@ import sys
 
 import numpy as np
 import pytest
+from worlds import DOMAINS, given, two_scales
 
 from ray_mixopt import MixtureOptimizer, MixtureSpace, Scale
 from ray_mixopt.core.objective import Guardrail, Objective, divergence
 
-DOMAINS = ("web", "code", "math")
 SUPPLY = {"web": 80e9, "code": 15e9, "math": 5e9}
 
 
 @pytest.fixture
 def space() -> MixtureSpace:
-    return MixtureSpace(
-        domains=DOMAINS, scales=(Scale("S", 0.1, 1e7), Scale("L", 1.0, 1e8)), steps=(100, 1000), token_supply=SUPPLY
-    )
+    return two_scales(token_supply=SUPPLY)
 
 
 def metrics(mixture, scale: str, step: int) -> dict[str, float]:
@@ -36,13 +34,7 @@ def metrics(mixture, scale: str, step: int) -> dict[str, float]:
 
 def learned(space: MixtureSpace, objective, n: int = 40, seed: int = 0, **options) -> MixtureOptimizer:
     """An optimizer with ``n`` runs made elsewhere."""
-    optimizer = MixtureOptimizer(space, objective=objective, seed=seed, **options)
-    rng = np.random.default_rng(3)
-    for i, w in enumerate(space.sample(n, rng)):
-        scale, step = ("S", "L")[i % 2], (100, 1000)[i // 2 % 2]
-        mixture = space.named(w)
-        optimizer.add_evaluated_point(mixture, scale, step, metrics(mixture, scale, step))
-    return optimizer
+    return given(MixtureOptimizer(space, objective=objective, seed=seed, **options), n, metrics)
 
 
 def test_directions_are_signs_relative_to_the_mode() -> None:

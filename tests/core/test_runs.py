@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from old_runs import COST, PARAMETERS, SPACE, awkward, loss
+from worlds import OLD, OLD_LOSS, awkward
 
 from ray_mixopt import MixtureOptimizer
 from ray_mixopt.core.history import History
@@ -17,6 +17,9 @@ from ray_mixopt.core.recommendation import Prediction
 from ray_mixopt.io import searches
 from ray_mixopt.io.export import WRITERS
 from ray_mixopt.io.runs import Source, read_runs
+
+COST = {scale.name: scale.cost_per_step for scale in OLD.scales}
+PARAMETERS = {scale.name: scale.parameters for scale in OLD.scales}
 
 
 @pytest.fixture
@@ -110,10 +113,10 @@ def test_scales_need_a_cost_and_one_alone_has_it(tmp_path: Path) -> None:
 
 
 def test_noisier_evidence_counts_for_less(tmp_path: Path) -> None:
-    optimizer = MixtureOptimizer(SPACE, objective={"loss": 1.0})
-    for i, w in enumerate(SPACE.sample(40, np.random.default_rng(0))):
+    optimizer = MixtureOptimizer(OLD, objective={"loss": 1.0})
+    for i, w in enumerate(OLD.sample(40, np.random.default_rng(0))):
         scale, step = ("S", "L")[i % 2], (100, 1000)[i // 2 % 2]
-        optimizer.add_evaluated_point(SPACE.named(w), scale, step, {"loss": loss(SPACE.named(w), scale, step)})
+        optimizer.add_evaluated_point(OLD.named(w), scale, step, {"loss": OLD_LOSS(OLD.named(w), scale, step)})
     WRITERS["csv"](optimizer.history, tmp_path)
     wrong = pd.read_csv(tmp_path / "runs.csv")
     wrong["loss"] += 2 * wrong["mixture/web"]  # an evaluation that dislikes web
@@ -122,7 +125,7 @@ def test_noisier_evidence_counts_for_less(tmp_path: Path) -> None:
 
     def contrast(*sources: History) -> Prediction:
         """Of a mixture of much web with one of much code."""
-        optimizer = MixtureOptimizer(SPACE, objective={"loss": 1.0})
+        optimizer = MixtureOptimizer(OLD, objective={"loss": 1.0})
         for number, source in enumerate(sources):
             optimizer.absorb(source, source=str(number))
         return optimizer.predict(np.array([[0.6, 0.2, 0.2], [0.2, 0.6, 0.2]])).difference(0, 1)

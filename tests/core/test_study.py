@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from worlds import Bowl, given, two_scales
 
-from ray_mixopt import MixtureOptimizer, MixtureSpace, Scale, simulators
+from ray_mixopt import MixtureOptimizer, MixtureSpace, simulators
 from ray_mixopt.analysis.ledger import ENDS, Ledger
 from ray_mixopt.analysis.result import result
 from ray_mixopt.analysis.study import Study
@@ -27,24 +28,20 @@ from ray_mixopt.surrogate.belief import FitSettings
 BEST = np.array([0.2, 0.5, 0.3])
 
 
-def space_of(*domains: str) -> MixtureSpace:
-    scales = (Scale("S", 0.1, 1e7), Scale("L", 1.0, 1e8))
-    return MixtureSpace(domains=domains, scales=scales, steps=(100, 1000))
-
-
 def learned(space: MixtureSpace, n: int = 40, **options) -> MixtureOptimizer:
     """Given runs at every fidelity; the loss is least at ``BEST``, whatever the domains beyond the third."""
-    optimizer = MixtureOptimizer(space, **({"objective": {"loss": 1.0}} | options))
-    for i, w in enumerate(space.sample(n, np.random.default_rng(3))):
-        scale, step = ("S", "L")[i % 2], (100, 1000)[i // 2 % 2]
-        loss = 2.0 + 0.3 * (scale == "S") + 0.2 * (step == 100) + float(np.square(w[:3] - BEST[: len(w)]).sum())
-        optimizer.add_evaluated_point(space.named(w), scale, step, {"loss": loss, "gain": -loss, "web": float(w[0])})
-    return optimizer
+    loss = Bowl(space=space, best=BEST)
+
+    def metrics(mixture, scale: str, step: int) -> dict[str, float]:
+        value = loss(mixture, scale, step)
+        return {"loss": value, "gain": -value, "web": mixture["web"]}
+
+    return given(MixtureOptimizer(space, **({"objective": {"loss": 1.0}} | options)), n, metrics)
 
 
 @pytest.fixture(scope="module")
 def three() -> Study:
-    return Study(learned(space_of("web", "code", "math")), "three")
+    return Study(learned(two_scales("web", "code", "math")), "three")
 
 
 # -- what matters
@@ -80,7 +77,7 @@ def test_the_runs_of_a_slice_lie_by_their_residual(three: Study) -> None:
 @pytest.mark.parametrize("mode", ["min", "max"])
 def test_values_have_the_objectives_own_direction(mode: str) -> None:
     optimizer = learned(
-        space_of("web", "code", "math"), mode=mode, objective={{"min": "loss", "max": "gain"}[mode]: 1.0}
+        two_scales("web", "code", "math"), mode=mode, objective={{"min": "loss", "max": "gain"}[mode]: 1.0}
     )
     study = Study(optimizer, mode)
     assert np.sign(study.slices[0].mean).tolist() == [1.0 if mode == "min" else -1.0] * 41
@@ -97,7 +94,7 @@ def test_three_domains_are_one_surface(three: Study) -> None:
 
 
 def test_more_domains_are_three_pairs_of_those_that_matter() -> None:
-    study = Study(learned(space_of("web", "code", "math", "rest", "more"), n=60), "five")
+    study = Study(learned(two_scales("web", "code", "math", "rest", "more"), n=60), "five")
     surfaces = study.surfaces
     # The first three change the loss, the fourth and the fifth only by what they leave to those.
     assert [surface.domains for surface in surfaces] == [("web", "code"), ("web", "math"), ("code", "math")]
@@ -111,12 +108,12 @@ def test_more_domains_are_three_pairs_of_those_that_matter() -> None:
 
 
 def test_two_domains_have_slices_and_no_surface() -> None:
-    study = Study(learned(space_of("web", "code"), n=12), "two")
+    study = Study(learned(two_scales("web", "code"), n=12), "two")
     assert len(study.slices) == 2 and study.surfaces == []
 
 
 def test_a_domain_with_all_of_the_recommendation_leaves_equal_shares_to_the_others() -> None:
-    study = Study(learned(space_of("web", "code", "math"), n=8), "corner")
+    study = Study(learned(two_scales("web", "code", "math"), n=8), "corner")
     study.best = np.array([1.0, 0.0, 0.0])
     expected = study.posterior.prediction(np.array([0.5, 0.25, 0.25])).mean
     assert study.slices[0].mean[20] == pytest.approx(expected)
@@ -124,17 +121,17 @@ def test_a_domain_with_all_of_the_recommendation_leaves_equal_shares_to_the_othe
 
 def test_known_mixtures_lie_on_a_front_by_their_predictions() -> None:
     objective = Objective(weights={"loss": 1.0, "web": 0.5}, directions={"web": "max"})
-    study = Study(learned(space_of("web", "code", "math"), objective=objective), "front")
+    study = Study(learned(two_scales("web", "code", "math"), objective=objective), "front")
     front = study.front
     assert (front.metrics, front.modes) == (("loss", "web"), ("min", "max"))
     assert front.marks["uniform"][1] == pytest.approx(1 / 3, abs=0.02)
     assert front.marks["recommended"][1] == pytest.approx(study.best[0], abs=0.02)
     assert front.points[0].first.mean <= front.marks["recommended"][0] + 1e-3
-    assert Study(learned(space_of("web", "code"), n=8), "one metric").front is None
+    assert Study(learned(two_scales("web", "code"), n=8), "one metric").front is None
 
 
 def test_nothing_is_shown_of_nothing() -> None:
-    study = Study(MixtureOptimizer(space_of("web", "code", "math")), "nothing")
+    study = Study(MixtureOptimizer(two_scales("web", "code", "math")), "nothing")
     assert study.slices == study.surfaces == study.left_out == study.way == study.comparisons == []
     assert study.front is None and study.ledger.ends == {}
 
@@ -161,7 +158,7 @@ def test_one_report_fits_every_metric_once(tmp_path: Path, monkeypatch: pytest.M
     if strategy == "default":
         weights = Objective(weights=weights | {"gain": 0.5}, directions={"gain": "max"}, guardrails=(rail,))
     fits = Fits()
-    space = replace(space_of("web", "code", "math"), upper={"code": 0.3})
+    space = replace(two_scales("web", "code", "math"), upper={"code": 0.3})
     optimizer = learned(space, objective=weights, callbacks=(fits,), strategy=strategy)
     write_report(Study(optimizer, "once"), tmp_path)
     assert fits.of == dict.fromkeys(optimizer.problem.metrics, 1)
@@ -185,7 +182,7 @@ def test_every_run_is_left_out_in_turn(three: Study) -> None:
 
 def test_runs_that_a_full_model_leaves_out_are_not_predicted_by_it() -> None:
     """The largest fidelities are what it holds: the others' rows are not those of its own."""
-    optimizer = learned(space_of("web", "code", "math"))
+    optimizer = learned(two_scales("web", "code", "math"))
     small = partial(DefaultStrategy, settings=DefaultSettings(fit=FitSettings(most_used=15)))
     optimizer = MixtureOptimizer.from_state_dict(optimizer.state_dict(), strategy=small)
     study = Study(optimizer, "full")
@@ -203,7 +200,7 @@ def test_runs_that_a_full_model_leaves_out_are_not_predicted_by_it() -> None:
 
 
 def test_the_books_of_a_search() -> None:
-    optimizer = MixtureOptimizer(space_of("web", "code"), objective={"loss": 1.0}, strategy="random")
+    optimizer = MixtureOptimizer(two_scales("web", "code"), objective={"loss": 1.0}, strategy="random")
     for i in range(3):
         run = optimizer.ask()
         optimizer.tell(run.trial_id, 100, {"loss": 4.0})
@@ -227,7 +224,7 @@ def test_the_books_of_a_search() -> None:
 
 
 def test_the_books_know_scales_that_are_only_learned_from() -> None:
-    given = learned(space_of("web", "code"), n=4).history
+    given = learned(two_scales("web", "code"), n=4).history
     space = replace(given.space, scales=given.space.scales[1:])
     optimizer = MixtureOptimizer(space, objective={"loss": 1.0})
     optimizer.absorb(given)

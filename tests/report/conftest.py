@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from worlds import given, two_scales
 
-from ray_mixopt import MixtureOptimizer, MixtureSpace, Scale
+from ray_mixopt import MixtureOptimizer
 from ray_mixopt.analysis.study import Study
 from ray_mixopt.core.objective import Guardrail, Objective
 from ray_mixopt.io import searches
@@ -32,10 +33,8 @@ def metrics(mixture, scale: str, step: int) -> dict[str, float]:
 
 def searched() -> MixtureOptimizer:
     """Paid and given runs, a paused, a diverged, a failed and a lost one; two metrics, a guardrail and a cap."""
-    space = MixtureSpace(
-        domains=DOMAINS,
-        scales=(Scale("S", 0.1, 1e7), Scale("L", 1.0, 1e8)),
-        steps=(100, 1000),
+    space = two_scales(
+        *DOMAINS,
         token_supply=dict(zip(DOMAINS, (70e9, 20e9, 5e9, 5e9), strict=True)),
         upper={"code & <math>": 0.3},
     )
@@ -45,10 +44,7 @@ def searched() -> MixtureOptimizer:
         guardrails=(Guardrail(metric="acc", mode="max", tolerance=0.05, baseline="uniform"),),
     )
     optimizer = MixtureOptimizer(space, objective=objective, strategy="default", budget=1e4, seed=1)
-    free = replace(space, upper={})
-    for i, w in enumerate(free.sample(6, np.random.default_rng(0))):
-        mixture = space.named(w)
-        optimizer.add_evaluated_point(mixture, ("S", "L")[i % 2], 1000, metrics(mixture, ("S", "L")[i % 2], 1000))
+    given(optimizer, 6, metrics, cells=[("S", 1000), ("L", 1000)], among=replace(space, upper={}))
     for number in range(9):
         run = optimizer.ask()
         assert run is not None

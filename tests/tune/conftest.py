@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from curve import SPACE, curve_tuner
+from curve import curve_tuner
 from ray import tune
 from small_ray import start_ray
+from worlds import TINY
 
 from ray_mixopt import MixtureSpace
 
@@ -25,7 +26,7 @@ def cluster() -> None:
 @pytest.fixture
 def space() -> MixtureSpace:
     """Three domains, two scales, three rungs."""
-    return SPACE
+    return TINY
 
 
 @pytest.fixture

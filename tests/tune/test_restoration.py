@@ -14,10 +14,11 @@ from typing import Any
 import cloudpickle
 import pytest
 import replay_driver
-from curve import SPACE, Curve, curve_tuner
+from curve import Curve, curve_tuner
 from killing import kill_after, outcome, paused_stayed_paused
 from ladder import observations
 from ray import tune
+from worlds import TINY
 
 import ray_mixopt
 from ray_mixopt import MixOptSearcher, MixtureSpace
@@ -264,7 +265,7 @@ def test_a_finished_search_goes_on_in_a_new_tuner(
 
 
 def edited(**changes: Any) -> MixtureSpace:
-    return replace(SPACE, **changes)
+    return replace(TINY, **changes)
 
 
 def test_a_changed_cap_holds_from_the_restore_on(experiment: Path) -> None:
@@ -287,7 +288,7 @@ def test_a_changed_cap_holds_from_the_restore_on(experiment: Path) -> None:
     [
         (edited(domains=("web", "code", "math", "books")), r"has the domains .*'math'\], param_space has .*'books'"),
         (edited(steps=(10, 20, 40, 80), target=("60M", 80)), r"has the steps \[10, 20, 40\], param_space has .*80"),
-        (edited(scales=SPACE.scales[:1], target=("20M", 40)), r"has the scales .*'60M'"),
+        (edited(scales=TINY.scales[:1], target=("20M", 40)), r"has the scales .*'60M'"),
     ],
     ids=["domains", "steps", "scales"],
 )
