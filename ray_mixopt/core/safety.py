@@ -49,7 +49,7 @@ def check_version(state: object, what: str, *readable: int, remedy: str = "") ->
 
 
 def check_size(name: object, n_bytes: int | None, most: int) -> None:
-    """Raises ValueError if a file is too large to be what it should be.
+    """Raises ValueError if a file is too large to be what it should be: it is not read, then.
 
     Args:
         name: of the file.
@@ -63,7 +63,7 @@ def check_size(name: object, n_bytes: int | None, most: int) -> None:
 
 
 def parse_json(content: bytes | str) -> Any:
-    """What a JSON text says.
+    """The value that a JSON text describes.
 
     Raises:
         ValueError: if it is no JSON, not UTF-8, or nested too deeply.
@@ -75,7 +75,7 @@ def parse_json(content: bytes | str) -> Any:
 
 
 def whole(value: object, name: str, least: int = 0) -> int:
-    """A whole number of at least ``least``, or ValueError."""
+    """``value``, if it is a whole number of at least ``least``; else raises ValueError, which calls it ``name``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
     return value

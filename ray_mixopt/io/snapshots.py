@@ -63,7 +63,12 @@ def keep_session(staging: str | os.PathLike[str], filesystem: fs.FileSystem, fol
 
 
 def locate(path: str | os.PathLike[str], filesystem: fs.FileSystem | None = None) -> tuple[fs.FileSystem, str]:
-    """Where a path leads: a local one, a URI such as ``s3://bucket/run``, or one on a given file system."""
+    """The file system that a path is on, and the path there.
+
+    Args:
+        path: a local path, a URI such as ``s3://bucket/run``, or a path on ``filesystem``.
+        filesystem: where the path lies, if it does not say.
+    """
     text = os.fspath(path)
     if filesystem is not None:
         return filesystem, text
@@ -73,7 +78,7 @@ def locate(path: str | os.PathLike[str], filesystem: fs.FileSystem | None = None
 
 
 def content(filesystem: fs.FileSystem, path: str) -> bytes:
-    """All of a file of an experiment.
+    """All bytes of a file of an experiment.
 
     Raises:
         OSError: if it cannot be opened.
@@ -86,7 +91,7 @@ def content(filesystem: fs.FileSystem, path: str) -> bytes:
 
 
 def read(filesystem: fs.FileSystem, path: str) -> dict[str, Any]:
-    """The state in one file.
+    """The JSON object in one file.
 
     Raises:
         OSError: if it cannot be opened.
@@ -99,13 +104,13 @@ def read(filesystem: fs.FileSystem, path: str) -> dict[str, Any]:
 
 
 def names(filesystem: fs.FileSystem, folder: str) -> set[str]:
-    """Names of the files in a folder."""
+    """Names of the files in a folder; none where there is no such folder."""
     entries = filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True))
     return {entry.base_name for entry in entries if entry.type == fs.FileType.File}
 
 
 def candidates(filesystem: fs.FileSystem, path: str) -> list[str]:
-    """Snapshots to try in turn: newest session first, each followed by the one that it replaced.
+    """Paths of the snapshots to try in turn: newest session first, each followed by the one that it replaced.
 
     Args:
         filesystem: where ``path`` lies.

@@ -57,7 +57,7 @@ class Roster:
             )
 
     def confirm(self, trial: Trial) -> None:
-        """Tune shows a trial."""
+        """Takes note of a trial that Tune shows."""
         self.unconfirmed.discard(trial.trial_id)
         self._trials[trial.trial_id] = trial
 
@@ -66,11 +66,11 @@ class Roster:
         return self._trials.get(trial_id)
 
     def start(self, trial_id: str) -> None:
-        """A trial was asked for, or is to go on."""
+        """Takes note that a trial was asked for, or is to go on."""
         self._live.add(trial_id)
 
     def end(self, trial_id: str) -> None:
-        """A trial is over."""
+        """Takes note that a trial is over."""
         self._live.discard(trial_id)
         self._trials.pop(trial_id, None)
 
@@ -97,7 +97,7 @@ class Roster:
 
 
 def training_step(result: Mapping[str, Any]) -> int | None:
-    """The training step: "step", else "training_iteration"; None where that is no number >= 1."""
+    """The training step of a flattened result: its "step", else "training_iteration"; None unless that is >= 1."""
     value = result.get("step", result.get("training_iteration"))
     try:
         return int(value) if value is not None and value >= 1 else None
@@ -106,7 +106,7 @@ def training_step(result: Mapping[str, Any]) -> int | None:
 
 
 def metrics_of(result: Mapping[str, Any], names: Iterable[str]) -> dict[str, float]:
-    """Those of the named metrics that are there and are numbers, NaN and infinity among them."""
+    """Values of those of the named metrics that a flattened result has as numbers, NaN and infinity among them."""
     found = {}
     for name in names:
         try:
@@ -117,7 +117,7 @@ def metrics_of(result: Mapping[str, Any], names: Iterable[str]) -> dict[str, flo
 
 
 def others_of(result: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """What a trial reported itself besides the named metrics."""
+    """The entries of a flattened result that are neither Tune's own nor among the named metrics."""
     known = {*_OF_TUNE, *names}
     return {key: value for key, value in result.items() if key not in known and not key.startswith(_KINDS_OF_TUNE)}
 
@@ -131,7 +131,17 @@ class Reports:
     def observe(
         self, optimizer: MixtureOptimizer, run: Run, result: Mapping[str, Any], names: Sequence[str]
     ) -> int | None:
-        """Records a report of the named metrics; gives its step, None where there is nothing to record."""
+        """Tells the optimizer of a report.
+
+        Args:
+            optimizer: of the search.
+            run: the run that reported.
+            result: what it reported, flattened.
+            names: the metrics that matter.
+
+        Returns:
+            The training step of the report; None where there was nothing to tell.
+        """
         step, metrics = training_step(result), metrics_of(result, names)
         if step is None and not metrics:
             return None  # no report: what Tune has of a trial that ended before its first one
@@ -149,7 +159,7 @@ class Reports:
         return step
 
     def warn_once(self, message: str) -> None:
-        """Logs a warning, unless it was logged before."""
+        """Logs a warning, unless the same was logged before."""
         if message not in self._told:
             self._told.add(message)
             logger.warning("%s", message)
