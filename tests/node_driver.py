@@ -20,7 +20,7 @@ from ray.cluster_utils import Cluster
 from ray.tune.experiment import Trial
 
 from ray_mixopt import MixOptSearcher
-from ray_mixopt.strategies import STRATEGIES
+from ray_mixopt.strategies import STRATEGIES, Named
 
 HEALTH = {"health_check_period_ms": 500, "health_check_initial_delay_ms": 2000, "health_check_failure_threshold": 6}
 
@@ -57,7 +57,7 @@ class Shake(tune.Callback):
 
 
 def main(folder: str, budget: str) -> None:
-    STRATEGIES["ladder"] = ("ladder", "LadderStrategy", {})
+    STRATEGIES["ladder"] = Named(module="ladder", cls="LadderStrategy")
     cluster = Cluster()
     config = {"_system_config": HEALTH, "num_cpus": 0, "include_dashboard": False}
     cluster.add_node(**config)

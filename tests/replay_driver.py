@@ -18,7 +18,7 @@ from ray.tune.experiment import Trial
 
 import ray_mixopt
 from ray_mixopt import MixOptScheduler, MixOptSearcher, simulators
-from ray_mixopt.strategies import STRATEGIES
+from ray_mixopt.strategies import STRATEGIES, Named
 
 NAME = "search"
 
@@ -79,7 +79,7 @@ def _trial_id(trial: Trial) -> str:
 
 
 def main(mode: str, folder: str, concurrency: str, budget: str, seed: str) -> None:
-    STRATEGIES["ladder"] = ("ladder", "LadderStrategy", {})
+    STRATEGIES["ladder"] = Named(module="ladder", cls="LadderStrategy")
     ray.init(address="local", num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     if mode == "restore":
         tuner = ray_mixopt.restore(Path(folder, NAME), trainable())

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ray_mixopt.core.history import History
 from ray_mixopt.core.objective import Mode
 from ray_mixopt.core.pool import Pool
-from ray_mixopt.core.problem import Settings
+from ray_mixopt.core.problem import Problem, Settings
 from ray_mixopt.core.safety import check_version
 from ray_mixopt.core.space import MixtureSpace
+from ray_mixopt.core.strategy import Strategy
 from ray_mixopt.optimizer import MixtureOptimizer
+from ray_mixopt.strategies import check
+
+AnyStrategy = str | Callable[[Problem], Strategy]
+"""A strategy of this package by name, or one's own as what makes it of a problem."""
 
 STATE_VERSION = 1
 AT_STEPS = -1  # stands for "at the steps of the configuration"
@@ -26,32 +31,31 @@ class SearchState:
         space: the search space, None while it is unknown.
         metric: the single metric to optimise, None while it is unknown or where the settings have an objective.
         mode: "min" or "max", None while it is unknown.
-        settings: of the optimizer: objective, strategy, budget, seed, reference and min_gain_per_cost.
+        settings: of the optimizer. Their mode is not heeded: it is ``mode``, once that is known.
         pool: the only runs that exist, when a table of logged runs is replayed; not part of the JSON state.
         points: runs made elsewhere that wait for the optimizer, each ``{"mixture": weights by domain, "scale": name,
             "steps": rung, "values": [[step, value or metrics by name], ...]}``. Scale and steps may be None where the
             space has only one; so may a step, for "the first rungs in turn"; ``AT_STEPS`` is "at the point's steps".
+
+    Raises:
+        ValueError: for a strategy that does not exist, or cannot do what the settings ask.
     """
 
     space: MixtureSpace | None = None
     metric: str | None = None
     mode: Mode | None = None
-    settings: dict[str, Any]
+    settings: Settings = field(default_factory=Settings)
     pool: Pool | None = None
     points: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        check(self.settings)
         self._optimizer: MixtureOptimizer | None = None
 
     @property
     def metrics(self) -> list[str]:
         """Names of the metrics of the objective, those of its guardrails included; empty while it is unknown."""
-        described = self._described
-        return list(filter(None, [self.metric])) if described.single_valued else list(described.metrics)
-
-    @property
-    def _described(self) -> Settings:
-        return Settings.from_dict({**self.settings, "mode": self.mode or "min"})
+        return list(filter(None, [self.metric])) if self.settings.single_valued else list(self.settings.metrics)
 
     @property
     def missing(self) -> str | None:
@@ -79,22 +83,26 @@ class SearchState:
         if self._optimizer is None:
             if self.missing is not None:
                 raise RuntimeError(self.missing)
-            assert self.space is not None
-            settings = self._described
-            if settings.single_valued:
-                settings = replace(settings, objective={self.metrics[0]: 1.0})
+            assert self.space is not None and self.mode is not None
+            objective = self.settings.objective or {self.metrics[0]: 1.0}
+            settings = replace(self.settings, mode=self.mode, objective=objective)
             self._optimizer = MixtureOptimizer(self.space, settings, pool=self.pool)
         while self.points:
             _hand_over(self.points.pop(0), self._optimizer)
         return self._optimizer
 
     def state_dict(self) -> dict[str, Any]:
-        """JSON-able state, read back by ``from_state_dict``: all but the pool."""
+        """JSON-able state, read back by ``from_state_dict``: all but the pool, callbacks, and a strategy of one's own.
+
+        Such a strategy is named, for people to read.
+        """
+        settings = self.settings.to_dict()
+        del settings["mode"]
         return {
             "version": STATE_VERSION,
             "metric": self.metric,
             "mode": self.mode,
-            "settings": self.settings,
+            "settings": settings,
             "space": None if self.space is None else self.space.to_dict(),
             "history": None if self.history is None else self.history.state_dict(),
             "evaluated": list(self.points),
@@ -102,7 +110,13 @@ class SearchState:
 
     @classmethod
     def from_state_dict(
-        cls, state: Mapping[str, Any], *, space: MixtureSpace | None = None, pool: Pool | None = None
+        cls,
+        state: Mapping[str, Any],
+        *,
+        space: MixtureSpace | None = None,
+        pool: Pool | None = None,
+        settings: Settings | None = None,
+        strategy: AnyStrategy | None = None,
     ) -> SearchState:
         """The search that ``state_dict`` described, with its optimizer where it had one. Other keys are ignored.
 
@@ -110,28 +124,35 @@ class SearchState:
             state: the description.
             space: holds from now on in place of the one described; see ``check_revision``.
             pool: the pool that the search was made with, if any.
+            settings: have what JSON cannot hold: callbacks, and the strategy if that is one's own and not a name.
+            strategy: in place of the one described.
 
         Raises:
-            ValueError: if the state is of another version or malformed, or ``space`` is of another search.
+            ValueError: if the state is of another version or malformed, ``space`` is of another search, or the strategy
+                is one's own and neither ``settings`` nor ``strategy`` have it. Nothing named in a state is imported.
         """
         check_version(state, "a searcher's state", STATE_VERSION)
         try:
             saved = None if state["space"] is None else MixtureSpace.from_dict(state["space"])
             history = None if state["history"] is None else History.from_state_dict(state["history"])
+            described = state["settings"]
+            if strategy is None and isinstance(described["strategy"], Mapping) and settings is not None:
+                strategy = None if isinstance(settings.strategy, str) else settings.strategy
+            read = Settings.from_dict({**described, "mode": state["mode"] or "min"}, strategy=strategy)
             if saved is not None and space is not None:
                 check_revision(saved, space)
             search = cls(
                 space=space or saved,
                 metric=state["metric"],
                 mode=state["mode"],
-                settings=dict(state["settings"]),
+                settings=read if settings is None else replace(read, callbacks=settings.callbacks),
                 pool=pool,
                 points=[_checked(point) for point in state["evaluated"]],
             )
             if history is not None:
                 history.space = search.space or history.space
                 search.optimizer.history = history
-        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError, RuntimeError) as error:
             raise ValueError(f"Malformed state of a searcher: {error!r}.") from error
         return search
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ray_mixopt.core.pool import Pool
 from ray_mixopt.core.problem import Settings
 from ray_mixopt.core.safety import parse_json, write_atomically
 from ray_mixopt.io import snapshots
-from ray_mixopt.io.search_state import SearchState
+from ray_mixopt.io.search_state import AnyStrategy, SearchState
 from ray_mixopt.optimizer import MixtureOptimizer
 
 HISTORY, EXPERIMENT = "history.json", "experiment"
@@ -30,7 +31,11 @@ def save(optimizer: MixtureOptimizer, path: Path) -> None:
 
 
 def load(
-    path: str | Path, *, objective: Mapping[str, float] | Objective | None = None, mode: Mode | None = None
+    path: str | Path,
+    *,
+    objective: Mapping[str, float] | Objective | None = None,
+    mode: Mode | None = None,
+    strategy: AnyStrategy | None = None,
 ) -> MixtureOptimizer:
     """The optimizer of a search, running or done.
 
@@ -38,17 +43,18 @@ def load(
         path: folder or URI of a Tune experiment; folder of a replay; or a JSON file of an optimizer or a history.
         objective: asked about instead of the search's own; needed for a history, which has none.
         mode: its direction; that of the search by default, else "min".
+        strategy: in place of the search's own; needed if that is none of this package's.
 
     Raises:
         ValueError: if there is no search at that path, or it is damaged.
     """
-    found = _contents(path)
+    found = _contents(path, strategy)
     if isinstance(found, History):
         if objective is None and len(found.metrics) != 1:
             known = ", ".join(found.metrics) or "(none)"
             raise ValueError(f"The runs have the metrics {known}: say which one is wanted.")
-        settings = Settings(objective=objective or {found.metrics[0]: 1.0}, mode=mode or "min")
-        return of_history(found, settings)
+        asked = objective or {found.metrics[0]: 1.0}
+        return of_history(found, Settings(objective=asked, mode=mode or "min", strategy=strategy or "default"))
     settings, pool = found.settings, found.problem.pool
     if objective is None:
         wanted = replace(settings, mode=mode or settings.mode)
@@ -75,7 +81,7 @@ def load_history(path: str | Path) -> History:
     Raises:
         ValueError: see ``load``.
     """
-    found = _contents(path)
+    found = _contents(path, "default")  # any strategy will do
     return found if isinstance(found, History) else found.history
 
 
@@ -97,7 +103,7 @@ def check_reported(metrics: Iterable[str], history: History) -> None:
         raise ValueError(f"No run reported {', '.join(missing)}: they have {', '.join(known) or 'no metrics'}.")
 
 
-def _contents(path: str | Path) -> MixtureOptimizer | History:
+def _contents(path: str | Path, strategy: AnyStrategy | None) -> MixtureOptimizer | History:
     """What is at a path: a search, or a bare history."""
     place = Path(path)
     if "://" not in str(path):
@@ -106,27 +112,30 @@ def _contents(path: str | Path) -> MixtureOptimizer | History:
         if (place / HISTORY).is_file():
             place = place / HISTORY
         if place.is_file():
-            return _from_file(place)
+            return _from_file(place, strategy)
         if (place / EXPERIMENT).is_dir():
             place = place / EXPERIMENT
-    return _from_experiment(path if "://" in str(path) else place)
+    return _from_experiment(path if "://" in str(path) else place, strategy)
 
 
-def _from_experiment(path: str | Path) -> MixtureOptimizer:
-    search, _ = snapshots.newest(*snapshots.locate(path), SearchState.from_state_dict)
+def _from_experiment(path: str | Path, strategy: AnyStrategy | None) -> MixtureOptimizer:
+    take = partial(SearchState.from_state_dict, strategy=strategy)
+    search, _ = snapshots.newest(*snapshots.locate(path), take)
     if search.missing is not None:  # Tune has not told it yet
         raise ValueError(f"The search at {str(path)!r} holds nothing yet. {search.missing}")
     return search.optimizer
 
 
-def _from_file(path: Path) -> MixtureOptimizer | History:
+def _from_file(path: Path, strategy: AnyStrategy | None) -> MixtureOptimizer | History:
     state = _state(path)
     if "trials" in state:
         return History.from_state_dict(state)
     if "layout" in state:  # a snapshot of a Tune searcher
-        return _from_experiment(path)
+        return _from_experiment(path, strategy)
     pool = state.get("pool")
-    return MixtureOptimizer.from_state_dict(state, pool=None if pool is None else Pool.from_dict(pool))
+    return MixtureOptimizer.from_state_dict(
+        state, pool=None if pool is None else Pool.from_dict(pool), strategy=strategy
+    )
 
 
 def _state(path: Path) -> dict[str, Any]:

@@ -44,8 +44,32 @@ def evaluated(
     return point | {"values": values}
 
 
+def to_evaluate(layout: Layout, configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Points to evaluate as ``Settings`` keep them.
+
+    Args:
+        layout: where a configuration holds what.
+        configs: configurations.
+
+    Raises:
+        ValueError: if a configuration has no mixture, or a parameter that is not searched.
+    """
+    found = []
+    for config in configs:
+        point = _translated(layout, config, "A point to evaluate")
+        if others := sorted(set(map(str, config)) - {layout.mixture, layout.scale, layout.steps}):
+            raise ValueError(
+                f"A point to evaluate has {layout.mixture!r}, {layout.scale!r} and {layout.steps!r} only, got "
+                f"{', '.join(others)}, too: what else is in param_space is sampled."
+            )
+        found.append(point)
+    return found
+
+
 def _translated(layout: Layout, config: Mapping[str, Any], what: str) -> dict[str, Any]:
     """``{"mixture", "scale", "steps"}`` of a configuration; scale and steps are None where it lacks them."""
+    if not isinstance(config, Mapping):
+        raise ValueError(f"{what} must be a configuration such as suggestions are, got {config!r}.")
     if layout.mixture not in config:
         raise ValueError(f"{what} needs its mixture under {layout.mixture!r}, got the keys {sorted(config)}.")
     return {key: config.get(getattr(layout, key)) for key in ("mixture", "scale", "steps")}

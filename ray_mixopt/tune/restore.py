@@ -50,7 +50,8 @@ def restore(path: str | os.PathLike[str], trainable: Any, **kwargs: Any) -> tune
         raise ValueError(f"{os.fspath(path)!r} is not the folder of a Tune experiment: it has no {_TUNER}.")
     if (problem := _check_pickle(snapshots.content(filesystem, f"{folder}/{_TUNER}"))) is not None:
         raise ValueError(f"{folder}/{_TUNER} is damaged ({problem}).{_advice(path)}")
-    searcher = MixOptSearcher.load(path, storage_filesystem=kwargs.get("storage_filesystem"))
+    # Any strategy will do here: Tune's own files have the one that was given.
+    searcher = MixOptSearcher.load(path, strategy="default", storage_filesystem=kwargs.get("storage_filesystem"))
     if kwargs.get("param_space"):
         searcher.check_param_space(kwargs["param_space"])
     for pattern, check in (("experiment_state-*.json", _check_trials), ("search_gen_state-*.json", _check_pickle)):

@@ -16,15 +16,14 @@ from ray.tune.utils import flatten_dict
 from ray_mixopt.core.history import History
 from ray_mixopt.core.history import Trial as Run
 from ray_mixopt.core.merging import DomainMap
-from ray_mixopt.core.objective import Objective
+from ray_mixopt.core.objective import Mode
 from ray_mixopt.core.pool import Pool
 from ray_mixopt.core.problem import Settings
 from ray_mixopt.core.recommendation import Recommendation
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.io import snapshots
-from ray_mixopt.io.search_state import SearchState, check_revision
+from ray_mixopt.io.search_state import AnyStrategy, SearchState, check_revision
 from ray_mixopt.optimizer import MixtureOptimizer
-from ray_mixopt.strategies import check as check_strategy
 from ray_mixopt.tune import points
 from ray_mixopt.tune.background import Asking
 from ray_mixopt.tune.layout import Layout
@@ -49,11 +48,9 @@ class MixOptSearcher(SnapshotSearcher):
         space: the search space; by default that of ``param_space``.
         metric: name of the metric to optimise; by default that of ``TuneConfig``.
         mode: "min" or "max"; by default that of ``TuneConfig``.
-        objective: weight of each metric in the objective, in place of the single ``metric``, or an ``Objective``.
-            Metrics that a result lacks are unknown.
-        strategy: see ``MixtureOptimizer``.
-        budget: most to spend, in the unit of the space's costs; the search then finishes by itself.
-        seed: of all random draws; the same seed and data give the same suggestions.
+        settings: what the search is for, how it goes about it and what it may spend; see ``MixtureOptimizer``.
+        points_to_evaluate: configurations to run before any other, with the keys of a suggestion; scale and steps may
+            be left out where the space has only one.
         pool: the only runs that exist, when a table of logged runs is replayed.
         mixture_key: key of the mixture in the configuration.
         scale_key: key of the model scale.
@@ -61,8 +58,9 @@ class MixOptSearcher(SnapshotSearcher):
         cost_per_step: price of a step by scale name, for a hand-written ``param_space`` with several scales.
         max_wait_s: longest time, in seconds, that Tune waits for a suggestion while trials run; it is then made in a
             thread, and the search depends on how long that takes. By default Tune waits as long as it takes.
-        reference: weights by domain of a mixture to compare recommendations with.
-        min_gain_per_cost: see ``MixtureOptimizer``; the search then finishes by itself.
+        **given: further fields of ``Settings``, in place of ``settings`` or to change some of them: ``objective``
+            (weight of each metric, in place of the single ``metric``, or an ``Objective``), ``strategy``, ``budget``
+            (the search then finishes by itself), ``seed``, ``reference``, ``min_gain_per_cost``, ``callbacks``.
 
     Raises:
         ValueError: for an argument that makes no sense; the message says what to change.
@@ -72,52 +70,34 @@ class MixOptSearcher(SnapshotSearcher):
         self,
         space: MixtureSpace | None = None,
         metric: str | None = None,
-        mode: str | None = None,
+        mode: Mode | None = None,
         *,
-        objective: Mapping[str, float] | Objective | None = None,
-        strategy: str = "default",
-        budget: float | None = None,
-        seed: int = 0,
+        settings: Settings | None = None,
+        points_to_evaluate: Sequence[Mapping[str, Any]] | None = None,
         pool: Pool | None = None,
         mixture_key: str = "mixture",
         scale_key: str = "scale",
         steps_key: str = "steps",
         cost_per_step: Mapping[str, float] | None = None,
         max_wait_s: float | None = None,
-        reference: Mapping[str, float] | None = None,
-        min_gain_per_cost: float = 0.0,
+        **given: Any,
     ) -> None:
         if space is not None and not isinstance(space, MixtureSpace):
             raise ValueError(f"space must be a MixtureSpace, got {space!r}: pass a dict as Tuner(param_space=...).")
         if metric is not None and not isinstance(metric, str):
             raise ValueError(f"metric must be one name, got {metric!r}: for several use objective={{name: weight}}.")
-        checked = Settings(
-            mode=cast(Any, mode or "min"),
-            objective=objective,
-            strategy=strategy,
-            budget=budget,
-            seed=seed,
-            min_gain_per_cost=min_gain_per_cost,
-        )
-        check_strategy(checked)
+        self.layout = Layout(mixture=mixture_key, scale=scale_key, steps=steps_key)
+        if points_to_evaluate is not None:
+            given["points_to_evaluate"] = points.to_evaluate(self.layout, points_to_evaluate)
+        if mode is not None:
+            given["mode"] = mode
+        elif settings is not None:
+            mode = settings.mode
+        settings = replace(settings or Settings(), **given)
+        self._search = SearchState(space=space, metric=metric, mode=mode, settings=settings, pool=pool)
         super().__init__(metric=metric, mode=mode)
         self._asking = Asking(max_wait_s)
-        self._search = SearchState(
-            space=space,
-            metric=metric,
-            mode=cast(Any, mode),
-            settings={
-                "objective": objective.to_dict() if isinstance(objective, Objective) else objective and dict(objective),
-                "strategy": strategy,
-                "budget": budget,
-                "seed": seed,
-                "reference": None if reference is None else dict(reference),
-                "min_gain_per_cost": min_gain_per_cost,
-            },
-            pool=pool,
-        )
         self._cost_per_step = None if cost_per_step is None else dict(cost_per_step)
-        self.layout = Layout(mixture=mixture_key, scale=scale_key, steps=steps_key)
         self._max_concurrent = 0
         self._reports = Reports()
         self.roster = Roster()
@@ -148,7 +128,7 @@ class MixOptSearcher(SnapshotSearcher):
         self.layout = layout
         if self._search.missing is None:
             _ = self._search.optimizer  # made now, so that what does not fit is said now
-        own_end = search.settings["budget"] or search.settings["min_gain_per_cost"]
+        own_end = search.settings.budget or search.settings.min_gain_per_cost
         ends = own_end or spec.get("stop") or spec.get("time_budget_s")
         if spec.get("num_samples", 1) >= sys.maxsize and not ends:
             logger.warning("num_samples=-1 without MixOptSearcher(budget=...): this search does not end by itself.")
@@ -178,7 +158,7 @@ class MixOptSearcher(SnapshotSearcher):
         running = roster.running(history)
         if self._max_concurrent and running >= self._max_concurrent:
             return None
-        number = history.n_asked
+        number, n_trials = history.n_asked, len(history)
         # With nothing running, Tune would sleep for a second if told to come back.
         known, suggestion = (
             (True, None) if roster.exhausted else self._asking.ask(optimizer, trial_id, patient=not running)
@@ -189,7 +169,9 @@ class MixOptSearcher(SnapshotSearcher):
         roster.start(suggestion.trial_id)
         if suggestion.continues is not None:
             return None
-        return self.layout.config(suggestion, optimizer.problem.rng(number, _PARAMETER_STREAM))
+        # Lost runs and points to evaluate are not numbered: they draw from streams of their own.
+        stream = (number, _PARAMETER_STREAM) if history.n_asked > number else (n_trials, _PARAMETER_STREAM, 1)
+        return self.layout.config(suggestion, optimizer.problem.rng(*stream))
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Takes in a report. Unknown, late and repeated ones do no harm."""
@@ -293,12 +275,22 @@ class MixOptSearcher(SnapshotSearcher):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes over a state, or raises ValueError and changes nothing. Bounds that are known by now go on to hold."""
-        search = SearchState.from_state_dict(state, space=self._search.space, pool=self._search.pool)
+        """Takes over a state, or raises ValueError and changes nothing.
+
+        Bounds that are known by now go on to hold. A strategy of one's own, of which the state has only the name, must
+        have been given to this searcher.
+        """
+        self._take_over(state, None)
+
+    def _take_over(self, state: Mapping[str, Any], strategy: AnyStrategy | None) -> None:
+        known = self._search
+        search = SearchState.from_state_dict(
+            state, space=known.space, pool=known.pool, settings=known.settings, strategy=strategy
+        )
         try:
             layout, asking = Layout.from_state(state["layout"]), Asking(state.get("max_wait_s"))
             cost_per_step, n_recoveries = state["cost_per_step"], int(state["n_recoveries"])
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"Malformed state of a searcher: {error!r}.") from error
         self._search, self.layout, self._asking = search, layout, asking
         self._cost_per_step, self.n_recoveries = cost_per_step, n_recoveries
@@ -310,6 +302,7 @@ class MixOptSearcher(SnapshotSearcher):
         experiment_path: str | os.PathLike[str],
         *,
         pool: Pool | None = None,
+        strategy: AnyStrategy | None = None,
         storage_filesystem: fs.FileSystem | None = None,
     ) -> MixOptSearcher:
         """The searcher of an experiment, running, interrupted or done: for ``recommend`` or for another Tuner.
@@ -317,21 +310,24 @@ class MixOptSearcher(SnapshotSearcher):
         Args:
             experiment_path: the experiment's folder, a path or a URI.
             pool: the pool that it was made with, if any.
+            strategy: in place of the one that it was made with; needed if that was one of your own.
             storage_filesystem: where the folder lies, if the path does not say.
 
         Raises:
             ValueError: if there is no readable state.
         """
         searcher = cls(pool=pool)
-        searcher.restore_newest(*snapshots.locate(experiment_path, storage_filesystem))
+        where = snapshots.locate(experiment_path, storage_filesystem)
+        _, n_damaged = snapshots.newest(*where, lambda state: searcher._take_over(state, strategy))
+        searcher.n_recoveries += n_damaged
         return searcher
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle: Tune keeps the searcher as it was made, and a second Tuner one that has run."""
-        return {"pool": self._search.pool, "state": self.state_dict()}
+        return {"pool": self._search.pool, "settings": self._search.settings, "state": self.state_dict()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(pool=state["pool"])  # type: ignore[misc]
+        self.__init__(settings=state["settings"], pool=state["pool"])  # type: ignore[misc]
         self.load_state_dict(state["state"])
 
     # -- for MixOptScheduler

@@ -8,9 +8,11 @@ import math
 import pickle
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pytest
 from ladder import observations
@@ -20,7 +22,10 @@ from ray.tune.search import ConcurrencyLimiter, Searcher, SearchGenerator
 from ray.tune.utils.mock_trainable import MOCK_TRAINABLE_NAME, register_mock_trainable
 
 from ray_mixopt import MixOptSearcher, MixtureSpace
+from ray_mixopt.core.problem import Settings
+from ray_mixopt.core.strategy import Callback, Suggestion
 from ray_mixopt.io import snapshots
+from ray_mixopt.strategies.random import RandomStrategy
 from ray_mixopt.tune.layout import Layout
 from ray_mixopt.tune.param_space import Parameters
 from ray_mixopt.tune.trials import metrics_of, training_step
@@ -445,6 +450,101 @@ def test_points_that_do_not_fit(
     parameters = {key: value for key, value in (point(space) | change).items() if value is not None}
     with pytest.raises(ValueError, match=message):
         searcher.add_evaluated_point(parameters, 1.0, intermediate_values=intermediate)
+
+
+# -- runs to make first
+
+
+def test_points_to_evaluate_come_first(space: MixtureSpace, tmp_path: Path) -> None:
+    mixtures = [space.named(corner) for corner in space.corners()]
+    points = [{"data": mixture, "scale": "20M", "steps": 500} for mixture in mixtures]
+    searcher = MixOptSearcher(strategy="random", points_to_evaluate=points, mixture_key="data", seed=4)
+    plain = MixOptSearcher(strategy="random", mixture_key="data", seed=4)
+    domains = space.param_space()
+    for each in (searcher, plain):
+        config = {"data": domains.pop("mixture"), **domains, "lr": tune.uniform(0, 1)}
+        each.set_search_properties("loss", "min", config)
+        domains = space.param_space()
+    configs = [searcher.suggest("0")]
+    searcher.save(str(tmp_path / "state"))
+    other = MixOptSearcher()
+    other.restore(str(tmp_path / "state"))
+    configs += [other.suggest(name) for name in "12"]
+    assert [(config["data"], config["scale"], config["steps"]) for config in configs] == [
+        (mixture, "20M", 500) for mixture in mixtures
+    ]
+    assert len({config["lr"] for config in configs}) == 3
+    assert other.suggest("3") == plain.suggest("0"), "they do not move the strategy's own stream"
+
+
+def test_a_point_may_leave_out_what_there_is_only_one_of(space: MixtureSpace) -> None:
+    single = replace(space, scales=space.scales[:1], steps=space.steps[:1], target=None)
+    mixture = space.named(space.uniform())
+    searcher = MixOptSearcher(single, "loss", "min", strategy="random", points_to_evaluate=[{"mixture": mixture}])
+    assert searcher.suggest("a") == {"mixture": mixture, "scale": "20M", "steps": 100}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mixture": None}, "A point to evaluate needs its mixture under 'mixture', got the keys"),
+        ({"lr": 0.1}, "'mixture', 'scale' and 'steps' only, got lr, too: what else is in param_space is sampled"),
+        ({"scale": None}, "must name its scale"),
+        ({"scale": "2B"}, "'2B' x 500 steps: the space trains 20M, 150M, 1B"),
+        ({"steps": 501}, "x 501 steps"),
+        ({"mixture": {"book": 1.0}}, "missing"),
+    ],
+)
+def test_points_to_evaluate_that_do_not_fit(space: MixtureSpace, change: dict[str, Any], message: str) -> None:
+    points = [{key: value for key, value in (point(space) | change).items() if value is not None}]
+    with pytest.raises(ValueError, match=message):
+        MixOptSearcher(points_to_evaluate=points).set_search_properties("loss", "min", space.param_space())
+    with pytest.raises(ValueError, match="must be a configuration"):
+        MixOptSearcher(points_to_evaluate=["first"])
+
+
+# -- settings and strategies of one's own
+
+
+def test_settings_in_one_object(space: MixtureSpace) -> None:
+    searcher = MixOptSearcher(space, "loss", settings=Settings(mode="max", strategy="random", seed=3), budget=1e4)
+    assert searcher.mode == "max" and searcher.optimizer.problem.mode == "max"
+    same = MixOptSearcher(space, "loss", "max", strategy="random", seed=3, budget=1e4)
+    assert searcher.suggest("a") == same.suggest("a") and searcher.state_dict() == same.state_dict()
+    with pytest.raises(TypeError, match="bugdet"):
+        MixOptSearcher(bugdet=1.0)
+
+
+def test_a_strategy_of_ones_own_and_callbacks(searcher: MixOptSearcher, space: MixtureSpace, tmp_path: Path) -> None:
+    heard: list[Suggestion] = []
+
+    class Hears(Callback):
+        def on_suggestion(self, suggestion: Suggestion) -> None:
+            heard.append(suggestion)
+
+    own = MixOptSearcher(strategy=lambda problem: RandomStrategy(problem), seed=5, callbacks=[Hears()])
+    own.set_search_properties("loss", "min", space.param_space())
+    assert own.suggest("a") == searcher.suggest("a") and [run.trial_id for run in heard] == ["a"]
+    own.save(str(tmp_path / "state"))
+    copy = cloudpickle.loads(cloudpickle.dumps(own))  # as Tune does
+    copy.restore(str(tmp_path / "state"))
+    assert copy.suggest("b") == searcher.suggest("b")
+    assert MixOptSearcher.load(tmp_path / "state", strategy="random").suggest("b") == own.suggest("b")
+
+
+def test_a_state_imports_nothing_that_it_names(
+    searcher: MixOptSearcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bomb.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    state = searcher.state_dict()
+    state["settings"]["strategy"] = {"own": "bomb:Strategy"}
+    with pytest.raises(ValueError, match="a strategy of its own, 'bomb:Strategy': pass it as strategy="):
+        MixOptSearcher().load_state_dict(state)
+    state["settings"]["strategy"] = "bomb:Strategy"
+    with pytest.raises(ValueError, match="Unknown strategy 'bomb'"):
+        MixOptSearcher().load_state_dict(state)
+    assert "bomb" not in sys.modules
 
 
 # -- bad arguments

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 from curve import Curve
-from ladder import observations
+from ladder import LadderStrategy, observations
 from ray import tune
 from ray.tune.experiment import Trial
 
 import ray_mixopt
 from ray_mixopt import MixOptSearcher
 from ray_mixopt.core.history import History
+from ray_mixopt.io import searches
 from ray_mixopt.testing import check_history
 
 MakeTuner = Callable[..., tune.Tuner]
@@ -161,3 +162,17 @@ def test_a_signal_interrupts_and_restore_goes_on(
     history = MixOptSearcher.load(tmp_path / "run").optimizer.history
     assert observations(history) == observations(whole.optimizer.history)
     check_history(history, budget=BUDGET)
+
+
+def test_a_strategy_of_ones_own_is_restored(make_tuner: MakeTuner, searcher: MixOptSearcher, tmp_path: Path) -> None:
+    own = MixOptSearcher(strategy=LadderStrategy, budget=BUDGET, seed=1)
+    stop = Signal(signal.SIGUSR1, tmp_path / "signalled")
+    make_tuner(own, num_samples=-1, max_concurrent_trials=1, callbacks=[stop]).fit()
+    assert not ray_mixopt.restore(tmp_path / "run", Curve).fit().errors
+    with pytest.raises(ValueError, match="a strategy of its own, 'ladder:LadderStrategy'"):
+        MixOptSearcher.load(tmp_path / "run")
+    history = MixOptSearcher.load(tmp_path / "run", strategy=LadderStrategy).optimizer.history
+    make_tuner(searcher, name="named", num_samples=-1, max_concurrent_trials=1).fit()
+    assert len(own.optimizer.history.arrivals) < len(history.arrivals)
+    assert observations(history) == observations(searcher.optimizer.history)
+    assert searches.load(tmp_path / "run", strategy="default").history.state_dict() == history.state_dict()

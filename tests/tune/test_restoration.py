@@ -23,7 +23,7 @@ from worlds import TINY
 import ray_mixopt
 from ray_mixopt import MixOptSearcher, MixtureSpace
 from ray_mixopt.core.history import History
-from ray_mixopt.strategies import STRATEGIES
+from ray_mixopt.strategies import STRATEGIES, Named
 
 BUDGET = 100.0
 SEED = 11
@@ -66,7 +66,7 @@ def test_kill_9_of_four_trials_at_once(tmp_path: Path, start_driver: StartDriver
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished experiment with two sessions of files."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(STRATEGIES, "ladder", ("ladder", "LadderStrategy", {}))
+        patch.setitem(STRATEGIES, "ladder", Named(module="ladder", cls="LadderStrategy"))
         folder = tmp_path_factory.mktemp("finished")
         curve_tuner(folder, MixOptSearcher(strategy="ladder", budget=100), num_samples=-1).fit()
     for kind in ("experiment_state", "search_gen_state", "searcher-state"):

@@ -55,6 +55,22 @@ def test_num_samples_counts_new_trials(make_tuner: MakeTuner, ladder: str, concu
     assert searcher.optimizer.history.n_asked > 7, "continuations are asked for, too"
 
 
+def test_points_to_evaluate_are_run_first(make_tuner: MakeTuner, space: MixtureSpace, ladder: str) -> None:
+    mixture = space.named(space.corners()[0])
+    points = [{"mixture": mixture, "scale": scale, "steps": 20} for scale in space.scale_names]
+    searcher = MixOptSearcher(strategy=ladder, budget=400, points_to_evaluate=points)
+    results = make_tuner(
+        searcher, num_samples=-1, param_space=space.param_space() | {"lr": tune.uniform(0, 1)}, max_concurrent_trials=2
+    ).fit()
+    runs = list(searcher.optimizer.history)
+    assert not results.errors and len(runs) > 4
+    assert all(space.named(run.mixture) == mixture for run in runs[:2])
+    assert [run.scale for run in runs[:2]] == list(space.scale_names)
+    assert all(10 in run.observations and run.reached >= 20 for run in runs[:2])
+    assert mixture not in [space.named(run.mixture) for run in runs[2:]]
+    assert len({result.config["lr"] for result in results}) == len(runs)
+
+
 def test_the_default_strategy_searches_the_simulator(make_tuner: MakeTuner) -> None:
     simulator = simulators.load("slimpajama", steps=(2000, 6000, 19700))
     searcher = MixOptSearcher(budget=30)
@@ -219,7 +235,7 @@ def test_a_hand_written_space_and_further_parameters(make_tuner: MakeTuner, ladd
         "optimizer": {"lr": tune.loguniform(1e-4, 1e-2)},
         "note": ["kept", 1],
     }
-    keys = {"scale": "model", "steps": "rung", "cost_per_step": {"20M": 1.0, "60M": 2.0}}
+    keys = {"scale_key": "model", "steps_key": "rung", "cost_per_step": {"20M": 1.0, "60M": 2.0}}
     searcher = MixOptSearcher(strategy=ladder, budget=300, **keys)
     results = make_tuner(
         searcher, None, Renamed, param_space=param_space, num_samples=-1, reuse_actors=True, max_concurrent_trials=1
