@@ -10,14 +10,19 @@ refitted, one incumbent for all fidelities, and no regard for runs still on thei
 from __future__ import annotations
 
 import copy
-import math
+import warnings
 from typing import Literal, get_args
 
+import botorch.settings
 import gpytorch
 import numpy as np
 import torch
+from botorch.acquisition import ExpectedImprovement
+from botorch.exceptions.warnings import NumericsWarning
+from botorch.models import SingleTaskGP
 from botorch.optim.batched_lbfgs_b import fmin_l_bfgs_b_batched
 from gpytorch.kernels import Kernel, RBFKernel
+from gpytorch.means import LinearMean, Mean
 from torch.special import entr
 
 from ray_mixopt.core.history import History, Trial
@@ -81,79 +86,50 @@ MIXTURE_KERNELS: dict[KernelName, type[Kernel]] = {
 }
 
 
-class PaperSurrogate(gpytorch.models.ExactGP):
-    """Product of three kernels, one on w, one on m, one on z, and a mean linear in all inputs.
+def paper_gp(
+    inputs: torch.Tensor, values: torch.Tensor, variance: float, mean: Mean, covariance: Kernel
+) -> SingleTaskGP:
+    """The paper's Gaussian process: values as they are, with noise of a given variance.
 
     Args:
         inputs: ``n x (d + 2)``.
         values: ``(n,)``, minimised.
-        kernel: the kernel on w.
+        variance: of the noise of every value.
+        mean: prior mean.
+        covariance: kernel.
     """
-
-    def __init__(self, inputs: torch.Tensor, values: torch.Tensor, kernel: KernelName) -> None:
-        noise = torch.full_like(values, NOISE)
-        super().__init__(inputs, values, gpytorch.likelihoods.FixedNoiseGaussianLikelihood(noise))
-        d = inputs.shape[1] - 2
-        self.mean_module = gpytorch.means.LinearMean(d + 2)
-        self.scale_kernel = RBFKernel(active_dims=(d,))
-        self.steps_kernel = RBFKernel(active_dims=(d + 1,))
-        mixture_kernel = MIXTURE_KERNELS[kernel](active_dims=tuple(range(d)))
-        self.covar_module = mixture_kernel * self.scale_kernel * self.steps_kernel
-        self.double()
-
-    def forward(self, x: torch.Tensor) -> gpytorch.distributions.MultivariateNormal:
-        """The prior at ``k x (d + 2)`` points."""
-        return gpytorch.distributions.MultivariateNormal(self.mean_module(x), self.covar_module(x))
-
-    def fit(self) -> None:
-        """50 steps of Adam on the exact log marginal likelihood; the hyper-parameters are fixed after that."""
-        self.train()
-        likelihood = gpytorch.mlls.ExactMarginalLogLikelihood(self.likelihood, self)
-        optimizer = torch.optim.Adam(self.parameters(), lr=ADAM_RATE)
-        for _ in range(ADAM_STEPS):
-            optimizer.zero_grad()
-            loss = -likelihood(self(*self.train_inputs), self.train_targets)
-            loss.backward()
-            optimizer.step()
-        self.requires_grad_(False)
-        self.eval()
+    noise = torch.full_like(values, variance)[:, None]
+    # Raw inputs and next to no noise are the algorithm's own.
+    with botorch.settings.validate_input_scaling(False), gpytorch.settings.min_fixed_noise(double_value=JITTER):
+        model = SingleTaskGP(inputs, values[:, None], noise, None, covariance, mean, outcome_transform=None)
+    return model.eval()
 
 
-class ExpectedImprovement:
-    """Expected improvement on the lowest value observed at any fidelity, one incumbent for all (as printed).
+def product_kernel(d: int, kernel: KernelName) -> Kernel:
+    """Product of three kernels: one on w, one on m, one on z, in this order."""
+    on_mixture = MIXTURE_KERNELS[kernel](active_dims=tuple(range(d)))
+    return (on_mixture * RBFKernel(active_dims=(d,)) * RBFKernel(active_dims=(d + 1,))).double()
 
-    The posterior is GPyTorch's, with the Cholesky factor computed once and points that know nothing of each other.
 
-    Args:
-        model: the surrogate's prior.
-        inputs: ``n x (d + 2)``.
-        values: ``(n,)``, minimised.
-        variance: of the noise of the values.
-    """
+def fit(model: SingleTaskGP) -> None:
+    """50 steps of Adam on the exact log marginal likelihood; the hyper-parameters are fixed after that."""
+    model.train()
+    likelihood = gpytorch.mlls.ExactMarginalLogLikelihood(model.likelihood, model)
+    optimizer = torch.optim.Adam(model.parameters(), lr=ADAM_RATE)
+    for _ in range(ADAM_STEPS):
+        optimizer.zero_grad()
+        loss = -likelihood(model(*model.train_inputs), model.train_targets)
+        loss.backward()
+        optimizer.step()
+    model.requires_grad_(False)
+    model.eval()
 
-    def __init__(self, model: PaperSurrogate, inputs: torch.Tensor, values: torch.Tensor, variance: float) -> None:
-        self.model, self.inputs = model, inputs
-        with torch.no_grad():
-            covariance = model.covar_module(inputs).to_dense() + variance * torch.eye(len(values), dtype=torch.float64)
-            self.factor = torch.linalg.cholesky(covariance)  # (n, n)
-            residual = (values - model.mean_module(inputs))[:, None]
-            self.weights = torch.cholesky_solve(residual, self.factor)[:, 0]  # (n,)
-        self.incumbent = values.min()
 
-    def posterior(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and variance of the noise-free objective at ``k x (d + 2)`` points, each ``(k,)``."""
-        cross = self.model.covar_module(self.inputs, x).to_dense()  # (n, k)
-        mean = self.model.mean_module(x) + self.weights @ cross
-        explained = torch.linalg.solve_triangular(self.factor, cross, upper=False).square().sum(0)
-        return mean, (1.0 - explained).clamp_min(1e-12)  # the product of three kernels is 1 at distance 0
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Expected improvement at ``k x (d + 2)`` points, ``(k,)``."""
-        mean, variance = self.posterior(x)
-        sigma = variance.sqrt()
-        u = (self.incumbent - mean) / sigma
-        density = torch.exp(-0.5 * u.square()) / math.sqrt(2 * math.pi)
-        return sigma * (density + u * torch.special.ndtr(u))
+def expected_improvement(model: SingleTaskGP) -> ExpectedImprovement:
+    """Expected improvement on the lowest value observed at any fidelity, one incumbent for all (as printed)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NumericsWarning)  # its logarithm would behave better, and is not the paper's
+        return ExpectedImprovement(model, best_f=model.train_targets.min(), maximize=False)
 
 
 class PaperStrategy:
@@ -190,7 +166,7 @@ class PaperStrategy:
         known = all(scale.parameters is not None for scale in space.scales)
         sizes = {s.name: float(s.parameters or 0) if known else s.cost_per_step for s in space.scales}
         self._relative_size = {name: size / sizes[space.target_scale] for name, size in sizes.items()}
-        self._fitted: tuple[bytes, PaperSurrogate] | None = None
+        self._fitted: tuple[bytes, SingleTaskGP] | None = None
 
     # -- Strategy
 
@@ -208,7 +184,8 @@ class PaperStrategy:
         inputs, values = torch.cat([design[0], later[0]]), torch.cat([design[1], later[1]])
         variance = JITTER if self.noise == "script" and len(later[1]) else NOISE
         shrinks = sum(t.acquisition is not None and t.acquisition < LOW_IMPROVEMENT for t in asked)
-        improvement = ExpectedImprovement(self._surrogate(*design, shrinks), inputs, values, variance)
+        prior = self._prior(*design, shrinks)
+        improvement = expected_improvement(paper_gp(inputs, values, variance, prior.mean_module, prior.covar_module))
         exponent = COST_EXPONENT_DECAY ** (len(asked) - len(first))
         best = self._search if self.problem.pool is None else self._search_pool
         return best(history, improvement, exponent)
@@ -234,17 +211,19 @@ class PaperStrategy:
         scale, steps = cells[rng.integers(len(cells))]
         return Proposal(mixture=self.problem.space.sample(1, rng)[0], scale=scale, steps=steps)
 
-    def _surrogate(self, inputs: torch.Tensor, values: torch.Tensor, shrinks: int) -> PaperSurrogate:
-        """The surrogate fitted to the initial design, m and z lengthscales shrunk; the fit is done once a process."""
+    def _prior(self, inputs: torch.Tensor, values: torch.Tensor, shrinks: int) -> SingleTaskGP:
+        """Fitted to the initial design, m and z lengthscales shrunk; the fit is done once a process."""
         key = inputs.numpy().tobytes() + values.numpy().tobytes()
         if self._fitted is None or self._fitted[0] != key:
+            d = inputs.shape[1] - 2
             with torch.random.fork_rng(devices=[]):  # the linear mean starts from random weights
                 torch.manual_seed(int(self.problem.rng().integers(2**62)))
-                model = PaperSurrogate(inputs, values, self.kernel)
-            model.fit()
+                mean = LinearMean(d + 2).double()
+            model = paper_gp(inputs, values, NOISE, mean, product_kernel(d, self.kernel))
+            fit(model)
             self._fitted = key, model
         model = copy.deepcopy(self._fitted[1])
-        for kernel in (model.scale_kernel, model.steps_kernel):
+        for kernel in model.covar_module.kernels[1:]:
             kernel.lengthscale = kernel.lengthscale * SHRINKAGE**shrinks
         return model
 
@@ -263,7 +242,7 @@ class PaperStrategy:
 
         def descend(logits: np.ndarray, batch_indices: list[int]) -> tuple[np.ndarray, np.ndarray]:
             x = torch.from_numpy(logits).requires_grad_(True)
-            negative = -improvement(torch.cat([_mixtures(x, space.simplex), fidelities[batch_indices]], 1))
+            negative = -improvement(torch.cat([_mixtures(x, space.simplex), fidelities[batch_indices]], 1).unsqueeze(1))
             (gradient,) = torch.autograd.grad(negative.sum(), x)
             return negative.detach().numpy(), gradient.numpy()
 
@@ -284,7 +263,7 @@ class PaperStrategy:
             return None
         mixtures, cells = torch.tensor(np.array([w for w, _, _ in runs])), [(scale, steps) for _, scale, steps in runs]
         with torch.no_grad():
-            values = improvement(torch.cat([mixtures, self._fidelities(cells)], 1)).numpy()
+            values = improvement(torch.cat([mixtures, self._fidelities(cells)], 1).unsqueeze(1)).numpy()
         i = int(np.argmax(values / np.array([self.problem.space.cost(*cell) for cell in cells]) ** exponent))
         return Proposal(mixture=runs[i][0], scale=runs[i][1], steps=runs[i][2], acquisition=float(values[i]))
 

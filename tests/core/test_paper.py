@@ -9,13 +9,16 @@ import gpytorch
 import numpy as np
 import pytest
 import torch
+from botorch.acquisition import ExpectedImprovement
+from botorch.models import SingleTaskGP
+from gpytorch.means import LinearMean
 from scipy import integrate, stats
 
 from ray_mixopt.core.simplex import CappedSimplex
 from ray_mixopt.core.space import MixtureSpace, Scale
 from ray_mixopt.optimizer import MixtureOptimizer
 from ray_mixopt.strategies import paper
-from ray_mixopt.strategies.paper import ExpectedImprovement, PaperStrategy, PaperSurrogate
+from ray_mixopt.strategies.paper import PaperStrategy, expected_improvement, paper_gp, product_kernel
 
 KERNELS = ["rbf", "tv", "jsd"]
 
@@ -28,11 +31,15 @@ def data() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.tensor(inputs), torch.tensor(2.0 + inputs[:, 0] ** 2 - inputs[:, 3] + 0.1 * rng.normal(size=30))
 
 
-@pytest.fixture(params=KERNELS)
-def fitted(request, data) -> PaperSurrogate:
+def unfitted(data, kernel: str) -> SingleTaskGP:
     torch.manual_seed(0)
-    model = PaperSurrogate(*data, request.param)
-    model.fit()
+    return paper_gp(*data, paper.NOISE, LinearMean(5).double(), product_kernel(3, kernel))
+
+
+@pytest.fixture(params=KERNELS)
+def fitted(request, data) -> SingleTaskGP:
+    model = unfitted(data, request.param)
+    paper.fit(model)
     return model
 
 
@@ -50,10 +57,9 @@ def asked_with(optimizer: MixtureOptimizer, monkeypatch) -> tuple[ExpectedImprov
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_covariances_are_a_product_of_three_kernels(data, kernel) -> None:
-    model = PaperSurrogate(*data, kernel)
+    model = unfitted(data, kernel)
     lengths = {"mixture": 0.3, "scale": 0.7, "steps": 1.9}
-    mixture_kernel = model.covar_module.kernels[0]
-    for part, name in zip((mixture_kernel, model.scale_kernel, model.steps_kernel), lengths, strict=True):
+    for part, name in zip(model.covar_module.kernels, lengths, strict=True):
         part.lengthscale = torch.tensor(lengths[name], dtype=torch.float64)
     a, b = np.array([0.2, 0.3, 0.5, 0.1, 0.4]), np.array([0.6, 0.0, 0.4, 0.9, 1.0])
     m = np.array([0.4, 0.15, 0.45])
@@ -82,18 +88,23 @@ def test_mixture_kernels_are_positive_definite(kernel) -> None:
         assert values.min() > -1e-9
 
 
-def test_the_posterior_is_gpytorchs(fitted, data) -> None:
+def test_values_are_taken_as_they_are_with_the_noise_as_given(fitted, data) -> None:
+    inputs, values = data
     points = torch.tensor(np.random.default_rng(1).dirichlet(np.ones(5), 12))
-    mean, variance = ExpectedImprovement(fitted, *data, paper.NOISE).posterior(points)
-    with gpytorch.settings.fast_computations(False, False, False):
-        reference = fitted(points)
-    np.testing.assert_allclose(mean.numpy(), reference.mean.numpy(), rtol=1e-8)
-    np.testing.assert_allclose(variance.numpy(), reference.variance.numpy(), rtol=1e-6, atol=1e-9)
+    found = fitted.posterior(points)
+    with torch.no_grad():
+        covariance = fitted.covar_module(torch.cat([inputs, points])).to_dense()
+        mean = fitted.mean_module(torch.cat([inputs, points]))
+    n = len(values)
+    seen = covariance[:n, :n] + paper.NOISE * torch.eye(n, dtype=torch.float64)
+    expected = mean[n:] + covariance[n:, :n] @ torch.linalg.solve(seen, values - mean[:n])
+    rest = covariance[n:, n:] - covariance[n:, :n] @ torch.linalg.solve(seen, covariance[:n, n:])
+    np.testing.assert_allclose(found.mean[:, 0].numpy(), expected.numpy(), rtol=1e-8)
+    np.testing.assert_allclose(found.variance[:, 0].numpy(), rest.diagonal().numpy(), rtol=1e-6, atol=1e-9)
 
 
 def test_the_fit_raises_the_likelihood(data) -> None:
-    torch.manual_seed(0)
-    model = PaperSurrogate(*data, "rbf")
+    model = unfitted(data, "rbf")
     likelihood = gpytorch.mlls.ExactMarginalLogLikelihood(model.likelihood, model)
 
     def value() -> float:
@@ -102,9 +113,9 @@ def test_the_fit_raises_the_likelihood(data) -> None:
             return float(likelihood(model(data[0]), data[1]))
 
     before = value()
-    model.fit()
+    paper.fit(model)
     assert value() > before
-    assert model.likelihood.noise.tolist() == [0.1] * 30  # noise is given, not fitted
+    assert model.likelihood.noise.flatten().tolist() == [0.1] * 30  # noise is given, not fitted
     assert all(parameter.dtype == torch.float64 for parameter in model.parameters())
 
 
@@ -112,11 +123,12 @@ def test_the_fit_raises_the_likelihood(data) -> None:
 
 
 def test_expected_improvement_is_the_integral(fitted, data) -> None:
-    improvement = ExpectedImprovement(fitted, *data, paper.NOISE)
+    improvement = expected_improvement(fitted)
     points = torch.tensor(np.random.default_rng(1).dirichlet(np.ones(5), 6))
-    means, variances = (t.numpy() for t in improvement.posterior(points))
+    posterior = fitted.posterior(points)
+    means, variances = posterior.mean[:, 0].numpy(), posterior.variance[:, 0].numpy()
     best = float(data[1].min())
-    for value, mean, variance in zip(improvement(points).numpy(), means, variances, strict=True):
+    for value, mean, variance in zip(improvement(points.unsqueeze(1)).numpy(), means, variances, strict=True):
         density = stats.norm(mean, math.sqrt(variance)).pdf
         exact, _ = integrate.quad(lambda f, p=density: (best - f) * p(f), best - 12, best, epsabs=1e-12)
         assert value == pytest.approx(exact, rel=1e-6, abs=1e-10)
@@ -124,7 +136,7 @@ def test_expected_improvement_is_the_integral(fitted, data) -> None:
 
 @pytest.mark.parametrize("upper", [[1.0, 1.0, 1.0], [0.7, 0.6, 0.8]])
 def test_the_gradient_is_with_respect_to_the_logits(fitted, data, upper) -> None:
-    improvement = ExpectedImprovement(fitted, *data, paper.NOISE)
+    improvement = expected_improvement(fitted)
     simplex = CappedSimplex([0.05, 0.0, 0.0] if upper[0] < 1 else [0.0] * 3, upper, names="abc")
     fidelities = torch.tensor([[0.5, 0.5]], dtype=torch.float64).expand(16, 2)
     logits = torch.tensor(np.random.default_rng(3).uniform(-3, 3, (16, 3)), requires_grad=True)
@@ -135,7 +147,7 @@ def test_the_gradient_is_with_respect_to_the_logits(fitted, data, upper) -> None
         assert 0 < at_bound.sum() < 16
 
     def objective(x: torch.Tensor) -> torch.Tensor:
-        return improvement(torch.cat([paper._mixtures(x, simplex), fidelities], 1))
+        return improvement(torch.cat([paper._mixtures(x, simplex), fidelities], 1).unsqueeze(1))
 
     assert torch.autograd.gradcheck(objective, (logits,), eps=1e-6, atol=1e-6)
 
@@ -153,7 +165,7 @@ def test_the_best_cell_and_mixture_are_found(space, drive, monkeypatch) -> None:
     for scale in space.scales:
         for steps in (6000, 12000, 19700):
             fidelity = torch.tensor([[scale.parameters / 1e9, steps / 19700]], dtype=torch.float64).expand(2000, 2)
-            value = float(improvement(torch.cat([mixtures, fidelity], 1)).max())
+            value = float(improvement(torch.cat([mixtures, fidelity], 1).unsqueeze(1)).max())
             best = max(best, value / space.cost(scale.name, steps) ** exponent)
     assert chosen >= 0.999 * best > 0
 
@@ -177,14 +189,14 @@ def test_design_runs_enter_at_every_rung_and_later_ones_at_their_last(space, dri
     runs = drive(optimizer, 23)
     improvement, exponent = asked_with(optimizer, monkeypatch)
     in_design = sum(sum(step <= run.steps for step in space.steps) for run in runs[:20])
-    assert len(improvement.inputs) == in_design + 3
-    assert improvement.inputs[in_design:, 4].tolist() == [run.steps / 19700 for run in runs[20:]]
+    assert len(improvement.model.train_inputs[0]) == in_design + 3
+    assert improvement.model.train_inputs[0][in_design:, 4].tolist() == [run.steps / 19700 for run in runs[20:]]
     assert exponent == 0.99**3
     seen = [trial.observations[step]["value"] for trial in optimizer.history for step in trial.observations]
     entered = [optimizer.history[name].observations[step] for name, step in optimizer.history.arrivals]
-    assert len(entered) > len(improvement.inputs)
-    assert float(improvement.incumbent) >= min(seen)
-    first = improvement.inputs[0].tolist()
+    assert len(entered) > len(improvement.model.train_inputs[0])
+    assert float(improvement.best_f) >= min(seen)
+    first = improvement.model.train_inputs[0][0].tolist()
     scale = space.scale(runs[0].scale)
     assert first == [*runs[0].mixture.values(), scale.parameters / 1e9, 100 / 19700]
 
@@ -196,7 +208,7 @@ def test_hyperparameters_are_fitted_once_and_lengthscales_shrink_with_low_improv
     drive(optimizer, 22)
     before, _ = asked_with(optimizer, monkeypatch)
     fits = []
-    monkeypatch.setattr(PaperSurrogate, "fit", lambda self: fits.append(self))
+    monkeypatch.setattr(paper, "fit", fits.append)
     drive(optimizer, 2)
     assert fits == []
     monkeypatch.undo()
@@ -205,11 +217,9 @@ def test_hyperparameters_are_fitted_once_and_lengthscales_shrink_with_low_improv
     assert all(trial.acquisition > 1e-4 for trial in trials[20:])
     trials[20].acquisition, trials[21].acquisition = 0.99e-4, 0.0
     after, _ = asked_with(optimizer, monkeypatch)
-    for part in ("scale_kernel", "steps_kernel"):
-        ratio = getattr(after.model, part).lengthscale / getattr(before.model, part).lengthscale
-        assert float(ratio) == pytest.approx(0.95**2)
-    first, second = (i.model.covar_module.kernels[0].lengthscale for i in (before, after))
-    assert float(first) == float(second)
+    lengths = [[float(part.lengthscale) for part in i.model.covar_module.kernels] for i in (before, after)]
+    assert lengths[0][0] == lengths[1][0]
+    assert np.divide(lengths[1][1:], lengths[0][1:]) == pytest.approx(0.95**2)
     assert torch.equal(before.model.mean_module.weights, after.model.mean_module.weights)
 
 
@@ -220,8 +230,7 @@ def test_noise_as_printed_and_as_in_the_script(space, drive, monkeypatch, strate
     noises = []
     for _ in range(2):
         improvement, _ = asked_with(optimizer, monkeypatch)
-        covariance = improvement.model.covar_module(improvement.inputs).to_dense()
-        noises.append((improvement.factor @ improvement.factor.T - covariance).diagonal().numpy())
+        noises.append(improvement.model.likelihood.noise.flatten().numpy())
         drive(optimizer, 1)
     np.testing.assert_allclose(noises[0], 0.1, rtol=1e-6)
     np.testing.assert_allclose(noises[1], later, rtol=1e-3)
@@ -266,8 +275,8 @@ def test_runs_given_to_the_search_inform_it_but_are_no_design(space, drive, monk
     runs = drive(optimizer, 20)
     assert all(run.steps <= 900 for run in runs)
     improvement, _ = asked_with(optimizer, monkeypatch)
-    assert float(improvement.incumbent) == -5.0
-    assert improvement.inputs[-1].tolist() == [0, 0, 1, 1, 1]
+    assert float(improvement.best_f) == -5.0
+    assert improvement.model.train_inputs[0][-1].tolist() == [0, 0, 1, 1, 1]
 
 
 def test_without_reports_the_design_goes_on(space) -> None:
