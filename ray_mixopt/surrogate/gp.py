@@ -21,6 +21,7 @@ from botorch.posteriors.posterior import Posterior
 from gpytorch.constraints import Positive
 from gpytorch.distributions import MultivariateNormal
 from gpytorch.likelihoods import GaussianLikelihood
+from linear_operator import to_linear_operator
 from torch import Tensor
 
 from ray_mixopt.surrogate.fit import Hyperparameters, KernelMaker
@@ -211,7 +212,7 @@ class MixtureGP(Model, FantasizeMixin):
         mean, covariance = self.standardise.undone(mean), covariance * self.standardise.spread**2
         if isinstance(observation_noise, Tensor):
             covariance = covariance + torch.diag_embed(observation_noise.squeeze(-1).expand(mean.shape))
-        posterior = GaussianMixturePosterior(MultivariateNormal(mean, covariance))
+        posterior = GaussianMixturePosterior(MultivariateNormal(mean, to_linear_operator(covariance)))
         return posterior if posterior_transform is None else posterior_transform(posterior)
 
     def averaged(self) -> AveragedGP:
@@ -314,7 +315,7 @@ class AveragedGP(Model, FantasizeMixin):
         mean = mixture.distribution.mean  # (..., s, q)
         apart = (mean - mean.mean(-2, keepdim=True)).mT
         covariance = mixture.distribution.covariance_matrix.mean(-3) + apart @ apart.mT / mean.shape[-2]
-        posterior = GPyTorchPosterior(MultivariateNormal(mean.mean(-2), covariance))
+        posterior = GPyTorchPosterior(MultivariateNormal(mean.mean(-2), to_linear_operator(covariance)))
         return posterior if posterior_transform is None else posterior_transform(posterior)
 
     def condition_on_observations(self, X: Tensor, Y: Tensor, noise: Tensor | None = None, **kwargs: Any) -> Self:  # noqa: N803

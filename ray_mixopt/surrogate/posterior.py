@@ -18,6 +18,7 @@ from botorch.models.model import Model
 from botorch.posteriors.fully_bayesian import GaussianMixturePosterior
 from botorch.posteriors.posterior import Posterior
 from gpytorch.distributions import MultivariateNormal
+from linear_operator import to_linear_operator
 from torch import Tensor
 
 from ray_mixopt.core.objective import Guardrail, divergence
@@ -325,8 +326,8 @@ class ObjectivePosterior(Model):
         """
         parts = [model.moments(X, noisy=bool(observation_noise)) for model in self.models]
         mean = self.center + sum(weight * part for weight, (part, _) in zip(self.weights, parts, strict=True))
-        distribution = MultivariateNormal(mean, self._combined([covariance for _, covariance in parts]))
-        posterior = GaussianMixturePosterior(distribution)
+        covariance = to_linear_operator(self._combined([part for _, part in parts]))  # its root may need a jitter
+        posterior = GaussianMixturePosterior(MultivariateNormal(mean, covariance))
         return posterior if posterior_transform is None else posterior_transform(posterior)
 
 

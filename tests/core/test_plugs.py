@@ -1,0 +1,286 @@
+"""What a user may put in place of ours: strategy, kernel, acquisition, first runs; and who is told of what."""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from botorch.acquisition import LogExpectedImprovement
+from gpytorch.kernels import RBFKernel
+
+from ray_mixopt import MixtureOptimizer, MixtureSpace, Scale
+from ray_mixopt.core.pool import Pool
+from ray_mixopt.core.problem import Settings
+from ray_mixopt.core.strategy import Callback, Proposal
+from ray_mixopt.strategies.default import DefaultStrategy
+from ray_mixopt.strategies.random import RandomStrategy
+from ray_mixopt.surrogate.encoding import encode
+from ray_mixopt.surrogate.gp import MixtureGP
+from ray_mixopt.surrogate.kernels import MixtureKernel
+
+SPACE = MixtureSpace(
+    domains=("web", "code", "math"),
+    scales=(Scale("small", 0.01, 1e7), Scale("large", 1.0, 1e9)),
+    steps=(100, 400),
+)
+BEST = np.array([0.6, 0.3, 0.1])
+
+
+def loss(mixture, scale, steps):
+    w = np.array(list(mixture.values()))
+    return 2.0 + (0.5 if scale == "small" else 0.2) + (100 / steps) ** 0.3 + float(np.square(w - BEST).sum())
+
+
+def search(optimizer, n, value=loss):
+    asked = []
+    for _ in range(n):
+        run = optimizer.ask()
+        reached = optimizer.history[run.trial_id].reached
+        for step in SPACE.steps:
+            if reached < step <= run.steps:
+                optimizer.tell(run.trial_id, step, value(run.mixture, run.scale, step))
+        optimizer.finish(run.trial_id)
+        asked.append(run)
+    return asked
+
+
+# -- strategies
+
+
+class Corners(RandomStrategy):
+    """One domain after the other, at the target."""
+
+    def propose(self, history):
+        space = self.problem.space
+        corner = space.corners()[history.n_asked % space.n_domains]
+        return Proposal(mixture=corner, scale=space.target_scale, steps=space.target_steps)
+
+
+def test_a_strategy_of_ones_own_searches_and_is_saved_by_name_only():
+    optimizer = MixtureOptimizer(SPACE, strategy=Corners, seed=3)
+    assert [max(run.mixture, key=run.mixture.get) for run in search(optimizer, 4)] == ["web", "code", "math", "web"]
+    state = json.loads(json.dumps(optimizer.state_dict()))
+    assert state["strategy"] == {"own": f"{__name__}:Corners"}
+    with pytest.raises(ValueError, match=r"strategy of its own, '.*:Corners': pass it as strategy="):
+        MixtureOptimizer.from_state_dict(state)
+    again = MixtureOptimizer.from_state_dict(state, strategy=Corners)
+    assert again.ask() == optimizer.ask()
+    asked_by_default = MixtureOptimizer.from_state_dict(state, strategy="default").recommend()
+    assert asked_by_default.predicted is not None
+
+
+@pytest.mark.parametrize(
+    ("strategy", "match"),
+    [
+        ("magic", "Unknown strategy 'magic': choose one of default, paper, random"),
+        ("paper:kernel=matern", r"Strategy 'paper' has no 'kernel=matern': its options are kernel=rbf\|tv\|jsd"),
+        ("paper:speed=9", "Strategy 'paper' has no 'speed=9'"),
+        ("random:kernel=tv", "Strategy 'random' has no 'kernel=tv': its options are none"),
+        (7, "strategy must be a name or a callable"),
+    ],
+)
+def test_strategies_that_do_not_exist_are_refused(strategy, match):
+    with pytest.raises(ValueError, match=match):
+        MixtureOptimizer(SPACE, strategy=strategy)
+
+
+# -- kernels and acquisitions
+
+
+class Product(MixtureKernel):
+    """A plain product of Gaussians on a mixture, a size and a length."""
+
+    def __init__(self, n_domains, batch_shape=None):
+        super().__init__(n_domains, batch_shape)
+        self.on = RBFKernel(ard_num_dims=n_domains + 2, batch_shape=self.batch_shape)
+        self.register_parameter("log_amplitude", torch.nn.Parameter(torch.zeros(*self.batch_shape, 1)))
+        self.priors = {"log_amplitude": (0.0, 1.0), "on.raw_lengthscale": ((0.5, 0.5, 0.5, 6.0, 6.0), 0.5)}
+
+    def forward(self, x1, x2, diag=False, **params):
+        amplitude = self.log_amplitude.exp()
+        return (amplitude if diag else amplitude.unsqueeze(-1)) * self.on.forward(x1, x2, diag=diag)
+
+
+def test_a_kernel_of_ones_own_is_fitted_and_believed():
+    optimizer = MixtureOptimizer(SPACE, strategy=partial(DefaultStrategy, kernel=Product), seed=1)
+    search(optimizer, 24)
+    model = optimizer.model("value")
+    assert isinstance(model.hyper.kernel, Product)
+    assert model.theta.shape[-1] == 1 + 1 + SPACE.n_domains + 2
+    near, far = (optimizer.predict([SPACE.named(w)]).mean[0] for w in (BEST, np.array([0.0, 0.0, 1.0])))
+    assert far - near == pytest.approx(float(np.square([0.6, 0.3, -0.9]).sum()), rel=0.3)
+    assert loss(optimizer.recommend().mixture, *SPACE.target) < loss(SPACE.named(SPACE.uniform()), *SPACE.target)
+
+
+def test_an_acquisition_of_botorchs_buys_the_runs():
+    offers = []
+
+    def log_improvement(offer):
+        offers.append(offer)
+        at_target = offer.runs.x.clone()
+        at_target[:, -2:] = 0.0  # of a mixture, wherever the run itself would be
+        best = offer.posterior.averaged().posterior(offer.plausible.x).mean.min()
+        improvement = LogExpectedImprovement(offer.posterior, best_f=best, maximize=False)
+        with torch.no_grad():
+            return improvement(at_target.unsqueeze(-2)) - offer.costs.log()
+
+    optimizer = MixtureOptimizer(SPACE, strategy=partial(DefaultStrategy, acquisition=log_improvement), seed=1)
+    asked = search(optimizer, 24)
+    assert offers
+    last = offers[-1]
+    chosen = int(log_improvement(last).argmax())
+    assert last.runs.mixtures[chosen].tolist() == list(asked[-1].mixture.values())
+    assert float(last.costs[chosen]) == pytest.approx(asked[-1].cost)
+
+
+# -- first runs
+
+
+def test_points_to_evaluate_are_the_first_runs_and_the_strategy_goes_on_as_if_they_were_none():
+    points = [
+        {"mixture": {"web": 2, "code": 1, "math": 1}, "scale": "large", "steps": 100},
+        {"mixture": {"web": 1, "code": 1, "math": 0}, "scale": "small", "steps": 400},
+        {"mixture": {"web": 2, "code": 1, "math": 1}, "scale": "large", "steps": 100},  # a replicate
+    ]
+    with_points = MixtureOptimizer(SPACE, points_to_evaluate=points, seed=2)
+    asked = search(with_points, 7)
+    assert [(run.mixture["web"], run.scale, run.steps) for run in asked[:3]] == [
+        (0.5, "large", 100),
+        (0.5, "small", 400),
+        (0.5, "large", 100),
+    ]
+    without = [run.mixture for run in search(MixtureOptimizer(SPACE, seed=2), 4)]
+    assert [run.mixture for run in asked[3:]] == without
+    restored = MixtureOptimizer.from_state_dict(json.loads(json.dumps(with_points.state_dict())))
+    assert restored.ask() == with_points.ask()
+
+
+def test_points_to_evaluate_that_cannot_be_paid_are_left():
+    point = {"mixture": {"web": 1, "code": 1, "math": 1}, "scale": "large", "steps": 400}
+    optimizer = MixtureOptimizer(SPACE, points_to_evaluate=[point], budget=10.0)
+    assert optimizer.ask().scale == "small"
+
+
+@pytest.mark.parametrize(
+    ("point", "match"),
+    [
+        ({"scale": "small"}, "points_to_evaluate are mappings such as"),
+        ({"mixture": {"web": 1, "code": 1, "math": 1}}, "must name its scale and its steps"),
+        ({"mixture": {"web": 1}, "scale": "small", "steps": 100}, "A mixture must name every domain once"),
+        ({"mixture": {"web": 1, "code": 1, "math": 1}, "scale": "huge", "steps": 100}, "is at 'huge' x 100 steps"),
+        ({"mixture": {"web": 1, "code": 1, "math": 1}, "scale": "small", "steps": 7}, "is at 'small' x 7 steps"),
+        ({"mixture": {"web": 1, "code": 1, "math": 1}, "lr": 1, "scale": "small", "steps": 100}, "got lr, too"),
+    ],
+)
+def test_points_to_evaluate_that_do_not_fit_are_refused(point, match):
+    with pytest.raises(ValueError, match=match):
+        MixtureOptimizer(SPACE, points_to_evaluate=[point])
+
+
+def test_points_to_evaluate_keep_to_limits_and_logged_runs():
+    point = {"mixture": {"web": 1, "code": 0, "math": 0}, "scale": "small", "steps": 100}
+    capped = MixtureSpace(domains=SPACE.domains, scales=SPACE.scales, steps=SPACE.steps, upper={"web": 0.5})
+    with pytest.raises(ValueError, match="outside the limits of the mixture"):
+        MixtureOptimizer(capped, points_to_evaluate=[point])
+    pool = Pool(mixtures=np.eye(3)[1:], available=np.ones((2, 2, 2), dtype=bool))
+    with pytest.raises(ValueError, match="not among the logged runs"):
+        MixtureOptimizer(SPACE, points_to_evaluate=[point], pool=pool)
+
+
+# -- callbacks
+
+
+def test_callbacks_hear_of_every_suggestion_and_every_fit():
+    class Diary(Callback):
+        def __init__(self):
+            self.suggestions, self.fits = [], []
+
+        def on_suggestion(self, suggestion):
+            assert suggestion.trial_id in optimizer.history.trials
+            self.suggestions.append(suggestion)
+
+        def on_fit(self, metric, model):
+            assert isinstance(model, MixtureGP)
+            self.fits.append((metric, len(model.x)))
+
+    diary = Diary()
+    optimizer = MixtureOptimizer(SPACE, callbacks=[diary], seed=1, objective={"loss": 1.0})
+    asked = search(optimizer, 20, lambda *at: {"loss": loss(*at)})
+    assert diary.suggestions == asked
+    assert diary.fits and all(metric == "loss" for metric, _ in diary.fits)
+    before = len(diary.fits)
+    optimizer.recommend()
+    optimizer.predict([SPACE.named(BEST)])
+    optimizer.model("loss")
+    optimizer.recommend(details=True)
+    assert len(diary.fits) <= before + 1, "nothing is fitted twice"
+    assert "callbacks" not in optimizer.state_dict()
+
+
+def test_an_error_in_a_callback_is_raised():
+    class Angry(Callback):
+        def on_suggestion(self, suggestion):
+            raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        MixtureOptimizer(SPACE, callbacks=[Angry()]).ask()
+
+
+# -- predictions
+
+
+def test_predictions_are_joint_in_the_objectives_own_direction_and_at_any_fidelity():
+    down, up = (MixtureOptimizer(SPACE, mode=mode, seed=4) for mode in ("min", "max"))
+    search(down, 20)
+    search(up, 20, lambda *at: -loss(*at))
+    mixtures = [SPACE.named(BEST), SPACE.named(SPACE.uniform()), {"web": 0, "code": 0, "math": 2}]
+    found, mirrored = down.predict(mixtures), up.predict(mixtures)
+    assert len(found) == 3 and found.covariance.shape == (3, 3)
+    assert found.mean == pytest.approx(-mirrored.mean, abs=1e-6)
+    assert found.std == pytest.approx(mirrored.std, rel=1e-3)
+    answer = down.recommend()
+    assert down.predict([answer.mixture]).mean[0] == pytest.approx(answer.predicted.mean)
+    worse = found.difference(2, 0)
+    assert worse.low < loss(mixtures[2], *SPACE.target) + 1 - loss(mixtures[0], *SPACE.target) or worse.mean > 0
+    assert worse.high - worse.low < 2 * 1.96 * math.hypot(*found.std[[0, 2]]), "what they share cancels"
+    early = down.predict(np.array([BEST]), scale="small", steps=100)
+    assert early.mean[0] == pytest.approx(loss(SPACE.named(BEST), "small", 100), abs=0.05)
+
+
+def test_what_cannot_be_predicted_is_said():
+    optimizer = MixtureOptimizer(SPACE)
+    with pytest.raises(ValueError, match="Nothing can be predicted yet"):
+        optimizer.predict([SPACE.named(BEST)])
+    with pytest.raises(ValueError, match="Fewer than two reports have the metric 'accuracy'"):
+        optimizer.model("accuracy")
+    search(optimizer, 16)
+    with pytest.raises(ValueError, match="Unknown scale 'huge'"):
+        optimizer.predict([SPACE.named(BEST)], scale="huge")
+    with pytest.raises(ValueError, match="steps must be a number of training steps above 0, got -3"):
+        optimizer.predict([SPACE.named(BEST)], steps=-3)
+    with pytest.raises(ValueError, match="A mixture must name every domain once"):
+        optimizer.predict([{"web": 1.0}])
+
+
+def test_the_model_of_a_metric_is_in_its_own_unit():
+    optimizer = MixtureOptimizer(SPACE, objective={"percent": 1.0}, mode="max", seed=5)
+    search(optimizer, 16, lambda *at: {"percent": 100 - 10 * loss(*at), "other": loss(*at)})
+    x = encode(SPACE, BEST[None], [SPACE.target])
+    value = float(optimizer.model("percent").posterior(x).mixture_mean)
+    assert value == pytest.approx(float(optimizer.predict([BEST]).mean[0]))
+    assert float(optimizer.model("other").posterior(x).mixture_mean) == pytest.approx((100 - value) / 10, abs=0.05)
+
+
+def test_settings_can_be_given_whole_or_one_by_one():
+    settings = Settings(objective={"a": 1.0, "b": -2.0}, budget=5, seed=3, reference={"web": 2, "code": 1, "math": 1})
+    whole = MixtureOptimizer(SPACE, settings)
+    assert whole.settings.reference == {"web": 0.5, "code": 0.25, "math": 0.25}
+    changed = MixtureOptimizer(SPACE, settings, seed=4)
+    assert (changed.settings.seed, changed.settings.budget) == (4, 5.0)
+    assert Settings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
+    with pytest.raises(TypeError, match="unexpected keyword argument 'bugdet'"):
+        MixtureOptimizer(SPACE, bugdet=3)
