@@ -82,6 +82,7 @@ def replay(
     Writes result.json, history.json, replay.png and Tune's experiment to the folder of the results, by default a new
     one under ./results.
     """
+    from ray_mixopt.core.problem import Settings
     from ray_mixopt.io.runs import Source, read_runs
     from ray_mixopt.simulators import RunTable
     from ray_mixopt.simulators.replay import Replay
@@ -101,18 +102,17 @@ def replay(
                 raise ValueError("--simulator and --noise do not go with --runs, whose results are as logged.")
             source = RunTable.read(runs, scale_cost=_costs(scale_cost), target=where)
         metric = source.default_metric if metric is None else metric
-        settings = Replay(
-            source=source,
-            metric=metric,
+        settings = Settings(
+            objective={metric: 1.0},
             mode=cast("Mode", mode or source.modes.get(metric, "min")),
             strategy=strategy,
             budget=DEFAULT_TARGET_RUNS * source.space.target_cost if budget is None else budget,
-            concurrency=concurrency,
             seed=seed,
-            earlier=None if earlier is None else read_runs(earlier, Source(noise=scatter)),
         )
-        folder = _folder(out, settings)
-    sys.exit(_run(settings, folder, as_json))
+        known = None if earlier is None else read_runs(earlier, Source(noise=scatter))
+        search = Replay(source=source, settings=settings, concurrency=concurrency, earlier=known)
+        folder = _folder(out, f"replay-{source.name}-{metric.replace('/', '-')}-{strategy}-{seed}")
+    sys.exit(_run(search, metric, folder, as_json))
 
 
 def _costs(texts: Sequence[str]) -> dict[str, float] | None:
@@ -132,8 +132,8 @@ def _simulator(name: str, strategy: str, noise: float, seed: int, target: tuple[
     return replace(loaded, space=replace(loaded.space, target=(scale, steps)))
 
 
-def _folder(out: Path | None, settings: Replay) -> Path:
-    """Where the results go: ``out``, if that holds none yet, or a new folder."""
+def _folder(out: Path | None, name: str) -> Path:
+    """Where the results go: ``out``, if that holds none yet, or a new folder of that name below ./results."""
     from ray_mixopt.io import searches
 
     if out is not None:
@@ -143,12 +143,11 @@ def _folder(out: Path | None, settings: Replay) -> Path:
         if (out / searches.EXPERIMENT).exists() or (out / RESULT).exists():
             raise ValueError(f"{out} holds the results of another replay: remove them, or choose another --out.")
         return out
-    name = f"replay-{settings.source.name}-{settings.metric.replace('/', '-')}-{settings.strategy}-{settings.seed}"
     numbered = (Path("results") / (name if n == 1 else f"{name}-{n}") for n in count(1))
     return next(folder for folder in numbered if not folder.exists())
 
 
-def _run(settings: Replay, folder: Path, as_json: bool) -> int:
+def _run(search: Replay, metric: str, folder: Path, as_json: bool) -> int:
     """Runs the search, writes and prints the results; gives the exit code."""
     from ray.tune.error import TuneError
     from rich.console import Console
@@ -161,23 +160,27 @@ def _run(settings: Replay, folder: Path, as_json: bool) -> int:
     from ray_mixopt.report.progress import Display
     from ray_mixopt.report.replay import draw_replay, tables
 
+    settings, budget = search.settings, search.settings.budget
+    assert budget is not None
     one_thread()
     folder.mkdir(parents=True, exist_ok=True)
     errors = Console(stderr=True)
     # Whatever a library prints must not end up in the JSON.
     with contextlib.redirect_stdout(sys.stderr):
         try:
-            with Display(errors, settings.budget).shown() as progress:
-                outcome = settings.run(folder / searches.EXPERIMENT, progress.update)
+            with Display(errors, budget).shown() as progress:
+                outcome = search.run(folder / searches.EXPERIMENT, progress.update)
         except (TuneError, RuntimeError, OSError) as error:
             raise click.ClickException(f"The search broke down: {error}") from error
         with errors.status("Looking back at what it would have recommended on the way"):
-            truth = Truth(settings.source, settings.metric, settings.mode)
+            truth = Truth(search.source, metric, settings.mode)
             found = result(outcome.optimizer, truth, trajectory(outcome.optimizer))
         summary = {
             "version": RESULT_VERSION,
-            "source": settings.source.name,
-            **{key: getattr(settings, key) for key in ("metric", "mode", "strategy", "budget", "concurrency", "seed")},
+            "source": search.source.name,
+            "metric": metric,
+            **{key: getattr(settings, key) for key in ("mode", "strategy", "budget", "seed")},
+            "concurrency": search.concurrency,
             **found,
             "failed": len(outcome.errors),
             "interrupted": outcome.interrupted,

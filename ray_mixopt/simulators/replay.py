@@ -10,8 +10,7 @@ from pathlib import Path
 from ray import tune
 
 from ray_mixopt.core.history import History
-from ray_mixopt.core.pool import Pool
-from ray_mixopt.core.problem import Mode
+from ray_mixopt.core.problem import Settings
 from ray_mixopt.optimizer import MixtureOptimizer
 from ray_mixopt.simulators import RunTable, Simulator, SimulatorTrainable
 from ray_mixopt.tune.scheduler import MixOptScheduler
@@ -31,13 +30,9 @@ class Replay:
 
     Args:
         source: answers the runs.
-        metric: the metric to optimise.
-        mode: "min" or "max".
-        strategy: see ``MixtureOptimizer``.
-        budget: most to spend, in the cost unit of the source's space.
+        settings: of the search, which has a budget and is for metrics of the source.
         concurrency: number of runs at a time. With more than 1 the order in which they report may differ from one time
             to the next, and the search with it.
-        seed: of the strategy's random draws.
         earlier: runs made before, to be taken in at no cost.
 
     Raises:
@@ -45,42 +40,27 @@ class Replay:
     """
 
     source: Simulator | RunTable
-    metric: str
-    mode: Mode
-    strategy: str
-    budget: float
+    settings: Settings
     concurrency: int = 1
-    seed: int = 0
     earlier: History | None = None
 
     def __post_init__(self) -> None:
-        if self.metric not in self.source.metrics:
-            raise ValueError(f"Unknown metric {self.metric!r}: choose one of {', '.join(self.source.metrics)}.")
+        if self.settings.budget is None:
+            raise ValueError("A replay needs a budget: give one in the cost unit of the space.")
+        if unknown := [name for name in self.settings.metrics if name not in self.source.metrics]:
+            raise ValueError(f"Unknown metric {unknown[0]!r}: choose one of {', '.join(self.source.metrics)}.")
         if self.concurrency < 1:
             raise ValueError(f"concurrency must be at least 1, got {self.concurrency}.")
         if self.optimizer().ask() is None:
-            space = self.source.space
+            space, settings = self.source.space, self.settings
             raise ValueError(
-                f"A budget of {self.budget:g} buys no run of strategy {self.strategy!r}: one full run, "
+                f"A budget of {settings.budget:g} buys no run of strategy {settings.strategy_name!r}: one full run, "
                 f"{space.target_scale} x {space.target_steps} steps, costs {space.target_cost:g}."
             )
 
-    @property
-    def pool(self) -> Pool | None:
-        """The only runs that exist, if the source is a table."""
-        return self.source.pool
-
     def optimizer(self) -> MixtureOptimizer:
         """A fresh optimizer for this search, without Tune."""
-        optimizer = MixtureOptimizer(
-            self.source.space,
-            mode=self.mode,
-            objective={self.metric: 1.0},
-            strategy=self.strategy,
-            budget=self.budget,
-            seed=self.seed,
-            pool=self.pool,
-        )
+        optimizer = MixtureOptimizer(self.source.space, self.settings, pool=self.source.pool)
         if self.earlier is not None:
             optimizer.absorb(self.earlier)
         return optimizer
@@ -98,15 +78,7 @@ class Replay:
             RuntimeError: if Ray does not start, or is not at ``RAY_ADDRESS``.
             ray.tune.error.TuneError: if the search itself breaks down.
         """
-        searcher = MixOptSearcher(
-            self.source.space,
-            metric=self.metric,
-            mode=self.mode,
-            strategy=self.strategy,
-            budget=self.budget,
-            seed=self.seed,
-            pool=self.pool,
-        )
+        searcher = MixOptSearcher(self.source.space, settings=self.settings, pool=self.source.pool)
         if self.earlier is not None:
             searcher.absorb(self.earlier)
         interrupt = Interrupt()

@@ -15,6 +15,7 @@ import pytest
 from matplotlib.image import imread
 
 from ray_mixopt import MixOptSearcher, MixtureOptimizer, simulators
+from ray_mixopt.core.problem import Settings
 from ray_mixopt.io import searches
 from ray_mixopt.simulators.replay import Replay
 from ray_mixopt.strategies.paper import paper_rungs
@@ -139,11 +140,10 @@ def test_a_search_that_breaks_down_is_no_usage_error(tmp_path: Path, replay: Com
 
 
 def test_it_runs_on_a_ray_that_is_there_already(tmp_path: Path) -> None:
-    settings = Replay(
-        source=simulators.load("slimpajama"), metric="loss", mode="min", strategy="random", budget=400.0, concurrency=4
-    )
+    settings = Settings(objective={"loss": 1.0}, strategy="random", budget=400.0)
+    search = Replay(source=simulators.load("slimpajama"), settings=settings, concurrency=4)
     seen: list[float] = []
-    outcome = settings.run(tmp_path / "experiment", lambda optimizer: seen.append(optimizer.history.spent))
+    outcome = search.run(tmp_path / "experiment", lambda optimizer: seen.append(optimizer.history.spent))
     assert not outcome.errors and not outcome.interrupted
     assert outcome.optimizer.history.spent == pytest.approx(394)
     assert seen[-1] == pytest.approx(394)
@@ -152,9 +152,10 @@ def test_it_runs_on_a_ray_that_is_there_already(tmp_path: Path) -> None:
 
 def test_with_one_run_at_a_time_it_is_the_search_without_tune(tmp_path: Path) -> None:
     source = simulators.load("slimpajama", steps=paper_rungs(19700))
-    settings = Replay(source=source, metric="loss", mode="min", strategy="paper", budget=40.0)
-    outcome = settings.run(tmp_path / "experiment", lambda optimizer: None)
-    alone: MixtureOptimizer = settings.optimizer()
+    settings = Settings(objective={"loss": 1.0}, strategy="paper", budget=40.0)
+    search = Replay(source=source, settings=settings)
+    outcome = search.run(tmp_path / "experiment", lambda optimizer: None)
+    alone: MixtureOptimizer = search.optimizer()
     while (run := alone.ask()) is not None:
         for step in source.space.steps:
             if alone.history[run.trial_id].reached < step <= run.steps:
