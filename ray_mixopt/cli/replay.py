@@ -49,7 +49,9 @@ RESULT_VERSION = 1
 @scatter_option
 @click.option("--metric", help="Metric to optimise.  [default: the simulator's or table's own]")
 @click.option("--mode", type=click.Choice(["min", "max"]), help="Direction.  [default: the metric's own]")
-@click.option("--strategy", default="default", show_default=True, help="default, paper, random, or a variant of these.")
+@click.option(
+    "--strategy", default="default", show_default=True, help="default, random, paper, or as in paper:kernel=tv."
+)
 @click.option(
     "--budget", type=float, help=f"Most to spend, in units of cost.  [default: {DEFAULT_TARGET_RUNS} of a full run]"
 )
