@@ -29,7 +29,7 @@ KernelMaker = Callable[[int, torch.Size], MixtureKernel]
 
 @dataclass(frozen=True, kw_only=True)
 class Prior:
-    """Independent Gaussians on the logarithms of the hyper-parameters, in ``pack`` order.
+    """Independent Gaussians on the logarithms of the hyper-parameters, in ``unpack`` order.
 
     Args:
         mean: ``(p,)``.
@@ -62,10 +62,6 @@ class Hyperparameters(torch.nn.Module):
         self.log_noise = torch.nn.Parameter(torch.zeros(*self.batch_shape, 1))
         self.double()
 
-    def pack(self) -> Tensor:
-        """All parameters, ``batch_shape x p``."""
-        return torch.cat([p.detach().reshape(*self.batch_shape, -1) for p in self.parameters()], -1)
-
     def pack_grad(self) -> Tensor:
         """Gradients of all parameters, ``batch_shape x p``."""
         return torch.cat([_grad(p).reshape(*self.batch_shape, -1) for p in self.parameters()], -1)
@@ -78,7 +74,7 @@ class Hyperparameters(torch.nn.Module):
                 parameter.copy_(part.reshape(parameter.shape))
 
     def prior(self) -> Prior:
-        """The prior of ``pack``."""
+        """The prior of what ``unpack`` sets."""
         n_batch = max(math.prod(self.batch_shape), 1)
         priors = {"log_noise": NOISE_PRIOR} | {f"kernel.{name}": prior for name, prior in self.kernel.priors.items()}
         moments = [
@@ -127,7 +123,7 @@ def _loss_and_grad(
     loss = -model.log_likelihood(x, y, known)
     loss.sum().backward()
     offset = (theta - prior.mean) / prior.std
-    return loss.detach() + 0.5 * offset.square().sum(-1), model.pack_grad() + offset / prior.std
+    return loss.detach() - prior.log_density(theta), model.pack_grad() + offset / prior.std
 
 
 def map_estimate(
