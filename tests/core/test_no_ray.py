@@ -54,7 +54,7 @@ print(sorted(name for name in sys.modules if name.split(".")[0] == "ray"))
 
 def modules_after(code: str, *arguments: str) -> str:
     """What a program prints, which is a list of modules."""
-    path = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "tests", Path(__file__).parent)))
     child = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         capture_output=True,
