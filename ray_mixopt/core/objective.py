@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
-from scipy.special import rel_entr
 
 from ray_mixopt.core.space import MixtureSpace
 
@@ -179,6 +178,8 @@ def divergence(mixtures: np.ndarray, prior: np.ndarray) -> np.ndarray:
 
     A domain with no share in the prior counts as if it had a millionth, so that the divergence stays finite.
     """
+    from scipy.special import rel_entr  # takes long to import, and most searches do without
+
     p = np.maximum(prior, 1e-6)
     p = p / p.sum()
     total: np.ndarray = rel_entr(mixtures, p).sum(1)

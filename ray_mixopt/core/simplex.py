@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import special
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -171,6 +170,8 @@ class CappedSimplex:
         if uniform:
             drawn: np.ndarray = low + u * (high - low)
             return drawn
+        from scipy import special  # half of the time it takes to import the optimizer
+
         safe = np.where(total > 0, total, 1.0)
         f_low, f_high = (special.betainc(alpha[i], alpha[j], np.clip(b / safe, 0, 1)) for b in (low, high))
         return np.clip(safe * special.betaincinv(alpha[i], alpha[j], f_low + u * (f_high - f_low)), low, high)
