@@ -104,17 +104,7 @@ def search(
             results = tuner.fit()
             searcher = MixOptSearcher.load(config.experiment)
         else:
-            settings = config.search_settings
-            searcher = MixOptSearcher(
-                config.space,
-                MEAN_LOSS,
-                settings.mode,
-                objective=config.objective,
-                strategy=config.search.strategy,
-                budget=config.budget,
-                seed=settings.seed,
-                min_gain_per_cost=settings.min_gain_per_cost,
-            )
+            searcher = MixOptSearcher(config.space, MEAN_LOSS, settings=config.search_settings)
             for path, history in earlier_runs(config).items():
                 searcher.absorb(history, source=Path(path.rstrip("/")).stem)
             tuner = tune.Tuner(

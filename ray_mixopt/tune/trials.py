@@ -91,7 +91,7 @@ class Roster:
         """Gives up unfinished runs that Tune does not know. What they showed is kept."""
         for run in [run for run in history if run.trial_id in trial_ids and run.status in ("running", "paused")]:
             logger.warning("Tune does not know trial %s: it is lost after step %d.", run.trial_id, run.reached)
-            run.status = "lost"
+            history.finish(run.trial_id, lost=True)
             self.end(run.trial_id)
         self.unconfirmed.difference_update(trial_ids)
 
