@@ -103,6 +103,7 @@ class MixtureOptimizer:
             )
             history.add(trial)
         history.n_asked += proposal.counts
+        history.n_apart += not proposal.counts
         suggestion = Suggestion(
             trial_id=trial.trial_id,
             mixture=self.space.named(trial.mixture),

@@ -57,7 +57,7 @@ def result(optimizer: MixtureOptimizer, truth: Truth, trajectory: Sequence[Recom
             for name in space.scale_names
         ],
         "runs": sum(paid.values()),
-        "continued": history.n_asked - sum(paid.values()),
+        "continued": history.n_continued,
         "diverged": recommendation.diverged,
         "trajectory": [
             {"spent": point.spent, "full_runs": point.target_runs}

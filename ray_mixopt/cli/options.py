@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ray_mixopt.core.objective import Objective
     from ray_mixopt.core.simplex import Group
     from ray_mixopt.core.space import MixtureSpace
+    from ray_mixopt.optimizer import MixtureOptimizer
 
 INTERRUPTED = 130  # the shell's exit code of a program that Ctrl-C ended
 EXIT_CODES = """\b
@@ -65,6 +66,26 @@ def one_thread() -> None:
 def examples(*lines: str) -> str:
     """An epilog of ``--help`` with examples and the exit codes."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines) + "\n\n" + EXIT_CODES
+
+
+def opened(path: str, **asked: Any) -> MixtureOptimizer:
+    """The search at a path; where its strategy is one of the user's own, the default one answers, which is said.
+
+    Args:
+        path: see ``io.searches.load``.
+        **asked: for it.
+
+    Raises:
+        ValueError: if there is no search at that path, or it is damaged.
+    """
+    from ray_mixopt.core.problem import OwnStrategyError
+    from ray_mixopt.io import searches
+
+    try:
+        return searches.load(path, **asked)
+    except OwnStrategyError:
+        click.echo(f"{path} was searched with a strategy of your own: the default strategy answers here.", err=True)
+        return searches.load(path, strategy="default", **asked)
 
 
 def pairs(texts: Sequence[str], option: str, example: str) -> dict[str, float]:
@@ -237,7 +258,7 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
             scales = sorted({name for history in histories.values() for name in history.space.scale_names})
             if unknown := sorted({*source.cost, *source.parameters} - set(scales)):
                 raise ValueError(f"No run is of scale {unknown[0]!r}: there are {', '.join(scales)}.")
-            own = searches.load(sources[0]) if len(sources) == 1 and searches.is_search(sources[0]) else None
+            own = opened(sources[0]) if len(sources) == 1 and searches.is_search(sources[0]) else None
             changes = None if domains is None else DomainMap.read(domains)
         return command(histories=histories, changes=changes, target=source.target, own=own, **rest)
 

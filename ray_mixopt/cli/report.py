@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ray_mixopt.cli.options import as_json_option, bad_arguments, examples, objective_options, one_thread
+from ray_mixopt.cli.options import as_json_option, bad_arguments, examples, objective_options, one_thread, opened
 
 if TYPE_CHECKING:
     from ray_mixopt.core.objective import Mode, Objective
@@ -81,11 +81,10 @@ def _write(
     path: str, folder: Path, name: str | None, objective: Objective | None, mode: Mode | None, refresh: float | None
 ) -> Path:
     from ray_mixopt.analysis.study import Study
-    from ray_mixopt.io import searches
     from ray_mixopt.report.page import write_report
 
     one_thread()
-    optimizer = searches.load(path, objective=objective, mode=mode)
+    optimizer = opened(path, objective=objective, mode=mode)
     with _status() as tick:
         study = Study(optimizer, name or _name(path), tick)
         return write_report(study, folder, refresh=refresh)

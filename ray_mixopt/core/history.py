@@ -81,7 +81,8 @@ class History:
         self.space = space
         self.trials: dict[str, Trial] = {}
         self.arrivals: list[tuple[str, int]] = []  # (trial_id, step), oldest first
-        self.n_asked = 0  # suggestions so far, without lost runs asked for again; numbers the next one's random stream
+        self.n_asked = 0  # suggestions of the strategy's so far; numbers the next one's random stream
+        self.n_apart = 0  # runs asked for besides: before all others, or lost ones again
         self.n_duplicates = 0  # repeated reports of a (trial, step), dropped
         self.n_missing = 0  # reports without any metric of the objective
 
@@ -210,6 +211,11 @@ class History:
                 totals[trial.scale] += self.space.cost(trial.scale, trial.reached)
         return totals
 
+    @property
+    def n_continued(self) -> int:
+        """How often a paused run was asked to go on."""
+        return max(self.n_asked + self.n_apart - sum(not trial.evaluated for trial in self), 0)
+
     # -- views
 
     @property
@@ -247,6 +253,7 @@ class History:
             "trials": trials,
             "arrivals": [list(arrival) for arrival in self.arrivals],
             "n_asked": self.n_asked,
+            "n_apart": self.n_apart,
             "n_duplicates": self.n_duplicates,
             "n_missing": self.n_missing,
         }
@@ -264,6 +271,7 @@ class History:
             for entry in state["trials"]:
                 history.add(_trial(entry))
             history.arrivals = [(str(trial_id), whole(step, "a step", 1)) for trial_id, step in state["arrivals"]]
+            history.n_apart = whole(state.get("n_apart", 0), "n_apart")  # version 0.1 did not count them
             for counter in ("n_asked", "n_duplicates", "n_missing"):
                 setattr(history, counter, whole(state[counter], counter))
         except (KeyError, TypeError, AttributeError, OverflowError) as error:

@@ -25,6 +25,10 @@ _RENAMED = {  # strategies of version 0.1
 }
 
 
+class OwnStrategyError(ValueError):
+    """A search was made with a strategy of one's own, which a state has by name only."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What a search is for, how it goes about it and what it may spend: everything but the space.
@@ -137,7 +141,8 @@ class Settings:
             strategy: used in place of the one described.
 
         Raises:
-            ValueError: if an entry is missing or makes no sense, or the strategy was one's own and is not given.
+            ValueError: if an entry is missing or makes no sense.
+            OwnStrategyError: if the strategy was one's own and is not given.
         """
         try:
             given = {key: data[key] for key in ("mode", "objective", "strategy", "budget", "seed")}
@@ -152,7 +157,7 @@ class Settings:
         if strategy is not None:
             given["strategy"] = strategy
         elif isinstance(made_with, Mapping):
-            raise ValueError(
+            raise OwnStrategyError(
                 f"The search was made with a strategy of its own, {made_with.get('own')!r}: pass it as strategy=, or "
                 "strategy='default' to ask the default one."
             )

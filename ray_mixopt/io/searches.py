@@ -47,6 +47,7 @@ def load(
 
     Raises:
         ValueError: if there is no search at that path, or it is damaged.
+        OwnStrategyError: if its strategy is one's own and not given.
     """
     found = _contents(path, strategy)
     if isinstance(found, History):

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from pyarrow import fs
 
+from ray_mixopt.core.problem import OwnStrategyError
 from ray_mixopt.core.safety import MiB, check_size, parse_json, write_atomically
 
 logger = logging.getLogger(__name__)
@@ -140,11 +141,14 @@ def newest(filesystem: fs.FileSystem, path: str, take: Callable[[dict[str, Any]]
 
     Raises:
         ValueError: if no snapshot can be read.
+        OwnStrategyError: if ``take`` raises it.
     """
     damaged: list[str] = []
     for file in candidates(filesystem, path):
         try:
             found = take(read(filesystem, file))
+        except OwnStrategyError:
+            raise  # no damage: an older snapshot would say the same
         except (OSError, ValueError) as error:
             damaged.append(f"{file} ({error})")
             continue

@@ -65,10 +65,9 @@ def _arrivals(history: History) -> Iterator[str]:
         yield f"Step {step} of trial {name!r} was observed but did not arrive."
     for name, step in sorted(set(history.arrivals) - seen):
         yield f"Step {step} of trial {name!r} arrived but was not observed."
-    again = sum(trial.status == "lost" for trial in history)  # each may have been asked for once more
-    paid = sum(not trial.evaluated for trial in history)
-    if history.n_asked + again < paid:
-        yield f"There are {paid} trials, but only {history.n_asked} were asked for."
+    paid, asked = sum(not trial.evaluated for trial in history), history.n_asked + history.n_apart
+    if asked < paid:
+        yield f"There are {paid} trials, but only {asked} were asked for."
 
 
 def _money(history: History, budget: float | None) -> Iterator[str]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import click
@@ -17,10 +18,13 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from ray_mixopt import MixtureOptimizer, MixtureSpace, Scale
 from ray_mixopt.cli.export import FORMATS
 from ray_mixopt.cli.main import SHORT_HELP, main
 from ray_mixopt.cli.options import INTERRUPTED, one_thread
+from ray_mixopt.io import searches
 from ray_mixopt.io.export import WRITERS
+from ray_mixopt.strategies.random import RandomStrategy
 
 RUNS = """scale,cost_per_step,step,mixture/web,mixture/code,val_loss/web
 S,1,100,0.5,0.5,4.0
@@ -370,6 +374,20 @@ def test_there_is_no_report_of_nothing(tmp_path: Path) -> None:
     assert "No readable searcher state" in refused("report", tmp_path)
     (tmp_path / "broken.json").write_text("{")
     assert "broken.json is not JSON" in refused("report", tmp_path / "broken.json")
+
+
+@pytest.mark.parametrize("command", [["recommend", "--from"], ["report"]])
+def test_a_search_with_a_strategy_of_ones_own_is_answered_by_ours_which_is_said(
+    command: list[str], tmp_path: Path
+) -> None:
+    space = MixtureSpace(domains=("a", "b"), scales=(Scale("S", 1.0),), steps=(10,))
+    optimizer = MixtureOptimizer(space, strategy=partial(RandomStrategy), objective={"loss": 1.0})
+    for share in (0.2, 0.5, 0.9):
+        optimizer.add_evaluated_point({"a": share, "b": 1 - share}, "S", 10, {"loss": 1 + share})
+    searches.save(optimizer, tmp_path / "history.json")
+    result = call(*command, tmp_path / "history.json")
+    assert result.exit_code == 0, result.output
+    assert "searched with a strategy of your own: the default strategy answers here" in result.stderr
 
 
 def test_odd_files_are_refused_in_a_sentence(swarm: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from ray_mixopt.strategies.random import RandomStrategy
 from ray_mixopt.surrogate.encoding import encode
 from ray_mixopt.surrogate.gp import MixtureGP
 from ray_mixopt.surrogate.kernels import MixtureKernel
+from ray_mixopt.testing.history import violations
 
 SPACE = MixtureSpace(
     domains=("web", "code", "math"),
@@ -155,6 +156,12 @@ def test_points_to_evaluate_are_the_first_runs_and_the_strategy_goes_on_as_if_th
     ]
     without = [run.mixture for run in search(MixtureOptimizer(SPACE, seed=2), 4)]
     assert [run.mixture for run in asked[3:]] == without
+    history = with_points.history
+    assert (history.n_asked, history.n_apart, history.n_continued) == (4, 3, 0)
+    assert not list(violations(history))
+    history.finish(asked[-1].trial_id)
+    with_points.accept(Proposal(mixture=BEST, scale="small", steps=400, continues=asked[-1].trial_id))
+    assert history.n_continued == 1
     restored = MixtureOptimizer.from_state_dict(json.loads(json.dumps(with_points.state_dict())))
     assert restored.ask() == with_points.ask()
 

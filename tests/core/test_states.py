@@ -96,8 +96,9 @@ def test_an_optimizer_of_0_1_goes_on(path: Path) -> None:
         for run in state["history"]["trials"]:
             run["status"] = "done" if run["status"] == "paused" else run["status"]
     optimizer = MixtureOptimizer.from_state_dict(state)
-    assert optimizer.history.state_dict() == state["history"]
-    assert searches.load(path).history.state_dict() == state["history"]
+    known = state["history"] | {"n_apart": 0}  # which 0.1 did not count
+    assert optimizer.history.state_dict() == known
+    assert searches.load(path).history.state_dict() == known
     suggestion = optimizer.ask("next")
     assert suggestion.mixture["web"] >= 0.1 - 1e-9 and sum(suggestion.mixture.values()) == pytest.approx(1)
     if path.stem == "optimizer-random":
