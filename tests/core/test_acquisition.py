@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from offers import offer
 from scipy import stats
+from worlds import PAIR
 
 from ray_mixopt.acquisition.gain import ExpectedGain
 from ray_mixopt.acquisition.regret import Regret
-from ray_mixopt.core.space import MixtureSpace, Scale
 from ray_mixopt.surrogate.correlation import square_root
 from ray_mixopt.surrogate.encoding import encode
 from ray_mixopt.surrogate.fit import Hyperparameters
@@ -92,12 +92,9 @@ def test_a_singular_covariance_is_no_obstacle():
     assert torch.isfinite(regret.within).all()
 
 
-SPACE = MixtureSpace(domains=("a", "b"), scales=(Scale("s", 1.0, 1e6), Scale("l", 9.0, 1e7)), steps=(10, 20))
-
-
 def posterior(n_metrics=2, n_draws=1):
     rng = np.random.default_rng(0)
-    x = encode(SPACE, rng.dirichlet(np.ones(2), 8), [("s", 10), ("l", 20)] * 4)
+    x = encode(PAIR, rng.dirichlet(np.ones(2), 8), [("s", 10), ("l", 20)] * 4)
     models = []
     for i in range(n_metrics):
         hyper = Hyperparameters(2)
@@ -105,7 +102,7 @@ def posterior(n_metrics=2, n_draws=1):
         y = 0.05 * torch.from_numpy(rng.standard_normal(8))
         unit = Standardisation(center=0.0, spread=1.0 + i)
         models.append(MixtureGP(x, unit.undone(y), theta, standardise=unit))
-    return ObjectivePosterior(SPACE, 1.0, {str(i): 1.0 - 0.5 * i for i in range(n_metrics)}, models)
+    return ObjectivePosterior(PAIR, 1.0, {str(i): 1.0 - 0.5 * i for i in range(n_metrics)}, models)
 
 
 def joint(model, x):
@@ -119,9 +116,9 @@ def joint(model, x):
 
 def test_explained_variance_equals_the_textbook_formula_for_several_metrics():
     p = posterior()
-    runs = encode(SPACE, np.array([[0.2, 0.8], [0.7, 0.3]]), [("s", 20), ("l", 10)])
+    runs = encode(PAIR, np.array([[0.2, 0.8], [0.7, 0.3]]), [("s", 20), ("l", 10)])
     w = np.array([[0.5, 0.5], [0.1, 0.9], [0.9, 0.1]])
-    x = encode(SPACE, w, [("l", 20)])
+    x = encode(PAIR, w, [("l", 20)])
     found = offer(p, runs, w, [1]).explained
     explained = torch.zeros(2, 3, dtype=torch.float64)
     for weight, s in zip(p.weights, p.models, strict=True):
@@ -134,11 +131,11 @@ def test_explained_variance_equals_the_textbook_formula_for_several_metrics():
 
 def test_a_pair_explains_what_its_two_reports_explain_together():
     p = posterior()
-    runs = encode(SPACE, np.array([[0.2, 0.8], [0.7, 0.3], [0.3, 0.7]]), [("s", 20), ("l", 10), ("l", 10)])
-    partners = encode(SPACE, np.array([[0.4, 0.6], [0.4, 0.6]]), [("s", 20), ("l", 10)])
+    runs = encode(PAIR, np.array([[0.2, 0.8], [0.7, 0.3], [0.3, 0.7]]), [("s", 20), ("l", 10), ("l", 10)])
+    partners = encode(PAIR, np.array([[0.4, 0.6], [0.4, 0.6]]), [("s", 20), ("l", 10)])
     partner = torch.tensor([0, 1, 1])
     w = np.array([[0.5, 0.5], [0.1, 0.9], [0.9, 0.1]])
-    x = encode(SPACE, w, [("l", 20)])
+    x = encode(PAIR, w, [("l", 20)])
     found = offer(p, torch.cat([runs, partners]), w, [1], [3, 4, 4, -1, -1])
     expected = torch.zeros(3, 3, dtype=torch.float64)
     for weight, s in zip(p.weights, p.models, strict=True):
@@ -154,7 +151,7 @@ def test_a_pair_explains_what_its_two_reports_explain_together():
 
 def test_information_about_the_draws_is_that_of_a_gaussian_with_the_mixtures_moments():
     p = posterior(n_metrics=1, n_draws=3)
-    runs = encode(SPACE, np.array([[0.2, 0.8], [0.7, 0.3]]), [("s", 20), ("l", 10)])
+    runs = encode(PAIR, np.array([[0.2, 0.8], [0.7, 0.3]]), [("s", 20), ("l", 10)])
     information = offer(p, runs, np.array([[0.5, 0.5]]), [0, 0, 0]).information
     model = p.models[0]
     variance = model.solve(runs).variance + model.noise
@@ -166,8 +163,8 @@ def test_information_about_the_draws_is_that_of_a_gaussian_with_the_mixtures_mom
 def test_expected_gain_is_the_knowledge_gradient():
     p = posterior()
     w = np.stack([np.linspace(0, 1, 12), 1 - np.linspace(0, 1, 12)], axis=1)
-    run = encode(SPACE, w[p.mean(w).argsort()[1:2].numpy()], [("l", 20)])
-    x = encode(SPACE, w, [("l", 20)])
+    run = encode(PAIR, w[p.mean(w).argsort()[1:2].numpy()], [("l", 20)])
+    x = encode(PAIR, w, [("l", 20)])
     rng = np.random.default_rng(4)
     after = np.zeros((20_000, 12))
     before = np.zeros(12)
@@ -187,7 +184,7 @@ def test_expected_gain_is_the_knowledge_gradient():
 def test_a_pending_run_leaves_less_to_learn_there():
     p = posterior(n_draws=2)
     w = np.stack([np.linspace(0, 1, 12), 1 - np.linspace(0, 1, 12)], axis=1)
-    run = encode(SPACE, w[p.mean(w).argsort()[1:2].numpy()], [("l", 20)])
+    run = encode(PAIR, w[p.mean(w).argsort()[1:2].numpy()], [("l", 20)])
     after = p.given_pending(run)
     gains = [ExpectedGain()(q, q.solve(run), w, np.random.default_rng(0)) for q in (after, p)]
     assert gains[0] < 0.5 * gains[1]

@@ -8,15 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from offers import offer
+from worlds import PAIR
 
-from ray_mixopt.core.space import MixtureSpace, Scale
 from ray_mixopt.surrogate.correlation import error_correlation
 from ray_mixopt.surrogate.encoding import Observations, encode
 from ray_mixopt.surrogate.fit import Hyperparameters
 from ray_mixopt.surrogate.gp import MixtureGP, Standardisation
 from ray_mixopt.surrogate.posterior import ObjectivePosterior
 
-SPACE = MixtureSpace(domains=("a", "b"), scales=(Scale("s", 1.0, 1e6), Scale("l", 9.0, 1e7)), steps=(10, 20))
 CELLS = [("s", 10), ("s", 20), ("l", 10), ("l", 20)]
 CORRELATION = torch.tensor([[1.0, 0.8, -0.5], [0.8, 1.0, -0.2], [-0.5, -0.2, 1.0]], dtype=torch.float64)
 WEIGHTS = {"x": 1.0, "y": 0.5, "z": -0.7}
@@ -24,7 +23,7 @@ UNIT = Standardisation(center=0.0, spread=1.0)
 
 
 def inputs(n, seed=0):
-    return encode(SPACE, np.random.default_rng(seed).dirichlet(np.ones(2), n), [CELLS[i % 4] for i in range(n)])
+    return encode(PAIR, np.random.default_rng(seed).dirichlet(np.ones(2), n), [CELLS[i % 4] for i in range(n)])
 
 
 def draws(x, correlation, seed):
@@ -48,7 +47,7 @@ def case():
     x = inputs(9)
     values, theta = draws(x, CORRELATION, 1)
     models = [MixtureGP(x, y, theta, standardise=UNIT) for y in values]
-    posterior = ObjectivePosterior(SPACE, 1.0, WEIGHTS, models, correlation=CORRELATION)
+    posterior = ObjectivePosterior(PAIR, 1.0, WEIGHTS, models, correlation=CORRELATION)
     w = torch.tensor(list(WEIGHTS.values()), dtype=torch.float64)
 
     def joint(new):
@@ -74,7 +73,7 @@ MIXTURES = np.array([[0.5, 0.5], [0.1, 0.9], [0.9, 0.1], [0.3, 0.7]])
 
 def test_marginals_and_contrasts_are_those_of_the_coregionalised_process(case):
     posterior, _, of_objective = case
-    covariance = of_objective(encode(SPACE, MIXTURES, [("l", 20)]))
+    covariance = of_objective(encode(PAIR, MIXTURES, [("l", 20)]))
     assert torch.allclose(posterior.marginal(MIXTURES)[1][0], covariance.diagonal(), rtol=1e-5)
     centred = covariance - covariance.mean(0)
     centred = centred - centred.mean(1, keepdim=True)
@@ -84,9 +83,9 @@ def test_marginals_and_contrasts_are_those_of_the_coregionalised_process(case):
 
 def test_what_reports_explain_is_that_of_the_coregionalised_process(case):
     posterior, joint, _ = case
-    runs = encode(SPACE, np.array([[0.2, 0.8], [0.7, 0.3]]), [("s", 20), ("l", 10)])
-    partners = encode(SPACE, np.array([[0.4, 0.6], [0.4, 0.6]]), [("s", 20), ("l", 10)])
-    x = encode(SPACE, MIXTURES, [("l", 20)])
+    runs = encode(PAIR, np.array([[0.2, 0.8], [0.7, 0.3]]), [("s", 20), ("l", 10)])
+    partners = encode(PAIR, np.array([[0.4, 0.6], [0.4, 0.6]]), [("s", 20), ("l", 10)])
+    x = encode(PAIR, MIXTURES, [("l", 20)])
     w, noise = torch.tensor(list(WEIGHTS.values()), dtype=torch.float64), posterior.models[0].noise[0]
     found = offer(posterior, torch.cat([runs, partners]), MIXTURES, [1], [2, 3, -1, -1])
     alone, pairs = found.explained, found.explained_in_pairs
@@ -106,8 +105,8 @@ def test_without_correlation_variances_add_up():
     x = inputs(9)
     values, theta = draws(x, CORRELATION, 1)
     models = [MixtureGP(x, y, theta, standardise=UNIT) for y in values]
-    both = ObjectivePosterior(SPACE, 1.0, WEIGHTS, models)
-    alone = [ObjectivePosterior(SPACE, 1.0, {m: w}, [s]) for (m, w), s in zip(WEIGHTS.items(), models, strict=True)]
+    both = ObjectivePosterior(PAIR, 1.0, WEIGHTS, models)
+    alone = [ObjectivePosterior(PAIR, 1.0, {m: w}, [s]) for (m, w), s in zip(WEIGHTS.items(), models, strict=True)]
     assert torch.allclose(both.marginal(MIXTURES)[1], sum(p.marginal(MIXTURES)[1] for p in alone))
     assert torch.allclose(both.contrasts(MIXTURES)[1], sum(p.contrasts(MIXTURES)[1] for p in alone))
 
@@ -166,7 +165,7 @@ def test_leaving_a_run_out_is_about_the_objective_where_all_metrics_were_reporte
     assert posterior.calibration(data).n == 9
     partial = [*data[:2], observed(x, values[2], slice(3, 9))]
     models = [MixtureGP(d.x, d.y, theta, standardise=UNIT) for d in partial]
-    kept = ObjectivePosterior(SPACE, 1.0, WEIGHTS, models, correlation=CORRELATION).calibration(partial)
+    kept = ObjectivePosterior(PAIR, 1.0, WEIGHTS, models, correlation=CORRELATION).calibration(partial)
     assert kept.n == 6
     # Errors that go together make a sum's larger: taken to cancel, they leave its intervals too often.
     n = 200
@@ -176,6 +175,6 @@ def test_leaving_a_run_out_is_about_the_objective_where_all_metrics_were_reporte
     data = [observed(x, y) for y in values]
     models = [MixtureGP(d.x, d.y, theta, standardise=UNIT) for d in data]
     weights = dict.fromkeys("xyz", 1.0)
-    right = ObjectivePosterior(SPACE, 1.0, weights, models, correlation=equal).calibration(data)
-    wrong = ObjectivePosterior(SPACE, 1.0, weights, models).calibration(data)
+    right = ObjectivePosterior(PAIR, 1.0, weights, models, correlation=equal).calibration(data)
+    wrong = ObjectivePosterior(PAIR, 1.0, weights, models).calibration(data)
     assert right.coverage > 0.9 > wrong.coverage

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from worlds import SMALL_MEDIUM_LARGE
 
-from ray_mixopt import MixtureOptimizer, MixtureSpace, Scale, simulators
+from ray_mixopt import MixtureOptimizer, MixtureSpace, simulators
 from ray_mixopt.core.objective import Guardrail, Objective
 from ray_mixopt.core.pool import Pool
 from ray_mixopt.core.simplex import Group
 
 GOLDEN = Path(__file__).with_name("golden.json")
-SCALES = (Scale("small", 0.01, 1e7), Scale("medium", 0.1, 1e8), Scale("large", 1.0, 1e9))
 
 
 def formula(mixture, scale: str, steps: int) -> dict[str, float]:
@@ -70,7 +70,7 @@ def several_metrics() -> tuple[MixtureOptimizer, Iterator[dict[str, Any]]]:
     """A guardrail, limits, earlier runs, diverged and failed ones, and metrics that some reports lack."""
     space = MixtureSpace(
         domains=("web", "code", "math", "books"),
-        scales=SCALES,
+        scales=SMALL_MEDIUM_LARGE,
         steps=(100, 400),
         lower={"web": 0.1},
         token_supply={"web": 4.0, "code": 2.0, "math": 1.0, "books": 1.0},
@@ -101,7 +101,7 @@ def several_metrics() -> tuple[MixtureOptimizer, Iterator[dict[str, Any]]]:
 
 def logged() -> tuple[MixtureOptimizer, Iterator[dict[str, Any]]]:
     """A table of logged runs, maximised, one at a time."""
-    space = MixtureSpace(domains=("a", "b", "c"), scales=SCALES, steps=(100, 200, 400))
+    space = MixtureSpace(domains=("a", "b", "c"), scales=SMALL_MEDIUM_LARGE, steps=(100, 200, 400))
     rng = np.random.default_rng(4)
     mixtures = space.sample(40, rng)
     pool = Pool(mixtures=mixtures, available=rng.random((40, 3, 3)) < 0.8)

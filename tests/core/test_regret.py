@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from worlds import THREE_SCALES, Bowl, search, train
 
 from ray_mixopt.acquisition.gain import RegretPerCost
 from ray_mixopt.core.pool import Pool
@@ -19,37 +20,13 @@ from ray_mixopt.strategies.default import DefaultSettings, DefaultStrategy, part
 from ray_mixopt.strategies.design import corners_again, initial_design
 from ray_mixopt.surrogate.belief import FitSettings
 
-SPACE = MixtureSpace(
-    domains=("web", "code", "math"),
-    scales=(Scale("small", 0.01, 1e7), Scale("medium", 0.1, 1e8), Scale("large", 1.0, 1e9)),
-    steps=(100, 400),
-)
+SPACE = THREE_SCALES
 BEST = np.array([0.6, 0.3, 0.1])
+loss = Bowl(space=SPACE, best=BEST, size=0.3, length=0.4, moves=0.05)  # the best mixture moves a little with the scale
 
 
-def loss(mixture, scale, steps):
-    """A mixing law whose optimum moves a little with the scale."""
-    size = {"small": 1.0, "medium": 0.6, "large": 0.4}[scale]
-    shift = {"small": 0.1, "medium": 0.03, "large": 0.0}[scale]
-    w = np.array(list(mixture.values()))
-    best = BEST + shift * np.array([-1.0, 0.5, 0.5])
-    return 2.0 + size * (100 / steps) ** 0.3 + float(np.square(w - best).sum())
-
-
-def run(optimizer, suggestion, value=loss):
-    reached = optimizer.history[suggestion.trial_id].reached
-    for steps in optimizer.space.steps:
-        if reached < steps <= suggestion.steps:
-            optimizer.tell(suggestion.trial_id, steps, value(suggestion.mixture, suggestion.scale, steps))
-    optimizer.finish(suggestion.trial_id)
-
-
-def search(optimizer, n, value=loss):
-    for _ in range(n):
-        suggestion = optimizer.ask()
-        if suggestion is None:
-            break
-        run(optimizer, suggestion, value)
+def searched(optimizer, n, value=loss):
+    search(optimizer, n, value)
     return optimizer
 
 
@@ -105,7 +82,7 @@ def test_the_more_is_known_the_fewer_draws():
 
 
 def test_what_the_model_has_no_room_for_is_counted():
-    optimizer = search(MixtureOptimizer(SPACE, seed=0), 8)
+    optimizer = searched(MixtureOptimizer(SPACE, seed=0), 8)
     assert optimizer.recommend().left_out == 0
     n = len(optimizer.history.arrivals)
     small = DefaultSettings(fit=FitSettings(most_used=n - 3))
@@ -116,7 +93,7 @@ def test_what_the_model_has_no_room_for_is_counted():
 
 
 def test_it_finds_the_optimum_for_less_than_a_random_target_run_costs():
-    optimizer = search(MixtureOptimizer(SPACE, budget=SPACE.target_cost / 2, seed=1), 60)
+    optimizer = searched(MixtureOptimizer(SPACE, budget=SPACE.target_cost / 2, seed=1), 60)
     answer = optimizer.recommend()
     assert optimizer.history.spent <= SPACE.target_cost / 2
     assert loss(answer.mixture, "large", 400) - loss(SPACE.named(BEST), "large", 400) < 0.01
@@ -130,7 +107,7 @@ def test_it_ends_when_no_run_is_worth_its_cost():
     spent = {}
     for gain in (0.0, 1e-6, 1e-3):
         optimizer = MixtureOptimizer(SPACE, budget=3 * SPACE.target_cost, seed=0, min_gain_per_cost=gain)
-        spent[gain] = search(optimizer, 200).history.spent
+        spent[gain] = searched(optimizer, 200).history.spent
         recommendation = optimizer.recommend()
         assert recommendation.value_of_next_run is not None and recommendation.next_run is not None
         restored = MixtureOptimizer.from_state_dict(json.loads(json.dumps(optimizer.state_dict())))
@@ -158,12 +135,12 @@ def test_no_run_costs_more_than_half_of_all_before_it():
         if optimizer.history.n_asked > n_design:
             assert suggestion.cost <= 0.5 * before
             largest = max(largest, suggestion.cost)
-        run(optimizer, suggestion)
+        train(optimizer, suggestion, loss)
     assert largest > 0.05 * SPACE.target_cost
 
 
 def test_a_mixture_is_not_trained_twice_at_the_same_fidelity():
-    optimizer = search(MixtureOptimizer(SPACE, budget=SPACE.target_cost, seed=2), 60)
+    optimizer = searched(MixtureOptimizer(SPACE, budget=SPACE.target_cost, seed=2), 60)
     n_design = len(initial_design(SPACE, np.random.default_rng(0)))
     cells = [(t.mixture, t.scale) for t in optimizer.history]
     assert len(cells) > n_design + 10
@@ -172,7 +149,7 @@ def test_a_mixture_is_not_trained_twice_at_the_same_fidelity():
 
 
 def test_a_mixture_that_differs_by_rounding_is_the_same_run():
-    optimizer = search(MixtureOptimizer(SPACE, seed=3), 14)
+    optimizer = searched(MixtureOptimizer(SPACE, seed=3), 14)
     optimizer.accept(
         Proposal(mixture=np.array([1e-17, 1.0, 4e-5]) / (1 + 4e-5), scale="medium", steps=400)
     )  # in flight
@@ -194,7 +171,7 @@ def test_runs_are_valued_in_pairs_in_the_second_half_of_the_budget_only():
 
     strategy = partial(DefaultStrategy, acquisition=Watched())
     optimizer = MixtureOptimizer(SPACE, strategy=strategy, budget=SPACE.target_cost, seed=3)
-    search(optimizer, 60)
+    searched(optimizer, 60)
     assert optimizer.history.committed > 0.9 * SPACE.target_cost
     assert paired and min(paired) >= 0.5 * SPACE.target_cost
     assert alone and min(alone) < 0.5 * SPACE.target_cost
@@ -243,7 +220,7 @@ def test_where_the_bridge_is_short_the_corners_are_run_again_further_up_late_in_
         suggestion = optimizer.ask()
         if suggestion is None:
             break
-        run(optimizer, suggestion, reversed_loss)
+        train(optimizer, suggestion, reversed_loss)
         spent[suggestion.trial_id] = optimizer.history.committed
     asked = [t for t in optimizer.history if t.scale == "150M" and max(t.mixture) == pytest.approx(0.95 + 0.05 / 3)]
     assert sum(t.steps >= 12000 for t in asked) == 3  # each once
@@ -259,32 +236,32 @@ def test_a_bridge_that_reaches_far_is_enough():
 
 
 def test_maximising_the_negative_is_the_same_search():
-    down = search(MixtureOptimizer(SPACE, seed=2), 16)
-    up = search(MixtureOptimizer(SPACE, seed=2, mode="max"), 16, lambda *at: -loss(*at))
+    down = searched(MixtureOptimizer(SPACE, seed=2), 16)
+    up = searched(MixtureOptimizer(SPACE, seed=2, mode="max"), 16, lambda *at: -loss(*at))
     assert [t.mixture for t in down.history] == [t.mixture for t in up.history]
     assert down.recommend().predicted.mean == pytest.approx(-up.recommend().predicted.mean)
 
 
 def test_runs_in_flight_are_distinct_and_inform_each_other():
-    optimizer = search(MixtureOptimizer(SPACE, seed=3), 14)
+    optimizer = searched(MixtureOptimizer(SPACE, seed=3), 14)
     asked = [optimizer.ask() for _ in range(5)]
     assert len({(tuple(s.mixture.values()), s.scale, s.steps) for s in asked}) == 5
 
 
 def test_a_restored_optimizer_goes_on_bit_for_bit():
-    optimizer = search(MixtureOptimizer(SPACE, seed=4), 15)
+    optimizer = searched(MixtureOptimizer(SPACE, seed=4), 15)
     optimizer.ask()  # in flight
     restored = MixtureOptimizer.from_state_dict(json.loads(json.dumps(optimizer.state_dict())))
     for _ in range(3):
         one, other = optimizer.ask(), restored.ask()
         assert one == other
-        run(optimizer, one)
-        run(restored, other)
+        train(optimizer, one, loss)
+        train(restored, other, loss)
     assert optimizer.recommend() == restored.recommend()
 
 
 def test_it_continues_paused_runs_at_marginal_cost():
-    optimizer = search(MixtureOptimizer(SPACE, seed=5), 10)
+    optimizer = searched(MixtureOptimizer(SPACE, seed=5), 10)
     continued = []
     for _ in range(30):
         suggestion = optimizer.ask()
@@ -292,7 +269,7 @@ def test_it_continues_paused_runs_at_marginal_cost():
             assert suggestion.trial_id == suggestion.continues
             assert suggestion.cost < SPACE.cost(suggestion.scale, suggestion.steps)
             continued.append(suggestion)
-        run(optimizer, suggestion)
+        train(optimizer, suggestion, loss)
     assert continued
 
 
@@ -302,7 +279,7 @@ def test_several_metrics_are_modelled_and_combined():
         return {"loss": value, "accuracy": 0.5 - 0.1 * value}
 
     optimizer = MixtureOptimizer(SPACE, objective={"loss": 1.0, "accuracy": -2.0}, seed=6, budget=SPACE.target_cost)
-    search(optimizer, 45, metrics)
+    searched(optimizer, 45, metrics)
     trial = next(iter(optimizer.history))
     optimizer.history.observe(trial.trial_id, 200, {"loss": 2.5})  # a report that lacks the other metric
     answer = optimizer.recommend()
@@ -312,9 +289,9 @@ def test_several_metrics_are_modelled_and_combined():
 
 
 def test_a_diverged_mixture_is_priced_as_bad():
-    optimizer = search(MixtureOptimizer(SPACE, seed=7), 14)
+    optimizer = searched(MixtureOptimizer(SPACE, seed=7), 14)
     suggestion = optimizer.ask()
-    run(optimizer, suggestion, lambda *_: math.nan)
+    train(optimizer, suggestion, lambda *_: math.nan)
     assert optimizer.history[suggestion.trial_id].status == "diverged"
     assert optimizer.ask() is not None
     assert optimizer.recommend().diverged == 1
@@ -323,7 +300,7 @@ def test_a_diverged_mixture_is_priced_as_bad():
 def test_a_constant_metric_and_an_empty_history_still_get_answers():
     optimizer = MixtureOptimizer(SPACE, seed=8)
     assert optimizer.recommend().predicted is None
-    search(optimizer, 14, lambda *_: 1.0)
+    searched(optimizer, 14, lambda *_: 1.0)
     assert optimizer.recommend().predicted.mean == pytest.approx(1.0, abs=1e-3)
 
 
@@ -349,7 +326,7 @@ def test_a_pool_is_searched_without_leaving_it_until_it_is_used_up():
         assert logged.available[row, scale, steps]
         assert (row, scale, steps) not in taken
         taken.add((row, scale, steps))
-        run(optimizer, s)
+        train(optimizer, s, loss)
     answer = optimizer.recommend()
     values = [loss(SPACE.named(w), "large", 400) for w in logged.mixtures[:4]]
     assert loss(answer.mixture, "large", 400) == min(values)
