@@ -1,6 +1,6 @@
 """Suggestions of three searches, kept: what only moves code must not move them.
 
-``python tests/core/test_golden.py`` writes them anew, for a change that is meant to.
+``PYTHONPATH=tests python tests/core/test_golden.py`` writes them anew, for a change that is meant to.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from ray_mixopt.strategies.candidates import PoolCandidates, SimplexCandidates
 from ray_mixopt.strategies.default import DefaultSettings, DefaultStrategy, partners_of
 from ray_mixopt.strategies.design import corners_again, initial_design
 from ray_mixopt.surrogate.belief import FitSettings
+from ray_mixopt.surrogate.posterior import ObjectivePosterior
 
 SPACE = THREE_SCALES
 BEST = np.array([0.6, 0.3, 0.1])
@@ -242,10 +243,13 @@ def test_maximising_the_negative_is_the_same_search():
     assert down.recommend().predicted.mean == pytest.approx(-up.recommend().predicted.mean)
 
 
-def test_runs_in_flight_are_distinct_and_inform_each_other():
-    optimizer = searched(MixtureOptimizer(SPACE, seed=3), 14)
+def test_runs_in_flight_are_distinct_and_inform_each_other(monkeypatch):
+    optimizer, unaware = (searched(MixtureOptimizer(SPACE, seed=3), 14) for _ in range(2))
     asked = [optimizer.ask() for _ in range(5)]
     assert len({(tuple(s.mixture.values()), s.scale, s.steps) for s in asked}) == 5
+    monkeypatch.setattr(ObjectivePosterior, "given_pending", lambda self, runs: self)
+    others = [unaware.ask() for _ in range(5)]
+    assert others[0] == asked[0] and others[1] != asked[1], "the second knows what the first will tell"
 
 
 def test_a_restored_optimizer_goes_on_bit_for_bit():
@@ -290,11 +294,20 @@ def test_several_metrics_are_modelled_and_combined():
 
 def test_a_diverged_mixture_is_priced_as_bad():
     optimizer = searched(MixtureOptimizer(SPACE, seed=7), 14)
-    suggestion = optimizer.ask()
-    train(optimizer, suggestion, lambda *_: math.nan)
-    assert optimizer.history[suggestion.trial_id].status == "diverged"
-    assert optimizer.ask() is not None
+    best = SPACE.mixture(optimizer.recommend().mixture)
+    reports = [report for t in optimizer.history if t.scale == "small" for report in t.observations.values()]
+    worst = max(report["value"] for report in reports)
+
+    def expected():
+        return float(optimizer.predict(best[None], scale="small", steps=400).mean[0])
+
+    before = expected()
+    run = optimizer.accept(Proposal(mixture=best, scale="small", steps=400))
+    train(optimizer, run, lambda mixture, scale, step: math.nan if step == 400 else loss(mixture, scale, step))
+    assert optimizer.history[run.trial_id].status == "diverged"
+    assert expected() - before > 0.5 * (worst - before) > 0.1, "as bad as the worst of its scale, if not for noise"
     assert optimizer.recommend().diverged == 1
+    assert optimizer.ask() is not None
 
 
 def test_a_constant_metric_and_an_empty_history_still_get_answers():
