@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-from ray_mixopt.strategies import STRATEGIES, Named
-
 # Before torch is imported, and for child processes: its matrices are small here, and threads only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))  # for the helpers that lie here
@@ -41,10 +39,3 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     config.option.loadscopereorder = False
     return Scheduling(config, log)
-
-
-@pytest.fixture
-def ladder(monkeypatch: pytest.MonkeyPatch) -> str:
-    """Name of a strategy that pauses and continues runs, and costs next to nothing."""
-    monkeypatch.setitem(STRATEGIES, "ladder", Named(module="ladder", cls="LadderStrategy"))
-    return "ladder"

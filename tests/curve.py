@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ladder import LadderStrategy
 from ray import tune
 from ray.tune.experiment import Trial
 from worlds import TINY
 
-from ray_mixopt import MixOptScheduler
+from ray_mixopt import MixOptScheduler, MixOptSearcher
 
 
 class Curve(tune.Trainable):
@@ -62,6 +64,9 @@ class Watch(tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         self.reports.append((trial.trial_id, result.get("step", -1), result.get("loss", float("nan"))))
+
+
+load = partial(MixOptSearcher.load, strategy=LadderStrategy)  # of whose strategy the files have only the name
 
 
 def curve_tuner(

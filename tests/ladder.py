@@ -21,19 +21,14 @@ class LadderStrategy:
         self.problem = problem
 
     def propose(self, history: History) -> Proposal | None:
-        space = self.problem.space
-        left = self.problem.affordable(history) + 1e-9
+        problem, space = self.problem, self.problem.space
         climbs = [self._climb(run) for run in sorted(history.paused(), key=self._loss) if run.steps < space.steps[-1]]
-        affordable = [
-            climb
-            for climb in climbs
-            if space.cost(climb.scale, climb.steps, start=history[str(climb.continues)].reached) <= left
-        ]
+        affordable = [climb for climb in climbs if problem.affords(climb, history)]
         scale = space.scale_names[history.n_asked % len(space.scales)]
-        new = Proposal(mixture=space.sample(1, self.problem.rng(history.n_asked))[0], scale=scale, steps=space.steps[0])
-        if affordable and (len(climbs) >= WIDTH or space.cost(scale, new.steps) > left):
+        new = Proposal(mixture=space.sample(1, problem.rng(history.n_asked))[0], scale=scale, steps=space.steps[0])
+        if affordable and (len(climbs) >= WIDTH or not problem.affords(new, history)):
             return affordable[0]
-        return new if space.cost(scale, new.steps) <= left else None
+        return new if problem.affords(new, history) else None
 
     def recommend(self, history: History) -> Recommendation:
         return best_observed(self.problem, history, target_only=False)

@@ -15,12 +15,12 @@ from typing import Any
 
 import ray
 from curve import Curve, curve_tuner
+from ladder import LadderStrategy
 from ray import tune
 from ray.cluster_utils import Cluster
 from ray.tune.experiment import Trial
 
 from ray_mixopt import MixOptSearcher
-from ray_mixopt.strategies import STRATEGIES, Named
 
 HEALTH = {"health_check_period_ms": 500, "health_check_initial_delay_ms": 2000, "health_check_failure_threshold": 6}
 
@@ -57,7 +57,6 @@ class Shake(tune.Callback):
 
 
 def main(folder: str, budget: str) -> None:
-    STRATEGIES["ladder"] = Named(module="ladder", cls="LadderStrategy")
     cluster = Cluster()
     config = {"_system_config": HEALTH, "num_cpus": 0, "include_dashboard": False}
     cluster.add_node(**config)
@@ -66,7 +65,7 @@ def main(folder: str, budget: str) -> None:
     cluster.wait_for_nodes()
     joins = threading.Event()
     shake = Shake(cluster, {node.node_id: node for node in nodes}, joins)
-    searcher = MixOptSearcher(strategy="ladder", budget=float(budget), seed=5)
+    searcher = MixOptSearcher(strategy=LadderStrategy, budget=float(budget), seed=5)
     tuner = curve_tuner(
         Path(folder),
         searcher,

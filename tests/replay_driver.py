@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from curve import load
+from ladder import LadderStrategy
 from ray import tune
 from ray.tune.experiment import Trial
 
 import ray_mixopt
 from ray_mixopt import MixOptScheduler, MixOptSearcher, simulators
-from ray_mixopt.strategies import STRATEGIES, Named
 
 NAME = "search"
 
@@ -79,15 +80,14 @@ def _trial_id(trial: Trial) -> str:
 
 
 def main(mode: str, folder: str, concurrency: str, budget: str, seed: str) -> None:
-    STRATEGIES["ladder"] = Named(module="ladder", cls="LadderStrategy")
     ray.init(address="local", num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     if mode == "restore":
         tuner = ray_mixopt.restore(Path(folder, NAME), trainable())
     else:
-        searcher = MixOptSearcher(strategy="ladder", budget=float(budget), seed=int(seed))
+        searcher = MixOptSearcher(strategy=LadderStrategy, budget=float(budget), seed=int(seed))
         tuner = make_tuner(searcher, folder, int(concurrency))
     results = tuner.fit()
-    history = MixOptSearcher.load(Path(folder, NAME)).optimizer.history
+    history = load(Path(folder, NAME)).optimizer.history
     ray.shutdown()
     print(json.dumps({"errors": len(results.errors), "history": history.state_dict()}))
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from offers import offer
 from worlds import PAIR
 
+from ray_mixopt import MixtureOptimizer, Objective
 from ray_mixopt.surrogate.correlation import error_correlation
 from ray_mixopt.surrogate.encoding import Observations, encode
 from ray_mixopt.surrogate.fit import Hyperparameters
@@ -120,6 +121,23 @@ def test_the_correlation_is_found_from_the_data_also_where_a_metric_has_gaps():
     gap = [*whole[:2], observed(x, values[2], slice(0, 200))]
     found = error_correlation(gap, [MixtureGP(d.x, d.y, theta, standardise=UNIT) for d in gap])
     assert torch.allclose(found, CORRELATION, atol=0.15)
+
+
+@pytest.mark.parametrize(
+    "objective", [WEIGHTS, Objective(weights={"x": 1.0, "y": 0.5, "z": 0.7})], ids=["weights", "objective"]
+)
+def test_a_belief_holds_that_errors_go_together(objective):
+    x = inputs(40)
+    values, _ = draws(x, torch.full((3, 3), 0.95, dtype=torch.float64).fill_diagonal_(1.0), 6)
+    optimizer = MixtureOptimizer(PAIR, objective=objective)
+    for row, *report in zip(x.tolist(), *values.tolist(), strict=True):
+        scale, steps = CELLS[len(optimizer.history) % 4]
+        optimizer.add_evaluated_point(
+            PAIR.named(np.array(row[:2])), scale, steps, dict(zip(WEIGHTS, report, strict=True))
+        )
+    posterior = optimizer.posterior()
+    found = posterior.root @ posterior.root.mT
+    assert (found > 0.6).all()
 
 
 def test_metrics_that_never_meet_are_independent_and_few_reports_count_for_little():

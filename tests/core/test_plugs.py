@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -11,42 +12,23 @@ import pytest
 import torch
 from botorch.acquisition import LogExpectedImprovement
 from gpytorch.kernels import RBFKernel
+from worlds import THREE_SCALES, Bowl, search
 
-from ray_mixopt import MixtureOptimizer, MixtureSpace, Scale
+from ray_mixopt import MixtureOptimizer, MixtureSpace
 from ray_mixopt.core.pool import Pool
 from ray_mixopt.core.problem import Settings
 from ray_mixopt.core.strategy import Callback, Proposal
 from ray_mixopt.strategies.default import DefaultStrategy
 from ray_mixopt.strategies.random import RandomStrategy
+from ray_mixopt.surrogate.belief import FitSettings
 from ray_mixopt.surrogate.encoding import encode
 from ray_mixopt.surrogate.gp import MixtureGP
 from ray_mixopt.surrogate.kernels import MixtureKernel
 from ray_mixopt.testing.history import violations
 
-SPACE = MixtureSpace(
-    domains=("web", "code", "math"),
-    scales=(Scale("small", 0.01, 1e7), Scale("large", 1.0, 1e9)),
-    steps=(100, 400),
-)
+SPACE = replace(THREE_SCALES, scales=(THREE_SCALES.scale("small"), THREE_SCALES.scale("large")))
 BEST = np.array([0.6, 0.3, 0.1])
-
-
-def loss(mixture, scale, steps):
-    w = np.array(list(mixture.values()))
-    return 2.0 + (0.5 if scale == "small" else 0.2) + (100 / steps) ** 0.3 + float(np.square(w - BEST).sum())
-
-
-def search(optimizer, n, value=loss):
-    asked = []
-    for _ in range(n):
-        run = optimizer.ask()
-        reached = optimizer.history[run.trial_id].reached
-        for step in SPACE.steps:
-            if reached < step <= run.steps:
-                optimizer.tell(run.trial_id, step, value(run.mixture, run.scale, step))
-        optimizer.finish(run.trial_id)
-        asked.append(run)
-    return asked
+loss = Bowl(space=SPACE, best=BEST, size=0.15, length=0.5)
 
 
 # -- strategies
@@ -63,7 +45,12 @@ class Corners(RandomStrategy):
 
 def test_a_strategy_of_ones_own_searches_and_is_saved_by_name_only():
     optimizer = MixtureOptimizer(SPACE, strategy=Corners, seed=3)
-    assert [max(run.mixture, key=run.mixture.get) for run in search(optimizer, 4)] == ["web", "code", "math", "web"]
+    assert [max(run.mixture, key=run.mixture.get) for run in search(optimizer, 4, loss)] == [
+        "web",
+        "code",
+        "math",
+        "web",
+    ]
     state = json.loads(json.dumps(optimizer.state_dict()))
     assert state["strategy"] == {"own": f"{__name__}:Corners"}
     with pytest.raises(ValueError, match=r"strategy of its own, '.*:Corners': pass it as strategy="):
@@ -108,7 +95,7 @@ class Product(MixtureKernel):
 
 def test_a_kernel_of_ones_own_is_fitted_and_believed():
     optimizer = MixtureOptimizer(SPACE, strategy=partial(DefaultStrategy, kernel=Product), seed=1)
-    search(optimizer, 24)
+    search(optimizer, 24, loss)
     model = optimizer.model("value")
     assert isinstance(model.hyper.kernel, Product)
     assert model.theta.shape[-1] == 1 + 1 + SPACE.n_domains + 2
@@ -130,7 +117,7 @@ def test_an_acquisition_of_botorchs_buys_the_runs():
             return improvement(at_target.unsqueeze(-2)) - offer.costs.log()
 
     optimizer = MixtureOptimizer(SPACE, strategy=partial(DefaultStrategy, acquisition=log_improvement), seed=1)
-    asked = search(optimizer, 24)
+    asked = search(optimizer, 24, loss)
     assert offers
     last = offers[-1]
     chosen = int(log_improvement(last).argmax())
@@ -148,13 +135,13 @@ def test_points_to_evaluate_are_the_first_runs_and_the_strategy_goes_on_as_if_th
         {"mixture": {"web": 2, "code": 1, "math": 1}, "scale": "large", "steps": 100},  # a replicate
     ]
     with_points = MixtureOptimizer(SPACE, points_to_evaluate=points, seed=2)
-    asked = search(with_points, 7)
+    asked = search(with_points, 7, loss)
     assert [(run.mixture["web"], run.scale, run.steps) for run in asked[:3]] == [
         (0.5, "large", 100),
         (0.5, "small", 400),
         (0.5, "large", 100),
     ]
-    without = [run.mixture for run in search(MixtureOptimizer(SPACE, seed=2), 4)]
+    without = [run.mixture for run in search(MixtureOptimizer(SPACE, seed=2), 4, loss)]
     assert [run.mixture for run in asked[3:]] == without
     history = with_points.history
     assert (history.n_asked, history.n_apart, history.n_continued) == (4, 3, 0)
@@ -219,6 +206,7 @@ def test_callbacks_hear_of_every_suggestion_and_every_fit():
     asked = search(optimizer, 20, lambda *at: {"loss": loss(*at)})
     assert diary.suggestions == asked
     assert diary.fits and all(metric == "loss" for metric, _ in diary.fits)
+    assert len({FitSettings().refit_size(n) for _, n in diary.fits}) == len(diary.fits), "again with a tenth more only"
     before = len(diary.fits)
     optimizer.recommend()
     optimizer.predict([SPACE.named(BEST)])
@@ -242,7 +230,7 @@ def test_an_error_in_a_callback_is_raised():
 
 def test_predictions_are_joint_in_the_objectives_own_direction_and_at_any_fidelity():
     down, up = (MixtureOptimizer(SPACE, mode=mode, seed=4) for mode in ("min", "max"))
-    search(down, 20)
+    search(down, 20, loss)
     search(up, 20, lambda *at: -loss(*at))
     mixtures = [SPACE.named(BEST), SPACE.named(SPACE.uniform()), {"web": 0, "code": 0, "math": 2}]
     found, mirrored = down.predict(mixtures), up.predict(mixtures)
@@ -264,7 +252,7 @@ def test_what_cannot_be_predicted_is_said():
         optimizer.predict([SPACE.named(BEST)])
     with pytest.raises(ValueError, match="Fewer than two reports have the metric 'accuracy'"):
         optimizer.model("accuracy")
-    search(optimizer, 16)
+    search(optimizer, 16, loss)
     with pytest.raises(ValueError, match="Unknown scale 'huge'"):
         optimizer.predict([SPACE.named(BEST)], scale="huge")
     with pytest.raises(ValueError, match="steps must be a number of training steps above 0, got -3"):
@@ -279,7 +267,7 @@ def test_the_model_of_a_metric_is_in_its_own_unit():
     x = encode(SPACE, BEST[None], [SPACE.target])
     value = float(optimizer.model("percent").posterior(x).mixture_mean)
     assert value == pytest.approx(float(optimizer.predict([BEST]).mean[0]))
-    assert float(optimizer.model("other").posterior(x).mixture_mean) == pytest.approx((100 - value) / 10, abs=0.05)
+    assert float(optimizer.model("other").posterior(x).mixture_mean) == pytest.approx((100 - value) / 10, abs=0.3)
 
 
 def test_settings_can_be_given_whole_or_one_by_one():

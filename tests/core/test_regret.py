@@ -4,11 +4,11 @@ import json
 import math
 from functools import partial
 
+import hypothesis
 import numpy as np
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
-from worlds import THREE_SCALES, Bowl, search, train
+from worlds import THREE_SCALES, Bowl, given, search, train
 
 from ray_mixopt.acquisition.gain import RegretPerCost
 from ray_mixopt.core.pool import Pool
@@ -55,6 +55,25 @@ def test_the_design_respects_floors_and_caps():
     assert max(w[1] for w in mixtures) > 0.35
 
 
+def test_runs_that_were_given_take_the_place_of_the_design():
+    design = DefaultStrategy(MixtureOptimizer(SPACE, seed=4).problem).design
+    cells = sorted({(p.scale, p.steps) for p in design}, key=lambda cell: SPACE.cost(*cell))
+
+    def of_the_design(*runs):
+        """How many of the suggestions are the design's, when some fidelities have been given runs."""
+        optimizer = MixtureOptimizer(SPACE, seed=4)
+        for cell, n in runs:
+            given(optimizer, n, loss, cells=[cell])
+        asked = search(optimizer, len(design), loss)
+        return sum(any((SPACE.mixture(run.mixture) == p.mixture).all() for p in design) for run in asked)
+
+    many = [sum((p.scale, p.steps) == cell for p in design) for cell in cells]
+    assert of_the_design() == len(design)
+    assert of_the_design((cells[0], many[0])) == many[1], "cheap runs spare cheap ones"
+    assert of_the_design((cells[1], max(many))) == 0, "and dear runs all"
+    assert of_the_design((cells[0], many[0] - 1)) == len(design), "a few are not enough"
+
+
 def test_candidates_stay_within_the_bounds_and_reach_corners_and_faces():
     space = MixtureSpace(
         domains=("a", "b", "c", "d"), scales=SPACE.scales, steps=SPACE.steps, upper={"a": 0.5}, lower={"b": 0.05}
@@ -69,7 +88,7 @@ def test_candidates_stay_within_the_bounds_and_reach_corners_and_faces():
     assert (near[:, 2] == 0).any()
 
 
-@given(st.integers(2, 5000))
+@hypothesis.given(st.integers(2, 5000))
 def test_refit_sizes_are_a_coarse_staircase_below_n(n):
     refit_size = FitSettings().refit_size
     assert 2 <= refit_size(n) <= n

@@ -26,9 +26,9 @@ BUDGET = 120
 
 
 @pytest.fixture
-def searcher(ladder: str) -> Iterator[MixOptSearcher]:
+def searcher() -> Iterator[MixOptSearcher]:
     """A search whose history is consistent in the end, whatever happened."""
-    made = MixOptSearcher(strategy=ladder, budget=BUDGET, seed=1)
+    made = MixOptSearcher(strategy=LadderStrategy, budget=BUDGET, seed=1)
     yield made
     check_history(made.optimizer.history, budget=BUDGET)
 
@@ -150,9 +150,9 @@ class Signal(tune.Callback):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1], ids=["SIGINT", "SIGUSR1"])
 def test_a_signal_interrupts_and_restore_goes_on(
-    make_tuner: MakeTuner, searcher: MixOptSearcher, ladder: str, tmp_path: Path, number: int
+    make_tuner: MakeTuner, searcher: MixOptSearcher, tmp_path: Path, number: int
 ) -> None:
-    whole = MixOptSearcher(strategy=ladder, budget=BUDGET, seed=1)
+    whole = MixOptSearcher(strategy=LadderStrategy, budget=BUDGET, seed=1)
     make_tuner(whole, name="whole", num_samples=-1, max_concurrent_trials=1).fit()
     stop = Signal(number, tmp_path / "signalled")
     make_tuner(searcher, num_samples=-1, max_concurrent_trials=1, callbacks=[stop]).fit()

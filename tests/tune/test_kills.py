@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import replay_driver
 from killing import outcome, saved
-from ladder import observations, wait_until
+from ladder import LadderStrategy, observations, wait_until
 
 from ray_mixopt import MixOptSearcher
 from ray_mixopt.core.history import History
@@ -32,8 +32,8 @@ def at_least(n_observations: int, driver: subprocess.Popen, folder: Path) -> boo
 
 
 @pytest.mark.skipif("MIXOPT_SLOW_TESTS" not in os.environ, reason="takes minutes: set MIXOPT_SLOW_TESTS=1")
-def test_twenty_kills(tmp_path: Path, start_driver: Callable, ladder: str) -> None:
-    searcher = MixOptSearcher(strategy=ladder, budget=BUDGET, seed=SEED)
+def test_twenty_kills(tmp_path: Path, start_driver: Callable) -> None:
+    searcher = MixOptSearcher(strategy=LadderStrategy, budget=BUDGET, seed=SEED)
     replay_driver.make_tuner(searcher, str(tmp_path / "whole"), concurrency=1).fit()
     whole = searcher.optimizer.history
 

@@ -14,24 +14,23 @@ from typing import Any
 import cloudpickle
 import pytest
 import replay_driver
-from curve import Curve, curve_tuner
+from curve import Curve, curve_tuner, load
 from killing import kill_after, outcome, paused_stayed_paused
-from ladder import observations
+from ladder import LadderStrategy, observations
 from ray import tune
 from worlds import TINY
 
 import ray_mixopt
 from ray_mixopt import MixOptSearcher, MixtureSpace
 from ray_mixopt.core.history import History
-from ray_mixopt.strategies import STRATEGIES, Named
 
 BUDGET = 100.0
 SEED = 11
 StartDriver = Callable[..., subprocess.Popen]
 
 
-def test_kill_9_twice_and_restore(tmp_path: Path, start_driver: StartDriver, ladder: str) -> None:
-    searcher = MixOptSearcher(strategy=ladder, budget=BUDGET, seed=SEED)
+def test_kill_9_twice_and_restore(tmp_path: Path, start_driver: StartDriver) -> None:
+    searcher = MixOptSearcher(strategy=LadderStrategy, budget=BUDGET, seed=SEED)
     replay_driver.make_tuner(searcher, str(tmp_path / "whole"), concurrency=1).fit()
     whole = searcher.optimizer.history
 
@@ -49,7 +48,7 @@ def test_kill_9_twice_and_restore(tmp_path: Path, start_driver: StartDriver, lad
     assert history.n_asked == whole.n_asked and history.spent == whole.spent <= BUDGET
 
 
-def test_kill_9_of_four_trials_at_once(tmp_path: Path, start_driver: StartDriver, ladder: str) -> None:
+def test_kill_9_of_four_trials_at_once(tmp_path: Path, start_driver: StartDriver) -> None:
     killed = kill_after(start_driver("start", tmp_path, 4, BUDGET, SEED), tmp_path, 8)
     end = outcome(start_driver("restore", tmp_path, 4, BUDGET, SEED))
     history = History.from_state_dict(end["history"])
@@ -65,10 +64,8 @@ def test_kill_9_of_four_trials_at_once(tmp_path: Path, start_driver: StartDriver
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished experiment with two sessions of files."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(STRATEGIES, "ladder", Named(module="ladder", cls="LadderStrategy"))
-        folder = tmp_path_factory.mktemp("finished")
-        curve_tuner(folder, MixOptSearcher(strategy="ladder", budget=100), num_samples=-1).fit()
+    folder = tmp_path_factory.mktemp("finished")
+    curve_tuner(folder, MixOptSearcher(strategy=LadderStrategy, budget=100), num_samples=-1).fit()
     for kind in ("experiment_state", "search_gen_state", "searcher-state"):
         file = newest(folder / "run", kind)
         file.with_name(f"{kind}-2001-01-01_00-00-00.json").write_bytes(file.read_bytes())
@@ -76,7 +73,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def experiment(finished: Path, tmp_path: Path, ladder: str) -> Path:
+def experiment(finished: Path, tmp_path: Path) -> Path:
     """A copy of it, to be damaged; under a name of its own, since Tune's local cache goes by the name."""
     return Path(shutil.copytree(finished, tmp_path / f"copy-{tmp_path.name}"))
 
@@ -95,7 +92,7 @@ def test_a_damaged_file_of_tune_gives_way_to_its_copy(
     experiment: Path, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     broken = newest(experiment, kind)
-    whole, before = broken.read_bytes(), MixOptSearcher.load(experiment).optimizer.history
+    whole, before = broken.read_bytes(), load(experiment).optimizer.history
     cut(broken)
     with caplog.at_level(logging.WARNING):
         tuner = ray_mixopt.restore(experiment, Curve)
@@ -104,17 +101,17 @@ def test_a_damaged_file_of_tune_gives_way_to_its_copy(
     if kind == "experiment_state":
         assert broken.read_bytes() == whole
     results = tuner.fit()
-    history = MixOptSearcher.load(experiment).optimizer.history
+    history = load(experiment).optimizer.history
     assert len(results) == len(history) == len(before) and observations(history) == observations(before)
 
 
 def test_a_file_and_the_copy_torn_by_the_same_kill_give_way_to_the_one_that_is_kept(experiment: Path) -> None:
-    before = MixOptSearcher.load(experiment).optimizer.history
+    before = load(experiment).optimizer.history
     broken = newest(experiment, "search_gen_state")
     for file in (broken, broken.with_name(f"copy-of-{broken.name}")):
         file.write_bytes(b"")
     results = ray_mixopt.restore(experiment, Curve).fit()
-    history = MixOptSearcher.load(experiment).optimizer.history
+    history = load(experiment).optimizer.history
     assert len(results) == len(history) == len(before) and observations(history) == observations(before)
 
 
@@ -131,13 +128,13 @@ def test_a_damaged_file_and_copy_give_way_to_the_session_before(
     assert f"{broken.name} is damaged" in caplog.text and "are lost" in caplog.text
     assert not broken.exists() and broken.with_name(f"damaged-{broken.name}").exists()
     results = tuner.fit()
-    history = MixOptSearcher.load(experiment).optimizer.history
+    history = load(experiment).optimizer.history
     assert len(results) == len(history) and all(run.status == "done" for run in history)
 
 
 @pytest.mark.parametrize("status", ["TERMINATED", "PAUSED"])
 def test_trials_that_an_older_searcher_state_lacks_are_taken_over(experiment: Path, status: str) -> None:
-    whole = MixOptSearcher.load(experiment).optimizer.history
+    whole = load(experiment).optimizer.history
     state = json.loads(newest(experiment, "searcher-state").read_text())
     history = state["history"]
     gone = {trial["trial_id"] for trial in history["trials"][-2:]}
@@ -147,7 +144,7 @@ def test_trials_that_an_older_searcher_state_lacks_are_taken_over(experiment: Pa
     set_status(experiment, gone, status)
     unfinish(experiment)
     ray_mixopt.restore(experiment, Curve).fit()
-    history = MixOptSearcher.load(experiment).optimizer.history
+    history = load(experiment).optimizer.history
     for name in gone:
         assert history[name].reached == whole[name].reached and history[name].status == "done"
         assert history[name].mixture == whole[name].mixture
@@ -163,15 +160,15 @@ def test_runs_that_an_older_experiment_state_lacks_are_lost(experiment: Path) ->
     state["settings"]["budget"] += 60
     newest(experiment, "searcher-state").write_text(json.dumps(state))
     unfinish(experiment)
-    before = len(MixOptSearcher.load(experiment).optimizer.history.arrivals)
+    before = len(load(experiment).optimizer.history.arrivals)
     ray_mixopt.restore(experiment, Curve).fit()
-    history = MixOptSearcher.load(experiment).optimizer.history
+    history = load(experiment).optimizer.history
     assert [history[f"gone_{status}"].status for status in ("running", "paused", "done")] == ["lost", "lost", "done"]
     assert len(history.arrivals) > before and 150 < history.spent <= 160
 
 
 def test_a_restored_errored_trial_is_wanted_again(
-    make_tuner: Callable[..., tune.Tuner], ladder: str, tmp_path: Path, space: MixtureSpace
+    make_tuner: Callable[..., tune.Tuner], tmp_path: Path, space: MixtureSpace
 ) -> None:
     class FailsOnce(Curve):
         def step(self) -> dict[str, Any]:
@@ -181,25 +178,25 @@ def test_a_restored_errored_trial_is_wanted_again(
                 raise RuntimeError("node lost")
             return super().step()
 
-    searcher = MixOptSearcher(strategy=ladder, budget=100)
+    searcher = MixOptSearcher(strategy=LadderStrategy, budget=100)
     make_tuner(searcher, None, FailsOnce, num_samples=-1, reuse_actors=True, max_concurrent_trials=1).fit()
     (failed,) = [run.trial_id for run in searcher.optimizer.history if run.status == "failed"]
     tuner = ray_mixopt.restore(tmp_path / "run", FailsOnce, resume_errored=True, param_space=space.param_space())
     assert not tuner.fit().errors
-    run = MixOptSearcher.load(tmp_path / "run").optimizer.history[failed]
+    run = load(tmp_path / "run").optimizer.history[failed]
     assert run.status == "done" and run.reached == run.steps
 
 
 def test_a_damaged_searcher_state_gives_way_to_the_previous_one(
     experiment: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    whole = MixOptSearcher.load(experiment)
+    whole = load(experiment)
     broken = newest(experiment, "searcher-state")
     cut(broken)
     with caplog.at_level(logging.WARNING):
         ray_mixopt.restore(experiment, Curve).fit()
     assert "what is newer is damaged" in caplog.text and broken.name in caplog.text
-    searcher = MixOptSearcher.load(experiment)
+    searcher = load(experiment)
     assert searcher.n_recoveries >= 1
     assert searcher.optimizer.history.spent <= whole.optimizer.history.spent
 
@@ -251,12 +248,10 @@ def unfinish(experiment: Path) -> None:
     file.write_bytes(cloudpickle.dumps(state | {"finished": False}))
 
 
-def test_a_finished_search_goes_on_in_a_new_tuner(
-    experiment: Path, make_tuner: Callable[..., tune.Tuner], ladder: str
-) -> None:
-    searcher = MixOptSearcher.load(experiment)
+def test_a_finished_search_goes_on_in_a_new_tuner(experiment: Path, make_tuner: Callable[..., tune.Tuner]) -> None:
+    searcher = load(experiment)
     before = observations(searcher.optimizer.history)
-    assert searcher.recommend().mixture == MixOptSearcher.load(experiment).recommend().mixture
+    assert searcher.recommend().mixture == load(experiment).recommend().mixture
     make_tuner(searcher, name="more", num_samples=2).fit()
     assert observations(searcher.optimizer.history)[: len(before)] == before
 
@@ -273,11 +268,11 @@ def test_a_changed_cap_holds_from_the_restore_on(experiment: Path) -> None:
     state["settings"]["budget"] += 60
     newest(experiment, "searcher-state").write_text(json.dumps(state))
     unfinish(experiment)
-    before = observations(MixOptSearcher.load(experiment).optimizer.history)
+    before = observations(load(experiment).optimizer.history)
     assert any(mixture[0] > 0.2 for mixture, *_ in before)
     space = edited(upper={"web": 0.2})
     assert not ray_mixopt.restore(experiment, Curve, param_space=space.param_space()).fit().errors
-    history = MixOptSearcher.load(experiment).optimizer.history
+    history = load(experiment).optimizer.history
     assert observations(history)[: len(before)] == before and history.space == space
     new = observations(history)[len(before) :]
     assert new and all(mixture[0] <= 0.2 + 1e-9 for mixture, *_ in new)

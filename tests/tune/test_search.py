@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from curve import Curve, Watch
-from ladder import observations
+from ladder import LadderStrategy, observations
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, Repeater
@@ -30,9 +30,9 @@ def over(searcher: MixOptSearcher) -> bool:
 
 @pytest.mark.parametrize("concurrency", [1, 4])
 def test_a_search_pauses_continues_and_ends_at_its_budget(
-    make_tuner: MakeTuner, space: MixtureSpace, ladder: str, concurrency: int
+    make_tuner: MakeTuner, space: MixtureSpace, concurrency: int
 ) -> None:
-    searcher, watch = MixOptSearcher(strategy=ladder, budget=400), Watch()
+    searcher, watch = MixOptSearcher(strategy=LadderStrategy, budget=400), Watch()
     results = make_tuner(searcher, watch=watch, num_samples=-1, max_concurrent_trials=concurrency).fit()
     history = searcher.optimizer.history
     assert not results.errors and all(result.metrics["step"] <= 40 for result in results)
@@ -47,18 +47,18 @@ def test_a_search_pauses_continues_and_ends_at_its_budget(
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
-def test_num_samples_counts_new_trials(make_tuner: MakeTuner, ladder: str, concurrency: int) -> None:
-    searcher, watch = MixOptSearcher(strategy=ladder), Watch()
+def test_num_samples_counts_new_trials(make_tuner: MakeTuner, concurrency: int) -> None:
+    searcher, watch = MixOptSearcher(strategy=LadderStrategy), Watch()
     results = make_tuner(searcher, watch=watch, num_samples=7, max_concurrent_trials=concurrency).fit()
     assert len(results) == len(searcher.optimizer.history) == 7
     assert watch.most_paused >= 2 and over(searcher)
     assert searcher.optimizer.history.n_asked > 7, "continuations are asked for, too"
 
 
-def test_points_to_evaluate_are_run_first(make_tuner: MakeTuner, space: MixtureSpace, ladder: str) -> None:
+def test_points_to_evaluate_are_run_first(make_tuner: MakeTuner, space: MixtureSpace) -> None:
     mixture = space.named(space.corners()[0])
     points = [{"mixture": mixture, "scale": scale, "steps": 20} for scale in space.scale_names]
-    searcher = MixOptSearcher(strategy=ladder, budget=400, points_to_evaluate=points)
+    searcher = MixOptSearcher(strategy=LadderStrategy, budget=400, points_to_evaluate=points)
     results = make_tuner(
         searcher, num_samples=-1, param_space=space.param_space() | {"lr": tune.uniform(0, 1)}, max_concurrent_trials=2
     ).fit()
@@ -83,24 +83,27 @@ def test_the_default_strategy_searches_the_simulator(make_tuner: MakeTuner) -> N
     assert sum(searcher.recommend().mixture.values()) == pytest.approx(1)
 
 
-def test_the_same_seed_gives_the_same_search(make_tuner: MakeTuner, ladder: str) -> None:
+def test_the_same_seed_gives_the_same_search(make_tuner: MakeTuner) -> None:
     seen = []
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        searcher = MixOptSearcher(strategy=ladder, budget=150, seed=seed)
+        searcher = MixOptSearcher(strategy=LadderStrategy, budget=150, seed=seed)
         make_tuner(searcher, name=name, num_samples=-1, max_concurrent_trials=1).fit()
         seen.append(observations(searcher.optimizer.history))
     assert seen[0] == seen[1] != seen[2]
 
 
-def test_one_searcher_serves_two_tuners_in_turn(make_tuner: MakeTuner, ladder: str) -> None:
-    searcher, scheduler = MixOptSearcher(strategy=ladder), MixOptScheduler()
+def test_one_searcher_serves_two_tuners_in_turn(make_tuner: MakeTuner) -> None:
+    searcher, scheduler = MixOptSearcher(strategy=LadderStrategy), MixOptScheduler()
     make_tuner(searcher, scheduler, name="first", num_samples=3).fit()
     make_tuner(searcher, scheduler, name="second", num_samples=3).fit()
     assert len(searcher.optimizer.history) == 6 and over(searcher)
 
 
-def test_two_tuners_with_a_searcher_each(make_tuner: MakeTuner, ladder: str) -> None:
-    one, two = MixOptSearcher(strategy=ladder, budget=40), MixOptSearcher(strategy=ladder, budget=80, seed=1)
+def test_two_tuners_with_a_searcher_each(make_tuner: MakeTuner) -> None:
+    one, two = (
+        MixOptSearcher(strategy=LadderStrategy, budget=40),
+        MixOptSearcher(strategy=LadderStrategy, budget=80, seed=1),
+    )
     first, second = (make_tuner(s, name=f"tuner{i}", num_samples=-1) for i, s in enumerate((one, two)))
     first.fit()
     second.fit()
@@ -108,12 +111,12 @@ def test_two_tuners_with_a_searcher_each(make_tuner: MakeTuner, ladder: str) -> 
     assert not set(one.optimizer.history.trials) & set(two.optimizer.history.trials)
 
 
-def test_a_diverged_run_is_stopped_at_once(make_tuner: MakeTuner, ladder: str) -> None:
+def test_a_diverged_run_is_stopped_at_once(make_tuner: MakeTuner) -> None:
     class Diverges(Curve):
         def loss(self) -> float:
             return math.nan if self.share("web") > 0.5 else super().loss()
 
-    searcher, watch = MixOptSearcher(strategy=ladder, budget=400), Watch()
+    searcher, watch = MixOptSearcher(strategy=LadderStrategy, budget=400), Watch()
     make_tuner(searcher, None, Diverges, watch=watch, num_samples=-1, reuse_actors=True).fit()
     history = searcher.optimizer.history
     diverged = [run for run in history if run.mixture[0] > 0.5]
@@ -122,14 +125,14 @@ def test_a_diverged_run_is_stopped_at_once(make_tuner: MakeTuner, ladder: str) -
     assert all(math.isfinite(loss) or step == 10 for _, step, loss in watch.reports)
 
 
-def test_a_failed_run_is_kept_with_what_it_showed(make_tuner: MakeTuner, ladder: str) -> None:
+def test_a_failed_run_is_kept_with_what_it_showed(make_tuner: MakeTuner) -> None:
     class Fails(Curve):
         def step(self) -> dict[str, Any]:
             if self.reached == 10 and self.settings["scale"] == "60M":
                 raise RuntimeError("out of memory")
             return super().step()
 
-    searcher = MixOptSearcher(strategy=ladder, budget=150)
+    searcher = MixOptSearcher(strategy=LadderStrategy, budget=150)
     results = make_tuner(searcher, None, Fails, num_samples=-1, reuse_actors=True).fit()
     failed = [run for run in searcher.optimizer.history if run.status == "failed"]
     assert failed and len(results.errors) == len(failed)
@@ -137,22 +140,20 @@ def test_a_failed_run_is_kept_with_what_it_showed(make_tuner: MakeTuner, ladder:
     assert over(searcher)
 
 
-def test_a_broken_trainable_ends_the_search(
-    make_tuner: MakeTuner, ladder: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_trainable_ends_the_search(make_tuner: MakeTuner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_mixopt.tune.trials, "MAX_FAILURES", 3)
 
     class Broken(Curve):
         def step(self) -> dict[str, Any]:
             raise RuntimeError("no such file")
 
-    searcher = MixOptSearcher(strategy=ladder, budget=400)
+    searcher = MixOptSearcher(strategy=LadderStrategy, budget=400)
     with pytest.raises(RuntimeError, match="3 trials in a row failed before their first report"):
         make_tuner(searcher, None, Broken, num_samples=-1, max_concurrent_trials=4).fit()
     assert searcher.optimizer.history.spent == 0
 
 
-def test_a_retried_run_is_seen_once(make_tuner: MakeTuner, ladder: str, tmp_path: Any) -> None:
+def test_a_retried_run_is_seen_once(make_tuner: MakeTuner, tmp_path: Any) -> None:
     class FailsOnce(Curve):
         def step(self) -> dict[str, Any]:
             mark = tmp_path / f"failed-{self.trial_id}"
@@ -161,7 +162,7 @@ def test_a_retried_run_is_seen_once(make_tuner: MakeTuner, ladder: str, tmp_path
                 raise RuntimeError("node lost")
             return super().step()
 
-    searcher = MixOptSearcher(strategy=ladder, budget=60)
+    searcher = MixOptSearcher(strategy=LadderStrategy, budget=60)
     results = make_tuner(searcher, None, FailsOnce, num_samples=-1, max_failures=2).fit()
     history = searcher.optimizer.history
     assert not results.errors and list(tmp_path.glob("failed-*"))
@@ -176,18 +177,18 @@ def test_a_missing_metric_ends_the_run_with_its_name(make_tuner: MakeTuner) -> N
 
 
 def test_missing_metrics_are_unknown_where_tune_is_lenient(
-    make_tuner: MakeTuner, monkeypatch: pytest.MonkeyPatch, ladder: str, caplog: pytest.LogCaptureFixture
+    make_tuner: MakeTuner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
-    searcher = MixOptSearcher(strategy=ladder, budget=100)
+    searcher = MixOptSearcher(strategy=LadderStrategy, budget=100)
     make_tuner(searcher, num_samples=-1, metric="perplexity").fit()
     history = searcher.optimizer.history
     assert history.n_missing == len(history.arrivals) > 0 and history.spent > 0
     assert "reported no number for perplexity" in caplog.text
 
 
-def test_several_metrics_make_the_objective(make_tuner: MakeTuner, ladder: str) -> None:
-    searcher = MixOptSearcher(strategy=ladder, objective={"loss": 1.0, "web": -0.1}, budget=100)
+def test_several_metrics_make_the_objective(make_tuner: MakeTuner) -> None:
+    searcher = MixOptSearcher(strategy=LadderStrategy, objective={"loss": 1.0, "web": -0.1}, budget=100)
     make_tuner(searcher, num_samples=-1, metric=None).fit()
     for run in searcher.optimizer.history:
         for metrics in run.observations.values():
@@ -221,7 +222,7 @@ def test_without_a_param_space_the_searcher_must_know_all(make_tuner: MakeTuner,
     assert len(searcher.optimizer.history.arrivals) == 8
 
 
-def test_a_hand_written_space_and_further_parameters(make_tuner: MakeTuner, ladder: str) -> None:
+def test_a_hand_written_space_and_further_parameters(make_tuner: MakeTuner) -> None:
     class Renamed(Curve):
         def reset_config(self, new_config: dict[str, Any]) -> bool:
             assert isinstance(new_config["optimizer"]["lr"], float) and new_config["note"] == ["kept", 1]
@@ -236,7 +237,7 @@ def test_a_hand_written_space_and_further_parameters(make_tuner: MakeTuner, ladd
         "note": ["kept", 1],
     }
     keys = {"scale_key": "model", "steps_key": "rung", "cost_per_step": {"20M": 1.0, "60M": 2.0}}
-    searcher = MixOptSearcher(strategy=ladder, budget=300, **keys)
+    searcher = MixOptSearcher(strategy=LadderStrategy, budget=300, **keys)
     results = make_tuner(
         searcher, None, Renamed, param_space=param_space, num_samples=-1, reuse_actors=True, max_concurrent_trials=1
     ).fit()
@@ -246,17 +247,17 @@ def test_a_hand_written_space_and_further_parameters(make_tuner: MakeTuner, ladd
     assert all(result.config["note"] == ["kept", 1] for result in results)
 
 
-def test_a_trainable_that_goes_on_by_itself_is_held(make_tuner: MakeTuner, ladder: str) -> None:
+def test_a_trainable_that_goes_on_by_itself_is_held(make_tuner: MakeTuner) -> None:
     class NeverDone(Curve):
         def step(self) -> dict[str, Any]:
             return super().step() | {"done": False}
 
-    searcher = MixOptSearcher(strategy=ladder, budget=200)
+    searcher = MixOptSearcher(strategy=LadderStrategy, budget=200)
     make_tuner(searcher, None, NeverDone, num_samples=-1, reuse_actors=True).fit()
     assert all(run.reached == run.steps for run in searcher.optimizer.history)
 
 
-def test_function_trainables_pause_and_continue(make_tuner: MakeTuner, ladder: str) -> None:
+def test_function_trainables_pause_and_continue(make_tuner: MakeTuner) -> None:
     def train(config: dict[str, Any]) -> None:
         curve = Curve.__new__(Curve)
         curve.reset_config(config)
@@ -271,7 +272,7 @@ def test_function_trainables_pause_and_continue(make_tuner: MakeTuner, ladder: s
             if report.pop("done"):
                 return
 
-    searcher = MixOptSearcher(strategy=ladder, budget=70)
+    searcher = MixOptSearcher(strategy=LadderStrategy, budget=70)
     results = make_tuner(searcher, None, train, num_samples=-1, reuse_actors=False).fit()
     history = searcher.optimizer.history
     assert not results.errors and over(searcher) and any(run.reached > 10 for run in history)
@@ -284,8 +285,8 @@ def test_function_trainables_pause_and_continue(make_tuner: MakeTuner, ladder: s
 @pytest.mark.parametrize(
     "scheduler", [FIFOScheduler, lambda: ASHAScheduler(time_attr="step", max_t=40, grace_period=10)]
 )
-def test_the_searcher_under_other_schedulers(make_tuner: MakeTuner, ladder: str, scheduler: Any) -> None:
-    searcher, watch = MixOptSearcher(strategy=ladder, budget=200), Watch()
+def test_the_searcher_under_other_schedulers(make_tuner: MakeTuner, scheduler: Any) -> None:
+    searcher, watch = MixOptSearcher(strategy=LadderStrategy, budget=200), Watch()
     results = make_tuner(searcher, scheduler(), watch=watch, num_samples=-1, max_concurrent_trials=3).fit()
     history = searcher.optimizer.history
     assert watch.most_paused == 0 and watch.most_busy <= 3
@@ -363,8 +364,8 @@ class StopAll(tune.Stopper):
         return self.left <= 0
 
 
-def test_runs_that_tune_ended_unheard_are_lost_to_the_next_tuner(make_tuner: MakeTuner, ladder: str) -> None:
-    searcher = MixOptSearcher(strategy=ladder)
+def test_runs_that_tune_ended_unheard_are_lost_to_the_next_tuner(make_tuner: MakeTuner) -> None:
+    searcher = MixOptSearcher(strategy=LadderStrategy)
     make_tuner(searcher, num_samples=-1, stop=StopAll(7)).fit()
     history = searcher.optimizer.history
     assert len(history.arrivals) >= 7 and not over(searcher)
