@@ -9,9 +9,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from curve import load
 from ladder import wait_until
 
-from ray_mixopt import MixOptSearcher
 from ray_mixopt.core.history import History
 
 
@@ -26,7 +26,7 @@ def outcome(driver: subprocess.Popen) -> dict[str, Any]:
 def saved(folder: Path) -> History | None:
     """The history in the newest snapshot of the driver's experiment; None before there is one."""
     try:
-        return MixOptSearcher.load(folder / "search").optimizer.history
+        return load(folder / "search").optimizer.history
     except (ValueError, RuntimeError):
         return None
 

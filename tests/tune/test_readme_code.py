@@ -1,4 +1,4 @@
-"""README's Python, run as a reader would: one block after the other."""
+"""Python of the README and of pages that start Ray, run as a reader would: one block after the other."""
 
 from __future__ import annotations
 
@@ -8,23 +8,38 @@ import subprocess
 import sys
 from pathlib import Path
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
 
 
-def test_readme_code_runs(tmp_path: Path) -> None:
-    blocks = re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
-    script = tmp_path / "readme.py"
-    script.write_text("\n".join(blocks))
+def printed(page: str, folder: Path, then: str = "") -> str:
+    """What the code of a page prints, with some more after it."""
+    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+    script = folder / "page.py"
+    script.write_text("\n".join([*blocks, then]))
     child = subprocess.run(
         [sys.executable, str(script)],
         capture_output=True,
         text=True,
         timeout=400,
-        cwd=tmp_path,
-        env={**os.environ, "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        cwd=folder,
+        env={**os.environ, "HOME": str(folder), "OMP_NUM_THREADS": "1"},
         check=False,
     )
     assert child.returncode == 0, child.stderr[-4000:]
-    assert child.stdout.count("Recommended mixture for") == 2
-    assert "Recommended mixture for 1B x 20000 steps" in child.stdout
+    return child.stdout
+
+
+def test_readme_code_runs(tmp_path: Path) -> None:
+    text = printed("README.md", tmp_path)
+    assert text.count("Recommended mixture for") == 2
+    assert "Recommended mixture for 1B x 20000 steps" in text
     assert (tmp_path / "ray_results" / "my-search").is_dir()
+
+
+def test_a_strategy_of_ones_own_runs_in_tune_and_in_the_benchmark(tmp_path: Path) -> None:
+    then = "results = tuner.fit()\n"
+    then += "print('Trials:', len(results), 'errors:', len(results.errors))\n"
+    then += "print(MixOptSearcher.load(results.experiment_path, strategy=Climb).recommend())\n"
+    text = printed("docs/how-to/strategy.md", tmp_path, then)
+    assert re.search(r"regret \d\.\d\d for [12]\.\d\d full runs", text)
+    assert "Trials: 10 errors: 0" in text and "Recommended mixture for 1B x 6000 steps" in text
