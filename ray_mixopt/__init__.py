@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ray_mixopt.core.simplex import Group as Group
     from ray_mixopt.core.space import MixtureSpace as MixtureSpace
     from ray_mixopt.core.space import Scale as Scale
+    from ray_mixopt.core.strategy import Callback as Callback
     from ray_mixopt.core.strategy import Proposal as Proposal
     from ray_mixopt.core.strategy import Strategy as Strategy
     from ray_mixopt.core.strategy import Suggestion as Suggestion
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from ray_mixopt.tune.searcher import MixOptSearcher as MixOptSearcher
 
 _WHERE = {
+    "Callback": "core.strategy",
     "DomainMap": "core.merging",
     "Forecast": "core.recommendation",
     "Group": "core.simplex",

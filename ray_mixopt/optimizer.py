@@ -86,7 +86,10 @@ class MixtureOptimizer:
 
     def propose(self, history: History) -> Proposal | None:
         """What ``ask`` would want to run given a history, which stays as it is; safe to call in another thread."""
-        return self._lost_run(history) or self._first_run(history) or self._strategy.propose(history)
+        proposal: Any = self._lost_run(history) or self._first_run(history) or self._strategy.propose(history)
+        if proposal is not None and not isinstance(proposal, Proposal):
+            raise TypeError(f"{self.settings.strategy_name}: propose must return a Proposal or None, got {proposal!r}.")
+        return proposal
 
     def accept(self, proposal: Proposal, trial_id: str | None = None) -> Suggestion:
         """Files a proposal as asked for; see ``ask``."""
@@ -259,7 +262,10 @@ class MixtureOptimizer:
             details: whether to add how flat the optimum is, what limits cost and how fidelities rank, from the default
                 strategy's surrogate. Takes a few seconds.
         """
-        recommendation = self._strategy.recommend(self.history)
+        recommendation: Any = self._strategy.recommend(self.history)
+        if not isinstance(recommendation, Recommendation):
+            name = self.settings.strategy_name
+            raise TypeError(f"{name}: recommend must return a Recommendation, got {recommendation!r}.")
         if not details:
             return recommendation
         from ray_mixopt.strategies.details import detailed
@@ -298,9 +304,11 @@ class MixtureOptimizer:
             The objective, in its own unit and direction, without noise.
 
         Raises:
-            ValueError: for mixtures that do not fit the space, an unknown scale, or if fewer than two reports have all
-                metrics of the objective.
+            ValueError: for no mixture or one that does not fit the space, an unknown scale, or if fewer than two
+                reports have all metrics of the objective.
         """
+        if isinstance(mixtures, Mapping) or not len(mixtures):
+            raise ValueError(f"predict needs a sequence of at least one mixture, got {mixtures!r}.")
         shares = np.array([self.space.mixture(mixture) for mixture in mixtures]).reshape(-1, self.space.n_domains)
         posterior = self.posterior()
         if posterior is None:

@@ -81,9 +81,16 @@ class Settings:
             raise ValueError(f"seed must be a non-negative integer, got {self.seed!r}.")
         put(self, "budget", None if self.budget is None else float(self.budget))
         put(self, "min_gain_per_cost", float(self.min_gain_per_cost))
+        if self.reference is not None and not isinstance(self.reference, Mapping):
+            raise ValueError(f"reference must be weights by domain, got {self.reference!r}.")
+        if isinstance(self.points_to_evaluate, Mapping | str):
+            raise ValueError(f"points_to_evaluate must be a sequence of mappings, got {self.points_to_evaluate!r}.")
         put(self, "reference", None if self.reference is None else dict(self.reference))
         put(self, "points_to_evaluate", tuple(_checked_point(point) for point in self.points_to_evaluate))
         put(self, "callbacks", tuple(self.callbacks))
+        for callback in self.callbacks:
+            if not isinstance(callback, Callback):
+                raise ValueError(f"callbacks must be objects of a subclass of ray_mixopt.Callback, got {callback!r}.")
 
     @property
     def single_valued(self) -> bool:

@@ -73,6 +73,8 @@ class Forecast:
 
     def difference(self, i: int, j: int) -> Prediction:
         """Value of mixture ``i`` minus that of mixture ``j`` (places among those predicted), with its 95% interval."""
+        if not (0 <= i < len(self) and 0 <= j < len(self)):
+            raise ValueError(f"The forecast is of {len(self)} mixtures, numbered from 0: there is no {i} or no {j}.")
         covariance = self.covariance
         variance = float(covariance[i, i] + covariance[j, j] - 2 * covariance[i, j])
         return Prediction.of(float(self.mean[i] - self.mean[j]), math.sqrt(max(variance, 0.0)))

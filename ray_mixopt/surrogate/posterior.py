@@ -250,7 +250,13 @@ class ObjectivePosterior(Model):
 
     def forecast(self, mixtures: np.ndarray) -> Forecast:
         """The objective for ``c x d`` mixtures, together: moments over draws, without the pull to a prior."""
-        mean, covariance = self.joint(mixtures)
+        points = self.solve(mixtures)
+        mean, variance = self.marginal(points)
+        _, covariance = self.joint(points)
+        # The joint covariance takes each mixture's errors of several metrics to go together by way of its neighbours',
+        # which is exact where the metrics' models are alike; a mixture's own variance is known without.
+        factor = (variance / covariance.diagonal(dim1=-2, dim2=-1)).sqrt()
+        covariance = covariance * factor.unsqueeze(-1) * factor.unsqueeze(-2)
         mean = mean - self.penalty(mixtures)
         apart = mean - mean.mean(0)
         total = (covariance.mean(0) + apart.mT @ apart / len(mean)).numpy()

@@ -225,7 +225,56 @@ def test_an_error_in_a_callback_is_raised():
         MixtureOptimizer(SPACE, callbacks=[Angry()]).ask()
 
 
+def test_what_is_no_callback_is_refused():
+    with pytest.raises(ValueError, match="callbacks must be objects of a subclass of ray_mixopt.Callback"):
+        MixtureOptimizer(SPACE, callbacks=[lambda suggestion: None])
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ({"reference": ["web"]}, "reference must be weights by domain"),
+        ({"points_to_evaluate": {"mixture": {}}}, "points_to_evaluate must be a sequence of mappings"),
+        ({"points_to_evaluate": "first"}, "points_to_evaluate must be a sequence of mappings"),
+        ({"points_to_evaluate": ["first"]}, "points_to_evaluate are mappings such as"),
+        ({"budget": True}, "budget must be a positive finite cost or None, got True"),
+        ({"budget": math.nan}, "budget must be a positive finite cost or None, got nan"),
+        ({"seed": 1.5}, "seed must be a non-negative integer, got 1.5"),
+        ({"objective": "loss"}, "objective must map metric names to weights, got 'loss'"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(given, match):
+    with pytest.raises(ValueError, match=match):
+        MixtureOptimizer(SPACE, **given)
+
+
+def test_a_strategy_that_answers_with_something_else_is_named():
+    class Vague(RandomStrategy):
+        def propose(self, history):
+            return SPACE.uniform()
+
+        def recommend(self, history):
+            return SPACE.uniform()
+
+    optimizer = MixtureOptimizer(SPACE, strategy=Vague)
+    with pytest.raises(TypeError, match="Vague: propose must return a Proposal or None, got array"):
+        optimizer.ask()
+    with pytest.raises(TypeError, match="Vague: recommend must return a Recommendation, got array"):
+        optimizer.recommend()
+
+
 # -- predictions
+
+
+def test_the_uncertainty_of_a_mixture_does_not_depend_on_its_company():
+    optimizer = MixtureOptimizer(SPACE, objective={"a": 1.0, "b": -0.7}, seed=4)
+    search(optimizer, 20, lambda *at: {"a": loss(*at), "b": math.sin(9 * loss(*at))})
+    some = SPACE.sample(6, np.random.default_rng(0))
+    together, backwards = optimizer.predict(some), optimizer.predict(some[::-1])
+    alone = [float(optimizer.predict([mixture]).std[0]) for mixture in some]
+    assert together.std == pytest.approx(alone, rel=1e-9)
+    assert backwards.std[::-1] == pytest.approx(alone, rel=1e-9)
+    assert np.linalg.eigvalsh(together.covariance).min() > -1e-9
 
 
 def test_predictions_are_joint_in_the_objectives_own_direction_and_at_any_fidelity():
@@ -259,6 +308,11 @@ def test_what_cannot_be_predicted_is_said():
         optimizer.predict([SPACE.named(BEST)], steps=-3)
     with pytest.raises(ValueError, match="A mixture must name every domain once"):
         optimizer.predict([{"web": 1.0}])
+    for nothing in ([], np.empty((0, 3)), SPACE.named(BEST)):
+        with pytest.raises(ValueError, match="predict needs a sequence of at least one mixture"):
+            optimizer.predict(nothing)
+    with pytest.raises(ValueError, match="The forecast is of 1 mixtures"):
+        optimizer.predict([BEST]).difference(0, 1)
 
 
 def test_the_model_of_a_metric_is_in_its_own_unit():
