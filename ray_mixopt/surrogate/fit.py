@@ -97,7 +97,11 @@ class Hyperparameters(torch.nn.Module):
         return nugget if known is None else nugget + known
 
     def noisy(self, covariance: Tensor, known: Tensor | None = None) -> Tensor:
-        """Makes the prior covariance at ``n`` inputs that of ``n`` observations, in place, ``batch_shape x n x n``."""
+        """The prior covariance at ``n`` inputs as that of ``n`` observations, ``batch_shape x n x n``.
+
+        In place, unless a gradient is wanted: a kernel may need what it returned.
+        """
+        covariance = covariance.clone() if covariance.requires_grad else covariance
         diagonal = covariance.diagonal(dim1=-2, dim2=-1)
         diagonal += self.nugget(diagonal.clone(), known)
         return covariance

@@ -104,7 +104,7 @@ def test_imports_of_every_kind_are_seen() -> None:
 PUBLIC = (
     *("MixtureSpace", "Scale", "Group", "Objective", "Guardrail", "DomainMap", "MixtureOptimizer", "Suggestion"),
     *("Recommendation", "Forecast", "Strategy", "Problem", "Proposal", "MixOptSearcher", "MixOptScheduler"),
-    *("restore", "simulators"),
+    *("Callback", "restore", "simulators"),
 )
 
 
