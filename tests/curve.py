@@ -84,8 +84,11 @@ def curve_tuner(
     stop: Any = None,
     **settings: Any,
 ) -> tune.Tuner:
-    """A small, quiet Tuner over ``TINY`` in ``folder/name``; ``settings`` go to ``TuneConfig``."""
-    defaults = {"metric": "loss", "mode": "min", "reuse_actors": trainable is Curve, "max_concurrent_trials": 2}
+    """A small, quiet Tuner over ``TINY`` in ``folder/name``; ``settings`` go to ``TuneConfig``.
+
+    One trial at a time in one process unless told otherwise, for it is the start of processes that takes long.
+    """
+    defaults = {"metric": "loss", "mode": "min", "reuse_actors": True, "max_concurrent_trials": 1}
     return tune.Tuner(
         trainable,
         param_space=TINY.param_space() if param_space is None else param_space,

@@ -1,6 +1,6 @@
 """A search in a process of its own, to be killed: ``replay_driver.py start|restore FOLDER CONCURRENCY BUDGET SEED``.
 
-Prints two JSON lines: the statuses of all trials after the first step of Tune's loop, and the end of the search.
+A restored search prints two JSON lines: the statuses of all trials after the first step of Tune's loop, and its end.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ray.tune.experiment import Trial
 
 import ray_mixopt
 from ray_mixopt import MixOptScheduler, MixOptSearcher, simulators
+from ray_mixopt.tune.session import trial_name
 
 NAME = "search"
 
@@ -63,7 +64,7 @@ def make_tuner(searcher: MixOptSearcher, folder: str, concurrency: int) -> tune.
             num_samples=-1,
             max_concurrent_trials=concurrency,
             reuse_actors=True,
-            trial_dirname_creator=_trial_id,
+            trial_dirname_creator=trial_name,
         ),
         run_config=tune.RunConfig(
             storage_path=folder,
@@ -75,21 +76,22 @@ def make_tuner(searcher: MixOptSearcher, folder: str, concurrency: int) -> tune.
     )
 
 
-def _trial_id(trial: Trial) -> str:
-    return trial.trial_id
+def finish(folder: str) -> None:
+    """Goes on with a search that was killed, to its end."""
+    results = ray_mixopt.restore(Path(folder, NAME), trainable()).fit()
+    history = load(Path(folder, NAME)).optimizer.history
+    print(json.dumps({"errors": len(results.errors), "history": history.state_dict()}))
 
 
 def main(mode: str, folder: str, concurrency: str, budget: str, seed: str) -> None:
-    ray.init(address="local", num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    slots = int(concurrency)
+    ray.init(address="local", num_cpus=slots, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     if mode == "restore":
-        tuner = ray_mixopt.restore(Path(folder, NAME), trainable())
+        finish(folder)
     else:
         searcher = MixOptSearcher(strategy=LadderStrategy, budget=float(budget), seed=int(seed))
-        tuner = make_tuner(searcher, folder, int(concurrency))
-    results = tuner.fit()
-    history = load(Path(folder, NAME)).optimizer.history
+        make_tuner(searcher, folder, slots).fit()
     ray.shutdown()
-    print(json.dumps({"errors": len(results.errors), "history": history.state_dict()}))
 
 
 if __name__ == "__main__":

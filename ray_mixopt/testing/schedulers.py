@@ -127,7 +127,7 @@ class SchedulerConformance:
 
     def test_an_interrupted_experiment_goes_on(self, tmp_path: Path) -> None:
         """Tune never saves a scheduler: a restored experiment has a fresh one."""
-        first = self._fit(tmp_path, interrupt_after=3)
+        first = self._fit(tmp_path, interrupt_after=3, max_concurrent_trials=2)
         assert (tmp_path / "interrupted").exists()
         results = self.restore(str(tmp_path / "run"), self._trainable(tmp_path, "none")).fit()
         self._all_end(results)
@@ -143,7 +143,7 @@ class SchedulerConformance:
         max_failures: int = 0,
         scheduler: TrialScheduler | None = None,
         interrupt_after: int | None = None,
-        **settings: Any,
+        max_concurrent_trials: int | None = 1,
     ) -> tune.ResultGrid:
         folder.mkdir(exist_ok=True)
         tuner = tune.Tuner(
@@ -156,8 +156,8 @@ class SchedulerConformance:
                 scheduler=self.make_scheduler() if scheduler is None else scheduler,
                 num_samples=N_TRIALS,
                 trial_dirname_creator=_trial_id,
+                max_concurrent_trials=max_concurrent_trials,
                 reuse_actors=True,
-                **settings,
             ),
             run_config=tune.RunConfig(
                 storage_path=str(folder),

@@ -35,11 +35,10 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "shards"
 
 
-@pytest.fixture
-def tasks(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A task of one's own, "toy": which word goes on like the corpus?"""
-    folder = tmp_path / "tasks"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("tasks")
     documents = [{"start": "aab a", "choices": ["ab ", "qq#"], "label": number % 2} for number in range(6)]
     (folder / "toy.jsonl").write_text("\n".join(map(json.dumps, documents)))
     task = {

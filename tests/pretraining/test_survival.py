@@ -45,6 +45,7 @@ def test_a_node_is_lost(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         max_repetition_ratio=1e9,
         search={"strategy": "random", "budget": 1, "concurrency": 1},
     )
+    ray.shutdown()  # that of other tests
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "resources": {"mixopt_driver": 10}})
     first, _ = (nodes.add_node(num_cpus=1) for _ in range(2))  # one worker of the group on each
     lost: list[int] = []

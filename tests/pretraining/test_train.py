@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from runs import Recorder, alone, run_in, same, timeless, tiny_run
 
 from ray_mixopt.pretraining.training.session import check_writable
-from ray_mixopt.pretraining.training.train import train
+from ray_mixopt.pretraining.training.train import main, train
 from ray_mixopt.pretraining.training.workers import Workers
 
 HERE = Path(__file__).parent
@@ -169,10 +170,9 @@ def test_storage_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_without_ray(small: Path, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(tiny_run(small, steps=3).model_dump_json())
-    command = ("-m", "ray_mixopt.pretraining.training.train", tmp_path / "run.json", "--out", tmp_path / "out")
-    child = launched(*command)
+    child = launched("-m", "ray_mixopt.pretraining.training.train", tmp_path / "run.json", "--out", tmp_path / "out")
     assert child.returncode == 0, child.stderr
     assert json.loads(child.stdout)["step"] == 3
     (tmp_path / "run.json").write_text(tiny_run(tmp_path, steps=3).model_dump_json())
-    child = launched(*command)
-    assert child.returncode == 1 and child.stderr.strip().endswith("make it with `ray-mixopt prepare`.")
+    refused = CliRunner().invoke(main, [str(tmp_path / "run.json"), "--out", str(tmp_path / "out")])
+    assert refused.exit_code == 1 and refused.output.strip().endswith("make it with `ray-mixopt prepare`.")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from curve import Curve, load
+from curve import Curve, curve_tuner, load
 from ladder import LadderStrategy, observations
 from ray import tune
 from ray.tune.experiment import Trial
@@ -59,7 +59,7 @@ def test_a_killed_process_is_not_held_against_the_run(
 ) -> None:
     """As by the kernel when memory runs out, or when a node is taken away."""
     killed = type("Killed", (Once,), {"mark": tmp_path / "killed", "at": at})
-    results = make_tuner(searcher, None, killed, num_samples=-1, reuse_actors=True).fit()
+    results = make_tuner(searcher, None, killed, num_samples=-1).fit()
     history = searcher.optimizer.history
     (lost,) = by_status(history, "lost")
     assert len(results.errors) == 1 and history[lost].reached == at
@@ -72,7 +72,7 @@ def test_a_killed_process_is_started_again_where_tune_may(
     make_tuner: MakeTuner, searcher: MixOptSearcher, tmp_path: Path
 ) -> None:
     killed = type("Killed", (Once,), {"mark": tmp_path / "killed", "at": 10})
-    results = make_tuner(searcher, None, killed, num_samples=-1, reuse_actors=True, max_failures=1).fit()
+    results = make_tuner(searcher, None, killed, num_samples=-1, max_failures=1).fit()
     assert not results.errors and (tmp_path / "killed").exists()
     assert not by_status(searcher.optimizer.history, "lost")
 
@@ -82,7 +82,7 @@ def test_an_exploding_metric_is_a_divergence(make_tuner: MakeTuner, searcher: Mi
         def loss(self) -> float:
             return 1e12 if self.share("web") > 0.5 and self.reached == 10 else super().loss()
 
-    make_tuner(searcher, None, Explodes, num_samples=-1, reuse_actors=True).fit()
+    make_tuner(searcher, None, Explodes, num_samples=-1).fit()
     history = searcher.optimizer.history
     diverged = by_status(history, "diverged")
     assert diverged == [run.trial_id for run in history if run.mixture[0] > 0.5] != []
@@ -101,7 +101,7 @@ class Slow(Curve):
 
 
 def test_out_of_time_leaves_runs_to_the_next_tuner(make_tuner: MakeTuner, searcher: MixOptSearcher) -> None:
-    make_tuner(searcher, None, Slow, num_samples=-1, reuse_actors=True, time_budget_s=6).fit()
+    make_tuner(searcher, None, Slow, num_samples=-1, time_budget_s=6, max_concurrent_trials=2).fit()
     history = searcher.optimizer.history
     unfinished = by_status(history, "running") + by_status(history, "paused")
     assert unfinished and history.spent < BUDGET - 10
@@ -125,7 +125,7 @@ def test_fail_fast_ends_the_experiment_and_keeps_what_is_known(
         raise RuntimeError("no such file")
 
     broken = type("Broken", (Once,), {"mark": tmp_path / "broken", "at": 10, "happens": happens})
-    results = make_tuner(searcher, None, broken, num_samples=-1, reuse_actors=True, fail_fast=True).fit()
+    results = make_tuner(searcher, None, broken, num_samples=-1, fail_fast=True).fit()
     history = searcher.optimizer.history
     (failed,) = by_status(history, "failed")
     assert len(results.errors) == 1 and list(history[failed].observations) == [10] and history.spent < BUDGET - 10
@@ -148,19 +148,25 @@ class Signal(tune.Callback):
             os.kill(os.getpid(), self.number)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> History:
+    """What the search of ``searcher`` leads to if nobody interrupts it."""
+    searcher = MixOptSearcher(strategy=LadderStrategy, budget=BUDGET, seed=1)
+    curve_tuner(tmp_path_factory.mktemp("whole"), searcher, num_samples=-1).fit()
+    return searcher.optimizer.history
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1], ids=["SIGINT", "SIGUSR1"])
 def test_a_signal_interrupts_and_restore_goes_on(
-    make_tuner: MakeTuner, searcher: MixOptSearcher, tmp_path: Path, number: int
+    make_tuner: MakeTuner, searcher: MixOptSearcher, whole: History, tmp_path: Path, number: int
 ) -> None:
-    whole = MixOptSearcher(strategy=LadderStrategy, budget=BUDGET, seed=1)
-    make_tuner(whole, name="whole", num_samples=-1, max_concurrent_trials=1).fit()
     stop = Signal(number, tmp_path / "signalled")
-    make_tuner(searcher, num_samples=-1, max_concurrent_trials=1, callbacks=[stop]).fit()
+    make_tuner(searcher, num_samples=-1, callbacks=[stop]).fit()
     interrupted = observations(searcher.optimizer.history)
-    assert len(interrupted) < len(whole.optimizer.history.arrivals)
+    assert len(interrupted) < len(whole.arrivals)
     assert not ray_mixopt.restore(tmp_path / "run", Curve).fit().errors
     history = load(tmp_path / "run").optimizer.history
-    assert observations(history) == observations(whole.optimizer.history)
+    assert observations(history) == observations(whole)
     check_history(history, budget=BUDGET)
     # The strategy is one's own, of which the files have only the name.
     with pytest.raises(ValueError, match="a strategy of its own, 'ladder:LadderStrategy'"):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import replay_driver
-from killing import outcome, saved
+from killing import printed, saved
 from ladder import LadderStrategy, observations, wait_until
 
 from ray_mixopt import MixOptSearcher
@@ -60,7 +60,9 @@ def test_twenty_kills(tmp_path: Path, start_driver: Callable) -> None:
         )
         assert same
 
-    end = outcome(start_driver("restore", folder, 1, BUDGET, SEED))
+    out, err = (driver := start_driver("restore", folder, 1, BUDGET, SEED)).communicate(timeout=240)
+    assert driver.returncode == 0, err[-3000:]
+    end = printed(out)
     history = History.from_state_dict(end["history"])
     check_history(history, budget=BUDGET)
     assert end["errors"] == 0 and observations(history) == observations(whole)

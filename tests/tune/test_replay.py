@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from matplotlib.image import imread
 
 from ray_mixopt import MixOptSearcher, MixtureOptimizer, simulators
+from ray_mixopt.cli.main import main
 from ray_mixopt.core.problem import Settings
 from ray_mixopt.io import searches
 from ray_mixopt.simulators.replay import Replay
@@ -71,9 +73,8 @@ def replay(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., tuple[i
 
 def test_a_replay_says_the_same_to_machines_and_in_its_files(tmp_path: Path, replay: Command) -> None:
     folder = tmp_path / "out"
-    code, out, err = replay(
-        "--strategy", "random", "--budget", 600, "--metric", "val_loss/book", "--json", "--out", folder
-    )
+    options = "--strategy random --budget 600 --metric val_loss/book --concurrency 1 --json --out"
+    code, out, err = replay(*options.split(), folder)
     assert code == 0, err
     result = json.loads(out)
     assert result == json.loads((folder / "result.json").read_text())
@@ -96,10 +97,12 @@ def test_a_replay_says_the_same_to_machines_and_in_its_files(tmp_path: Path, rep
     assert len(MixOptSearcher.load(folder / "experiment").optimizer.history) == 3
 
 
-def test_the_default_strategy_runs_small_and_continues(tmp_path: Path, replay: Command) -> None:
-    code, out, err = replay("--budget", 12, "--concurrency", 1, "--json", "--out", tmp_path / "out")
-    assert code == 0, err
-    result = json.loads(out)
+def test_the_default_strategy_runs_small_and_continues(tmp_path: Path) -> None:
+    """In this process and its Ray."""
+    arguments = ["replay", "--budget", "12", "--concurrency", "1", "--json", "--out", str(tmp_path / "out")]
+    replayed = CliRunner().invoke(main, arguments)
+    assert replayed.exit_code == 0, replayed.output
+    result = json.loads(replayed.stdout)
     assert 0 < result["spent"] <= 12
     assert result["runs"] > 5
     assert result["recommended"]["predicted"]["low"] < result["recommended"]["predicted"]["high"]
@@ -120,7 +123,7 @@ def test_people_get_tables_and_no_word_from_ray(tmp_path: Path, replay: Command)
 
 def test_ctrl_c_ends_it_with_what_is_known(tmp_path: Path, start: Command) -> None:
     folder = tmp_path / "out"
-    child = start("--budget", 1e6, "--json", "--strategy", "random", "--out", folder)
+    child = start("--budget", 1e6, "--concurrency", 2, "--json", "--strategy", "random", "--out", folder)
     assert "spent: " in child.stderr.readline()  # the first news, some seconds into the search
     os.killpg(child.pid, signal.SIGINT)
     out, err = child.communicate(timeout=120)

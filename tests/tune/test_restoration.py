@@ -15,7 +15,7 @@ import cloudpickle
 import pytest
 import replay_driver
 from curve import Curve, curve_tuner, load
-from killing import kill_after, outcome, paused_stayed_paused
+from killing import kill_after, paused_stayed_paused, printed
 from ladder import LadderStrategy, observations
 from ray import tune
 from worlds import TINY
@@ -29,7 +29,9 @@ SEED = 11
 StartDriver = Callable[..., subprocess.Popen]
 
 
-def test_kill_9_twice_and_restore(tmp_path: Path, start_driver: StartDriver) -> None:
+def test_kill_9_twice_and_restore(
+    tmp_path: Path, start_driver: StartDriver, capsys: pytest.CaptureFixture[str]
+) -> None:
     searcher = MixOptSearcher(strategy=LadderStrategy, budget=BUDGET, seed=SEED)
     replay_driver.make_tuner(searcher, str(tmp_path / "whole"), concurrency=1).fit()
     whole = searcher.optimizer.history
@@ -38,7 +40,9 @@ def test_kill_9_twice_and_restore(tmp_path: Path, start_driver: StartDriver) -> 
     kills = [kill_after(start_driver("start", folder, 1, BUDGET, SEED), folder, 5)]
     kills.append(kill_after(start_driver("restore", folder, 1, BUDGET, SEED), folder, len(kills[0].arrivals) + 5))
     assert len(kills[0].arrivals) < len(kills[1].arrivals) < len(whole.arrivals)
-    end = outcome(start_driver("restore", folder, 1, BUDGET, SEED))
+    capsys.readouterr()
+    replay_driver.finish(str(folder))
+    end = printed(capsys.readouterr().out)
     history = History.from_state_dict(end["history"])
 
     assert end["errors"] == 0 and paused_stayed_paused(kills[1], end)
@@ -48,9 +52,12 @@ def test_kill_9_twice_and_restore(tmp_path: Path, start_driver: StartDriver) -> 
     assert history.n_asked == whole.n_asked and history.spent == whole.spent <= BUDGET
 
 
-def test_kill_9_of_four_trials_at_once(tmp_path: Path, start_driver: StartDriver) -> None:
+def test_kill_9_of_four_trials_at_once(
+    tmp_path: Path, start_driver: StartDriver, capsys: pytest.CaptureFixture[str]
+) -> None:
     killed = kill_after(start_driver("start", tmp_path, 4, BUDGET, SEED), tmp_path, 8)
-    end = outcome(start_driver("restore", tmp_path, 4, BUDGET, SEED))
+    replay_driver.finish(str(tmp_path))
+    end = printed(capsys.readouterr().out)
     history = History.from_state_dict(end["history"])
     assert end["errors"] == 0 and paused_stayed_paused(killed, end)
     assert observations(history)[: len(killed.arrivals)] == observations(killed)
@@ -179,7 +186,7 @@ def test_a_restored_errored_trial_is_wanted_again(
             return super().step()
 
     searcher = MixOptSearcher(strategy=LadderStrategy, budget=100)
-    make_tuner(searcher, None, FailsOnce, num_samples=-1, reuse_actors=True, max_concurrent_trials=1).fit()
+    make_tuner(searcher, None, FailsOnce, num_samples=-1).fit()
     (failed,) = [run.trial_id for run in searcher.optimizer.history if run.status == "failed"]
     tuner = ray_mixopt.restore(tmp_path / "run", FailsOnce, resume_errored=True, param_space=space.param_space())
     assert not tuner.fit().errors

@@ -59,9 +59,7 @@ def test_points_to_evaluate_are_run_first(make_tuner: MakeTuner, space: MixtureS
     mixture = space.named(space.corners()[0])
     points = [{"mixture": mixture, "scale": scale, "steps": 20} for scale in space.scale_names]
     searcher = MixOptSearcher(strategy=LadderStrategy, budget=400, points_to_evaluate=points)
-    results = make_tuner(
-        searcher, num_samples=-1, param_space=space.param_space() | {"lr": tune.uniform(0, 1)}, max_concurrent_trials=2
-    ).fit()
+    results = make_tuner(searcher, num_samples=-1, param_space=space.param_space() | {"lr": tune.uniform(0, 1)}).fit()
     runs = list(searcher.optimizer.history)
     assert not results.errors and len(runs) > 4
     assert all(space.named(run.mixture) == mixture for run in runs[:2])
@@ -75,9 +73,7 @@ def test_the_default_strategy_searches_the_simulator(make_tuner: MakeTuner) -> N
     simulator = simulators.load("slimpajama", steps=(2000, 6000, 19700))
     searcher = MixOptSearcher(budget=30)
     trainable = tune.with_parameters(simulators.SimulatorTrainable, simulator=simulator)
-    make_tuner(
-        searcher, None, trainable, param_space=simulator.space.param_space(), num_samples=8, reuse_actors=True
-    ).fit()
+    make_tuner(searcher, None, trainable, param_space=simulator.space.param_space(), num_samples=8).fit()
     history = searcher.optimizer.history
     assert len(history) <= 8 and history.spent <= 30 and over(searcher)
     assert sum(searcher.recommend().mixture.values()) == pytest.approx(1)
@@ -87,7 +83,7 @@ def test_the_same_seed_gives_the_same_search(make_tuner: MakeTuner) -> None:
     seen = []
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         searcher = MixOptSearcher(strategy=LadderStrategy, budget=150, seed=seed)
-        make_tuner(searcher, name=name, num_samples=-1, max_concurrent_trials=1).fit()
+        make_tuner(searcher, name=name, num_samples=-1).fit()
         seen.append(observations(searcher.optimizer.history))
     assert seen[0] == seen[1] != seen[2]
 
@@ -117,7 +113,7 @@ def test_a_diverged_run_is_stopped_at_once(make_tuner: MakeTuner) -> None:
             return math.nan if self.share("web") > 0.5 else super().loss()
 
     searcher, watch = MixOptSearcher(strategy=LadderStrategy, budget=400), Watch()
-    make_tuner(searcher, None, Diverges, watch=watch, num_samples=-1, reuse_actors=True).fit()
+    make_tuner(searcher, None, Diverges, watch=watch, num_samples=-1).fit()
     history = searcher.optimizer.history
     diverged = [run for run in history if run.mixture[0] > 0.5]
     assert diverged and all(run.status == "diverged" and list(run.observations) == [10] for run in diverged)
@@ -133,7 +129,7 @@ def test_a_failed_run_is_kept_with_what_it_showed(make_tuner: MakeTuner) -> None
             return super().step()
 
     searcher = MixOptSearcher(strategy=LadderStrategy, budget=150)
-    results = make_tuner(searcher, None, Fails, num_samples=-1, reuse_actors=True).fit()
+    results = make_tuner(searcher, None, Fails, num_samples=-1).fit()
     failed = [run for run in searcher.optimizer.history if run.status == "failed"]
     assert failed and len(results.errors) == len(failed)
     assert all(list(run.observations) == [10] and run.scale == "60M" for run in failed)
@@ -149,7 +145,7 @@ def test_a_broken_trainable_ends_the_search(make_tuner: MakeTuner, monkeypatch: 
 
     searcher = MixOptSearcher(strategy=LadderStrategy, budget=400)
     with pytest.raises(RuntimeError, match="3 trials in a row failed before their first report"):
-        make_tuner(searcher, None, Broken, num_samples=-1, max_concurrent_trials=4).fit()
+        make_tuner(searcher, None, Broken, num_samples=-1, max_concurrent_trials=2).fit()
     assert searcher.optimizer.history.spent == 0
 
 
@@ -238,9 +234,7 @@ def test_a_hand_written_space_and_further_parameters(make_tuner: MakeTuner) -> N
     }
     keys = {"scale_key": "model", "steps_key": "rung", "cost_per_step": {"20M": 1.0, "60M": 2.0}}
     searcher = MixOptSearcher(strategy=LadderStrategy, budget=300, **keys)
-    results = make_tuner(
-        searcher, None, Renamed, param_space=param_space, num_samples=-1, reuse_actors=True, max_concurrent_trials=1
-    ).fit()
+    results = make_tuner(searcher, None, Renamed, param_space=param_space, num_samples=-1).fit()
     assert not results.errors and any(run.reached > 10 for run in searcher.optimizer.history)
     rates = [result.config["optimizer"]["lr"] for result in results]
     assert len(set(rates)) == len(rates) and all(1e-4 <= rate <= 1e-2 for rate in rates)
@@ -253,7 +247,7 @@ def test_a_trainable_that_goes_on_by_itself_is_held(make_tuner: MakeTuner) -> No
             return super().step() | {"done": False}
 
     searcher = MixOptSearcher(strategy=LadderStrategy, budget=200)
-    make_tuner(searcher, None, NeverDone, num_samples=-1, reuse_actors=True).fit()
+    make_tuner(searcher, None, NeverDone, num_samples=-1).fit()
     assert all(run.reached == run.steps for run in searcher.optimizer.history)
 
 
@@ -286,12 +280,12 @@ def test_function_trainables_pause_and_continue(make_tuner: MakeTuner) -> None:
     "scheduler", [FIFOScheduler, lambda: ASHAScheduler(time_attr="step", max_t=40, grace_period=10)]
 )
 def test_the_searcher_under_other_schedulers(make_tuner: MakeTuner, scheduler: Any) -> None:
-    searcher, watch = MixOptSearcher(strategy=LadderStrategy, budget=200), Watch()
-    results = make_tuner(searcher, scheduler(), watch=watch, num_samples=-1, max_concurrent_trials=3).fit()
+    searcher, watch = MixOptSearcher(strategy=LadderStrategy, budget=120), Watch()
+    results = make_tuner(searcher, scheduler(), watch=watch, num_samples=-1, max_concurrent_trials=2).fit()
     history = searcher.optimizer.history
-    assert watch.most_paused == 0 and watch.most_busy <= 3
+    assert watch.most_paused == 0 and watch.most_busy <= 2
     assert all(run.status == "done" and run.reached == run.steps == 10 for run in history)
-    assert 190 < history.spent <= 200 and len(results) == len(history)
+    assert 110 < history.spent <= 120 and len(results) == len(history)
 
 
 @pytest.mark.parametrize(
@@ -307,7 +301,7 @@ def test_the_scheduler_stops_other_searchers_trials_at_their_steps(make_tuner: M
         def step(self) -> dict[str, Any]:
             return super().step() | {"done": False}
 
-    results = make_tuner(foreign(), None, NeverDone, num_samples=6, max_concurrent_trials=None, reuse_actors=True).fit()
+    results = make_tuner(foreign(), None, NeverDone, num_samples=6, max_concurrent_trials=None).fit()
     assert len(results) == 6 and not results.errors
     assert all(result.metrics["step"] == result.config["steps"] for result in results)
 
@@ -318,7 +312,7 @@ def test_the_scheduler_stops_diverged_trials_of_other_searchers(make_tuner: Make
             return math.inf
 
     generator = BasicVariantGenerator(random_state=1, max_concurrent=2)
-    results = make_tuner(generator, None, Diverges, num_samples=4, max_concurrent_trials=None, reuse_actors=True).fit()
+    results = make_tuner(generator, None, Diverges, num_samples=4, max_concurrent_trials=None).fit()
     assert [result.metrics["step"] for result in results] == [10] * 4
 
 
@@ -366,7 +360,7 @@ class StopAll(tune.Stopper):
 
 def test_runs_that_tune_ended_unheard_are_lost_to_the_next_tuner(make_tuner: MakeTuner) -> None:
     searcher = MixOptSearcher(strategy=LadderStrategy)
-    make_tuner(searcher, num_samples=-1, stop=StopAll(7)).fit()
+    make_tuner(searcher, num_samples=-1, stop=StopAll(7), max_concurrent_trials=2).fit()
     history = searcher.optimizer.history
     assert len(history.arrivals) >= 7 and not over(searcher)
     unfinished = [run for run in history if run.status in ("running", "paused")]

@@ -140,7 +140,7 @@ def fit(
             metric="loss",
             mode="min",
             num_samples=samples,
-            max_concurrent_trials=2,
+            max_concurrent_trials=1,
             reuse_actors=True,
             scheduler=scheduler,
             trial_dirname_creator=lambda trial: trial.trial_id,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,7 +33,7 @@ def check_evaluation(evaluation: Evaluation, manifest: Manifest) -> None:
         raise ValueError("evaluation needs a package: pip install 'ray-mixopt[evaluation]'.")
     if manifest.tokenizer.kind == "unknown":
         raise ValueError("evaluation needs the tokenizer of the data, and shards used in place do not say it.")
-    known = set(_task_manager(evaluation).all_tasks)
+    known = set(_task_manager(evaluation.folder).all_tasks)
     if unknown := [task for task in evaluation.tasks if task not in known]:
         raise ValueError(f"lm-eval has no task {unknown[0]!r}: `lm-eval ls tasks` lists them; `folder` adds your own.")
 
@@ -49,7 +51,7 @@ class Downstream:
         assert run.evaluation is not None
         self._run, self._evaluation, self._workers = run, run.evaluation, workers
         self._tokenizer = tokenizer.load(corpus.manifest.tokenizer, corpus.folder)
-        self._tasks = _task_manager(self._evaluation)
+        self._tasks = _task_manager(self._evaluation.folder)
 
     def metrics(self, model: nn.Module) -> dict[str, float]:
         """``lm_eval/<task>/<metric>`` for all tasks; on workers other than the first there may be none.
@@ -81,12 +83,14 @@ class Downstream:
         return found
 
 
-def _task_manager(evaluation: Evaluation) -> Any:
+@cache
+def _task_manager(folder: Path | None) -> Any:
+    """All tasks that there are, with those in a folder; looking for them takes seconds."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from lm_eval.tasks import TaskManager
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    return TaskManager(include_path=None if evaluation.folder is None else str(evaluation.folder))
+    return TaskManager(include_path=None if folder is None else str(folder))
 
 
 def _language_model() -> type:
