@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from ray_mixopt.benchmark import methods, problems
 from ray_mixopt.benchmark.methods import Entry
 from ray_mixopt.benchmark.record import Record
-from ray_mixopt.benchmark.rivals.base import geometric_rungs
+from ray_mixopt.benchmark.rivals.base import RandomLogits, geometric_rungs
 from ray_mixopt.benchmark.runner import search
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -45,6 +47,63 @@ def test_a_rival_completes_a_tiny_search(entry: Entry) -> None:
 def test_the_same_seed_gives_the_same_search(name: str) -> None:
     entry = methods.find(name)
     assert run(entry, PROBLEM, 0.4).trace == run(entry, PROBLEM, 0.4).trace
+
+
+def taught(name: str, loss: Callable[[np.ndarray, str, int], float], n: int, budget: float = 1.0) -> np.ndarray:
+    """What a rival recommends after up to ``n`` runs with a loss of one's own, ``(d,)``."""
+    entry = methods.find(name)
+    if entry.obstacle:
+        pytest.skip(entry.obstacle)
+    method = entry.start(problems.load("synthetic/mixing_law").task(budget, 0))
+    for _ in range(n):
+        run = method.ask()
+        assert run is not None
+        for step in (step for step in method.space.steps if step <= run.steps):
+            method.tell(run.trial_id, step, {"loss": loss(method.space.mixture(run.mixture), run.scale, step)})
+        method.finish(run.trial_id)
+    return method.space.mixture(method.recommend())
+
+
+@pytest.mark.parametrize(("name", "budget"), [("regmix-log-linear", 1.0), ("regmix-lightgbm", 0.15)])
+def test_regmix_recommends_what_its_regression_ranks_first(name: str, budget: float) -> None:
+    slopes = np.array([-1.0, -3.0, 0.5, 0.0, 1.0])
+    found = taught(name, lambda w, scale, step: 2 + math.exp(w @ slopes), 150, budget)
+    assert found.argmax() == 1 and found[1] > 0.7
+
+
+def test_the_mixing_law_is_fitted_and_minimised_at_the_target() -> None:
+    def loss(w: np.ndarray, scale: str, step: int) -> float:
+        """Two domains are worth the same; what size and length leave to gain does not depend on the mixture."""
+        size = {"30M": 0.3, "100M": 0.2, "300M": 0.1}[scale]
+        return 2 + size + 10 / step + 0.3 * math.exp(-4 * w[0]) + 0.3 * math.exp(-4 * w[1])
+
+    assert np.abs(taught("mixing-law", loss, 90) - [0.5, 0.5, 0, 0, 0]).max() < 0.1
+
+
+def test_a_rival_recommends_the_best_of_its_dearest_runs() -> None:
+    rival = RandomLogits(problems.load("synthetic/mixing_law").task(10.0, 0), bound=3.0)
+    for (scale, steps), loss in (("30M", 20000), 0.1), (("1B", 20000), 0.5), (("1B", 20000), 0.4), (("1B", 2000), 0.2):
+        run = rival.start(rival.space.sample(1, rival.rng)[0], scale, steps)
+        rival.tell(run.trial_id, steps, {"loss": loss})
+    assert rival.recommend() == rival.space.named(rival.runs["run_00002"].mixture)
+
+
+@pytest.mark.parametrize(("name", "n"), [("bohb", 100), ("optuna-gp", 60)])
+def test_most_runs_end_at_a_low_rung_and_some_go_on(name: str, n: int) -> None:
+    entry = methods.find(name)
+    if entry.obstacle:
+        pytest.skip(entry.obstacle)
+    method = entry.start(problems.load("synthetic/mixing_law").task(10.0, 0))
+    steps: dict[str, int] = {}
+    for number in range(n):
+        run = method.ask()
+        assert run is not None and run.scale == "1B"
+        assert (run.continues is None) == (run.trial_id not in steps)
+        steps[run.trial_id] = run.steps
+        method.tell(run.trial_id, run.steps, {"loss": 1 + number * 37 % 100 / 100})
+        method.finish(run.trial_id)
+    by_rung = [sum(reached == rung for reached in steps.values()) for rung in method.space.steps]
+    assert by_rung[0] == max(by_rung) and sum(by_rung[1:]) > 0
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the reference data are not at ../shared/data")

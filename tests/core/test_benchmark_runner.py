@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import dying
 import numpy as np
 import pytest
+from ladder import LadderStrategy
 
 from ray_mixopt.benchmark import campaign, methods, problems
 from ray_mixopt.benchmark.campaign import Job
@@ -58,21 +60,27 @@ class Scripted:
 Play = Callable[..., tuple[Record, Scripted]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Script(Entry):
+    """A method that runs a script; ``made`` are its searches."""
+
+    script: list[Step]
+    made: list[Scripted] = field(default_factory=list)
+
+    def start(self, task: Task) -> Scripted:
+        self.made.append(Scripted(task, self.script))
+        return self.made[-1]
+
+
 @pytest.fixture
-def play(monkeypatch: pytest.MonkeyPatch) -> Play:
+def play() -> Play:
     """``play(problem, script, budget)`` runs a script and gives its record and the method."""
 
     def run(
         problem: BenchmarkProblem, script: list[Step], budget: float = 10.0, seed: int = 0
     ) -> tuple[Record, Scripted]:
-        made: list[Scripted] = []
-
-        def start(self: Entry, task: Task) -> Scripted:
-            made.append(Scripted(task, script))
-            return made[0]
-
-        monkeypatch.setattr(Entry, "start", start)
-        return search(problem, Entry(name="scripted"), seed, budget), made[0]
+        entry = Script(name="scripted", script=script)
+        return search(problem, entry, seed, budget), entry.made[0]
 
     return run
 
@@ -102,13 +110,14 @@ def test_regret_is_measured_outside_at_the_recommended_mixture(problem: Benchmar
     assert problem.optimum is not None
     w = problem.space.corners()[0]
     script: list[Step] = [("a", w, "1B", 20000, None), ("b", problem.optimum, "30M", 20000, None)]
+    script.insert(1, ("early", problem.optimum, "1B", 2000, None))  # is no run at the target
     record, _ = play(problem, script)
     first, middle, last = record.trace[0], record.trace[1], record.trace[-1]
     assert (first.cost, first.trained) == (0.0, False)
     assert first.regret == pytest.approx(problem.regret(problem.space.uniform()))
     assert (middle.cost, middle.trained) == (1.0, True) and middle.regret == pytest.approx(problem.regret(w))
-    # The optimum has been run at a small scale only, and has no regret up to the last bit.
-    assert last.cost == pytest.approx(1.03) and not last.trained
+    # The optimum has been run short, and at a small scale, only; it has no regret up to the last bit.
+    assert last.cost == pytest.approx(1.13) and not last.trained
     assert last.regret == pytest.approx(0.0, abs=1e-12) and last.mixture == pytest.approx(tuple(problem.optimum))
 
 
@@ -133,6 +142,13 @@ def test_a_method_that_cheats_is_stopped(
     corners = problem.space.corners()
     with pytest.raises(ValueError, match=message):
         play(problem, [(trial, corners[i], *rest) for trial, i, *rest in script])
+
+
+def test_a_failed_run_cannot_go_on(play: Play) -> None:
+    problem = problems.load(f"{NAME}+failures=0.99")
+    w = problem.space.uniform()
+    with pytest.raises(ValueError, match="continued trial 'a', which cannot be continued"):
+        play(problem, [("a", w, "30M", 12000, None), ("a", w, "30M", 20000, "a")])
 
 
 def test_failed_runs_cost_what_they_took_and_show_what_they_reached(play: Play) -> None:
@@ -166,6 +182,22 @@ def test_our_strategies_run(strategy: str, budget: float) -> None:
     assert 0.5 * budget < record.spent <= budget and record.runs > 0
     assert np.isfinite([point.regret for point in record.trace]).all()
     assert search(problem, methods.find(strategy), 0, budget).trace == record.trace
+
+
+def test_a_strategy_of_ones_own_is_a_method(tmp_path: Path) -> None:
+    problem = problems.load(NAME)
+    given, named = Entry(name="mine", strategy=LadderStrategy), methods.find("ladder:LadderStrategy")
+    records = [search(problem, entry, 1, 0.5) for entry in (given, named)]
+    assert records[0].trace == records[1].trace and records[0].runs >= 10
+    path = records[1].write(tmp_path)
+    assert path.name == "ladder-LadderStrategy-1.json" and Record.read(path).method == "ladder:LadderStrategy"
+    for name, message in (
+        ("nonesuch:Mine", "strategy 'nonesuch:Mine' cannot be imported: No module named 'nonesuch'"),
+        ("ladder:Nonesuch", "cannot be imported: module 'ladder' has no attribute"),
+        ("ladder:WIDTH", "'ladder:WIDTH' is no callable from a Problem to a Strategy"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            methods.find(name)
 
 
 def test_the_paper_gets_its_own_rungs() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -56,12 +57,23 @@ def problem() -> BenchmarkProblem:
     return problems.load(NAME)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Kept(Entry):
+    """A method that keeps a diary; ``made`` are its searches."""
+
+    script: list[tuple[str, str, int, str | None]]
+    made: list[Diary] = field(default_factory=list)
+
+    def start(self, task: Task) -> Diary:
+        self.made.append(Diary(task, self.script))
+        return self.made[-1]
+
+
 @pytest.fixture
-def play(monkeypatch: pytest.MonkeyPatch, problem: BenchmarkProblem) -> Play:
+def play(problem: BenchmarkProblem) -> Play:
     def run(script: list[tuple[str, str, int, str | None]], workers: Fleet, budget: float = 10.0):
-        made: list[Diary] = []
-        monkeypatch.setattr(Entry, "start", lambda self, task: made.append(Diary(task, script)) or made[0])
-        return search(problem, Entry(name="diary"), 0, budget, workers), made[0]
+        entry = Kept(name="diary", script=script)
+        return search(problem, entry, 0, budget, workers), entry.made[0]
 
     return run
 
