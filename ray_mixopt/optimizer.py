@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from ray_mixopt.core.safety import check_version
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.core.strategy import Proposal, Strategy, Suggestion
 from ray_mixopt.strategies import create
+from ray_mixopt.strategies.design import first_run, lost_run
 
 if TYPE_CHECKING:
     from ray_mixopt.surrogate.belief import Belief
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from ray_mixopt.surrogate.posterior import ObjectivePosterior
 
 STATE_VERSION = 1
-MAX_TRIES = 3  # of a run that is lost again and again
 
 
 class MixtureOptimizer:
@@ -58,7 +57,11 @@ class MixtureOptimizer:
         self.problem = Problem(space=space, settings=replace(settings or Settings(), **given), pool=pool)
         self._strategy = create(self.problem)
         self._belief: Belief | None = None
+        self._continues = True  # not in a search of version 0.1 that never did
         self.history = History(space)
+        for run in self.problem.first_runs:
+            if obstacle := self.problem.obstacle(run):
+                raise ValueError(f"A point to evaluate is {obstacle}.")
 
     @property
     def space(self) -> MixtureSpace:
@@ -86,7 +89,8 @@ class MixtureOptimizer:
 
     def propose(self, history: History) -> Proposal | None:
         """What ``ask`` would want to run given a history, which stays as it is; safe to call in another thread."""
-        proposal: Any = self._lost_run(history) or self._first_run(history) or self._strategy.propose(history)
+        proposal: Any = lost_run(self.problem, history) or first_run(self.problem, history)
+        proposal = proposal or self._strategy.propose(history)
         if proposal is not None and not isinstance(proposal, Proposal):
             raise TypeError(f"{self.settings.strategy_name}: propose must return a Proposal or None, got {proposal!r}.")
         return proposal
@@ -127,37 +131,6 @@ class MixtureOptimizer:
                 return False
         return self.problem.affords(proposal, self.history)
 
-    def _lost_run(self, history: History) -> Proposal | None:
-        """A run that nothing came of through no fault of its own, unless it was tried too often already."""
-        if not any(run.status == "lost" for run in history):
-            return None
-        tries = Counter((run.mixture, run.scale) for run in history if not run.evaluated)
-        answered = {(run.mixture, run.scale) for run in history if run.status != "lost" or run.observations}
-        for run in history:
-            key = run.mixture, run.scale
-            if run.status != "lost" or run.evaluated or key in answered or tries[key] >= MAX_TRIES:
-                continue
-            again = Proposal(
-                mixture=self.space.mixture(run.mixture),
-                scale=run.scale,
-                steps=run.steps,
-                acquisition=run.acquisition,
-                counts=False,
-            )
-            if self.problem.affords(again, history):
-                return again
-        return None
-
-    def _first_run(self, history: History) -> Proposal | None:
-        """The first of the ``points_to_evaluate`` that was not asked for yet and is affordable."""
-        asked = Counter((run.mixture, run.scale) for run in history if not run.evaluated)
-        for run in self.problem.first_runs:
-            key = tuple(run.mixture.tolist()), run.scale
-            asked[key] -= 1  # a point may be there twice
-            if asked[key] < 0 and self.problem.affords(run, history):
-                return run
-        return None
-
     def tell(self, trial_id: str, step: int, value: float | Mapping[str, float]) -> None:
         """Report what a run showed at a rung; call it for every rung as it is seen.
 
@@ -187,7 +160,7 @@ class MixtureOptimizer:
         Raises:
             ValueError: for an unknown trial.
         """
-        self.history.finish(trial_id, failed=failed, lost=lost, continuable=continuable)
+        self.history.finish(trial_id, failed=failed, lost=lost, continuable=continuable and self._continues)
 
     # -- runs made elsewhere
 
@@ -307,7 +280,7 @@ class MixtureOptimizer:
             ValueError: for no mixture or one that does not fit the space, an unknown scale, or if fewer than two
                 reports have all metrics of the objective.
         """
-        if isinstance(mixtures, Mapping) or not len(mixtures):
+        if not isinstance(mixtures, list | tuple | np.ndarray) or not len(mixtures):
             raise ValueError(f"predict needs a sequence of at least one mixture, got {mixtures!r}.")
         shares = np.array([self.space.mixture(mixture) for mixture in mixtures]).reshape(-1, self.space.n_domains)
         posterior = self.posterior()
@@ -317,7 +290,7 @@ class MixtureOptimizer:
             )
         name = self.space.scale(self.space.target_scale if scale is None else scale).name
         length = self.space.target_steps if steps is None else steps
-        if not length > 0:
+        if not isinstance(length, int | float) or not 0 < length < math.inf:
             raise ValueError(f"steps must be a number of training steps above 0, got {steps!r}.")
         return posterior.at(name, length).forecast(shares)
 
@@ -340,7 +313,8 @@ class MixtureOptimizer:
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-able state: the settings and the history. The pool and callbacks are not part of it."""
-        return {"version": STATE_VERSION, **self.settings.to_dict(), "history": self.history.state_dict()}
+        state = {"version": STATE_VERSION, **self.settings.to_dict(), "history": self.history.state_dict()}
+        return state if self._continues else state | {"continuation": False}
 
     @classmethod
     def from_state_dict(
@@ -362,11 +336,30 @@ class MixtureOptimizer:
         """
         check_version(state, "an optimizer", STATE_VERSION)
         history = History.from_state_dict(state.get("history", {}))
-        optimizer = cls(history.space, Settings.from_dict(state, strategy=strategy), pool=pool)
-        if state.get("continuation") is False:  # of version 0.1: its paused runs are over
+        optimizer = cls.of_history(history, Settings.from_dict(state, strategy=strategy), pool=pool)
+        if state.get("continuation") is False:
+            optimizer._continues = False
             for trial in history.paused():
                 trial.status = "done"
-        optimizer.history = history
+        return optimizer
+
+    @classmethod
+    def of_history(cls, history: History, settings: Settings, *, pool: Pool | None = None) -> MixtureOptimizer:
+        """The optimizer of a search that has a history already.
+
+        Points to evaluate that limits have come to exclude since are left out, where they were not run yet.
+
+        Args:
+            history: taken over, and added to from now on.
+            settings: of the search.
+            pool: the only runs that exist, if there is one.
+
+        Raises:
+            ValueError: see ``MixtureOptimizer``.
+        """
+        optimizer = cls(history.space, replace(settings, points_to_evaluate=()), pool=pool)
+        optimizer.problem = replace(optimizer.problem, settings=settings)
+        optimizer._strategy, optimizer.history = create(optimizer.problem), history
         return optimizer
 
     def _metrics(self, value: float | Mapping[str, float]) -> dict[str, float]:

@@ -103,6 +103,7 @@ def _optimizer(
     from ray_mixopt.core.problem import Settings
     from ray_mixopt.io import searches
     from ray_mixopt.io.read import DERIVED_METRIC
+    from ray_mixopt.optimizer import MixtureOptimizer
 
     space = common_space(histories, changes)
     space = limits(space if target is None else replace(space, target=target))
@@ -116,4 +117,4 @@ def _optimizer(
         objective = {DERIVED_METRIC if DERIVED_METRIC in known else known[0]: 1.0}
     settings = Settings(objective=objective, mode=mode or "min", reference=reference)
     searches.check_reported(settings.metrics, history)
-    return searches.of_history(history, settings)
+    return MixtureOptimizer.of_history(history, settings)

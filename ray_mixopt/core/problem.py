@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, get_args
@@ -11,14 +11,14 @@ from typing import Any, get_args
 import numpy as np
 
 from ray_mixopt.core.history import History
-from ray_mixopt.core.objective import Mode, Objective, checked_weights, resolve
+from ray_mixopt.core.objective import Baseline, Mode, Objective, checked_weights, resolve
 from ray_mixopt.core.pool import Pool
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.core.strategy import Callback, Proposal, Strategy
 
 SINGLE = "value"  # the metric of a search that is told one number a report
 
-_RENAMED = {  # strategies of version 0.1
+RENAMED = {  # strategies of version 0.1
     "paper-tv": "paper:kernel=tv",
     "paper-jsd": "paper:kernel=jsd",
     "paper-script-noise": "paper:noise=script",
@@ -42,7 +42,8 @@ class Settings:
             ``Strategy`` of a ``Problem``.
         budget: most to commit, in the unit of the space's costs; None for no limit.
         seed: of all random draws, a non-negative integer.
-        reference: weights by domain of a mixture to compare recommendations with, for instance the one in use.
+        reference: a mixture to compare recommendations with, for instance the one in use: weights by domain,
+            "uniform" or "proportional".
         min_gain_per_cost: the search ends, before the budget if there is one, when no run is expected to remove that
             much regret at the target, in the objective's unit, per unit of cost. "default" only.
         points_to_evaluate: runs to make before any other: ``{"mixture": weights by domain, "scale": name, "steps":
@@ -58,7 +59,7 @@ class Settings:
     strategy: str | Callable[[Problem], Strategy] = "default"
     budget: float | None = None
     seed: int = 0
-    reference: Mapping[str, float] | None = None
+    reference: Baseline | None = None
     min_gain_per_cost: float = 0.0
     points_to_evaluate: tuple[Mapping[str, Any], ...] = ()
     callbacks: tuple[Callback, ...] = field(default=(), compare=False)
@@ -81,13 +82,13 @@ class Settings:
             raise ValueError(f"seed must be a non-negative integer, got {self.seed!r}.")
         put(self, "budget", None if self.budget is None else float(self.budget))
         put(self, "min_gain_per_cost", float(self.min_gain_per_cost))
-        if self.reference is not None and not isinstance(self.reference, Mapping):
-            raise ValueError(f"reference must be weights by domain, got {self.reference!r}.")
-        if isinstance(self.points_to_evaluate, Mapping | str):
-            raise ValueError(f"points_to_evaluate must be a sequence of mappings, got {self.points_to_evaluate!r}.")
-        put(self, "reference", None if self.reference is None else dict(self.reference))
+        for label in ("points_to_evaluate", "callbacks"):
+            value = getattr(self, label)
+            if isinstance(value, Mapping | str) or not isinstance(value, Iterable | None):
+                raise ValueError(f"{label} must be a list, got {value!r}.")
+            put(self, label, tuple(value or ()))
+        put(self, "reference", _checked_reference(self.reference))
         put(self, "points_to_evaluate", tuple(_checked_point(point) for point in self.points_to_evaluate))
-        put(self, "callbacks", tuple(self.callbacks))
         for callback in self.callbacks:
             if not isinstance(callback, Callback):
                 raise ValueError(f"callbacks must be objects of a subclass of ray_mixopt.Callback, got {callback!r}.")
@@ -169,7 +170,7 @@ class Settings:
                 "strategy='default' to ask the default one."
             )
         elif isinstance(made_with, str):
-            given["strategy"] = _RENAMED.get(made_with, made_with)
+            given["strategy"] = RENAMED.get(made_with, made_with)
         return cls(**given)
 
 
@@ -199,7 +200,7 @@ class Problem:
         if self.settings.reference is not None:
             reference = space.named(resolve(self.settings.reference, space))
             object.__setattr__(self, "settings", replace(self.settings, reference=reference))
-        _ = self.first_runs  # checked now
+        _ = self.first_runs  # do they fit the space?
 
     # -- the settings, where a strategy needs them often
 
@@ -233,7 +234,7 @@ class Problem:
         """``points_to_evaluate`` as runs of this space.
 
         Raises:
-            ValueError: for a point that does not fit the space, or is not in the pool.
+            ValueError: for a point that does not fit the space.
         """
         return tuple(self._first_run(point) for point in self.settings.points_to_evaluate)
 
@@ -249,11 +250,15 @@ class Problem:
                 f"A point to evaluate is at {scale!r} x {steps!r} steps: the space trains "
                 f"{', '.join(space.scale_names)} to {', '.join(map(str, space.steps))}."
             )
-        if not space.simplex.contains(mixture, 1e-6).all():
-            raise ValueError(f"A point to evaluate is outside the limits of the mixture: {dict(point['mixture'])!r}.")
-        if self.pool is not None and not self.pool.has(mixture, scale, steps):
-            raise ValueError(f"A point to evaluate is not among the logged runs: {dict(point)!r}.")
         return Proposal(mixture=mixture, scale=scale, steps=int(steps), counts=False)
+
+    def obstacle(self, run: Proposal) -> str:
+        """Why a first run cannot be made here, limits and logged runs considered; "" where it can."""
+        if not self.space.simplex.contains(run.mixture, 1e-6).all():
+            return f"outside the limits of the mixture: {self.space.named(run.mixture)}"
+        if self.pool is not None and not self.pool.has(run.mixture, run.scale, run.steps):
+            return f"not among the logged runs: {self.space.named(run.mixture)} at {run.scale} x {run.steps} steps"
+        return ""
 
     # -- questions
 
@@ -262,7 +267,7 @@ class Problem:
         space, reference = self.space, self.settings.reference
         found = {"uniform": space.uniform(), "proportional": space.proportional()}
         if reference is not None:
-            found["reference"] = space.mixture(reference)
+            found["reference"] = resolve(reference, space)
         return {name: mixture for name, mixture in found.items() if mixture is not None}
 
     def value(self, metrics: Mapping[str, float]) -> float | None:
@@ -304,8 +309,28 @@ def _checked_point(point: object) -> dict[str, Any]:
         )
     if unknown := sorted(set(map(str, point)) - {"mixture", "scale", "steps"}):
         raise ValueError(f"A point to evaluate has mixture, scale and steps, got {', '.join(unknown)}, too.")
-    known = {key: value for key, value in point.items() if value is not None}
-    return known | {"mixture": dict(point["mixture"])}
+    try:  # as JSON has them: NumPy's numbers are not
+        found: dict[str, Any] = {"mixture": {str(name): float(share) for name, share in point["mixture"].items()}}
+        if point.get("scale") is not None:
+            found["scale"] = str(point["scale"])
+        if point.get("steps") is not None:
+            found["steps"] = int(point["steps"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"A point to evaluate holds what is no number: {dict(point)!r}.") from error
+    return found
+
+
+def _checked_reference(reference: Any) -> Any:
+    if reference is None or isinstance(reference, str):
+        return reference
+    try:
+        if isinstance(reference, Mapping):
+            return {str(name): float(share) for name, share in reference.items()}
+        return [float(share) for share in reference]
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"reference must be weights by domain, 'uniform' or 'proportional', got {reference!r}."
+        ) from None
 
 
 def _is_number(value: object) -> bool:

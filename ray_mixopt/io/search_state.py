@@ -81,15 +81,18 @@ class SearchState:
             ValueError: for a point that does not fit the space or the objective; it is dropped.
         """
         if self._optimizer is None:
-            if self.missing is not None:
-                raise RuntimeError(self.missing)
-            assert self.space is not None and self.mode is not None
-            objective = self.settings.objective or {self.metrics[0]: 1.0}
-            settings = replace(self.settings, mode=self.mode, objective=objective)
-            self._optimizer = MixtureOptimizer(self.space, settings, pool=self.pool)
+            self._optimizer = MixtureOptimizer(*self._complete(), pool=self.pool)
         while self.points:
             _hand_over(self.points.pop(0), self._optimizer)
         return self._optimizer
+
+    def _complete(self) -> tuple[MixtureSpace, Settings]:
+        """The space, and the settings with all that was told late."""
+        if self.missing is not None:
+            raise RuntimeError(self.missing)
+        assert self.space is not None and self.mode is not None
+        objective = self.settings.objective or {self.metrics[0]: 1.0}
+        return self.space, replace(self.settings, mode=self.mode, objective=objective)
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-able state, read back by ``from_state_dict``: all but the pool, callbacks, and a strategy of one's own.
@@ -150,8 +153,9 @@ class SearchState:
                 points=[_checked(point) for point in state["evaluated"]],
             )
             if history is not None:
-                history.space = search.space or history.space
-                search.optimizer.history = history
+                history.space, complete = search._complete()
+                search._optimizer = MixtureOptimizer.of_history(history, complete, pool=pool)
+                _ = search.optimizer  # takes in the points that wait
         except (KeyError, TypeError, AttributeError, OverflowError, RuntimeError) as error:
             raise ValueError(f"Malformed state of a searcher: {error!r}.") from error
         return search

@@ -55,14 +55,16 @@ def load(
             known = ", ".join(found.metrics) or "(none)"
             raise ValueError(f"The runs have the metrics {known}: say which one is wanted.")
         asked = objective or {found.metrics[0]: 1.0}
-        return of_history(found, Settings(objective=asked, mode=mode or "min", strategy=strategy or "default"))
+        return MixtureOptimizer.of_history(
+            found, Settings(objective=asked, mode=mode or "min", strategy=strategy or "default")
+        )
     settings, pool = found.settings, found.problem.pool
     if objective is None:
         wanted = replace(settings, mode=mode or settings.mode)
-        return found if wanted == settings else of_history(found.history, wanted, pool)
+        return found if wanted == settings else MixtureOptimizer.of_history(found.history, wanted, pool=pool)
     wanted = replace(settings, objective=objective, mode=mode or settings.mode)
     check_reported(wanted.metrics, found.history)
-    return of_history(found.history, wanted, pool)
+    return MixtureOptimizer.of_history(found.history, wanted, pool=pool)
 
 
 def is_search(path: str | Path) -> bool:
@@ -84,13 +86,6 @@ def load_history(path: str | Path) -> History:
     """
     found = _contents(path, "default")  # any strategy will do
     return found if isinstance(found, History) else found.history
-
-
-def of_history(history: History, settings: Settings, pool: Pool | None = None) -> MixtureOptimizer:
-    """An optimizer that knows a history, which it takes over, and nothing else: another objective needs no new runs."""
-    optimizer = MixtureOptimizer(history.space, settings, pool=pool)
-    optimizer.history = history
-    return optimizer
 
 
 def check_reported(metrics: Iterable[str], history: History) -> None:

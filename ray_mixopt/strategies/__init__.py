@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
-from ray_mixopt.core.problem import Problem, Settings
+from ray_mixopt.core.problem import RENAMED, Problem, Settings
 from ray_mixopt.core.strategy import Strategy
 
 
@@ -85,12 +85,18 @@ def create(problem: Problem) -> Strategy:
         make = partial(getattr(importlib.import_module(named.module), named.cls), **options)
     else:
         make = chosen
-    return make(problem)
+    strategy = make(problem)
+    if not all(callable(getattr(strategy, name, None)) for name in ("propose", "recommend")):
+        name = problem.settings.strategy_name
+        raise ValueError(f"The strategy {name} makes {strategy!r}, which has no methods propose and recommend.")
+    return strategy
 
 
 def _parsed(text: str) -> tuple[Named, dict[str, str]]:
     """``name`` or ``name:option=value,option=value``, taken apart."""
     name, _, rest = text.partition(":")
+    if text in RENAMED:
+        raise ValueError(f"Strategy {text!r} of version 0.1 is called {RENAMED[text]!r} now.")
     if name not in STRATEGIES:
         raise ValueError(f"Unknown strategy {name!r}: choose one of {', '.join(STRATEGIES)}.")
     named, options = STRATEGIES[name], {}

@@ -97,9 +97,11 @@ class DefaultStrategy:
     def propose(self, history: History) -> Proposal | None:
         """The next run of the design, then the best purchase."""
         problem = self.problem
-        design = _still_needed(self.design, history)
-        if history.n_asked < len(design) and problem.affords(design[history.n_asked], history):
-            return design[history.n_asked]
+        design = _still_needed(self.design, history)[history.n_asked :]
+        if history.n_apart:  # it may hold a run that was asked for beforehand
+            design = [run for run in design if not _was_asked(run, history)]
+        if design and problem.affords(design[0], history):
+            return design[0]
         if self._is_late(history, self.settings.again_at):
             for run in self.corners:
                 if problem.affords(run, history) and not _was_asked(run, history):
@@ -178,10 +180,13 @@ class DefaultStrategy:
         ]
         costs = [self.space.cost(run.scale, run.steps) for run in runs]
         for trial in history.paused():
+            mixture = np.array(trial.mixture)
+            # A logged run can be had only once; elsewhere two of one mixture may both be worth going on with.
+            shown = 0 if self.problem.pool is None else bought.steps(mixture, trial.scale)
             for steps in self.candidates.further_steps(trial):
-                mixture = np.array(trial.mixture)
-                runs.append(Proposal(mixture=mixture, scale=trial.scale, steps=steps, continues=trial.trial_id))
-                costs.append(self.space.cost(trial.scale, steps, start=trial.reached))
+                if steps > shown:
+                    runs.append(Proposal(mixture=mixture, scale=trial.scale, steps=steps, continues=trial.trial_id))
+                    costs.append(self.space.cost(trial.scale, steps, start=trial.reached))
         kept = [i for i, cost in enumerate(costs) if cost <= affordable]
         return [runs[i] for i in kept], [costs[i] for i in kept]
 

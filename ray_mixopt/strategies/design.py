@@ -8,12 +8,16 @@ scales can be noise, or point the wrong way.
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import numpy as np
 
+from ray_mixopt.core.history import History
+from ray_mixopt.core.problem import Problem
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.core.strategy import Proposal
 
+MAX_TRIES = 3  # of a run that is lost again and again
 _BRIDGE_SHARE = 0.15  # of a target run's cost, for the runs between the cheapest fidelity and the target
 _CHEAP_SHARE = 0.05  # of a target run's cost, for the runs at the cheapest fidelity
 _FAR = 1 / 3  # of the way to the target on a log scale, in scale and in steps: how far a bridge should reach
@@ -89,3 +93,53 @@ def _progress(space: MixtureSpace, cheap: tuple[str, int], cell: tuple[str, int]
 
 def _ranked(progress: tuple[float, float]) -> tuple[float, float]:
     return min(progress), sum(progress)
+
+
+def lost_run(problem: Problem, history: History) -> Proposal | None:
+    """A run that nothing came of through no fault of its own, to be made again; None if there is none.
+
+    A run that was tried ``MAX_TRIES`` times is given up.
+    """
+    if not any(run.status == "lost" for run in history):
+        return None
+    tries = _tries(history)
+    answered = {(run.mixture, run.scale) for run in history if run.status != "lost" or run.observations}
+    for run in history:
+        key = run.mixture, run.scale
+        if run.status != "lost" or run.evaluated or key in answered or tries[key] >= MAX_TRIES:
+            continue
+        again = Proposal(
+            mixture=problem.space.mixture(run.mixture),
+            scale=run.scale,
+            steps=run.steps,
+            acquisition=run.acquisition,
+            counts=False,
+        )
+        if problem.affords(again, history):
+            return again
+    return None
+
+
+def first_run(problem: Problem, history: History) -> Proposal | None:
+    """The first of the ``points_to_evaluate`` that can be made and was not asked for yet; None if there is none."""
+    if not problem.first_runs:
+        return None
+    tries = _tries(history)
+    asked: dict[tuple[tuple[float, ...], str], list[int]] = {}
+    for trial in history:
+        key = trial.mixture, trial.scale
+        in_vain = trial.status == "lost" and not trial.observations and tries[key] < MAX_TRIES
+        if not trial.evaluated and not in_vain:
+            asked.setdefault(key, []).append(trial.steps)
+    for run in problem.first_runs:
+        of_run = asked.get((tuple(run.mixture.tolist()), run.scale), [])
+        done = min((steps for steps in of_run if steps >= run.steps), default=None)
+        if done is not None:
+            of_run.remove(done)  # a point may be there twice
+        elif problem.affords(run, history) and not problem.obstacle(run):  # limits may have been revised
+            return run
+    return None
+
+
+def _tries(history: History) -> Counter[tuple[tuple[float, ...], str]]:
+    return Counter((run.mixture, run.scale) for run in history if not run.evaluated)

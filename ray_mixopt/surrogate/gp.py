@@ -18,6 +18,7 @@ from botorch.models.model import FantasizeMixin, Model
 from botorch.posteriors.fully_bayesian import GaussianMixturePosterior
 from botorch.posteriors.gpytorch import GPyTorchPosterior
 from botorch.posteriors.posterior import Posterior
+from botorch.sampling.base import MCSampler
 from gpytorch.constraints import Positive
 from gpytorch.distributions import MultivariateNormal
 from gpytorch.likelihoods import GaussianLikelihood
@@ -130,6 +131,9 @@ class MixtureGP(Model, FantasizeMixin):
         """The model once runs at ``a x d+2`` have reported their expected values: same mean, less variance."""
         if len(x) == 0:
             return self
+        if self.x.dim() > 2:  # conditioned on a batch before
+            expected = self.standardise.undone(self.moments(x)[0]).unsqueeze(-1)
+            return self.condition_on_observations(x, expected, per_draw=True)
         prior, white = self.prior_covariance(x, x), self.solve(x).white
         nothing_new = self.white.new_zeros(*self.white.shape[:1], len(x), 1)
         return self._extended(x, self.hyper.noisy(prior), white, nothing_new)
@@ -166,13 +170,15 @@ class MixtureGP(Model, FantasizeMixin):
         corner = torch.linalg.cholesky(covariance - white.mT @ white)
         added = torch.linalg.solve_triangular(corner, surprise, upper=False)
         batch = corner.shape[:-2]
+        white = white.expand(*batch, -1, -1)
         above = torch.cat([self.factor.expand(*batch, -1, -1), torch.zeros_like(white)], -1)
         result = copy(self)
         for stale in ("_solved", "_precision"):
             result.__dict__.pop(stale, None)
         result.factor = torch.cat([above, torch.cat([white.mT, corner], -1)], -2)
         result.white = torch.cat([self.white.expand(*added.shape[:-2], -1, -1), added], -2)
-        result.train_inputs = (torch.cat([self.x.expand(*x.shape[:-2], -1, -1), x], -2),)
+        shape = torch.broadcast_shapes(self.x.shape[:-2], x.shape[:-2])
+        result.train_inputs = (torch.cat([self.x.expand(*shape, -1, -1), x.expand(*shape, -1, -1)], -2),)
         result.train_targets = self.standardise.undone((result.factor @ result.white).squeeze(-1))
         return result
 
@@ -230,26 +236,37 @@ class MixtureGP(Model, FantasizeMixin):
         covariance = prior - white.mT @ white
         return mean, covariance + torch.diag_embed(self.noise.expand(mean.shape)) if noisy else covariance
 
-    def condition_on_observations(self, X: Tensor, Y: Tensor, noise: Tensor | None = None, **kwargs: Any) -> Self:  # noqa: N803
+    def condition_on_observations(
+        self,
+        X: Tensor,  # noqa: N803
+        Y: Tensor,  # noqa: N803
+        noise: Tensor | None = None,
+        *,
+        per_draw: bool = False,
+        **kwargs: Any,
+    ) -> Self:
         """The model with further observations, which may differ between fantasies and draws.
 
         Args:
             X: inputs, ``batch_shape x q x d+2``.
-            Y: values in the metric's unit, ``... x batch_shape x q x 1``, the same in all draws, or ``... x
+            Y: values in the metric's unit, ``... x batch_shape x q x 1``; with ``per_draw`` one for each draw, ``... x
                 batch_shape x s x q x 1``.
             noise: variances of the values in the metric's unit squared, ``batch_shape x q x 1``, in place of the
                 noise that the hyper-parameters say.
+            per_draw: whether the values differ between the draws.
             **kwargs: ignored.
         """
-        if Y.dim() <= X.dim() or Y.shape[-3] != len(self.theta):
-            Y = Y.unsqueeze(-3)  # noqa: N806
         mean, prior, white = self._moments(X.unsqueeze(-3))
         nugget = self.hyper.nugget(prior.diagonal(dim1=-2, dim2=-1))
         if noise is not None:
             nugget = nugget - self.noise + noise.squeeze(-1).unsqueeze(-2) / self.standardise.spread**2
-        surprise = self.standardise(Y) - mean.unsqueeze(-1)
+        surprise = self.standardise(Y if per_draw else Y.unsqueeze(-3)) - mean.unsqueeze(-1)
         result: Any = self._extended(X, prior + torch.diag_embed(nugget), white, surprise)
         return result
+
+    def fantasize(self, X: Tensor, sampler: MCSampler, observation_noise: Tensor | None = None, **kwargs: Any) -> Self:  # noqa: N803
+        """The model once each draw has seen what it was itself sampled to report, see ``FantasizeMixin``."""
+        return super().fantasize(X, sampler, observation_noise, per_draw=True, **kwargs)
 
     def _moments(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean, prior covariance and whitened covariance with the data at ``batch_shape x 1 x q x d+2``."""
@@ -321,7 +338,7 @@ class AveragedGP(Model, FantasizeMixin):
     def condition_on_observations(self, X: Tensor, Y: Tensor, noise: Tensor | None = None, **kwargs: Any) -> Self:  # noqa: N803
         """The view of the ensemble with further observations, the same in all draws."""
         values = Y.unsqueeze(-3).expand(*Y.shape[:-2], self.ensemble.batch_shape[-1], *Y.shape[-2:])
-        result: Any = AveragedGP(self.ensemble.condition_on_observations(X, values, noise=noise))
+        result: Any = AveragedGP(self.ensemble.condition_on_observations(X, values, noise=noise, per_draw=True))
         return result
 
 

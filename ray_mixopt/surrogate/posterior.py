@@ -326,14 +326,19 @@ class ObjectivePosterior(Model):
         Args:
             X: inputs.
             output_indices: there is one output, 0.
-            observation_noise: whether to add the noise of an observation.
+            observation_noise: whether to add the noise of an observation; or variances to add, ``... x q x 1``.
             posterior_transform: applied to the posterior.
             **kwargs: ignored.
         """
-        parts = [model.moments(X, noisy=bool(observation_noise)) for model in self.models]
-        mean = self.center + sum(weight * part for weight, (part, _) in zip(self.weights, parts, strict=True))
-        covariance = to_linear_operator(self._combined([part for _, part in parts]))  # its root may need a jitter
-        posterior = GaussianMixturePosterior(MultivariateNormal(mean, covariance))
+        given = isinstance(observation_noise, Tensor)
+        parts = [model.moments(X, noisy=not given and bool(observation_noise)) for model in self.models]
+        means = [weight * part for weight, (part, _) in zip(self.weights, parts, strict=True)]
+        mean = self.center + torch.stack(means).sum(0)
+        covariance = self._combined([part for _, part in parts])
+        if isinstance(observation_noise, Tensor):
+            covariance = covariance + torch.diag_embed(observation_noise.squeeze(-1).expand(mean.shape))
+        # A linear operator, since its root may need a jitter.
+        posterior = GaussianMixturePosterior(MultivariateNormal(mean, to_linear_operator(covariance)))
         return posterior if posterior_transform is None else posterior_transform(posterior)
 
 

@@ -86,6 +86,8 @@ class MixOptSearcher(SnapshotSearcher):
             raise ValueError(f"space must be a MixtureSpace, got {space!r}: pass a dict as Tuner(param_space=...).")
         if metric is not None and not isinstance(metric, str):
             raise ValueError(f"metric must be one name, got {metric!r}: for several use objective={{name: weight}}.")
+        for name in sorted({"mixture", "scale", "steps"} & given.keys()):
+            raise ValueError(f"MixOptSearcher({name}=...) of version 0.1 is called {name}_key now.")
         self.layout = Layout(mixture=mixture_key, scale=scale_key, steps=steps_key)
         if points_to_evaluate is not None:
             given["points_to_evaluate"] = points.to_evaluate(self.layout, points_to_evaluate)

@@ -14,7 +14,7 @@ from botorch.acquisition import LogExpectedImprovement
 from gpytorch.kernels import RBFKernel
 from worlds import THREE_SCALES, Bowl, search
 
-from ray_mixopt import MixtureOptimizer, MixtureSpace
+from ray_mixopt import MixtureOptimizer
 from ray_mixopt.core.pool import Pool
 from ray_mixopt.core.problem import Settings
 from ray_mixopt.core.strategy import Callback, Proposal
@@ -177,12 +177,53 @@ def test_points_to_evaluate_that_do_not_fit_are_refused(point, match):
 
 def test_points_to_evaluate_keep_to_limits_and_logged_runs():
     point = {"mixture": {"web": 1, "code": 0, "math": 0}, "scale": "small", "steps": 100}
-    capped = MixtureSpace(domains=SPACE.domains, scales=SPACE.scales, steps=SPACE.steps, upper={"web": 0.5})
+    capped = replace(SPACE, upper={"web": 0.5})
     with pytest.raises(ValueError, match="outside the limits of the mixture"):
         MixtureOptimizer(capped, points_to_evaluate=[point])
     pool = Pool(mixtures=np.eye(3)[1:], available=np.ones((2, 2, 2), dtype=bool))
     with pytest.raises(ValueError, match="not among the logged runs"):
         MixtureOptimizer(SPACE, points_to_evaluate=[point], pool=pool)
+
+
+def test_limits_that_are_revised_later_do_not_bar_the_way_back_to_points_that_were_run():
+    point = {"mixture": {"web": 1, "code": 0, "math": 0}, "scale": "small", "steps": 100}
+    other = {"mixture": {"web": 0.9, "code": 0.1, "math": 0}, "scale": "small", "steps": 100}
+    optimizer = MixtureOptimizer(SPACE, points_to_evaluate=[point, other])
+    search(optimizer, 1, loss)
+    state = json.loads(json.dumps(optimizer.state_dict()))
+    state["history"]["space"]["upper"] = {"web": 0.5}
+    restored = MixtureOptimizer.from_state_dict(state)
+    assert restored.ask().mixture["web"] <= 0.5, "the point that was not run yet is left out"
+
+
+def test_a_logged_run_that_was_a_point_to_evaluate_is_not_bought_again():
+    mixtures = np.random.default_rng(0).dirichlet(np.ones(3), 12)
+    pool = Pool(mixtures=mixtures, available=np.ones((12, 2, 2), dtype=bool))
+    points = [{"mixture": SPACE.named(w), "scale": "small", "steps": 100} for w in mixtures]
+    optimizer = MixtureOptimizer(SPACE, points_to_evaluate=points, pool=pool)
+    asked = [(tuple(run.mixture.values()), run.scale, run.steps) for run in search(optimizer, 22, loss)]
+    assert len(set(asked)) == 22
+
+
+def test_points_of_one_mixture_are_told_apart_by_their_steps_and_lost_ones_are_made_again():
+    mixture = {"web": 1, "code": 1, "math": 0}
+    points = [{"mixture": mixture, "scale": "large", "steps": steps} for steps in (400, 100)]
+    optimizer = MixtureOptimizer(SPACE, points_to_evaluate=points, budget=150.0)
+    first, second = search(optimizer, 2, loss)
+    assert (first.scale, first.steps) == ("large", 100) and second.scale == "small"
+    twice = MixtureOptimizer(SPACE, points_to_evaluate=points[1:] * 2)
+    lost = twice.ask()
+    twice.finish(lost.trial_id, lost=True)
+    asked = [twice.ask() for _ in range(3)]
+    assert [run.scale for run in asked] == ["large", "large", "small"], "again, then the replicate, then the design"
+
+
+def test_points_with_numpys_numbers_can_be_saved():
+    shares = dict(zip(SPACE.domains, np.float32([0.5, 0.25, 0.25]), strict=True))
+    point = {"mixture": shares, "scale": np.str_("small"), "steps": np.int64(100)}
+    optimizer = MixtureOptimizer(SPACE, points_to_evaluate=[point])
+    json.dumps(optimizer.state_dict())
+    assert optimizer.ask().steps == 100
 
 
 # -- callbacks
@@ -234,8 +275,16 @@ def test_what_is_no_callback_is_refused():
     ("given", "match"),
     [
         ({"reference": ["web"]}, "reference must be weights by domain"),
-        ({"points_to_evaluate": {"mixture": {}}}, "points_to_evaluate must be a sequence of mappings"),
-        ({"points_to_evaluate": "first"}, "points_to_evaluate must be a sequence of mappings"),
+        ({"reference": 3}, "reference must be weights by domain"),
+        ({"reference": "best"}, "A baseline is 'uniform', 'proportional' or shares by domain, got 'best'"),
+        ({"points_to_evaluate": {"mixture": {}}}, "points_to_evaluate must be a list"),
+        ({"points_to_evaluate": "first"}, "points_to_evaluate must be a list"),
+        ({"points_to_evaluate": 5}, "points_to_evaluate must be a list, got 5"),
+        ({"callbacks": 5}, "callbacks must be a list, got 5"),
+        ({"callbacks": Callback()}, "callbacks must be a list"),
+        ({"callbacks": [Callback]}, "callbacks must be objects of a subclass"),
+        ({"strategy": lambda problem: None}, "makes None, which has no methods propose and recommend"),
+        ({"strategy": "paper-tv"}, "Strategy 'paper-tv' of version 0.1 is called 'paper:kernel=tv' now"),
         ({"points_to_evaluate": ["first"]}, "points_to_evaluate are mappings such as"),
         ({"budget": True}, "budget must be a positive finite cost or None, got True"),
         ({"budget": math.nan}, "budget must be a positive finite cost or None, got nan"),
@@ -246,6 +295,16 @@ def test_what_is_no_callback_is_refused():
 def test_settings_that_make_no_sense_are_refused(given, match):
     with pytest.raises(ValueError, match=match):
         MixtureOptimizer(SPACE, **given)
+
+
+@pytest.mark.parametrize(
+    "reference", ["uniform", [1, 1, 2], np.array([0.25, 0.25, 0.5]), {"web": 1, "code": 1, "math": 2}]
+)
+def test_a_reference_may_be_named_or_given_in_order(reference):
+    optimizer = MixtureOptimizer(SPACE, reference=reference)
+    shares = list(optimizer.settings.reference.values())
+    assert shares == pytest.approx([1 / 3] * 3 if isinstance(reference, str) else [0.25, 0.25, 0.5])
+    json.dumps(optimizer.state_dict())
 
 
 def test_a_strategy_that_answers_with_something_else_is_named():
@@ -306,9 +365,12 @@ def test_what_cannot_be_predicted_is_said():
         optimizer.predict([SPACE.named(BEST)], scale="huge")
     with pytest.raises(ValueError, match="steps must be a number of training steps above 0, got -3"):
         optimizer.predict([SPACE.named(BEST)], steps=-3)
+    for steps in ("x", math.inf, math.nan):
+        with pytest.raises(ValueError, match="steps must be a number of training steps above 0"):
+            optimizer.predict([SPACE.named(BEST)], steps=steps)
     with pytest.raises(ValueError, match="A mixture must name every domain once"):
         optimizer.predict([{"web": 1.0}])
-    for nothing in ([], np.empty((0, 3)), SPACE.named(BEST)):
+    for nothing in ([], np.empty((0, 3)), SPACE.named(BEST), None, 3, "web"):
         with pytest.raises(ValueError, match="predict needs a sequence of at least one mixture"):
             optimizer.predict(nothing)
     with pytest.raises(ValueError, match="The forecast is of 1 mixtures"):

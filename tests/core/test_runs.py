@@ -57,7 +57,7 @@ def test_the_answer_is_the_same_after_a_round_trip(history, kind: str, tmp_path:
     paths = WRITERS[kind](history, tmp_path)
     place = paths[0] if kind in ("csv", "parquet") else tmp_path
     again = read_runs(place, Source(cost=COST, parameters=PARAMETERS))
-    answers = [searches.of_history(h, Settings(objective={"loss": 1.0})).recommend() for h in (history, again)]
+    answers = [MixtureOptimizer.of_history(h, Settings(objective={"loss": 1.0})).recommend() for h in (history, again)]
     # The order of the reports differs between formats, and with it which of them hyper-parameters are fitted to.
     for one, other in (answers, answers[::-1]):
         assert one.uniform.low < other.uniform.mean < one.uniform.high
@@ -68,7 +68,7 @@ def test_our_own_json_is_read(history, tmp_path: Path) -> None:
     path = tmp_path / "history.json"
     path.write_text(json.dumps(history.state_dict()))
     assert runs(read_runs(path)) == runs(history)
-    searches.save(searches.of_history(history, Settings(objective={"loss": 1.0})), path)
+    searches.save(MixtureOptimizer.of_history(history, Settings(objective={"loss": 1.0})), path)
     assert runs(read_runs(tmp_path)) == runs(history)
 
 

@@ -216,6 +216,31 @@ def test_conditioning_on_observations_equals_being_given_them(model):
     assert torch.allclose(vague.posterior(test).mean, model.posterior(test).mean, atol=1e-3)
 
 
+def test_batches_of_as_many_points_as_there_are_draws_are_not_taken_for_draws(model):
+    n_draws = len(model.theta)
+    x = mixtures_at(("large", 200), n_draws, 5)
+    apart = model.condition_on_observations(x.unsqueeze(-2), torch.full((16, n_draws, 1, 1), 2.0).double())
+    test = mixtures_at(("large", 400), 3, 6)
+    assert apart.posterior(test).mean.shape == (16, n_draws, n_draws, 3, 1)
+    fantasies = model.condition_on_observations(x[:2], torch.full((n_draws, 2, 1), 2.0).double())
+    one = model.condition_on_observations(x[:2], torch.full((2, 1), 2.0).double())
+    assert torch.allclose(fantasies.posterior(test).mean[1], one.posterior(test).mean)
+
+
+def test_what_was_conditioned_on_a_batch_can_be_conditioned_on_more(model):
+    x, y = mixtures_at(("large", 200), 5, 5), torch.full((5, 1, 1), 2.0).double()
+    more, test = mixtures_at(("small", 400), 1, 7), mixtures_at(("large", 400), 3, 6)
+    batch = model.condition_on_observations(x.unsqueeze(-2), y)
+    after = batch.condition_on_observations(more, torch.full((1, 1), 2.2).double())
+    for i in range(5):
+        both = torch.cat([x[i : i + 1], more])
+        one = model.condition_on_observations(both, torch.tensor([[2.0], [2.2]]).double())
+        assert torch.allclose(after.posterior(test).mean[i], one.posterior(test).mean, atol=1e-8)
+    pending = batch.given_pending(more)
+    assert torch.allclose(pending.posterior(test).mean, batch.posterior(test).mean, atol=1e-6)
+    assert (pending.posterior(more).variance < batch.posterior(more).variance).all()
+
+
 def test_fantasies_keep_the_mean_on_average_and_know_more(model):
     x, test = mixtures_at(("large", 200), 2, 7).unsqueeze(-2), mixtures_at(("large", 400), 5, 8)
     fantasies = model.fantasize(x, SobolQMCNormalSampler(torch.Size([512]), seed=0))  # at two points, apart
@@ -311,6 +336,9 @@ def test_the_objective_has_a_botorch_posterior_that_agrees_with_its_answers(mode
         assert torch.allclose(posterior.mean.squeeze(-1), mean, atol=1e-8)
         assert torch.allclose(posterior.distribution.covariance_matrix, covariance, atol=1e-8)
         assert torch.allclose(covariance.diagonal(dim1=-2, dim2=-1), objective.marginal(w)[1], atol=1e-8)
+        added = torch.full((6, 1), 0.25, dtype=torch.float64)
+        noisy = objective.posterior(encode(SPACE, w, [("large", 400)]), observation_noise=added)
+        assert torch.allclose(noisy.variance - posterior.variance, added.expand_as(noisy.variance))
         forecast = objective.forecast(w)
         assert forecast.mean == pytest.approx(sign * posterior.mixture_mean.squeeze(-1).numpy())
         assert forecast.covariance == pytest.approx(posterior.mixture_covariance_matrix.to_dense().numpy(), abs=1e-9)
@@ -367,7 +395,7 @@ def test_pending_runs_keep_the_mean_and_shrink_the_variance(model):
     assert (after.solve(pending).variance < model.solve(pending).variance).all()
     assert torch.allclose(after.posterior(test).mean, model.posterior(test).mean, atol=1e-6)
     given = model.posterior(pending).mean  # each draw is told what it expects
-    afresh = model.condition_on_observations(pending, given)
+    afresh = model.condition_on_observations(pending, given, per_draw=True)
     assert torch.allclose(after.factor, afresh.factor, atol=1e-9)
     assert torch.allclose(after.white, afresh.white, atol=1e-6)
 
