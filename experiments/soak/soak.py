@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import json
 import os
+import resource
 import signal
 import tempfile
 import time
@@ -27,7 +28,6 @@ os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a missing metric would end the experiment
 
 import numpy as np
-import psutil
 import ray
 from ray import tune
 from ray.tune.experiment import Trial
@@ -82,6 +82,11 @@ class Troubled(simulators.SimulatorTrainable):
         return super().reset_config(new_config)
 
 
+def resident_mib() -> float:
+    """Memory of this process, as Linux tells it."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+
 class Recorder(tune.Callback):
     """Memory and time as the search goes on."""
 
@@ -112,7 +117,7 @@ class Recorder(tune.Callback):
                 "trials": len(history),
                 "observations": len(history.arrivals),
                 "seconds": time.perf_counter() - self.start,
-                "memory_mib": psutil.Process().memory_info().rss / 2**20,
+                "memory_mib": resident_mib(),
                 "suggestion_p50_s": float(np.median(self.seconds[-EVERY:])),
                 "suggestion_p95_s": float(np.quantile(self.seconds[-EVERY:], 0.95)),
             }

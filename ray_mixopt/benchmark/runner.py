@@ -58,7 +58,7 @@ class Bill:
             raise ValueError(f"The method continued trial {suggestion.continues!r}, which cannot be continued.")
         if suggestion.steps <= run.reached:
             raise ValueError(f"The method continued trial {suggestion.continues!r} to a step that it has passed.")
-        if run.scale != suggestion.scale or not np.allclose(run.mixture, mixture, atol=1e-9):
+        if run.scale != suggestion.scale or not same_mixture(run.mixture, mixture):
             raise ValueError(f"The method continued trial {suggestion.continues!r} with another mixture or scale.")
         return run
 

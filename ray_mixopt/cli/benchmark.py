@@ -31,7 +31,12 @@ DEFAULT_SUITE, DEFAULT_METHOD, DEFAULT_BUDGET = "headline", "default", "2x"
 @click.option(
     "--problems", metavar="NAMES", multiple=True, help="Problems by name or pattern, separated by commas or repeated."
 )
-@click.option("--methods", metavar="NAMES", multiple=True, help="Methods by name or pattern, likewise.")
+@click.option(
+    "--methods",
+    metavar="NAMES",
+    multiple=True,
+    help="Methods by name or pattern, likewise; a strategy of your own as module:attribute.",
+)
 @click.option("--seeds", default="0-4", show_default=True, metavar="A-B", help="Seeds of the methods, both ends count.")
 @click.option(
     "--budget",
