@@ -46,15 +46,15 @@ class Method(Protocol):
         ...
 
     def tell(self, trial_id: str, step: int, metrics: Mapping[str, float]) -> None:
-        """What a run reported at a rung."""
+        """Is told what a run reported at a rung, by metric."""
         ...
 
     def finish(self, trial_id: str, failed: bool = False) -> None:
-        """The run is at its rung, or failed on the way."""
+        """Is told that a run is at its rung, or failed on the way."""
         ...
 
     def recommend(self) -> dict[str, float]:
-        """The mixture to train at the target, as far as is known."""
+        """Share of training tokens by domain to train with at the target, as far as is known."""
         ...
 
 
@@ -96,7 +96,7 @@ class Entry:
         return self.domain in ("both", "simplex" if task.pool is None else "pool")
 
     def start(self, task: Task) -> Method:
-        """A fresh search."""
+        """A search that has not begun."""
         if not self.implementation:
             return Ours(task, **{"strategy": self.strategy or self.name, **self.settings})
         module, _, cls = self.implementation.partition(":")
@@ -132,19 +132,19 @@ class Ours:
         )
 
     def ask(self) -> Suggestion | None:
-        """The strategy's next run."""
+        """The strategy's next run; None when it has nothing more to run."""
         return self.optimizer.ask()
 
     def tell(self, trial_id: str, step: int, metrics: Mapping[str, float]) -> None:
-        """Passed on."""
+        """Tells the optimizer what a run reported at a step, by metric."""
         self.optimizer.tell(trial_id, step, metrics)
 
     def finish(self, trial_id: str, failed: bool = False) -> None:
-        """Passed on."""
+        """Tells the optimizer that a run is at its rung, or failed on the way."""
         self.optimizer.finish(trial_id, failed, continuable=self.continuation)
 
     def recommend(self) -> dict[str, float]:
-        """The strategy's recommendation."""
+        """Share of training tokens by domain that the strategy recommends for the target."""
         return self.optimizer.recommend().mixture
 
 

@@ -176,7 +176,7 @@ class BenchmarkProblem:
         return self.oracle.pool
 
     def task(self, budget: float, seed: int) -> Task:
-        """What a method is told."""
+        """What a method is told that may spend ``budget``, in the space's cost unit, and draws from ``seed``."""
         return Task(
             space=self.space,
             mode=self.mode,

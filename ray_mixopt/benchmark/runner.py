@@ -39,7 +39,7 @@ class Bill:
 
     @property
     def spent(self) -> float:
-        """Cost of all runs."""
+        """Cost of all runs, in the problem's unit."""
         return math.fsum(self.by_scale.values())
 
     def run(self, suggestion: Suggestion) -> PaidRun:
@@ -63,7 +63,7 @@ class Bill:
         return run
 
     def cost(self, run: PaidRun, steps: float) -> float:
-        """What it costs to take a run to a step."""
+        """What it costs to take a run from where it is to a step, in the problem's unit."""
         return self.problem.space.cost(run.scale, steps, start=run.reached)
 
     def pay(self, trial_id: str, run: PaidRun, steps: float) -> None:

@@ -53,7 +53,7 @@ class Curve:
         return self._at(costs, self._regrets)
 
     def regret(self, cost: float) -> float:
-        """Mean regret at a cost."""
+        """Mean regret over seeds at a cost."""
         return float(self.regrets([cost]).mean())
 
     def area(self, upto: float) -> float:
@@ -166,7 +166,7 @@ class Found:
 
 
 def found(curve: Curve) -> Found:
-    """Cost to find the best logged mixture."""
+    """How a method fared at finding the best logged mixture of a problem."""
     costs = [reached([Curve(records=(record,))], FOUND, stays=True) for record in curve.records]
     spent = [min(cost, record.budget) for cost, record in zip(costs, curve.records, strict=True)]
     return Found(cost=float(np.mean(spent)), share=float(np.isfinite(costs).mean()))

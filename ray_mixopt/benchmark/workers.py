@@ -62,9 +62,16 @@ ONE_WORKER = Fleet((1.0,))
 
 @dataclass(kw_only=True)
 class PaidRun:
-    """A training run as the bill knows it."""
+    """A training run and how far it is paid for.
 
-    mixture: np.ndarray  # (d,)
+    Attributes:
+        mixture: shares of training tokens in domain order, ``(d,)``.
+        scale: name of the model scale.
+        reached: training step that it got to; a fraction where it failed between steps.
+        failed: whether it failed there.
+    """
+
+    mixture: np.ndarray
     scale: str
     reached: float = 0.0
     failed: bool = False
@@ -134,12 +141,12 @@ class Floor:
 
     @property
     def committed(self) -> float:
-        """Cost of what runs, if none of it fails."""
+        """Cost of what runs, in the problem's unit, if none of it fails."""
         return math.fsum(job.reserved for job in self.jobs)
 
     @property
     def next_end(self) -> float:
-        """When the next run ends."""
+        """Time on the virtual clock at which the next run ends."""
         return min(job.over for job in self.jobs)
 
     def start(self, job: Assignment) -> None:

@@ -70,7 +70,13 @@ class Rival:
         return sorted(product(scales, steps), key=lambda cell: space.cost(*cell))
 
     def start(self, mixture: np.ndarray, scale: str, steps: int) -> Suggestion:
-        """Files a new run."""
+        """Files a new run and suggests it.
+
+        Args:
+            mixture: shares in domain order, ``(d,)``.
+            scale: name of the scale.
+            steps: rung to reach.
+        """
         run = RivalRun(trial_id=f"run_{len(self.runs):05d}", mixture=mixture, scale=scale, steps=steps)
         self.runs[run.trial_id] = run
         return self._suggestion(run, None, self.space.cost(scale, steps))
@@ -82,7 +88,7 @@ class Rival:
         return self._suggestion(run, run.trial_id, cost)
 
     def tell(self, trial_id: str, step: int, metrics: Mapping[str, float]) -> None:
-        """Files a report."""
+        """Files the loss of a report, unless one of its metrics is missing."""
         loss = self.task.loss(metrics)
         if loss is not None:
             self.runs[trial_id].losses[step] = loss
@@ -131,7 +137,7 @@ class RandomLogits(Rival):
         self.bound = bound
 
     def ask(self) -> Suggestion:
-        """A random full run."""
+        """A full run at the target of a random mixture."""
         mixture = self.softmax(self.rng.uniform(-self.bound, self.bound, self.d))
         return self.start(mixture, self.space.target_scale, self.space.target_steps)
 

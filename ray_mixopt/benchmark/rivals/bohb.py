@@ -47,7 +47,7 @@ class Bohb(Rival):
         return next(self._schedule)
 
     def finish(self, trial_id: str, failed: bool = False) -> None:
-        """Tells the model."""
+        """Tells the model the run's loss at its rung, or that there is none."""
         super().finish(trial_id, failed)
         run = self.runs[trial_id]
         loss = run.losses.get(run.steps)

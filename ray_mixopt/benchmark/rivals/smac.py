@@ -60,7 +60,7 @@ class SmacHyperband(Rival):
         return suggestion
 
     def finish(self, trial_id: str, failed: bool = False) -> None:
-        """Tells SMAC."""
+        """Tells SMAC the run's loss at its rung, or that it crashed."""
         from smac.runhistory.dataclasses import TrialValue
         from smac.runhistory.enumerations import StatusType
 
