@@ -47,4 +47,4 @@ def kill_after(driver: subprocess.Popen, folder: Path, n_observations: int) -> H
 
 def paused_stayed_paused(before: History, end: dict[str, Any]) -> bool:
     """Whether paused runs were so after the restored experiment's first step, but for one that may have gone on."""
-    return sum(end["first"][run.trial_id] != "PAUSED" for run in before.paused()) <= 1
+    return sum(end["first"].get(run.trial_id) != "PAUSED" for run in before.paused()) <= 1

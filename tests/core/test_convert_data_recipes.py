@@ -98,7 +98,7 @@ MALICIOUS = {
     "pandas.eval": Call(pd.eval, "1 + 1"),
     "read_pickle": Call(pd.read_pickle, "{mark}"),
     "import": Call(__import__, "this"),
-    "partial": Call(__import__("functools").partial, print, "x"),
+    "partial": Call(__import__("functools").partial, len, "x"),
 }
 
 

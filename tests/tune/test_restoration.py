@@ -62,7 +62,9 @@ def test_kill_9_of_four_trials_at_once(
     assert end["errors"] == 0 and paused_stayed_paused(killed, end)
     assert observations(history)[: len(killed.arrivals)] == observations(killed)
     assert len(set(history.arrivals)) == len(history.arrivals) > len(killed.arrivals)
-    assert all(run.status == "done" for run in history) and BUDGET / 2 < history.spent <= BUDGET
+    # Tune saves the searcher before its trials: a kill between the two leaves one run that Tune does not know.
+    assert sorted(run.status for run in history if run.status != "done") in ([], ["lost"])
+    assert BUDGET / 2 < history.spent <= BUDGET
 
 
 # -- damage
