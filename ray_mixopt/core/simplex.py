@@ -170,7 +170,7 @@ class CappedSimplex:
         if uniform:
             drawn: np.ndarray = low + u * (high - low)
             return drawn
-        from scipy import special  # half of the time it takes to import the optimizer
+        from scipy import special  # takes long to import, and most searches do without
 
         safe = np.where(total > 0, total, 1.0)
         f_low, f_high = (special.betainc(alpha[i], alpha[j], np.clip(b / safe, 0, 1)) for b in (low, high))
