@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ray_mixopt.pretraining.data.manifest import Manifest
 
 _COUNT = click.IntRange(min=1)
+_OF_TEXT = ("tokenizer", "train_bpe", "eos", "field", "val_share", "seed")
+_OF_SHARDS = ("dtype", "vocab_size", "eos_id", "val_tokens")
 
 
 @click.command(
@@ -45,7 +47,9 @@ _COUNT = click.IntRange(min=1)
 @click.option("--eos-id", type=click.IntRange(min=0), help="--in-place: id that ends a document.")
 @click.option("--val-tokens", type=_COUNT, default=2**20, show_default=True, help="--in-place: kept for validation.")
 @as_json_option
+@click.pass_context
 def prepare(
+    context: click.Context,
     out: Path,
     domains: Sequence[str],
     demo: bool,
@@ -66,8 +70,8 @@ def prepare(
 ) -> None:
     """Turns documents into token shards with a manifest in the folder OUT.
 
-    A source is a file, a pattern or a folder of JSONL (.gz, .zst), Parquet, text, or a saved `datasets` folder. Run it
-    again after an interruption: what is finished is not done again.
+    A source is a file, a pattern or a folder of JSONL, CSV, Parquet or text, plain or as .gz, .zst, .bz2 or .xz, or a
+    saved `datasets` folder. Run it again after an interruption: what is finished is not done again.
     """
     how = "what is finished is kept, give the same command again to go on."
     with resumable(how), bad_arguments():
@@ -81,6 +85,9 @@ def prepare(
         sources = _sources(domains)
         if demo and (sources or in_place):
             raise ValueError("--demo brings its own domains: drop --domain and --in-place.")
+        for options, does_not_go in ((_OF_TEXT, in_place), (_OF_SHARDS, not in_place), (("megabytes",), not demo)):
+            if does_not_go:
+                _refuse(context, options, "--in-place" if in_place else "sources of text" if not demo else "--demo")
         if demo:
             sources = write_demo(out, megabytes, lambda name: click.echo(f"Collected {name}.", err=True))
         if not sources:
@@ -115,6 +122,13 @@ def prepare(
         click.echo(json.dumps(_summary(out, manifest)))
     else:
         _show(out, manifest)
+
+
+def _refuse(context: click.Context, options: Sequence[str], mode: str) -> None:
+    """Refuses options that were given and would not be used."""
+    default = click.core.ParameterSource.DEFAULT
+    if given := [name for name in options if context.get_parameter_source(name) is not default]:
+        raise ValueError(f"--{given[0].replace('_', '-')} does not go with {mode}: drop one of them.")
 
 
 def _sources(texts: Sequence[str]) -> dict[str, list[str]]:
@@ -159,6 +173,7 @@ def _summary(folder: Path, manifest: Manifest) -> dict[str, Any]:
         "tokenizer": manifest.tokenizer.model_dump(),
         "fingerprint": manifest.fingerprint,
         "domains": domains,
+        "remarks": manifest.remarks,
     }
 
 
@@ -179,3 +194,5 @@ def _show(folder: Path, manifest: Manifest) -> None:
         f"fingerprint {manifest.fingerprint[:12]}.",
         soft_wrap=True,
     )
+    for remark in manifest.remarks:
+        console.print(remark, soft_wrap=True, markup=False)

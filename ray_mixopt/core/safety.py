@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 MiB = 2**20
+_MOST_NAME = 200  # bytes; file systems take 255, and some is for what stands before and after
+_NO_NAME = re.compile(r"[/\\\x00-\x1f\x7f\ud800-\udfff]|^[\s.]|\s$")
 
 
 def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None:
@@ -79,3 +83,38 @@ def whole(value: object, name: str, least: int = 0) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
     return value
+
+
+def check_file_name(name: str, what: str) -> str:
+    """The name, if a file or a folder can have it, or a name with it in the middle, wherever it is copied to.
+
+    Args:
+        name: to check.
+        what: bears it, for the error: "A domain".
+
+    Raises:
+        ValueError: for a name that is empty, leads elsewhere, is hidden or cannot be typed, or is too long.
+    """
+    n_bytes = len(name.encode("utf-8", "surrogatepass"))
+    if not name or _NO_NAME.search(name) or n_bytes > _MOST_NAME:
+        raise ValueError(
+            f"{what} also gives files their names, and {name[:100]!r} cannot: rename it, to at most {_MOST_NAME} bytes "
+            "without slashes, control characters, blanks at its ends or a dot in front."
+        )
+    return name
+
+
+def check_file_names(names: Iterable[str], what: str) -> None:
+    """``check_file_name`` of each, and that no two would be one file where capitals do not count.
+
+    Raises:
+        ValueError: naming the first that will not do.
+    """
+    known: dict[str, str] = {}
+    for name in names:
+        key = unicodedata.normalize("NFC", check_file_name(name, what)).casefold()
+        if (other := known.setdefault(key, name)) != name:
+            raise ValueError(
+                f"{what} also gives files their names, and {other!r} and {name!r} are one where capitals do not count: "
+                "rename one of them."
+            )

@@ -6,14 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from ray_mixopt.core.merging import DomainMap
 from ray_mixopt.core.problem import Settings
-from ray_mixopt.core.safety import MiB, check_size
+from ray_mixopt.core.safety import MiB, check_file_name, check_size
 from ray_mixopt.core.space import MixtureSpace, Scale
 from ray_mixopt.pretraining.data.manifest import Manifest
 from ray_mixopt.pretraining.training.settings import (
@@ -136,7 +136,9 @@ class PretrainConfig(Section):
         evaluation: downstream tasks at every rung, as metrics ``lm_eval/<task>/<metric>``.
     """
 
-    name: str = Field(default="pretrain", pattern=r"^[\w.-]+$")
+    name: Annotated[str, AfterValidator(lambda name: check_file_name(name, "An experiment"))] = Field(
+        default="pretrain", pattern=r"^[\w.-]+$"
+    )
     data: Path
     domains: list[str] | None = None
     scales: list[ScaleSettings] = Field(min_length=1)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from ray_mixopt.core.history import History
@@ -136,6 +137,7 @@ def plan(config: PretrainConfig, earlier: Mapping[str, History]) -> dict[str, An
         "strategy": search.strategy,
         "seed": search.seed,
         "earlier_runs": {path: len(history) for path, history in earlier.items()},
+        "remarks": config.manifest.remarks,
         "results": config.experiment,
     }
 
@@ -155,6 +157,7 @@ def plan_tables(plan: Mapping[str, Any]) -> Iterator[Table | str]:
     if plan["earlier_runs"]:
         given = ", ".join(f"{number} of {path}" for path, number in plan["earlier_runs"].items())
         yield f"Earlier runs, at no cost: {given}."
+    yield from (escape(f"Data, {remark}") for remark in plan["remarks"])
     yield f"Results go to {plan['results']}."
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_mixopt.core.safety import check_version, write_atomically
+from ray_mixopt.core.safety import check_file_name, check_file_names, check_version, write_atomically
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,3 +39,26 @@ def test_versions() -> None:
 def test_what_is_no_version(version: object) -> None:
     with pytest.raises(ValueError, match="of version"):
         check_version({"version": version}, "a history", 1)
+
+
+@pytest.mark.parametrize("name", ["60M", "web-crawl", "a b", "é" * 100, "v1.5", "C++", "-x"])
+def test_names_of_files(name: str) -> None:
+    assert check_file_name(name, "A scale") == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", "../x", "a/b", "a\\b", ".hidden", " a", "a\n", "a\0b", "a\x1b[2J", "é" * 101, "\ud800"],
+)
+def test_what_is_no_name_of_a_file_is_refused_before_the_system_sees_it(name: str) -> None:
+    with pytest.raises(
+        ValueError, match="^A scale also gives files their names, and .* cannot: rename it, to at most 200"
+    ):
+        check_file_name(name, "A scale")
+
+
+@pytest.mark.parametrize(("one", "other"), [("Web", "web"), ("é", "e\u0301"), ("straße", "STRASSE")])
+def test_names_that_are_one_file_somewhere(one: str, other: str) -> None:
+    check_file_names([one, one, "else"], "A domain")
+    with pytest.raises(ValueError, match=f"^A domain .* '{one}' and '{other}' are one where capitals do not count"):
+        check_file_names([one, other], "A domain")

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from ray_mixopt.cli.main import main
 from ray_mixopt.pretraining.config import PretrainConfig
+from ray_mixopt.pretraining.data.manifest import Manifest
 from ray_mixopt.pretraining.plan import check_resources, earlier_runs
 from ray_mixopt.pretraining.training.settings import TrainingRun
 
@@ -77,6 +78,13 @@ def test_the_plan_for_a_program(write: Callable[..., Path]) -> None:
     assert plan["domains"]["a"]["used_tokens"] == 4992 and plan["budget"]["target_runs"] == 2
     assert plan["earlier_runs"] == {}
     assert "Budget: 2 runs at the target" in result.stderr
+
+
+def test_the_plan_says_what_was_odd_about_the_data(write: Callable[..., Path], small: Path) -> None:
+    odd = Manifest.read(small).model_copy(update={"remarks": ["a: 3 documents [without] text"]})
+    odd.write(small)
+    code, output = call(write(), "--dry-run")
+    assert code == 0 and "Data, a: 3 documents [without] text" in output
 
 
 # -- a start from old runs
@@ -190,6 +198,7 @@ def test_trackers_that_are_not_installed(write: Callable[..., Path], monkeypatch
         ({"storage": "/dev/null/results"}, "/dev/null/results cannot be written to: Not a directory."),
         ({"storage": "nonesuch://results"}, "nonesuch://results cannot be written to"),
         ({"name": "../up"}, "name: String should match pattern"),
+        ({"name": ".."}, "name: An experiment also gives files their names, and '..' cannot"),
         ({"search": {"strategy": "nonesuch"}}, "Unknown strategy 'nonesuch'"),
     ],
 )

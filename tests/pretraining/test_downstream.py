@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -14,7 +15,7 @@ from runs import alone, run_in, timeless, tiny_run, tiny_search
 
 from ray_mixopt.pretraining.data.manifest import Manifest
 from ray_mixopt.pretraining.data.prepare import Preparation
-from ray_mixopt.pretraining.data.tokenizer import ByteTokenizer
+from ray_mixopt.pretraining.data.tokenizer import EOS, ByteTokenizer, JsonTokenizer, train_bpe
 from ray_mixopt.pretraining.plan import check
 from ray_mixopt.pretraining.training import downstream, model
 from ray_mixopt.pretraining.training.downstream import check_evaluation
@@ -22,6 +23,7 @@ from ray_mixopt.pretraining.training.settings import Evaluation
 from ray_mixopt.pretraining.training.workers import Workers
 
 pytest.importorskip("lm_eval")
+from lm_eval.api.instance import Instance  # noqa: E402 (where it is installed)
 
 
 @pytest.fixture
@@ -69,43 +71,134 @@ def test_metrics_of_rungs(data: Path, tasks: Path, tmp_path: Path, monkeypatch: 
     assert timeless(kept) == timeless(without)  # it does not interfere with the training
 
 
-def language_model(network: Any, run: Any, workers: Workers) -> Any:
-    return downstream._language_model()(network, run, ByteTokenizer(), workers)
+def language_model(network: Any, run: Any, workers: Workers, tokenizer: Any = None) -> Any:
+    return downstream._language_model()(network, run, tokenizer or ByteTokenizer(), workers)
+
+
+def asked(*pairs: tuple[str, str]) -> list[Instance]:
+    return [Instance(request_type="loglikelihood", doc={}, arguments=pair, idx=0) for pair in pairs]
+
+
+WORDS = ["hello", "world,", "the", "answer", "to", "every", "question", "is", "what", "the", "world", "asks", "again"]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+    """lm-eval's own model and ours: the same weights, the same BPE, 24 tokens at a time."""
+    huggingface = pytest.importorskip("lm_eval.models.huggingface", reason="it needs accelerate", exc_type=ImportError)
+    from transformers import PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("bpe")
+    train_bpe([" ".join(WORDS)] * 9, 320, folder / "t.json")
+    ours = JsonTokenizer(folder / "t.json")
+    run = tiny_run(folder, sequence_length=24, batch_tokens=48, execution={"micro_batch": 3})
+    torch.manual_seed(0)
+    network = model.build(run.shape, ours.vocab_size, run.sequence_length)
+    torch.nn.init.normal_(network.get_input_embeddings().weight, std=0.5)  # far from indifferent
+    theirs = PreTrainedTokenizerFast(tokenizer_file=str(folder / "t.json"), eos_token=EOS)
+    reference = huggingface.HFLM(pretrained=network, tokenizer=theirs, max_length=24, batch_size=4, device="cpu")
+    return reference, language_model(network.eval(), run, alone(), ours)
+
+
+def test_scores_are_those_of_lm_evals_own_model(pair: tuple[Any, Any]) -> None:
+    reference, ours = pair
+    draw = np.random.default_rng(0)
+    texts = [" ".join(draw.choice(WORDS, draw.integers(1, 30))) for _ in range(60)]
+    pairs = [(text, f" {word}") for text, word in zip(texts, draw.choice(WORDS, 60), strict=True)]
+    pairs += [(text + " ", word) for text, word in pairs[:10]]  # blanks at the end of a context
+    pairs += [("", text) for text in texts[:10] if len(ours.tok_encode(text)) <= 24]
+    pairs += [(text[:n], text[n:]) for text, n in zip(texts, draw.integers(1, 5, 60), strict=True) if len(text) < 40]
+    pairs += [("naïve", " \u4e16\u754c \n\tx"), ("hello", " world")]
+    joined = [pair for pair in pairs if not merges(ours, *pair)]
+    assert len(joined) > 90
+    expected, found = (one.loglikelihood(asked(*joined), disable_tqdm=True) for one in (reference, ours))
+    assert [value for value, _ in found] == pytest.approx([value for value, _ in expected], rel=1e-5)
+    assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
+    rolling = [Instance(request_type="loglikelihood_rolling", doc={}, arguments=(text,), idx=0) for text in texts]
+    expected, found = (one.loglikelihood_rolling(rolling, disable_tqdm=True) for one in (reference, ours))
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def merges(lm: Any, context: str, continuation: str) -> bool:
+    return len(lm.tok_encode(context + continuation)) <= len(lm.tok_encode(context.rstrip()))
+
+
+def test_a_whole_task_gives_what_it_gives_lm_evals_own_model(
+    pair: tuple[Any, Any], tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lm_eval import simple_evaluate
+
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
+    given: dict[str, Any] = {"tasks": ["toy"], "task_manager": downstream._task_manager(tasks), "bootstrap_iters": 0}
+    expected, found = (simple_evaluate(one, num_fewshot=1, limit=4, **given) for one in pair)
+    assert found["results"] == expected["results"]
+    for one, other in zip(found["samples"]["toy"], expected["samples"]["toy"], strict=True):
+        assert one["arguments"] == other["arguments"]
+        assert [r[0][0] for r in one["resps"]] == pytest.approx([r[0][0] for r in other["resps"]], rel=1e-5)
+
+
+def test_nothing_is_certain_because_it_merges_into_its_context(
+    pair: tuple[Any, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    _, ours = pair
+    merged = [("hello wor", "ld"), ("hel", "lo"), ("the ans", "wer")]
+    assert all(merges(ours, *one) for one in merged)
+    found = ours.loglikelihood(asked(*merged, ("hello", " world")))
+    assert "3 of 4 continuations are one token with the end of their context" in caplog.text
+    for (context, continuation), (value, greedy) in zip(merged, found, strict=False):
+        tokens = [*ours.tok_encode(context), *ours.tok_encode(continuation)]
+        apart = ours._loglikelihood_tokens([(None, tokens[:-1], tokens[-1:])])
+        assert len(ours.tok_encode(continuation)) > 1 or [(value, greedy)] == apart
+        assert value < -0.1
+    (blank,) = ours.loglikelihood(asked((" ", "hello")))  # all of it is predicted, from the end of a document on
+    assert blank == ours._loglikelihood_tokens([(None, [ours.eot_token_id], ours.tok_encode(" hello"))])[0]
+    with pytest.raises(ValueError, match="A task asks how likely it is that nothing follows 'hello'"):
+        ours.loglikelihood(asked(("hello", "")))
 
 
 @torch.no_grad()
-def test_scores(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_token_of_a_long_continuation_counts(data: Path) -> None:
     run = tiny_run(data, execution={"micro_batch": 3})
     torch.manual_seed(0)
     network = model.build(run.shape, 257, run.sequence_length)
-    torch.nn.init.normal_(network.get_input_embeddings().weight, std=0.5)  # far from indifferent
-    requests = [(None, [5, 6, 7], [8, 9]), (None, [256], [1]), (None, list(range(40)), [1, 2, 3])]
-    requests += [(None, [1], list(range(60, 90)))]  # longer than the model sees: its end is scored
-    found = language_model(network, run, alone())._loglikelihood_tokens(requests)
-    for (_, context, continuation), (value, _) in zip(requests, found, strict=True):
-        window = torch.tensor(context + continuation)[-(run.sequence_length + 1) :]
+    torch.nn.init.normal_(network.get_input_embeddings().weight, std=0.5)
+    lm = language_model(network, run, alone())
+    length, after = run.sequence_length, list(range(60, 100))
+    assert len(after) > 2 * length
+    ((value, _),) = lm._loglikelihood_tokens([(None, [1, 2], after)])
+    tokens, total = [2, *after], 0.0
+    for start in range(0, len(after), length):
+        part = tokens[start : start + length + 1]
+        window = torch.tensor(tokens[max(0, start + len(part) - length - 1) : start + len(part)])
         scores = model.logits(network, window[None, :-1]).log_softmax(-1)[0]
-        chosen = scores.gather(-1, window[1:, None])[:, 0]
-        assert value == pytest.approx(float(chosen[-len(continuation) :].sum()), rel=1e-5)
-    best = int(model.logits(network, torch.tensor([[5, 6]]))[0, -1].argmax())
-    greedy = [(None, [5, 6], [best]), (None, [5, 6], [(best + 1) % 257])]
-    assert [said for _, said in language_model(network, run, alone())._loglikelihood_tokens(greedy)] == [True, False]
+        total += float(scores.gather(-1, window[1:, None])[1 - len(part) :].sum())
+    assert value == pytest.approx(total, rel=1e-5)
+    best: list[int] = []
+    while len(best) < 2 * length:  # what the model would say, in the same windows
+        known = [1, *best][-1 - len(best) % length :]
+        best.append(int(model.logits(network, torch.tensor([known]))[0, -1].argmax()))
+    odd = [*best[:-1], (best[-1] + 1) % 257]
+    assert [said for _, said in lm._loglikelihood_tokens([(None, [1], best), (None, [1], odd)])] == [True, False]
 
+
+def test_two_workers_share_the_requests(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tiny_run(data, execution={"micro_batch": 3})
+    network = model.build(run.shape, 257, run.sequence_length)
+    requests = [(None, [5, 6, 7], [8, 9]), (None, [256], [1]), (None, list(range(40)), [1, 2, 3])]
+    requests += [(None, [1], list(range(60, 90)))]
+    found = language_model(network, run, alone())._loglikelihood_tokens(requests)
     monkeypatch.setattr(Workers, "total", lambda self, values: values)  # each of two workers on its own
     workers = [Workers(rank=rank, world=2, device=torch.device("cpu")) for rank in range(2)]
     halves = [language_model(network, run, one)._loglikelihood_tokens(requests) for one in workers]
     for one, other, (value, _) in zip(*halves, found, strict=True):
-        assert one[0] + other[0] == pytest.approx(value, rel=1e-5) and 0.0 in (one[0], other[0])
+        assert one[0] + other[0] == pytest.approx(value, rel=1e-5)
+    assert all(any(one[0] == 0 for one in half) for half in halves)
 
 
-def test_whole_texts(data: Path) -> None:
-    run = tiny_run(data)
-    network = model.build(run.shape, 257, run.sequence_length)
-    text = "forty bytes, which is more than sixteen."
-    (value,) = language_model(network, run, alone()).loglikelihood_rolling([SimpleNamespace(args=(text,))])
-    assert value == pytest.approx(-40 * 5.6, rel=0.1)  # nearly uniform over 320 rows, each byte once
+def test_a_task_that_generates_is_refused(data: Path) -> None:
+    lm = language_model(None, tiny_run(data), alone())
     with pytest.raises(ValueError, match="The task 'story' generates text"):
-        language_model(network, run, alone()).generate_until([SimpleNamespace(task_name="story")])
+        lm.generate_until([SimpleNamespace(task_name="story")])
 
 
 def test_refusals(data: Path, small: Path, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
+import io
 import json
+import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,13 +18,12 @@ import zstandard
 from click.testing import CliRunner
 
 from ray_mixopt.cli.main import main
-from ray_mixopt.pretraining.data import documents
 from ray_mixopt.pretraining.data.adopt import Adoption
 from ray_mixopt.pretraining.data.demo import DOMAINS, write_demo
-from ray_mixopt.pretraining.data.manifest import Manifest
+from ray_mixopt.pretraining.data.manifest import Manifest, TokenizerCard
 from ray_mixopt.pretraining.data.prepare import Preparation
 from ray_mixopt.pretraining.data.shards import Corpus, checksum, tokens_of
-from ray_mixopt.pretraining.data.tokenizer import ByteTokenizer, load
+from ray_mixopt.pretraining.data.tokenizer import ByteTokenizer, JsonTokenizer, load
 
 TEXTS = [f"Document {n}: the quick brown fox, {n * n} times.\n" * (1 + n % 3) for n in range(120)]
 
@@ -65,13 +68,6 @@ def test_all_formats_give_the_same_tokens(tmp_path: Path, sources: dict[str, lis
     assert manifest.dtype == "uint16" and manifest.tokenizer.vocab_size == 257
     documents_back = bytes(first.clip(max=255).astype(np.uint8)).split(b"\xff")[:-1]
     assert {text.decode() for text in documents_back} < set(TEXTS)
-
-
-def test_a_saved_datasets_folder_is_read(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets", reason="the format is that of the datasets library")
-    datasets.Dataset.from_dict({"text": TEXTS}).save_to_disk(str(tmp_path / "set"))
-    found = [text for path in documents.find([str(tmp_path / "set")]) for text in documents.read(path)]
-    assert found == TEXTS
 
 
 def test_more_workers_and_a_restart_change_nothing(tmp_path: Path, sources: dict[str, list[str]]) -> None:
@@ -132,9 +128,131 @@ def test_a_trained_bpe_reads_its_own_shards(tmp_path: Path, sources: dict[str, l
         load(manifest.tokenizer, tmp_path / "out")
 
 
-def test_bytes_survive_any_text() -> None:
-    (tokens,) = ByteTokenizer().encode(["é\x00\ud800"])
-    assert tokens.tolist() == [0xC3, 0xA9, 0, ord("?"), 256]
+# -- special tokens
+
+
+def tokenizer_file(path: Path, words: list[str], *, special: bool = True, bpe: bool = True) -> Path:
+    """A tokenizer of bytes, or of whole words, with added tokens that are special or not."""
+    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {word: number for number, word in enumerate(alphabet if bpe else ["?", "EOS", "=", *words])}
+    made = Tokenizer(models.BPE(vocab=vocab, merges=[]) if bpe else models.WordLevel(vocab, unk_token="?"))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False) if bpe else pre_tokenizers.WhitespaceSplit()
+    if bpe:
+        made.add_tokens([AddedToken(word, special=special, normalized=False) for word in words])
+    made.save(str(path))
+    return path
+
+
+@pytest.mark.parametrize("eos", ["</s>", "<|im_end|>"])
+def test_documents_end_with_the_token_that_was_asked_for(tmp_path: Path, eos: str) -> None:
+    (tmp_path / "in.jsonl").write_text(lines(TEXTS))
+    for name, words in (("both", ["</s>", "<|im_end|>"]), ("one", [eos])):
+        path = tokenizer_file(tmp_path / f"{name}.json", words)
+        sources = {"a": [str(tmp_path / "in.jsonl")]}
+        manifest = Preparation(out=tmp_path / name, sources=sources, tokenizer=path, eos=eos, val_share=0.3).run()
+        read_again = load(manifest.tokenizer, tmp_path / name)
+        assert read_again.eos_id == manifest.tokenizer.eos_id == 256 + words.index(eos)
+        stream = Corpus(tmp_path / name).stream("a", "train")
+        tokens = stream.read(0, stream.tokens)
+        assert (tokens == manifest.tokenizer.eos_id).sum() == manifest.domains["a"].train.documents
+        assert (tokens >= 256).sum() == manifest.domains["a"].train.documents
+
+
+@pytest.mark.parametrize("kind", ["special", "plain", "words", "trained"])
+def test_special_tokens_in_a_document_are_text(tmp_path: Path, kind: str) -> None:
+    eos = "<|endoftext|>"
+    (tmp_path / "in.jsonl").write_text(lines([f"EOS = {eos} {n}" for n in range(100)]))
+    options: dict[str, Any] = {"train_bpe": 300}
+    if kind != "trained":
+        words = [eos, "<|user|>"]
+        path = tokenizer_file(tmp_path / "t.json", words, special=kind == "special", bpe=kind != "words")
+        options = {"tokenizer": path}
+    manifest = Preparation(
+        out=tmp_path / "out", sources={"a": [str(tmp_path / "in.jsonl")]}, val_share=0.3, **options
+    ).run()
+    stream = Corpus(tmp_path / "out").stream("a", "train")
+    tokens = stream.read(0, stream.tokens)
+    assert (tokens == manifest.tokenizer.eos_id).sum() == manifest.domains["a"].train.documents
+    # A vocabulary of words has no other way to write it.
+    left_out = ["a: 100 documents spelling the token that ends a document, also as text: left out."]
+    assert manifest.remarks == (left_out if kind == "words" else [])
+    found = load(manifest.tokenizer, tmp_path / "out").encode(["<|user|>"])[0]
+    assert (len(found) == 2) is (kind in ("plain", "words"))  # what was added without being special stays a token
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"eos": "</s>"}, "eos='</s>' is the token of a tokenizer, and bytes are tokens here"),
+        ({"eos": "<none>", "tokenizer": "t.json"}, "has no token <none>: name the one that ends a document"),
+        ({"sources": {"a": ["in.jsonl"], "A": ["in.jsonl"]}}, "'a' and 'A' are one where capitals do not count"),
+        ({"sources": {"é" * 101: ["in.jsonl"]}}, "rename it, to at most 200 bytes"),
+    ],
+)
+def test_settings_that_would_not_be_used_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    tokenizer_file(tmp_path / "t.json", ["</s>"])
+    (tmp_path / "in.jsonl").write_text(lines(TEXTS))
+    settings = {"out": tmp_path / "out", "sources": {"a": [str(tmp_path / "in.jsonl")]}} | options
+    if "tokenizer" in options:
+        settings["tokenizer"] = tmp_path / "t.json"
+    with pytest.raises(ValueError, match=message):
+        Preparation(**settings).run()
+
+
+def test_the_end_of_a_document_can_be_called_otherwise_in_a_trained_bpe(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text(lines(TEXTS))
+    sources = {"a": [str(tmp_path / "in.jsonl")]}
+    manifest = Preparation(out=tmp_path / "out", sources=sources, train_bpe=300, eos="<stop>").run()
+    vocabulary = json.loads((tmp_path / "out" / "tokenizer.json").read_text())["model"]["vocab"]
+    assert vocabulary["<stop>"] == manifest.tokenizer.eos_id and "<|endoftext|>" not in vocabulary
+
+
+@pytest.mark.parametrize("change", [{"vocab_size": 200}, {"eos_id": 5}, {"eos_id": None}])
+def test_a_card_that_does_not_fit_its_tokenizer_is_refused(tmp_path: Path, change: dict[str, int | None]) -> None:
+    card = TokenizerCard(kind="bytes", vocab_size=257, eos_id=256)
+    assert isinstance(load(card, tmp_path), ByteTokenizer)
+    with pytest.raises(ValueError, match="were not made with the tokenizer they name: it has 257 tokens"):
+        load(card.model_copy(update=change), tmp_path)
+
+
+def test_the_tokenizer_of_a_folder_lies_in_it(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    path = tokenizer_file(tmp_path / "t.json", ["</s>"])
+    (tmp_path / "in" / "t.json").symlink_to(path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    card = TokenizerCard(kind="json", vocab_size=257, eos_id=256, path="t.json", sha256=digest)
+    assert load(card, tmp_path).eos_id == 256
+    with pytest.raises(ValueError, match="leads out of the folder"):
+        load(card, tmp_path / "in")
+
+
+@pytest.mark.parametrize("kind", ["bytes", "json"])
+def test_tokenizers_take_any_text(tmp_path: Path, kind: str) -> None:
+    tokenizer = ByteTokenizer() if kind == "bytes" else JsonTokenizer(tokenizer_file(tmp_path / "t.json", ["</s>"]))
+    (tokens,) = tokenizer.encode(["é\x00\ud800"])
+    assert len(tokens) == 5 and tokens[-1] == tokenizer.eos_id
+    if kind == "bytes":
+        assert tokens.tolist() == [0xC3, 0xA9, 0, ord("?"), 256]
+
+
+def test_what_was_odd_is_said_also_by_a_run_that_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jsonl").write_text(lines([*TEXTS, "half \ud800", "  "]))
+    (tmp_path / "in" / "a.parq").write_text("")
+    preparation = Preparation(out=tmp_path / "out", sources={"a": [str(tmp_path / "in")]})
+    manifest = preparation.run()
+    left_out, empty, replaced = manifest.remarks
+    assert left_out.startswith("a: ") and left_out.endswith(
+        "files left out as other formats: .parq (1); name those to take."
+    )
+    assert empty == "a: 1 documents without text (null or blank): left out."
+    assert replaced.startswith("a: 1 documents with bytes that are not UTF-8, or halves of characters: each replaced")
+    assert preparation.run() == manifest == Manifest.read(tmp_path / "out")
+    plain = manifest.model_copy(update={"remarks": []})
+    plain.write(tmp_path / "out")
+    assert Manifest.read(tmp_path / "out").fingerprint == manifest.fingerprint  # they tell nothing of the tokens
 
 
 @pytest.mark.parametrize(
@@ -155,33 +273,118 @@ def test_bad_documents_are_named(tmp_path: Path, name: str, content: bytes, mess
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
+# -- token files of others
+
+
+def llmc(tokens: np.ndarray, magic: int = 20240520, version: int = 1) -> bytes:
+    header = np.zeros(256, dtype="<i4")
+    header[:3] = magic, version, len(tokens)
+    return header.tobytes() + tokens.tobytes()
+
+
+def megatron(folder: Path, tokens: np.ndarray, code: int, lengths: list[int]) -> None:
+    (folder / "text.bin").write_bytes(tokens.tobytes())
+    head = b"MMIDIDX\0\0" + struct.pack("<QBQQ", 1, code, len(lengths), len(lengths) + 1)
+    (folder / "text.idx").write_bytes(head + np.array(lengths, "<i4").tobytes() + bytes(12 * len(lengths) + 8))
+
+
 def test_shards_of_others_are_used_in_place(tmp_path: Path) -> None:
-    tokens = np.arange(3000, dtype=np.uint16) % 500
-    for name in ("olmo", "npy", "llmc", "nano"):
-        (tmp_path / name).mkdir()
-    tokens.tofile(tmp_path / "olmo" / "part-0.npy")
-    np.save(tmp_path / "npy" / "part-0.npy", tokens)
-    header = np.zeros(256, dtype=np.int32)
-    header[:3] = 20240520, 1, len(tokens)
-    (tmp_path / "llmc" / "shard_000.bin").write_bytes(header.tobytes() + tokens.tobytes())
-    tokens[:2000].tofile(tmp_path / "nano" / "train.bin")
-    tokens[2000:].tofile(tmp_path / "nano" / "val.bin")
-    sources = {name: [f"{name}/*"] for name in ("olmo", "npy", "llmc", "nano")}
-    Adoption(folder=tmp_path, sources=sources, vocab_size=500, val_tokens=1000).run()
-    corpus = Corpus(tmp_path)
-    assert intact(corpus)
-    for name in sources:
-        assert np.array_equal(corpus.stream(name, "train").read(0, 2000), tokens[:2000])
-        assert np.array_equal(corpus.stream(name, "val").read(0, 1000), tokens[2000:])
+    for dtype, names in (("uint16", "olmo npy llmc nano megatron"), ("uint32", "olmo npy signed llmc megatron")):
+        folder, tokens = tmp_path / dtype, np.arange(3000, dtype=dtype) % 500
+        for name in names.split():
+            (folder / name).mkdir(parents=True)
+        tokens.tofile(folder / "olmo" / "part-0.npy")
+        np.save(folder / "npy" / "part-0.npy", tokens)
+        code = llmc(tokens) if dtype == "uint16" else llmc(tokens, 20240801, 7)
+        (folder / "llmc" / "shard_000.bin").write_bytes(code)
+        megatron(folder / "megatron", tokens, 8 if dtype == "uint16" else 4, [1000, 1999, 1])
+        if "nano" in names:
+            tokens[:2000].tofile(folder / "nano" / "train.bin")
+            tokens[2000:].tofile(folder / "nano" / "val.bin")
+        if "signed" in names:
+            np.save(folder / "signed" / "part-0.npy", tokens.astype(np.int32))
+        sources = {name: [f"{name}/*.[bn][ip][ny]"] for name in names.split()}
+        Adoption(folder=folder, sources=sources, dtype=dtype, vocab_size=500, val_tokens=1000).run()
+        corpus = Corpus(folder)
+        assert intact(corpus)
+        for name in sources:
+            assert np.array_equal(corpus.stream(name, "train").read(0, 2000), tokens[:2000]), (dtype, name)
+            assert np.array_equal(corpus.stream(name, "val").read(0, 1000), tokens[2000:]), (dtype, name)
+
+
+TOKENS = np.random.default_rng(0).integers(1, 5000, 3000).astype("<u2")
+NPY = io.BytesIO()
+np.save(NPY, TOKENS)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.bin", TOKENS.astype("<u4").tobytes(), "holds wider numbers than uint16.*say --dtype uint32"),
+        ("a.bin", TOKENS.astype("<u8").tobytes(), "holds wider numbers than uint16"),
+        ("a.bin", TOKENS.astype(">u4").tobytes(), "holds wider numbers than uint16"),
+        ("a.npy", TOKENS.tobytes()[:-1], "has 5999 bytes, which is no whole number of uint16 tokens"),
+        (
+            "a.bin",
+            llmc(TOKENS)[:-1],
+            r"ends early: its header promises 3000 uint16 tokens, 7024 bytes; it has 7023",
+        ),
+        ("a.bin", llmc(TOKENS)[:-4], "ends early: its header promises 3000"),
+        ("a.bin", llmc(TOKENS)[:500], "ends early"),
+        ("a.bin", llmc(TOKENS) + b"\0\0", "has more than it should: its header promises 3000"),
+        ("a.bin", llmc(TOKENS.astype("<u4"), 20240801, 7), "holds uint32 tokens, the others uint16: see --dtype"),
+        ("a.bin", llmc(TOKENS, 20240520, 2), "of llm.c of kind 20240520, version 2, which holds no shard"),
+        ("a.bin", llmc(TOKENS, 20240522), "of llm.c of kind 20240522, version 1, which holds no shard"),
+        ("a.npy", NPY.getvalue()[:-2], "ends early: its header promises 3000"),
+        ("a.npy", NPY.getvalue() + b"\0\0", "has more than it should"),
+        ("a.npy", NPY.getvalue()[:40], "is a damaged NPY file"),
+        ("a.idx", b"MMIDIDX\0\0rest", "is an index of Megatron: name the .bin next to it"),
+    ],
+)
+def test_token_files_that_are_not_what_they_seem(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        Adoption(folder=tmp_path, sources={"a": [name]}, vocab_size=2**16, val_tokens=100).run()
+    assert not (tmp_path / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "lengths", "cut", "message"),
+    [
+        (8, [2000, 999], 0, "the index text.idx promises 2999 uint16 tokens, 5998 bytes; it has 6000"),
+        (8, [2000, 1001], 0, "ends early: the index text.idx promises 3001"),
+        (5, [3000], 0, "holds int64 by the index text.idx"),
+        (8, [3000], 40, "text.idx has the name of an index of Megatron and is none"),
+        (8, [3000], 21, "text.idx ends early: it promises 1 sequences"),
+    ],
+)
+def test_tokens_of_megatron_fit_their_index(
+    tmp_path: Path, code: int, lengths: list[int], cut: int, message: str
+) -> None:
+    megatron(tmp_path, TOKENS, code, lengths)
+    index = (tmp_path / "text.idx").read_bytes()
+    (tmp_path / "text.idx").write_bytes(index[: len(index) - cut])
+    with pytest.raises(ValueError, match=message):
+        Adoption(folder=tmp_path, sources={"a": ["*.bin"]}, vocab_size=5000, val_tokens=100).run()
+
+
+def test_a_width_that_an_earlier_release_took_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "a.bin").write_bytes(TOKENS.tobytes())
+    Adoption(folder=tmp_path, sources={"a": ["a.bin"]}, vocab_size=5000, val_tokens=1000).run()
+    (tmp_path / "a.bin").write_bytes(TOKENS[:1500].astype("<u4").tobytes())
+    with pytest.raises(ValueError, match="The shard a.bin of .* holds wider numbers than uint16"):
+        Corpus(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"vocab_size": 9}, "holds the token id 9, beyond the vocabulary of 9 tokens"),
+        ({"vocab_size": 70_000}, "A vocabulary of 70000 tokens does not fit uint16: see --dtype"),
         ({"dtype": "uint32"}, "b.npy holds uint16 tokens, the others uint32: see --dtype"),
         ({"sources": {"a": ["../*.bin"]}}, "must be relative to .* and stay in it"),
         ({"sources": {"a": ["*.none"]}}, "No file in .* matches"),
+        ({"sources": {"../a": ["b.npy"]}}, "'../a' cannot: rename it"),
         ({"val_tokens": 600}, "fewer than twice the 600 tokens to keep"),
     ],
 )
@@ -218,11 +421,16 @@ def test_the_command(tmp_path: Path, sources: dict[str, list[str]]) -> None:
         ((out,), "Nothing to prepare"),
         ((out, "--domain", "a"), "--domain is NAME=SOURCE"),
         ((out, "--domain", "a=/nonesuch"), "/nonesuch has no documents"),
-        ((out, "--domain", "../a=/nonesuch"), "'../a' cannot be its name"),
+        ((out, "--domain", "../a=/nonesuch"), "'../a' cannot: rename it"),
         ((out, "--domain", f"a={sources['plain'][0]}", "--val-share", 1), "must lie between 0 and 1"),
         ((out, "--domain", f"a={sources['plain'][0]}", "--tokenizer", "none.json"), "There is no tokenizer file"),
         ((out, "--demo", "--in-place"), "--demo brings its own domains"),
         ((out, "--domain", "a=*.bin", "--in-place"), "--in-place needs --vocab-size"),
+        ((out, "--domain", "a=x", "--eos", "</s>"), "eos='</s>' is the token of a tokenizer"),
+        ((out, "--domain", "a=x", "--in-place", "--eos", "</s>"), "--eos does not go with --in-place"),
+        ((out, "--domain", "a=x", "--vocab-size", 9), "--vocab-size does not go with sources of text"),
+        ((out, "--domain", "a=x", "--megabytes", 9), "--megabytes does not go with sources of text"),
+        ((out, "--demo", "--dtype", "uint16"), "--dtype does not go with --demo"),
     ):
         code, output = call(*arguments)
         assert code == 2 and message in output, (arguments, output)

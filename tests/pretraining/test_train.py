@@ -176,3 +176,15 @@ def test_without_ray(small: Path, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(tiny_run(tmp_path, steps=3).model_dump_json())
     refused = CliRunner().invoke(main, [str(tmp_path / "run.json"), "--out", str(tmp_path / "out")])
     assert refused.exit_code == 1 and refused.output.strip().endswith("make it with `ray-mixopt prepare`.")
+
+
+def test_a_report_that_was_cut_off_is_reported_again(tmp_path: Path) -> None:
+    for content in ({"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0}):
+        Recorder(tmp_path).report(content, None)
+        with (tmp_path / "reports.jsonl").open("a") as file:
+            file.write('{"step": 2, "lo')  # the process was killed here
+    Recorder(tmp_path).report({"step": 2, "loss": 1.0}, None)
+    session = Recorder(tmp_path)
+    session.report({"step": 3, "loss": 1.0}, None)
+    assert [json.loads(line)["step"] for line in (tmp_path / "reports.jsonl").read_text().splitlines()] == [1, 2, 3]
+    assert [report["step"] for report in session.reports] == [3]

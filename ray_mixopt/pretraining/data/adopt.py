@@ -1,4 +1,4 @@
-"""Token shards made elsewhere (OLMo, nanoGPT, llm.c, NPY), used where they lie: only a manifest is written."""
+"""Token shards made elsewhere (OLMo, nanoGPT, llm.c, Megatron, NPY), used where they lie, with a manifest alone."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ray_mixopt.core.safety import check_file_names
 from ray_mixopt.pretraining.data.manifest import SPLITS, Domain, Manifest, Shard, Split, TokenizerCard
 from ray_mixopt.pretraining.data.prepare import Advance
-from ray_mixopt.pretraining.data.shards import checksum, inspect, locate
+from ray_mixopt.pretraining.data.shards import CHUNK, check_width, checksum, inside, inspect
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +23,7 @@ class Adoption:
         folder: where the manifest goes; all files lie below it.
         sources: patterns relative to the folder, by domain. Files whose name starts with "val" are validation data.
             Where there are none, the last ``val_tokens`` of the last files are.
-        dtype: of headerless files, "uint16" or "uint32"; files with a header say it themselves.
+        dtype: of headerless files, "uint16" or "uint32"; files with a header or an index say it themselves.
         vocab_size: all token ids must be below it.
         eos_id: id that ends a document, if known.
         val_tokens: tokens to keep for validation, by domain.
@@ -43,6 +44,9 @@ class Adoption:
         Raises:
             ValueError: if a file is no shard, is of another dtype, lies outside the folder or has unknown token ids.
         """
+        check_file_names(self.sources, "A domain")
+        if self.vocab_size > np.iinfo(self.dtype).max + 1:
+            raise ValueError(f"A vocabulary of {self.vocab_size} tokens does not fit {self.dtype}: see --dtype.")
         splits = {name: self._found(name) for name in self.sources}
         totals = {
             name: sum(shard.tokens for shards in split.values() for shard in shards) for name, split in splits.items()
@@ -75,7 +79,7 @@ class Adoption:
                 raise ValueError(f"{path} is empty.")
             relative = path.relative_to(self.folder).as_posix()
             shard = Shard(path=relative, offset=file.offset, tokens=file.tokens, sha256="0" * 64)
-            locate(self.folder, shard)
+            inside(self.folder, shard.path)
             found["val" if path.name.startswith("val") else "train"].append(shard)
         if not found["val"]:
             self._hold_out(domain, found)
@@ -114,4 +118,5 @@ class Adoption:
         """The shard with its checksum."""
         kind = np.dtype(self.dtype).newbyteorder("<")
         tokens = np.memmap(self.folder / shard.path, kind, "r", offset=shard.offset, shape=(shard.tokens,))
+        check_width(tokens[:CHUNK], str(self.folder / shard.path))
         return shard.model_copy(update={"sha256": checksum(tokens, self.vocab_size, str(self.folder / shard.path))})

@@ -1,137 +1,244 @@
-"""Documents from files: JSON lines (plain, .gz, .zst), Parquet, Arrow as Hugging Face ``datasets`` writes it, text."""
+"""Documents from files: JSON lines, CSV, Parquet, Arrow as Hugging Face ``datasets`` writes it, text; also compressed.
+
+What is odd about documents is put right where that loses nothing that anyone meant, and counted: see ``ODDITIES``.
+"""
 
 from __future__ import annotations
 
+import csv
 import glob
-import gzip
 import io
 import json
+import lzma
+import re
+import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
+from ray_mixopt.pretraining.data.formats import Format, is_known, is_table, recognise, stem, unpacked
+
 MAX_TEXT = 2**20  # characters; longer text files become several documents
-MAX_LINE = 2**28  # characters of one line of JSON
+MAX_LINE = 2**28  # characters of one line of JSON, or cell of a CSV file
 
-_JSONL = (".jsonl", ".ndjson", ".json")
-_PACKED = (".gz", ".zst")
-_TABLES = (".parquet", ".arrow")
+ODDITIES = {
+    "empty": "without text (null or blank): left out",
+    "replaced": "with bytes that are not UTF-8, or halves of characters: each replaced by U+FFFD",
+    "marks": "with byte order marks (U+FEFF) in the text: taken out",
+}
+"""What ``read`` counts documents by, and what it does with them."""
+
+_END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"  # of Arrow's streams
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_HELD_OUT = "(test|validation|valid|val|dev|eval)"
+_SPLIT = re.compile(rf"{_HELD_OUT}(?![a-z])")  # of a DatasetDict: also "test_unseen"
+_SHARD = re.compile(rf"(?:.*[-_.])?{_HELD_OUT}(?:[-_.]\d+)?(?:[-_.]of[-_.]\d+)?")
 
 
-def find(sources: Sequence[str]) -> list[Path]:
-    """The files that hold documents, sorted, each once.
+def find(sources: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """The files that hold documents, sorted, each once; and a sentence about each kind of file that was left out.
 
     Args:
-        sources: files, patterns such as ``data/*.jsonl``, and folders, which are searched all through; of a folder
-            only files of the formats above are taken, and of those that end otherwise only ``.txt`` and ``.md``.
+        sources: files, patterns such as ``data/*.jsonl``, and folders, which are searched all through. Of a folder
+            only files with the names of known formats are taken, and of those that end otherwise only ``.txt`` and
+            ``.md``; parts of a published dataset that are for testing or validation stay out.
 
     Raises:
         ValueError: if a source has no files.
     """
     files: set[Path] = set()
+    remarks: list[str] = []
     for source in sources:
         path = Path(source)
         if path.is_dir():
-            found = [file for file in path.rglob("*") if file.is_file() and _is_known(file)]
+            found = _of_folder(path, remarks)
         else:
             found = [path] if path.is_file() else [Path(name) for name in glob.glob(source, recursive=True)]
             found = [file for file in found if file.is_file()]
         if not found:
             raise ValueError(
-                f"{source} has no documents: give JSONL (.gz, .zst), Parquet, text, or a saved `datasets` folder."
+                f"{source} has no documents: give JSONL, CSV, Parquet or text, plain or as .gz, .zst, .bz2 or .xz, or "
+                f"a saved `datasets` folder.{' ' if remarks else ''}{' '.join(remarks)}"
             )
         files.update(found)
-    return sorted(files)
+    return sorted(files), remarks
 
 
-def read(path: Path, field: str = "text") -> Iterator[str]:
-    """The documents of a file that are not blank.
+def read(path: Path, field: str = "text", oddities: Counter[str] | None = None) -> Iterator[str]:
+    """The documents of a file that are not blank, as text that can be encoded.
 
     Args:
-        path: of the file; its name says the format, anything unknown is text.
+        path: of the file; see ``formats.recognise``.
         field: of a JSON object, or column of a table, that holds the text.
+        oddities: counts documents by the keys of ``ODDITIES``.
 
     Raises:
         ValueError: if the file cannot be read as what it seems to be, with the line where that helps.
     """
-    kind = path.with_suffix("").suffix if path.suffix in _PACKED else path.suffix
+    counts: Counter[str] = Counter() if oddities is None else oddities
     try:
-        if path.suffix in _TABLES:
-            documents = _read_table(path, field)
-        elif kind in _JSONL:
-            documents = _read_jsonl(path, field)
+        for document in _documents(path, recognise(path, field), field):
+            if document is None or not (text := _put_right(document, counts)).strip():
+                counts["empty"] += 1
+            else:
+                yield text
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} cannot be read: its {error.encoding} ends early or is damaged.") from error
+    except (OSError, EOFError, pa.ArrowException, csv.Error, zstandard.ZstdError, lzma.LZMAError, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read: {str(error).rstrip('.')}.") from error
+
+
+def _of_folder(folder: Path, remarks: list[str]) -> list[Path]:
+    """Files of documents below a folder."""
+    found: list[Path] = []
+    splits: Counter[str] = Counter()
+    others: Counter[str] = Counter()
+    for file in folder.rglob("*"):
+        inner = file.relative_to(folder)
+        if not file.is_file() or _is_helper(inner):
+            continue
+        if not is_known(file):
+            others[file.suffix.lower() or "no suffix"] += 1
+        elif (split := _held_out(file, inner)) is not None:
+            splits[split] += 1
         else:
-            documents = _read_text(path)
-        for document in documents:
-            if document.strip():
-                yield document
-    except (OSError, EOFError, pa.ArrowException, zstandard.ZstdError) as error:
-        raise ValueError(f"{path} cannot be read: {error}.") from error
+            found.append(file)
+    for counts, what in ((splits, "parts of published data to test or validate with"), (others, "other formats")):
+        if counts:
+            shown = ", ".join(f"{name} ({n})" for name, n in counts.most_common(10))
+            remarks.append(f"{folder}: files left out as {what}: {shown}; name those to take.")
+    return found
 
 
-def _is_known(path: Path) -> bool:
-    kind = path.with_suffix("").suffix if path.suffix in _PACKED else path.suffix
-    helper = path.name.startswith(("cache-", ".", "_")) or path.name in ("dataset_info.json", "dataset_dict.json")
-    return not helper and path.name != "state.json" and kind in (*_JSONL, *_TABLES, ".txt", ".md")
+def _is_helper(inner: Path) -> bool:
+    hidden = any(part.startswith(".") for part in inner.parts)
+    names = ("dataset_info.json", "dataset_dict.json", "state.json")
+    return hidden or inner.name.startswith(("cache-", "_")) or inner.name in names
 
 
-def _open(path: Path) -> IO[str]:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8", errors="replace")
-    if path.suffix == ".zst":
-        stream = zstandard.ZstdDecompressor().stream_reader(path.open("rb"), closefd=True, read_across_frames=True)
-        return io.TextIOWrapper(stream, encoding="utf-8", errors="replace")
-    return path.open(encoding="utf-8", errors="replace")
+def _held_out(file: Path, inner: Path) -> str | None:
+    """The split that a file of a dataset is of, if that is none to train on."""
+    if not is_table(file):
+        return None
+    for name, folder in zip(inner.parts[:-1], reversed(file.parents[: len(inner.parts) - 1]), strict=True):
+        is_dict = (folder.parent / "dataset_dict.json").is_file()
+        if match := _SPLIT.match(name) if is_dict else re.fullmatch(_HELD_OUT, name):
+            return match[1]
+    shard = _SHARD.fullmatch(stem(file))
+    return shard and shard[1]
 
 
-def _read_text(path: Path) -> Iterator[str]:
-    with _open(path) as file:
-        while text := file.read(MAX_TEXT):
-            yield text + file.readline(MAX_TEXT)
-
-
-def _read_jsonl(path: Path, field: str) -> Iterator[str]:
-    with _open(path) as file:
-        number = 0
-        while line := file.readline(MAX_LINE):
-            number += 1
-            if not line.strip():
-                continue
-            try:
-                row: Any = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"{path}, line {number}, is not JSON: {error}.") from error
-            if not isinstance(row, dict) or not isinstance(row.get(field), str):
-                found = sorted(row)[:10] if isinstance(row, dict) else type(row).__name__
-                raise ValueError(f"{path}, line {number}, has no text under {field!r}: it has {found}; see --field.")
-            yield row[field]
-
-
-def _read_table(path: Path, field: str) -> Iterator[str]:
-    batches: Iterator[pa.RecordBatch]
-    if path.suffix == ".parquet":
-        with pq.ParquetFile(path) as table:
-            _check_column(path, field, table.schema_arrow.names)
-            batches = table.iter_batches(batch_size=1024, columns=[field])
-            yield from _rows(batches, field)
+def _documents(path: Path, form: Format, field: str) -> Iterator[str | None]:
+    """What stands in the place of each document."""
+    if form.kind == "parquet":
+        yield from _read_parquet(path, field)
+    elif form.kind.startswith("arrow"):
+        yield from _read_arrow(path, field, stream=form.kind == "arrow stream")
     else:
-        with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as stream:
-            _check_column(path, field, stream.schema.names)
-            yield from _rows(iter(stream), field)
+        # Bytes that are not UTF-8 come as halves of characters, which are counted where they are replaced.
+        errors = "surrogateescape" if form.encoding == "utf-8" else "surrogatepass"
+        newline = "" if form.kind == "csv" else None
+        with io.TextIOWrapper(unpacked(path, form.packed), form.encoding, errors, newline) as file:
+            if form.kind == "jsonl":
+                yield from _read_jsonl(path, file, field)
+            elif form.kind == "csv":
+                yield from _read_csv(path, file, field, form.delimiter)
+            else:
+                while text := file.read(MAX_TEXT):
+                    yield text + file.readline(MAX_TEXT)
 
 
-def _rows(batches: Iterator[pa.RecordBatch], field: str) -> Iterator[str]:
-    for batch in batches:
-        for value in batch.column(batch.schema.names.index(field)):
-            text = value.as_py()
-            if text is not None:
-                yield str(text)
+def _read_jsonl(path: Path, file: io.TextIOWrapper, field: str) -> Iterator[str | None]:
+    number = 0
+    while line := file.readline(MAX_LINE):
+        number += 1
+        line = line.strip("\ufeff \t\r\n")  # files that were put together have marks in mid-file
+        if not line:
+            continue
+        if number == 1 and line[0] == "[":
+            raise ValueError(f"{path} holds a JSON array: write one object a line.")
+        try:
+            row: Any = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}, line {number}, is not JSON: {error}.") from error
+        if not isinstance(row, dict) or not isinstance(row.get(field, 0), str | None):
+            found = sorted(row)[:10] if isinstance(row, dict) else type(row).__name__
+            raise ValueError(f"{path}, line {number}, has no text under {field!r}: it has {found}; see --field.")
+        yield row[field]
+
+
+def _read_csv(path: Path, file: io.TextIOWrapper, field: str, delimiter: str) -> Iterator[str]:
+    csv.field_size_limit(MAX_LINE)
+    rows = csv.reader(file, delimiter=delimiter, strict=True)
+    names = [name.strip("\ufeff ") for name in next(rows, [])]
+    _check_column(path, field, names)
+    place = names.index(field)
+    for row in rows:
+        if row and len(row) != len(names):
+            raise ValueError(f"{path}, line {rows.line_num}, has {len(row)} cells, and the header {len(names)}.")
+        if row:
+            yield row[place]
+
+
+def _read_parquet(path: Path, field: str) -> Iterator[str | None]:
+    with pq.ParquetFile(path) as table:
+        _check_column(path, field, table.schema_arrow.names)
+        _check_type(path, field, table.schema_arrow.field(field).type)
+        for batch in table.iter_batches(batch_size=1024, columns=[field]):
+            yield from _texts(batch.column(0))
+
+
+def _read_arrow(path: Path, field: str, *, stream: bool) -> Iterator[str | None]:
+    with pa.memory_map(str(path)) as source:
+        if stream:
+            ends = source.size() >= len(_END_OF_STREAM) and source.read_at(len(_END_OF_STREAM), source.size() - 8)
+            if ends != _END_OF_STREAM:
+                raise EOFError("it lacks the end of a stream of Arrow")
+        with (pa.ipc.open_stream if stream else pa.ipc.open_file)(source) as table:
+            _check_column(path, field, table.schema.names)
+            _check_type(path, field, table.schema.field(field).type)
+            batches = table if stream else map(table.get_batch, range(table.num_record_batches))
+            for batch in batches:
+                yield from _texts(batch.column(batch.schema.names.index(field)))
+
+
+def _texts(column: pa.Array) -> Iterator[str | None]:
+    """The text of each row: as bytes, since what is written as text may be no UTF-8 after all."""
+    plain = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+    for value in plain.cast(pa.large_binary()).to_pylist():
+        yield None if value is None else value.decode("utf-8", "surrogateescape")
 
 
 def _check_column(path: Path, field: str, names: list[str]) -> None:
     if field not in names:
         raise ValueError(f"{path} has no column {field!r}: it has {', '.join(names)}; see --field.")
+    if names.count(field) > 1:
+        raise ValueError(f"{path} has the column {field!r} twice.")
+
+
+def _check_type(path: Path, field: str, kind: pa.DataType) -> None:
+    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    checks = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    views = (pa.types.is_string_view, pa.types.is_binary_view, pa.types.is_null)
+    if not any(check(plain) for check in (*checks, *views)):
+        raise ValueError(f"The column {field!r} of {path} holds {kind}, no text; see --field.")
+
+
+def _put_right(text: str, counts: Counter[str]) -> str:
+    """The text without what no tokenizer can take, or should."""
+    if text.isascii():
+        return text
+    if "\ufeff" in text.removeprefix("\ufeff"):
+        counts["marks"] += 1
+    text = text.replace("\ufeff", "")  # one at the beginning is an encoding's mark, no text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        counts["replaced"] += 1
+        text = _SURROGATE.sub("\ufffd", text)
+    return text

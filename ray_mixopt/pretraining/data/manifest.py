@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
@@ -20,12 +21,11 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
-    TypeAdapter,
     ValidationError,
     model_validator,
 )
 
-from ray_mixopt.core.safety import MiB, check_size, check_version, parse_json, write_atomically
+from ray_mixopt.core.safety import MiB, check_file_name, check_size, check_version, parse_json, write_atomically
 
 MANIFEST = "manifest.json"
 VERSION = 1
@@ -44,20 +44,9 @@ def _inside(path: str) -> str:
 
 
 RelativePath = Annotated[str, StringConstraints(max_length=1024), AfterValidator(_inside)]
+Remark = Annotated[str, StringConstraints(max_length=4096, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 Checksum = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-DomainName = Annotated[str, StringConstraints(pattern=r"^[^/\\\s\x00-\x1f.][^/\\\x00-\x1f]{0,127}$")]
-
-
-def check_domain(name: str) -> None:
-    """Checks that a domain can have this name, which is also a folder's.
-
-    Raises:
-        ValueError: if it cannot.
-    """
-    try:
-        TypeAdapter(DomainName).validate_python(name)
-    except ValidationError as error:
-        raise ValueError(f"A domain is also a folder: {name!r} cannot be its name.") from error
+DomainName = Annotated[str, AfterValidator(lambda name: check_file_name(name, "A domain"))]
 
 
 class _Model(BaseModel):
@@ -118,13 +107,18 @@ class TokenizerCard(_Model):
 
 
 class Manifest(_Model):
-    """The contents of a folder of token shards."""
+    """The contents of a folder of token shards.
+
+    ``remarks`` are sentences about what was odd about the documents. They tell nothing of the tokens: the fingerprint
+    leaves them out.
+    """
 
     version: Literal[1]
     dtype: Literal["uint16", "uint32"]
     tokenizer: TokenizerCard
     domains: dict[DomainName, Domain] = Field(min_length=1, max_length=MAX_DOMAINS)
     fingerprint: Checksum
+    remarks: list[Remark] = Field(default=[], max_length=MAX_DOMAINS * 10)
 
     @model_validator(mode="before")
     @classmethod
@@ -147,7 +141,9 @@ class Manifest(_Model):
         return self
 
     @classmethod
-    def of(cls, *, dtype: str, tokenizer: TokenizerCard, domains: dict[str, Domain]) -> Manifest:
+    def of(
+        cls, *, dtype: str, tokenizer: TokenizerCard, domains: dict[str, Domain], remarks: Sequence[str] = ()
+    ) -> Manifest:
         """The manifest of these domains, with its fingerprint.
 
         Raises:
@@ -159,7 +155,8 @@ class Manifest(_Model):
             "tokenizer": tokenizer.model_dump(),
             "domains": {name: domain.model_dump() for name, domain in domains.items()},
         }
-        return _validated({**content, "fingerprint": fingerprint(content)}, "The data")
+        about = {"fingerprint": fingerprint(content), "remarks": [_printable(remark) for remark in remarks]}
+        return _validated(content | about, "The data")
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
@@ -183,9 +180,13 @@ class Manifest(_Model):
         write_atomically(folder / MANIFEST, json.dumps(self.model_dump(), indent=1, ensure_ascii=False))
 
 
+def _printable(remark: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in remark)[:4096]
+
+
 def fingerprint(content: dict[str, object]) -> str:
     """SHA-256 of a manifest's contents, which hold the checksums of all shards."""
-    plain = {key: value for key, value in content.items() if key != "fingerprint"}
+    plain = {key: value for key, value in content.items() if key not in ("fingerprint", "remarks")}
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 

@@ -13,6 +13,7 @@ import json
 import os
 import random
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from ray_mixopt.core.safety import write_atomically
+from ray_mixopt.core.safety import check_file_names, write_atomically
 from ray_mixopt.pretraining.data import documents
 from ray_mixopt.pretraining.data.manifest import (
     MANIFEST,
@@ -32,13 +33,14 @@ from ray_mixopt.pretraining.data.manifest import (
     Shard,
     Split,
     TokenizerCard,
-    check_domain,
 )
 from ray_mixopt.pretraining.data.shards import check_ids
-from ray_mixopt.pretraining.data.tokenizer import ByteTokenizer, JsonTokenizer, Tokenizer, train_bpe
+from ray_mixopt.pretraining.data.tokenizer import ByteTokenizer, JsonTokenizer, load, train_bpe
 
 TOKENIZER = "tokenizer.json"
 _NOTES = ".prepare"
+_METHOD = 2  # how documents become tokens: what an earlier release made otherwise is made again
+_ENDS = "spelling the token that ends a document, also as text: left out"
 _UNIT_BYTES = 16 * 2**20
 _BATCH = 256  # documents that are tokenized together
 _BPE_SAMPLE = 64 * 2**20  # characters that a BPE is trained on
@@ -83,8 +85,12 @@ class Preparation:
             raise ValueError("A tokenizer is either given or trained, not both.")
         if not 0 < self.val_share < 1:
             raise ValueError(f"The share of validation documents must lie between 0 and 1, got {self.val_share}.")
-        for name in self.sources:
-            check_domain(name)
+        if self.eos is not None and self.tokenizer is None and self.train_bpe is None:
+            raise ValueError(
+                f"eos={self.eos!r} is the token of a tokenizer, and bytes are tokens here: give --tokenizer or "
+                "--train-bpe."
+            )
+        check_file_names(self.sources, "A domain")
 
     def run(self, progress: Advance = lambda domain, done, total: None) -> Manifest:
         """Does it, and returns the manifest that was written.
@@ -92,7 +98,10 @@ class Preparation:
         Raises:
             ValueError: if an input cannot be read, or a domain ends up without training or validation tokens.
         """
-        files = {name: documents.find(sources) for name, sources in self.sources.items()}
+        files, remarks = {}, []
+        for name, sources in self.sources.items():
+            files[name], left_out = documents.find(sources)
+            remarks += [f"{name}: {sentence}" for sentence in left_out]
         if not (self.out / _NOTES).is_dir() and any(any((self.out / name).glob("*.bin")) for name in files):
             raise ValueError(f"{self.out} holds shards that were made elsewhere: choose another folder.")
         (self.out / _NOTES).mkdir(parents=True, exist_ok=True)
@@ -108,9 +117,12 @@ class Preparation:
         for unit, note in _tokenized([unit for unit in units if unit not in notes], self.workers):
             notes[unit] = note
             progress(unit.domain, unit.size, totals[unit.domain])
-        domains = {name: _domain(name, [notes[unit] for unit in units if unit.domain == name]) for name in files}
+        by_domain = {name: [notes[unit] for unit in units if unit.domain == name] for name in files}
+        domains = {name: _domain(name, found) for name, found in by_domain.items()}
         _remove_stale(self.out, units, domains)
-        manifest = Manifest.of(dtype=_dtype(card), tokenizer=card, domains=domains)
+        for name, found in by_domain.items():
+            remarks += [f"{name}: {sentence}" for sentence in _remarks(found)]
+        manifest = Manifest.of(dtype=_dtype(card), tokenizer=card, domains=domains, remarks=remarks)
         manifest.write(self.out)
         return manifest
 
@@ -153,13 +165,14 @@ class Preparation:
 
     def _train(self, files: Mapping[str, Sequence[Path]], vocab_size: int, path: Path) -> None:
         """Trains a BPE on equal amounts of each domain, unless that was done before."""
-        key = _key(self.seed, vocab_size, self.field, {name: _stamps(paths) for name, paths in files.items()})
+        stamps = {name: _stamps(paths) for name, paths in files.items()}
+        key = _key(_METHOD, self.seed, vocab_size, self.eos, self.field, stamps)
         note = self.out / _NOTES / "bpe.json"
         if path.is_file() and note.is_file() and json.loads(note.read_text()) == key:
             return
         each = _BPE_SAMPLE // len(files)
         texts = (text for paths in files.values() for text in _sample(paths, self.field, each, self.seed))
-        train_bpe(texts, vocab_size, path)
+        train_bpe(texts, vocab_size, path, self.eos)
         note.write_text(json.dumps(key))
 
 
@@ -183,7 +196,7 @@ class Unit:
         return self.out / _NOTES / f"{self.domain}-{self.number:05d}.json"
 
     def _key(self) -> str:
-        return _key(_stamps(self.paths), self.field, self.val_share, self.seed, self.card.model_dump())
+        return _key(_METHOD, _stamps(self.paths), self.field, self.val_share, self.seed, self.card.model_dump())
 
     def finished(self) -> dict[str, Any] | None:
         """The note of an earlier run, if it and its shards are whole and fit."""
@@ -201,20 +214,22 @@ class Unit:
 
     def tokenize(self) -> dict[str, Any]:
         """Writes the shards and the note, and returns the note."""
-        tokenizer = self._tokenizer()
+        tokenizer = load(self.card, self.out)
         folder = self.out / self.domain
         folder.mkdir(exist_ok=True)
         writers = {label: _ShardWriter(folder / f"{label}-{self.number:05d}.bin", self.card) for label in SPLITS}
-        texts = (text for path in self.paths for text in documents.read(path, self.field))
+        oddities: Counter[str] = Counter()
+        texts = (text for path in self.paths for text in documents.read(path, self.field, oddities))
         while batch := list(itertools.islice(texts, _BATCH)):
             for text, tokens in zip(batch, tokenizer.encode(batch), strict=True):
+                if (tokens[:-1] == tokenizer.eos_id).any():  # where even as text it is that token
+                    oddities["ends"] += 1
+                    tokens = np.append(tokens[tokens != tokenizer.eos_id], tokens[-1])
                 writers["val" if self._is_validation(text) else "train"].add(tokens)
-        note = {"key": self._key(), **{label: writer.close(self.out) for label, writer in writers.items()}}
+        shards = {label: writer.close(self.out) for label, writer in writers.items()}
+        note = {"key": self._key(), "oddities": dict(oddities), **shards}
         write_atomically(self.note, json.dumps(note))
         return note
-
-    def _tokenizer(self) -> Tokenizer:
-        return ByteTokenizer() if self.card.path is None else JsonTokenizer(self.out / self.card.path)
 
     def _is_validation(self, text: str) -> bool:
         digest = hashlib.blake2b(f"{self.seed}:{text}".encode("utf-8", "replace"), digest_size=8)
@@ -283,6 +298,14 @@ def _domain(name: str, notes: Sequence[Mapping[str, Any]]) -> Domain:
             )
         splits[label] = Split(documents=n_documents, shards=shards)
     return Domain(**splits)
+
+
+def _remarks(notes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What was odd about the documents of a domain, in sentences."""
+    counts = sum((Counter(note["oddities"]) for note in notes), Counter())
+    for key, what in {**documents.ODDITIES, "ends": _ENDS}.items():
+        if counts[key]:
+            yield f"{counts[key]:,} documents {what}."
 
 
 def _remove_stale(out: Path, units: Sequence[Unit], domains: Mapping[str, Domain]) -> None:

@@ -20,7 +20,13 @@ _PEEK = 65536  # tokens of each shard whose ids are checked when it is opened
 _OPEN_SHARDS = 64  # of a stream at a time: each holds a file descriptor
 
 _NPY_MAGIC = b"\x93NUMPY"
-_LLMC_MAGIC, _LLMC_HEADER = 20240520, 1024  # llm.c's and modded-nanogpt's .bin: 256 int32, then uint16 tokens
+_LLMC_HEADER = 1024  # bytes of llm.c's and modded-nanogpt's .bin: 256 int32, of which the third is the number of tokens
+_LLMC = {(20240520, 1): "uint16", (20240801, 7): "uint32"}  # GPT-2's and Llama 3's tokens, by magic and version
+_LLMC_OTHERS = (20240522,)  # questions of a test
+_MEGATRON_MAGIC = b"MMIDIDX\0\0"
+_MEGATRON_DTYPES = {1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float64", 7: "float32", 8: "uint16"}
+_READ_AS = {"uint16": "uint16", "uint32": "uint32", "int32": "uint32"}  # ids are not negative: the bytes are the same
+_FEWEST = 64  # tokens that tell a wrong width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,24 +45,33 @@ class ShardFile:
 
 
 def inspect(path: Path, dtype: str) -> ShardFile:
-    """The layout of a shard made elsewhere: true NPY, llm.c's, or headerless as OLMo's .npy and nanoGPT's .bin.
+    """The layout of a shard made elsewhere: true NPY, llm.c's, Megatron's, or headerless as OLMo's and nanoGPT's.
 
     Args:
         path: of the file.
-        dtype: of a headerless file, which does not say itself.
+        dtype: of a headerless file, which does not say itself; Megatron's index next to it does.
 
     Raises:
-        ValueError: if the file is no whole number of tokens, or its header says that it is something else.
+        ValueError: if the file is no whole number of tokens, or not what its header or its index promises.
     """
     if not path.is_file():
         raise ValueError(f"There is no shard {path}.")
     size = path.stat().st_size
     with path.open("rb") as file:
-        head = file.read(8)
+        head = file.read(12)
     if head.startswith(_NPY_MAGIC):
         return _inspect_npy(path, size)
-    if len(head) == 8 and int.from_bytes(head[:4], "little") == _LLMC_MAGIC and size >= _LLMC_HEADER:
-        return ShardFile(offset=_LLMC_HEADER, tokens=(size - _LLMC_HEADER) // 2, dtype="uint16")
+    if head.startswith(_MEGATRON_MAGIC):
+        raise ValueError(f"{path} is an index of Megatron: name the .bin next to it.")
+    magic, version = (int.from_bytes(head[place : place + 4], "little") for place in (0, 4))
+    if len(head) == 12 and magic in (*_LLMC_OTHERS, *(known for known, _ in _LLMC)):
+        if (magic, version) not in _LLMC:
+            raise ValueError(f"{path} is a file of llm.c of kind {magic}, version {version}, which holds no shard.")
+        tokens = int.from_bytes(head[8:12], "little", signed=True)
+        return _whole(path, size, _LLMC_HEADER, tokens, _LLMC[magic, version], "its header")
+    index = path.with_suffix(".idx")
+    if path.suffix == ".bin" and index.is_file():
+        return _inspect_megatron(path, size, index)
     width = np.dtype(dtype).itemsize
     if size % width:
         raise ValueError(f"{path} has {size} bytes, which is no whole number of {dtype} tokens.")
@@ -65,27 +80,57 @@ def inspect(path: Path, dtype: str) -> ShardFile:
 
 def _inspect_npy(path: Path, size: int) -> ShardFile:
     with path.open("rb") as file:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(file)
+        try:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(file)
+        except ValueError as error:
+            raise ValueError(f"{path} is a damaged NPY file: {' '.join(str(error).split())}.") from error
         offset = file.tell()
-    if len(shape) != 1 or dtype.name not in ("uint16", "uint32") or not dtype.isnative:
-        raise ValueError(f"{path} holds {dtype.name} of shape {shape}: a shard is one row of uint16 or uint32.")
-    if size < offset + shape[0] * dtype.itemsize:
-        raise ValueError(f"{path} ends early: its header promises {shape[0]} tokens.")
-    return ShardFile(offset=offset, tokens=shape[0], dtype=dtype.name)
+    if len(shape) != 1 or dtype.name not in _READ_AS or not dtype.isnative:
+        order = "" if dtype.isnative else ", big-endian"
+        raise ValueError(
+            f"{path} holds {dtype.name} of shape {shape}{order}: a shard is one row of {', '.join(_READ_AS)}."
+        )
+    return _whole(path, size, offset, shape[0], dtype.name, "its header")
 
 
-def locate(folder: Path, shard: Shard) -> Path:
-    """The file of a shard.
+def _inspect_megatron(path: Path, size: int, index: Path) -> ShardFile:
+    """The layout of Megatron's tokens, as the index next to them says it."""
+    with index.open("rb") as file:
+        head = file.read(len(_MEGATRON_MAGIC) + 25)  # version (8 bytes), dtype (1), sequences (8), documents (8)
+        if not head.startswith(_MEGATRON_MAGIC) or len(head) < len(_MEGATRON_MAGIC) + 25:
+            raise ValueError(
+                f"{index} has the name of an index of Megatron and is none: move it away from {path.name}."
+            )
+        dtype, n = _MEGATRON_DTYPES.get(head[17], "unknown numbers"), int.from_bytes(head[18:26], "little")
+        if index.stat().st_size < len(head) + 4 * n:
+            raise ValueError(f"{index} ends early: it promises {n} sequences.")
+        lengths = np.fromfile(file, "<i4", n)
+    return _whole(path, size, 0, int(lengths.sum(dtype=np.int64)), dtype, f"the index {index.name}")
+
+
+def _whole(path: Path, size: int, offset: int, tokens: int, dtype: str, source: str) -> ShardFile:
+    """The layout that a header or an index promises, if the file has it."""
+    if dtype not in _READ_AS:
+        raise ValueError(f"{path} holds {dtype} by {source}: a shard holds {', '.join(_READ_AS)}.")
+    promised = offset + tokens * np.dtype(dtype).itemsize
+    if tokens < 0 or size != promised:
+        what = "ends early" if size < promised else "has more than it should"
+        raise ValueError(f"{path} {what}: {source} promises {tokens} {dtype} tokens, {promised} bytes; it has {size}.")
+    return ShardFile(offset=offset, tokens=tokens, dtype=_READ_AS[dtype])
+
+
+def inside(folder: Path, path: str) -> Path:
+    """A file that a manifest names.
 
     Raises:
         ValueError: if it lies outside the folder, for instance behind a link.
     """
-    path = (folder / shard.path).resolve()
-    if not path.is_relative_to(folder.resolve()):
-        raise ValueError(f"The shard {shard.path} of {folder} leads out of the folder, to {path}.")
-    return path
+    place = (folder / path).resolve()
+    if not place.is_relative_to(folder.resolve()):
+        raise ValueError(f"{path} of {folder} leads out of the folder, to {place}.")
+    return place
 
 
 def tokens_of(folder: Path, shard: Shard, dtype: str) -> Tokens:
@@ -94,7 +139,7 @@ def tokens_of(folder: Path, shard: Shard, dtype: str) -> Tokens:
     Raises:
         ValueError: if the file is missing or too short for what the manifest says.
     """
-    path = locate(folder, shard)
+    path = inside(folder, shard.path)
     if not path.is_file():
         raise ValueError(f"The shard {shard.path} of {folder} is missing.")
     kind = np.dtype(dtype).newbyteorder("<")
@@ -157,8 +202,10 @@ class Corpus:
             for label in SPLITS:
                 shards = getattr(domain, label).shards
                 for shard in shards:
-                    tokens = tokens_of(folder, shard, self.manifest.dtype)
-                    check_ids(tokens[:_PEEK], self.manifest.tokenizer.vocab_size, f"The shard {shard.path} of {folder}")
+                    tokens, what = tokens_of(folder, shard, self.manifest.dtype), f"The shard {shard.path} of {folder}"
+                    check_ids(tokens[:_PEEK], self.manifest.tokenizer.vocab_size, what)
+                    if self.manifest.tokenizer.kind == "unknown":
+                        check_width(tokens[:_PEEK], what)
                 self._streams[name, label] = Stream([shard.tokens for shard in shards], self._opener(shards))
 
     def _opener(self, shards: Sequence[Shard]) -> Callable[[int], Tokens]:
@@ -195,4 +242,24 @@ def check_ids(tokens: NDArray[np.integer], vocab_size: int, what: str) -> None:
     """
     largest = int(tokens.max(initial=0))
     if largest >= vocab_size:
-        raise ValueError(f"{what} holds the token id {largest}, beyond the vocabulary of {vocab_size} tokens.")
+        raise ValueError(
+            f"{what} holds the token id {largest}, beyond the vocabulary of {vocab_size} tokens. Tokens of another "
+            "width (--dtype) look so, too."
+        )
+
+
+def check_width(tokens: Tokens, what: str) -> None:
+    """Checks that the numbers are not halves of wider ones, of which every second one is 0.
+
+    Args:
+        tokens: some of a file, ``(n,)``.
+        what: holds them.
+
+    Raises:
+        ValueError: if they are.
+    """
+    if len(tokens) >= _FEWEST and tokens[::2].any() != tokens[1::2].any():
+        raise ValueError(
+            f"{what} holds wider numbers than {tokens.dtype.name}, of which every second one would be 0: say --dtype "
+            "uint32, or convert it if these are wider still."
+        )

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ray_mixopt.core.safety import MiB, check_size, write_atomically
 from ray_mixopt.pretraining.data.manifest import TokenizerCard
+from ray_mixopt.pretraining.data.shards import inside
 
 EOS = "<|endoftext|>"
 _KNOWN_EOS = (EOS, "</s>", "<eos>", "<|end_of_text|>", "<|eos|>", "[EOS]", "[SEP]")
@@ -19,7 +21,10 @@ _MOST_BYTES = 256 * MiB
 
 
 class Tokenizer(Protocol):
-    """Turns documents into token ids, each ending with the end-of-document token."""
+    """Turns documents into token ids, each ending with the end-of-document token.
+
+    Any text will do. What spells a special token is text like all other.
+    """
 
     vocab_size: int
     eos_id: int
@@ -49,58 +54,88 @@ class JsonTokenizer:
 
     Args:
         path: its JSON file.
-        eos: the token that ends a document; by default one of the usual ones.
+        eos: the token that ends a document, by its text or its id; by default one of the usual ones.
 
     Raises:
         ValueError: if the file is no tokenizer, or has no such token.
     """
 
-    def __init__(self, path: Path, eos: str | None = None) -> None:
+    def __init__(self, path: Path, eos: str | int | None = None) -> None:
         import tokenizers
 
         if not path.is_file():
             raise ValueError(f"There is no tokenizer file {path}.")
         check_size(path, path.stat().st_size, _MOST_BYTES)
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+            made = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises plain Exception
             raise ValueError(f"{path} is no JSON file of the tokenizers library: {error}.") from error
+        self.vocab_size = max(made.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        if isinstance(eos, int):
+            found = {made.id_to_token(eos): eos}
+            names = [f"of the id {eos}"]
+        else:
+            names = [eos] if eos else list(_KNOWN_EOS)
+            found = {name: number for name in names if (number := made.token_to_id(name)) is not None}
+        if not found or None in found:
+            raise ValueError(f"{path} has no token {' or '.join(names)}: name the one that ends a document with --eos.")
+        word, self.eos_id = next(iter(found.items()))
+        self._tokenizer = _ending_with(made, str(word))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
-        self.vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
-        ids = {word: self._tokenizer.token_to_id(word) for word in ([eos] if eos else _KNOWN_EOS)}
-        found = [number for number in ids.values() if number is not None]
-        if not found:
-            raise ValueError(f"{path} has no token {' or '.join(ids)}: name the one that ends a document with --eos.")
-        self.eos_id = found[0]
 
     def encode(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
         """Token ids of each document, ``(n_tokens + 1,)`` each."""
-        encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        sound = [text.encode("utf-8", errors="replace").decode() for text in texts]  # no halves of characters
+        encoded = self._tokenizer.encode_batch_fast(sound, add_special_tokens=False)
         return [np.array([*one.ids, self.eos_id], dtype=np.uint32) for one in encoded]
 
 
+def _ending_with(tokenizer: Any, word: str) -> Any:
+    """The tokenizer, to which special tokens in a text are text, and the one that ends a document is special.
+
+    Tokens that were added without being special stay what they are in text, too: runs of blanks, for instance.
+    """
+    import tokenizers
+
+    content = json.loads(tokenizer.to_str()) if _is_plain(tokenizer, word) else {}
+    for token in content.get("added_tokens", []):
+        token["special"] |= token["content"] == word
+    result = tokenizers.Tokenizer.from_str(json.dumps(content)) if content else tokenizer
+    result.encode_special_tokens = True
+    return result
+
+
+def _is_plain(tokenizer: Any, word: str) -> bool:
+    """Whether a token was added, but not as a special one."""
+    return any(token.content == word and not token.special for token in tokenizer.get_added_tokens_decoder().values())
+
+
 def load(card: TokenizerCard, folder: Path) -> Tokenizer:
-    """The tokenizer that a card describes.
+    """The tokenizer that a card describes, with its end of a document.
 
     Raises:
         ValueError: if it is unknown, or its file is missing or changed.
     """
     if card.kind == "bytes":
-        return ByteTokenizer()
-    if card.path is None:
-        raise ValueError(f"The data in {folder} do not say which tokenizer made them.")
-    path = folder / card.path
-    tokenizer = JsonTokenizer(path)
-    if hashlib.sha256(path.read_bytes()).hexdigest() != card.sha256:
-        raise ValueError(f"{path} is not the tokenizer that made the data: it has changed since.")
-    if card.eos_id is not None:
-        tokenizer.eos_id = card.eos_id
+        tokenizer: Tokenizer = ByteTokenizer()
+    else:
+        if card.path is None:
+            raise ValueError(f"The data in {folder} do not say which tokenizer made them.")
+        path = inside(folder, card.path)
+        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != card.sha256:
+            raise ValueError(f"{path} is not the tokenizer that made the data: it has changed since.")
+        tokenizer = JsonTokenizer(path, card.eos_id)
+    if tokenizer.vocab_size > card.vocab_size or tokenizer.eos_id != card.eos_id:
+        raise ValueError(
+            f"The data in {folder} were not made with the tokenizer they name: it has {tokenizer.vocab_size} tokens, "
+            f"of which {tokenizer.eos_id} ends a document, and the data say {card.vocab_size} and {card.eos_id}."
+        )
     return tokenizer
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int, path: Path) -> None:
-    """Trains a byte-level BPE, as GPT-2's, and writes its JSON file.
+def train_bpe(texts: Iterable[str], vocab_size: int, path: Path, eos: str | None = None) -> None:
+    """Trains a byte-level BPE, as GPT-2's, and writes its JSON file. ``eos`` is the token that ends a document.
 
     Raises:
         ValueError: if the vocabulary cannot even hold the bytes.
@@ -115,7 +150,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, path: Path) -> None:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[EOS],
+        special_tokens=[eos or EOS],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )

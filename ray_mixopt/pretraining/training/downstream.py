@@ -22,6 +22,8 @@ from ray_mixopt.pretraining.training.workers import Workers, autocast
 
 PREFIX = "lm_eval"
 
+logger = logging.getLogger(__name__)
+
 
 def check_evaluation(evaluation: Evaluation, manifest: Manifest) -> None:
     """Checks that the tasks exist and that the data say how to tokenize them; downloads nothing.
@@ -93,6 +95,20 @@ def _task_manager(folder: Path | None) -> Any:
     return TaskManager(include_path=None if folder is None else str(folder))
 
 
+def _windows(before: list[int], after: list[int], length: int) -> list[tuple[list[int], int]]:
+    """Windows ``(tokens, n)`` of at most ``length`` tokens and one more, that predict a continuation once.
+
+    A context that is too long loses its beginning. A continuation that is too long is predicted in parts, each but the
+    last after the one token in front of it.
+    """
+    tokens = before + after
+    found = []
+    for start in range(len(before), len(tokens), length):
+        end = min(start + length, len(tokens))
+        found.append((tokens[max(0, end - length - 1) : end], end - start))
+    return found
+
+
 def _language_model() -> type:
     """A class, made late: its base comes from an optional package."""
     from lm_eval.api.model import TemplateLM
@@ -112,46 +128,79 @@ def _language_model() -> type:
         def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
             return self._tokenizer.encode([string])[0][:-1].tolist()  # without the end of the document
 
-        @torch.no_grad()
+        def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+            """Log-likelihood of each continuation, and whether it is what the model would say."""
+            pairs = [self._tokens(*request.args) for request in requests]
+            if (n_merged := sum(merged for _, _, merged in pairs)) and self._workers.rank == 0:
+                logger.warning(
+                    "%d of %d continuations are one token with the end of their context: they are scored as tokens of "
+                    "their own.",
+                    n_merged,
+                    len(pairs),
+                )
+            windows = [_windows(before, after, self._run.sequence_length) for before, after, _ in pairs]
+            return self._scores(windows)
+
+        def _tokens(self, context: str, continuation: str) -> tuple[list[int], list[int], bool]:
+            """A context's and its continuation's tokens, split as lm-eval does; and whether they had to be apart.
+
+            Raises:
+                ValueError: if there is no continuation.
+            """
+            kept = context.rstrip()
+            continuation = context[len(kept) :] + continuation  # blanks belong to the word that follows
+            before = self.tok_encode(kept) if kept else []
+            after = self.tok_encode(kept + continuation)[len(before) :]
+            # A token across the join leaves nothing to predict, and nothing is certain.
+            if merged := not after:
+                after = self.tok_encode(continuation)
+            if not after:
+                raise ValueError(f"A task asks how likely it is that nothing follows {context[-50:]!r}: leave it out.")
+            return before or [self.prefix_token_id], after, merged
+
+        def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
+            """Log-likelihood of whole texts, each token predicted once."""
+            texts = [self.tok_encode(request.args[0]) for request in requests]
+            length = self._run.sequence_length
+            pieces = [get_rolling_token_windows(text, self.prefix_token_id, length, context_len=1) for text in texts]
+            windows = [[make_disjoint_window(piece) for piece in found] for found in pieces]
+            scores = self._scores([[(before + after, len(after)) for before, after in found] for found in windows])
+            return [value for value, _ in scores]
+
         def _loglikelihood_tokens(
             self, requests: Sequence[tuple[Any, list[int], list[int]]], **kwargs: Any
         ) -> list[tuple[float, bool]]:
-            """Log-likelihood of each continuation, and whether it is what the model would say."""
-            length, size = self._run.sequence_length, self._run.execution.micro_batch
+            return self._scores([_windows(before, after, self._run.sequence_length) for _, before, after in requests])
+
+        @torch.no_grad()
+        def _scores(self, requests: Sequence[Sequence[tuple[list[int], int]]]) -> list[tuple[float, bool]]:
+            """Log-likelihood of each request, and whether all of it is what the model would say.
+
+            Args:
+                requests: windows ``(tokens, n)`` of each, whose last ``n`` tokens count.
+            """
+            size = self._run.execution.micro_batch
             world, rank, device = self._workers.world, self._workers.rank, self._workers.device
-            # Longest first: little padding in a batch. A context that is too long loses its beginning.
-            windows = [(context + continuation)[-(length + 1) :] for _, context, continuation in requests]
-            order = sorted(range(len(requests)), key=lambda number: -len(windows[number]))
+            windows = [(tokens, n, number) for number, found in enumerate(requests) for tokens, n in found]
+            windows.sort(key=lambda window: -len(window[0]))  # longest first: little padding in a batch
+            # Sum of log-likelihoods, and number of windows that are not what the model would say.
             found = torch.zeros(len(requests), 2, dtype=torch.float64, device=device)
-            for first in range(0, len(order), size * world):
-                places = [min(first + rank * size + place, len(order) - 1) for place in range(size)]
-                numbers = [order[place] for place in places]
-                batch = torch.nn.utils.rnn.pad_sequence([torch.tensor(windows[n]) for n in numbers], batch_first=True)
+            for first in range(0, len(windows), size * world):
+                mine = range(first + rank * size, first + (rank + 1) * size)
+                rows = [windows[min(place, len(windows) - 1)] for place in mine]  # all workers compute as many
+                batch = torch.nn.utils.rnn.pad_sequence([torch.tensor(row[0]) for row in rows], batch_first=True)
                 batch = batch.to(device)
                 with autocast(self._workers, self._run.execution):
                     scores = logits(self._model, batch[:, :-1])
                 scores = scores.float().log_softmax(-1)  # (m, t, V)
                 chosen = scores.gather(-1, batch[:, 1:, None])[..., 0]  # (m, t)
                 greedy = scores.argmax(-1) == batch[:, 1:]
-                for row, number in enumerate(numbers):
-                    end = len(windows[number]) - 1
-                    part = slice(max(0, end - len(requests[number][2])), end)
-                    if first + rank * size + row < len(order):  # else it only fills up the batch
-                        found[number, 0] = chosen[row, part].double().sum()
-                        found[number, 1] = greedy[row, part].all()
-            return [(value, bool(is_greedy)) for value, is_greedy in self._workers.total(found).tolist()]
-
-        def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
-            """Log-likelihood of whole texts, each token predicted once."""
-            found = []
-            for request in requests:
-                (text,) = request.args
-                pieces = get_rolling_token_windows(
-                    self.tok_encode(text), self.prefix_token_id, self._run.sequence_length, context_len=1
-                )
-                windows = [("", *make_disjoint_window(piece)) for piece in pieces]
-                found.append(sum(value for value, _ in self._loglikelihood_tokens(windows)))
-            return found
+                for row, (place, (tokens, n, number)) in enumerate(zip(mine, rows, strict=True)):
+                    part = slice(len(tokens) - 1 - n, len(tokens) - 1)
+                    if place < len(windows):  # else it only fills up the batch
+                        found[number, 0] += chosen[row, part].double().sum()
+                        found[number, 1] += not greedy[row, part].all()
+            return [(value, not odd) for value, odd in self._workers.total(found).tolist()]
 
         def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
             tasks = sorted({request.task_name for request in requests})

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
+from ray_mixopt.core.safety import write_atomically
 from ray_mixopt.pretraining.training.checkpoint import RUN
 from ray_mixopt.pretraining.training.workers import Workers
 
@@ -59,8 +60,7 @@ class FolderSession:
         if write is not None:
             self.checkpoint(int(metrics["step"]), write)
         if self._workers.rank == 0 and int(metrics["step"]) not in self._reported():
-            with (self._folder / REPORTS).open("a") as file:
-                file.write(json.dumps(dict(metrics)) + "\n")
+            write_atomically(self._folder / REPORTS, f"{self._lines()}{json.dumps(dict(metrics))}\n")
             self._echo(metrics)
 
     def checkpoint(self, step: int, write: Write) -> None:
@@ -77,8 +77,13 @@ class FolderSession:
         self._workers.wait()
 
     def _reported(self) -> set[int]:
+        return {json.loads(line)["step"] for line in self._lines().splitlines()}
+
+    def _lines(self) -> str:
+        """The reports so far. A last line without its end is of a process that was killed: its run reports it again."""
         path = self._folder / REPORTS
-        return {json.loads(line)["step"] for line in path.read_text().splitlines()} if path.exists() else set()
+        text = path.read_text() if path.exists() else ""
+        return text[: text.rfind("\n") + 1]
 
     def _whole(self) -> list[Path]:
         return [path for path in self._folder.glob("step-*") if (path / RUN).is_file()]

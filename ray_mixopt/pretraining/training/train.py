@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from torch.distributed.tensor import DTensor
 from torch.nn import functional
 
+from ray_mixopt.core.safety import MiB, check_size
 from ray_mixopt.pretraining.data.sampler import Mixture, MixtureSampler, key_seed
 from ray_mixopt.pretraining.data.shards import Corpus
 from ray_mixopt.pretraining.training import checkpoint, model
@@ -181,6 +182,7 @@ def read_run(path: Path) -> TrainingRun:
     Raises:
         ValueError: if it is malformed; the message says where.
     """
+    check_size(path, path.stat().st_size, MiB)
     try:
         return TrainingRun.model_validate_json(path.read_bytes())
     except ValidationError as error:

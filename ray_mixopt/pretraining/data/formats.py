@@ -1,0 +1,222 @@
+"""What a file of documents is: its first bytes say it, and its name where they do not.
+
+Text of any kind is taken; what is neither that nor a known table is refused by name, rather than read as text.
+"""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import gzip
+import io
+import json
+import lzma
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal, cast
+
+import zstandard
+
+TEXT_NAMES = (".txt", ".md")
+_JSONL_NAMES = (".jsonl", ".ndjson", ".jsonlines", ".json")
+_CSV_NAMES = {".csv": ",", ".tsv": "\t"}
+_TABLE_NAMES = (".parquet", ".arrow")
+_PACKED_NAMES = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd", ".bz2": "bzip2", ".xz": "xz"}
+_TOKEN_NAMES = (".bin", ".idx", ".npy", ".npz", ".ds")
+_HEAD = 2**16  # bytes looked at
+_PIECE = 2**11  # bytes of zstd unpacked together: at the very most they become 64 MiB
+_NUL_HEAD = 8000  # of them, where a NUL means that it is no text, as Git has it
+_MOST_WRONG = 0.01  # of the head's bytes may be no UTF-8; more is another encoding
+_CONVERT = "convert it to JSONL, Parquet or text"
+_FOREIGN = (
+    (b"\x93NUMPY", "an array of NumPy", "token files are taken with --in-place"),
+    (b"MMIDIDX\0", "an index of Megatron", "token files are taken with --in-place"),
+    (b"PK\x03\x04", "a zip archive", "unpack it"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it"),
+    (b"Rar!", "a rar archive", "unpack it"),
+    (b"\x04\x22\x4d\x18", "lz4", "unpack it"),
+    (b"\xff\x06\0\0sNaPpY", "snappy", "unpack it"),
+    (b"\x1f\x9d", "the output of compress", "unpack it"),
+    (b"%PDF", "a PDF", _CONVERT),
+    (b"WARC/", "a WARC archive", _CONVERT),
+)
+_BOMS = (  # longer ones first: one begins like another
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+Kind = Literal["jsonl", "csv", "parquet", "arrow stream", "arrow file", "text"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """How to read a file.
+
+    Args:
+        kind: of its contents.
+        packed: how it is compressed, if it is.
+        encoding: of its text.
+        delimiter: between the cells of a CSV file.
+    """
+
+    kind: Kind
+    packed: str | None = None
+    encoding: str = "utf-8"
+    delimiter: str = ","
+
+
+def is_known(path: Path) -> bool:
+    """Whether the name is that of a file of documents; other text is taken only where it is named itself."""
+    return _suffix(path) in (*_JSONL_NAMES, *_CSV_NAMES, *_TABLE_NAMES, *TEXT_NAMES)
+
+
+def is_table(path: Path) -> bool:
+    """Whether the name is that of a file with many documents, rather than of one text."""
+    return is_known(path) and _suffix(path) not in TEXT_NAMES
+
+
+def stem(path: Path) -> str:
+    """The name without its ends, in small letters."""
+    return _plain(path).stem.lower()
+
+
+def recognise(path: Path, field: str) -> Format:
+    """How to read a file.
+
+    Args:
+        path: of the file.
+        field: of a JSON object that holds the text.
+
+    Raises:
+        ValueError: if it holds something else than documents, or is not what its name says.
+        OSError: if it cannot be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    packed, named = _packed(head), _PACKED_NAMES.get(path.suffix.lower())
+    if named is not None and packed != named:
+        raise ValueError(f"{path} cannot be read: its name says {named}, its first bytes do not.")
+    if packed is not None:
+        with unpacked(path, packed) as file:
+            head = file.read(_HEAD)
+    suffix = _suffix(path)
+    if head.startswith(b"PAR1") or suffix == ".parquet":
+        kind: Kind = "parquet"
+    elif head.startswith(b"ARROW1") or suffix == ".arrow":
+        kind = "arrow file" if head.startswith(b"ARROW1") else "arrow stream"
+    else:
+        encoding = _encoding(path, head)
+        if suffix in _JSONL_NAMES or (suffix not in (*TEXT_NAMES, *_CSV_NAMES) and _begins_as_json(head, field)):
+            return Format(kind="jsonl", packed=packed, encoding=encoding)
+        kind = "csv" if suffix in _CSV_NAMES else "text"
+        return Format(kind=kind, packed=packed, encoding=encoding, delimiter=_CSV_NAMES.get(suffix, ","))
+    if packed is not None:
+        raise ValueError(f"{path} holds a table within {packed}: unpack it.")
+    return Format(kind=kind)
+
+
+def unpacked(path: Path, packed: str | None) -> IO[bytes]:
+    """The bytes of a file; reading one that ends early raises ``EOFError``."""
+    if packed == "gzip":
+        return cast("IO[bytes]", gzip.open(path))
+    if packed == "bzip2":
+        return bz2.open(path)
+    if packed == "xz":
+        return lzma.open(path)
+    return io.BufferedReader(_Zstd(path), _HEAD) if packed == "zstd" else path.open("rb")
+
+
+class _Zstd(io.RawIOBase):
+    """All frames of a zstd file. The library's own reader takes one that ends early for a whole one."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        self._frame = zstandard.ZstdDecompressor().decompressobj()
+        self._begun = False
+        self._waiting = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        while not self._waiting:
+            packed = self._frame.unused_data if self._frame.eof else b""
+            if self._frame.eof:
+                self._frame, self._begun = zstandard.ZstdDecompressor().decompressobj(), False
+            packed = packed or self._file.read(_PIECE)
+            if not packed:
+                if self._begun:
+                    raise EOFError("it ends within a frame")
+                return 0
+            self._waiting, self._begun = memoryview(self._frame.decompress(packed)), True
+        n = min(len(buffer), len(self._waiting))
+        buffer[:n], self._waiting = self._waiting[:n], self._waiting[n:]
+        return n
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _plain(path: Path) -> Path:
+    """The path without the end of its name that says how it is compressed."""
+    return path.with_suffix("") if path.suffix.lower() in _PACKED_NAMES else path
+
+
+def _suffix(path: Path) -> str:
+    """The end of the name that says what the contents are, in small letters."""
+    return _plain(path).suffix.lower()
+
+
+def _packed(head: bytes) -> str | None:
+    if head.startswith(b"\x1f\x8b"):
+        return "gzip"
+    if head.startswith(b"\x28\xb5\x2f\xfd") or re.match(rb"[\x50-\x5f]\x2a\x4d\x18", head):  # a frame to skip
+        return "zstd"
+    if re.match(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)", head):
+        return "bzip2"
+    return "xz" if head.startswith(b"\xfd7zXZ\0") else None
+
+
+def _encoding(path: Path, head: bytes) -> str:
+    """The encoding of text that begins so.
+
+    Raises:
+        ValueError: if it is no text.
+    """
+    for magic, what, remedy in _FOREIGN:
+        if head.startswith(magic):
+            raise ValueError(f"{path} holds {what}, no documents: {remedy}.")
+    if _suffix(path) in _TOKEN_NAMES:
+        raise ValueError(f"{path} holds tokens by its name, no documents: token files are taken with --in-place.")
+    for mark, encoding in _BOMS:
+        if head.startswith(mark):
+            return encoding
+    if b"\0" in head[:_NUL_HEAD]:
+        raise ValueError(
+            f"{path} holds binary data, or UTF-16 without its mark, but no text: {_CONVERT}. Compressed files end with "
+            f"{', '.join(_PACKED_NAMES)}; token files are taken with --in-place."
+        )
+    begun = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode(head)
+    wrong = sum("\udc80" <= character <= "\udcff" for character in begun) if not begun.isascii() else 0
+    if wrong > _MOST_WRONG * len(head):
+        raise ValueError(
+            f"{path} is not UTF-8, which {wrong / len(head):.0%} of its first bytes do not fit: convert it, for "
+            "instance with iconv."
+        )
+    return "utf-8"
+
+
+def _begins_as_json(head: bytes, field: str) -> bool:
+    """Whether the first line is a JSON object with the field, as in files of Spark, whose names do not say."""
+    line = head.split(b"\n", 1)[0].strip()
+    if not line.startswith(b"{"):
+        return False
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(row, dict) and isinstance(row.get(field), str)
