@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_mixopt.benchmark.workers import ONE_WORKER, Fleet
-from ray_mixopt.core.safety import MiB, check_size, check_version, parse_json, write_atomically
+from ray_mixopt.core.safety import MiB, check_file_name, check_size, check_version, parse_json, write_atomically
 
 FORMAT_VERSION = 1
 MOST_BYTES = 16 * MiB
@@ -136,7 +136,8 @@ class Record:
 def place(out: Path, problem: str, method: str, seed: int, workers: Fleet = ONE_WORKER) -> Path:
     """Where the record of a run lies below ``out``."""
     side_by_side = "" if workers == ONE_WORKER else f"-workers={workers}"
-    problem, method = (re.sub(r"[^A-Za-z0-9_.=+@-]", "-", name) for name in (problem, method))
+    plain = (re.sub(r"[^A-Za-z0-9_.=+@-]", "-", name) for name in (problem, method))
+    problem, method = (check_file_name(name, what) for name, what in zip(plain, ("A problem", "A method"), strict=True))
     return out / problem / f"{method}{side_by_side}-{seed}.json"
 
 

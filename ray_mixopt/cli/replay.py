@@ -136,6 +136,7 @@ def _simulator(name: str, strategy: str, noise: float, seed: int, target: tuple[
 
 def _folder(out: Path | None, name: str) -> Path:
     """Where the results go: ``out``, if that holds none yet, or a new folder of that name below ./results."""
+    from ray_mixopt.core.safety import check_file_name
     from ray_mixopt.io import searches
 
     if out is not None:
@@ -145,6 +146,7 @@ def _folder(out: Path | None, name: str) -> Path:
         if (out / searches.EXPERIMENT).exists() or (out / RESULT).exists():
             raise ValueError(f"{out} holds the results of another replay: remove them, or choose another --out.")
         return out
+    check_file_name(name, "A replay without --out")
     numbered = (Path("results") / (name if n == 1 else f"{name}-{n}") for n in count(1))
     return next(folder for folder in numbered if not folder.exists())
 

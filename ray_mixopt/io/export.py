@@ -2,7 +2,8 @@
 
 Shares and metrics are written with all their digits, so that ``read_runs`` gives the same runs back. What a run
 reported nothing of is an empty cell; a report without any metric is left out, and so is the end of a run (diverged,
-failed), for which these formats have no place.
+failed), for which these formats have no place. Names that a format or a spreadsheet would take for something else are
+written as ``cells`` says, or refused.
 """
 
 from __future__ import annotations
@@ -12,25 +13,44 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ray_mixopt.core.history import History
-from ray_mixopt.io.read import OLMIX_METRICS, OLMIX_RATIOS
+from ray_mixopt.core.safety import check_file_names
+from ray_mixopt.io.cells import MIXTURE, beside, check_distinct, guarded
+from ray_mixopt.io.read import (
+    OLMIX_COLUMNS,
+    OLMIX_METRICS,
+    OLMIX_NAME,
+    OLMIX_RATIOS,
+    REGMIX_SHARE,
+    TIDY_COLUMNS,
+    regmix_metric,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 def tidy(history: History) -> pd.DataFrame:
-    """One row a report: run, scale, step, cost per step, parameters, shares and metrics."""
+    """One row a report: run, scale, step, cost per step, parameters, shares and metrics.
+
+    Raises:
+        ValueError: if there is nothing to export, or names could not be told apart in a table.
+    """
     import pandas as pd
 
+    check_distinct(history.space.domains, "The domain")
+    check_distinct(dict.fromkeys(trial.scale for trial in history), "The scale")
+    check_distinct((trial.trial_id for trial in history), "The run")
+    columns = {name: beside(name, TIDY_COLUMNS) for name in history.metrics}
+    check_distinct(columns.values(), "The metric")
     rows = []
     for trial in history:
         scale = history.space.scale(trial.scale)
         for step, metrics in trial.observations.items():
             if metrics:
-                shares = {f"mixture/{name}": share for name, share in history.space.named(trial.mixture).items()}
+                shares = {MIXTURE + name: share for name, share in history.space.named(trial.mixture).items()}
                 about = {"run": trial.trial_id, "scale": scale.name, "step": step, "cost_per_step": scale.cost_per_step}
                 size = {} if scale.parameters is None else {"parameters": scale.parameters}
-                rows.append(about | size | shares | metrics)
+                rows.append(about | size | shares | {columns[name]: value for name, value in metrics.items()})
     if not rows:
         raise ValueError("The history has no report with a metric: there is nothing to export.")
     return pd.DataFrame(rows)
@@ -38,9 +58,7 @@ def tidy(history: History) -> pd.DataFrame:
 
 def write_csv(history: History, folder: Path) -> list[Path]:
     """``runs.csv``, tidy."""
-    path = folder / "runs.csv"
-    tidy(history).to_csv(path, index=False)
-    return [path]
+    return [_written(tidy(history), folder / "runs.csv")]
 
 
 def write_parquet(history: History, folder: Path) -> list[Path]:
@@ -54,41 +72,62 @@ def write_olmix(history: History, folder: Path) -> list[Path]:
     """``ratios.csv`` and ``metrics.csv``: a row a report, whose ``name`` says scale, step and run.
 
     For olmix every row is a run; give it the rows of one scale and step, since it knows of no fidelity.
+
+    Raises:
+        ValueError: for a domain that is called like a column of olmix's own, or a scale that its ``name`` cannot tell.
     """
+    domains = history.space.domains
+    if taken := [domain for domain in domains if domain.strip().lower() in OLMIX_COLUMNS]:
+        raise ValueError(f"olmix has a column {taken[0]!r} of its own: rename the domain, with --domains.")
     table = tidy(history)
     name = [f"scale={s} step={z} run={r}" for s, z, r in zip(table["scale"], table["step"], table["run"], strict=True)]
+    for scale, run, text in zip(table["scale"], table["run"], name, strict=True):
+        if (match := OLMIX_NAME.fullmatch(text)) is None or (match["scale"], match["run"]) != (scale, run):
+            raise ValueError(f"olmix's names could not tell the scale {scale!r} from the rest: rename it.")
     head = table[["run"]].assign(run=[f"{run}@{step}" for run, step in zip(table["run"], table["step"], strict=True)])
     head = head.assign(name=name)
-    shares = table[[f"mixture/{domain}" for domain in history.space.domains]].set_axis(history.space.domains, axis=1)
-    paths = [folder / OLMIX_RATIOS, folder / OLMIX_METRICS]
-    for path, part in zip(paths, (shares, table[list(history.metrics)]), strict=True):
-        head.join(part).to_csv(path, index=False)
-    return paths
+    shares = table[[MIXTURE + domain for domain in domains]].set_axis(domains, axis=1)
+    columns = {beside(metric, TIDY_COLUMNS): beside(metric, OLMIX_COLUMNS) for metric in history.metrics}
+    metrics = table[list(columns)].rename(columns=columns)
+    places = (folder / OLMIX_RATIOS, folder / OLMIX_METRICS)
+    return [_written(head.join(part), path) for path, part in zip(places, (shares, metrics), strict=True)]
 
 
 def write_regmix(history: History, folder: Path) -> list[Path]:
     """A pair ``step<N>_mixture_<scale>.csv`` and ``step<N>_pile_loss_<scale>.csv`` for every scale and step.
 
     Raises:
-        ValueError: for a scale whose name has an underscore, which RegMix's file names could not tell apart.
+        ValueError: for a scale whose name cannot be a part of RegMix's file names, or a metric that has the name of
+            another one there.
     """
-    odd = [scale.name for scale in history.space.scales if "_" in scale.name]
-    if odd:
+    scales = list(dict.fromkeys(trial.scale for trial in history))
+    check_file_names(scales, "A scale")
+    if odd := [name for name in scales if "_" in name]:
         raise ValueError(f"RegMix's file names leave no room for an underscore in the scale {odd[0]!r}: rename it.")
+    losses = {beside(name, TIDY_COLUMNS): _regmix_column(name) for name in history.metrics}
+    for name, column in zip(history.metrics, losses.values(), strict=True):
+        if regmix_metric(column) != name:
+            raise ValueError(f"RegMix would read the metric {name!r} as {regmix_metric(column)!r}: rename it.")
     table, paths = tidy(history), []
-    shares = {f"mixture/{domain}": f"train_the_pile_{domain}" for domain in history.space.domains}
-    losses = {name: _regmix_metric(name) for name in history.metrics}
+    shares = {MIXTURE + domain: REGMIX_SHARE + domain for domain in history.space.domains}
     for (scale, step), rows in table.groupby(["scale", "step"], sort=False):
         for kind, columns in (("mixture", shares), ("pile_loss", losses)):
-            part = rows[["run", *columns]].rename(columns={"run": "index"} | columns)
-            paths.append(folder / f"step{step}_{kind}_{scale}.csv")
-            part.dropna(axis=1, how="all").to_csv(paths[-1], index=False)
+            part = rows[["run", *columns]].rename(columns={"run": "index"} | columns).dropna(axis=1, how="all")
+            paths.append(_written(part, folder / f"step{step}_{kind}_{scale}.csv"))
     return paths
 
 
-def _regmix_metric(name: str) -> str:
-    part = name.removeprefix("val_loss/")
-    return f"metric/the_pile_{part}_val_loss" if part != name else f"metric/{name}"
+def _regmix_column(metric: str) -> str:
+    part = metric.removeprefix("val_loss/")
+    return f"metric/the_pile_{part}_val_loss" if part != metric else f"metric/{metric}"
+
+
+def _written(table: pd.DataFrame, path: Path) -> Path:
+    """Writes a CSV file, in which no name is a formula."""
+    safe = table.rename(columns=guarded)
+    texts = [column for column in safe.columns if safe[column].dtype.kind not in "fiu"]
+    safe.assign(**{column: [guarded(text) for text in safe[column]] for column in texts}).to_csv(path, index=False)
+    return path
 
 
 WRITERS: dict[str, Callable[[History, Path], list[Path]]] = {

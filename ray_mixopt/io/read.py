@@ -12,7 +12,8 @@ column                        content
                               ``relative_flops_per_step``; without it ``RunTable.read`` needs ``scale_cost``
 ``parameters``                optional: number of model parameters of that scale
 ``run``                       optional: name of the run; rows of one run are one learning curve
-all other columns of numbers  metrics; an empty cell or "nan" is a metric that was not measured
+all other columns of numbers  metrics; an empty cell or "nan" is a metric that was not measured; ``metric/step`` and
+                              the like are metrics that have the name of a column above
 ============================  =====================================================================================
 
 RegMix tables are pairs of CSV files joined on ``index``: ``<part>_mixture_<scale>.csv`` with the columns
@@ -36,6 +37,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ray_mixopt.core.safety import MiB, check_size
+from ray_mixopt.io.cells import MISSING, MIXTURE, metric_of, unguarded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,10 +48,13 @@ DERIVED_METRIC = "loss"  # the mean of all val_loss/*
 _SUM_TOLERANCE = 0.01  # published shares are rounded, to three digits in RegMix
 _COST_COLUMNS = ("cost_per_step", "relative_flops_per_step")
 _STEP_COLUMNS = ("step", "steps")
-_MISSING = {"", "na", "nan", "none", "null", "<na>"}
+TIDY_COLUMNS = frozenset({"scale", "run", "parameters", *_STEP_COLUMNS, *_COST_COLUMNS})
 PICKLES = (".pkl", ".pickle")
 OLMIX_RATIOS, OLMIX_METRICS = "ratios.csv", "metrics.csv"
-_OLMIX_NAME = re.compile(r"scale=(?P<scale>\S+) step=(?P<step>\d+)(?: run=(?P<run>.+))?")
+OLMIX_COLUMNS = frozenset({"run", "run_id", "name"})
+OLMIX_NAME = re.compile(r"(?s)scale=(?P<scale>.+?) step=(?P<step>\d+)(?: run=(?P<run>.+))?")
+REGMIX_SHARE = "train_the_pile_"
+_NAMES = ("run", "run_id", "name", "scale", "index")  # columns of text
 _STEP_PART = re.compile(r"step(?P<step>\d+)(?!\d).*")
 _REGMIX_FILE = re.compile(r"(?P<part>.+)_(?P<kind>mixture|pile_loss)_(?P<scale>[^_]+)\.csv")
 
@@ -154,7 +159,7 @@ def read_rows(path: Path, *, scale: str = "model", steps: int = 1) -> Rows:
 
 def _tidy_rows(path: Path) -> Rows:
     frame = _read(path)
-    mixture_columns = [name for name in frame.columns if name.startswith("mixture/")]
+    mixture_columns = [name for name in frame.columns if name.startswith(MIXTURE)]
     if not mixture_columns:
         raise ValueError(f"{path.name} has no mixture columns: name them mixture/<domain>.")
     step_columns = [name for name in _STEP_COLUMNS if name in frame.columns]
@@ -162,26 +167,26 @@ def _tidy_rows(path: Path) -> Rows:
         raise ValueError(f"{path.name} needs a column 'scale' and a column 'step'; it has {', '.join(frame.columns)}.")
     scale = [str(value).strip() for value in frame["scale"]]
     for row, value in zip(frame.index, scale, strict=True):
-        if value.lower() in _MISSING:
+        if value.lower() in MISSING:
             raise ValueError(f"{path.name}, row {row}: the scale is missing.")
     steps = _numbers(path, frame, step_columns[0])
     for row, value in zip(frame.index, steps.tolist(), strict=True):
         if not (value > 0 and float(value).is_integer()):
             raise ValueError(f"{path.name}, row {row}: step must be a whole number above 0, got {value!r}.")
     cost_columns = [name for name in _COST_COLUMNS if name in frame.columns]
-    taken = {"scale", "run", *step_columns, *mixture_columns, *_COST_COLUMNS, "parameters"}
+    taken = {*TIDY_COLUMNS, *mixture_columns}
     metrics = [name for name in frame.columns if name not in taken and _holds_numbers(frame[name])]
     if not metrics:
         raise ValueError(
             f"{path.name} has no metric: every column but {', '.join(sorted(taken))} that holds numbers is one."
         )
-    domains = tuple(name.removeprefix("mixture/") for name in mixture_columns)
+    domains = tuple(name.removeprefix(MIXTURE) for name in mixture_columns)
     return Rows(
         domains=domains,
         mixtures=_shares(path, frame, mixture_columns),
         scale=scale,
         steps=steps.astype(np.int64),
-        metrics=tuple(metrics),
+        metrics=tuple(metric_of(name, TIDY_COLUMNS) for name in metrics),
         values=np.column_stack([_numbers(path, frame, name, may_miss=True) for name in metrics]),
         parameters=_by_scale(path, frame, "parameters", scale) if "parameters" in frame.columns else {},
         cost=_by_scale(path, frame, cost_columns[0], scale) if cost_columns else {},
@@ -238,8 +243,8 @@ def _regmix_rows(mixture_path: Path, loss_path: Path, scale: str, part: str, ste
         alone = frame["index"][~frame["index"].isin(other["index"])]
         if len(alone):
             raise ValueError(f"{path.name}, row {alone.index[0]}: index {alone.iloc[0]!r} is not in {other_path.name}.")
-    shares = {name: name.removeprefix("train_the_pile_") for name in mixtures.columns if name != "index"}
-    metrics = {name: _regmix_metric(name) for name in losses.columns if name != "index"}
+    shares = {name: name.removeprefix(REGMIX_SHARE) for name in mixtures.columns if name != "index"}
+    metrics = {name: regmix_metric(name) for name in losses.columns if name != "index"}
     if len(shares) < 2 or not metrics:
         raise ValueError(f"{mixture_path.name} has no mixture columns or {loss_path.name} has no losses.")
     values = np.column_stack([_numbers(loss_path, losses, name, may_miss=True) for name in metrics])
@@ -258,7 +263,8 @@ def _regmix_rows(mixture_path: Path, loss_path: Path, scale: str, part: str, ste
     )
 
 
-def _regmix_metric(column: str) -> str:
+def regmix_metric(column: str) -> str:
+    """The metric that a column of RegMix's losses holds."""
     match = re.fullmatch(r"metric/the_pile_(.+)_val_loss", column)
     return f"val_loss/{match[1]}" if match else column.removeprefix("metric/")
 
@@ -278,7 +284,7 @@ def _olmix_rows(folder: Path, scale: str, steps: int) -> Rows:
     names = [name for name in metrics.columns if name not in ("run", "name") and _holds_numbers(metrics[name])]
     if len(columns) < 2 or not names:
         raise ValueError(f"{str(folder)!r} needs two domains or more in {OLMIX_RATIOS}, and a metric.")
-    told = [_OLMIX_NAME.fullmatch(str(name)) for name in ratios["name"]] if "name" in ratios.columns else []
+    told = [OLMIX_NAME.fullmatch(str(name)) for name in ratios["name"]] if "name" in ratios.columns else []
     said = [match for match in told if match is not None]
     full = len(said) == len(ratios)
     path = folder / OLMIX_METRICS
@@ -288,7 +294,7 @@ def _olmix_rows(folder: Path, scale: str, steps: int) -> Rows:
         mixtures=_shares(folder / OLMIX_RATIOS, ratios, columns),
         scale=[match["scale"] for match in said] if full else [scale] * len(ratios),
         steps=np.array([int(m["step"]) for m in said] if full else [steps] * len(ratios), dtype=np.int64),
-        metrics=tuple(names),
+        metrics=tuple(metric_of(name, OLMIX_COLUMNS) for name in names),
         values=values[rows],
         parameters={},
         cost={},
@@ -334,14 +340,17 @@ def _read(path: Path) -> pd.DataFrame:
     if not len(frame):
         raise ValueError(f"{path.name} has no rows.")
     frame.columns = [str(name).strip() for name in frame.columns]
+    if is_csv := path.suffix.lower() == ".csv":
+        frame = frame.rename(columns=unguarded)
     repeated = frame.columns[frame.columns.duplicated()]
     if len(repeated):
         raise ValueError(f"{path.name} has the column {repeated[0]!r} twice.")
-    return frame
+    names = [name for name in _NAMES if is_csv and name in frame.columns]
+    return frame.assign(**{name: [unguarded(str(cell)) for cell in frame[name]] for name in names})
 
 
 def _is_missing(cell: object) -> bool:
-    return cell is None or str(cell).strip().lower() in _MISSING
+    return cell is None or str(cell).strip().lower() in MISSING
 
 
 def _parse(cell: object) -> float | None:

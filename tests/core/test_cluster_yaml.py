@@ -56,6 +56,21 @@ def test_workers_have_gpus_and_scale_from_zero(config):
         assert node["min_workers"] == 0 < node["max_workers"] <= config["max_workers"]
 
 
+def test_nobody_but_the_containers_user_enters_the_shared_folder(config):
+    commands = config["initialization_commands"]
+    (made,) = [command.split() for command in commands if "install -d" in command]
+    mode, owner, place = made[made.index("-m") + 1], made[made.index("-o") + 1], made[-1]
+    assert (mode, owner) == ("700", "1000")  # the user of Ray's images
+    assert f"-v {place}:/shared" in config["docker"]["run_options"]
+    assert not any("chmod" in command for command in commands)
+
+
+def test_whoever_reaches_ray_needs_its_token(config, job):
+    assert "-e RAY_AUTH_MODE=token" in config["docker"]["run_options"]  # of the head and the workers
+    assert config["file_mounts"]["/home/ray/.ray/auth_token"] == "~/.ray/auth_token"
+    assert job["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+
+
 def test_images_and_packages_pin_the_same_ray(config):
     images = {config["docker"][key] for key in ("head_image", "worker_image")}
     versions = {image.split(":")[1].split("-")[0] for image in images}
@@ -75,6 +90,7 @@ def test_the_job_has_the_fields_of_kuberay(job, schema):
         (("rayClusterSpec", "headGroupSpec", "rayStartParams", "num-cpus"), 0),
         (("rayClusterSpec", "headGroupSpec", "template", "spec", "container"), []),
         (("shutdownAfterJobFinish",), True),
+        (("rayClusterSpec", "authOptions", "mode"), "none"),
     ],
 )
 def test_mistakes_in_a_job_are_seen(job, schema, path, value):

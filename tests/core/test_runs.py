@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from worlds import OLD, OLD_LOSS, awkward
 
-from ray_mixopt import MixtureOptimizer
+from ray_mixopt import MixtureOptimizer, MixtureSpace, Scale
 from ray_mixopt.core.history import History
 from ray_mixopt.core.problem import Settings
 from ray_mixopt.core.recommendation import Prediction
 from ray_mixopt.io import searches
+from ray_mixopt.io.cells import beside, guarded, metric_of, unguarded
 from ray_mixopt.io.export import WRITERS
 from ray_mixopt.io.runs import Source, read_runs
 
@@ -62,6 +68,111 @@ def test_the_answer_is_the_same_after_a_round_trip(history, kind: str, tmp_path:
     for one, other in (answers, answers[::-1]):
         assert one.uniform.low < other.uniform.mean < one.uniform.high
     assert answers[0].predicted.low < answers[1].predicted.mean < answers[0].predicted.high
+
+
+# -- names of others in tables
+
+
+def named(
+    *,
+    metrics: Sequence[str] = ("loss",),
+    domains: Sequence[str] = ("a", "b"),
+    scales: Sequence[str] = ("S", "L"),
+    runs: Sequence[str] = ("one", "two"),
+) -> History:
+    """A history of two runs with these names."""
+    sizes = tuple(Scale(name, 1.0 + number, 10.0**number) for number, name in enumerate(scales))
+    optimizer = MixtureOptimizer(
+        MixtureSpace(domains=tuple(domains), scales=sizes, steps=(5,)), objective={"loss": 1.0}
+    )
+    for number, name in enumerate(runs):
+        values = {metric: 1.5 + number + place for place, metric in enumerate(metrics)}
+        mixture = dict.fromkeys(domains, 1 / len(domains))
+        optimizer.add_evaluated_point(mixture, scales[number % len(scales)], 5, values, trial_id=name)
+    return optimizer.history
+
+
+def back(history: History, kind: str, folder: Path) -> History:
+    paths = WRITERS[kind](history, folder)
+    prices = {scale.name: scale for scale in history.space.scales}
+    source = Source(
+        cost={name: scale.cost_per_step for name, scale in prices.items()},
+        parameters={name: scale.parameters or 1.0 for name, scale in prices.items()},
+    )
+    return read_runs(paths[0] if kind in ("csv", "parquet") else folder, source)
+
+
+OWN = ("scale", "step", "steps", "run", "run_id", "name", "parameters", "cost_per_step", "mixture/a", "index")
+FORMULAS = ("=1+1", "+1", "-1", "@SUM(1)", "'=1", "''-x", "＝1", "=cmd|' /C calc'!A0", "'quoted'")
+
+
+@pytest.mark.parametrize("kind", list(WRITERS))
+def test_names_that_a_format_or_a_spreadsheet_has_a_use_for_come_back(kind: str, tmp_path: Path) -> None:
+    metrics = ("loss", *OWN, "metric/step", "Steps", *FORMULAS)
+    if kind == "regmix":  # which calls every metric metric/<name>
+        metrics = tuple(name for name in metrics if name != "metric/step")
+    history = named(metrics=metrics, domains=("a", "=b", "-c"), runs=FORMULAS, scales=("=S", "-L", "a b"))
+    again = back(history, kind, tmp_path)
+    assert runs(again) == runs(history)
+    assert {trial.trial_id for trial in again} == set(FORMULAS)
+    assert set(again.space.domains) == {"a", "=b", "-c"}
+    for path in tmp_path.glob("*.csv"):
+        with path.open(newline="") as file:
+            cells = [cell for row in csv.reader(file) for cell in row if not is_number(cell)]
+        assert [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\t", "\r", "＝"))] == [], path.name
+
+
+def is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "message"),
+    [
+        (
+            "olmix",
+            {"domains": ("a", "name")},
+            "olmix has a column 'name' of its own: rename the domain, with --domains",
+        ),
+        ("olmix", {"domains": ("a", "RUN")}, "olmix has a column 'RUN' of its own"),
+        ("olmix", {"scales": ("S", "L step=3 run=x")}, "could not tell the scale 'L step=3 run=x' from the rest"),
+        ("regmix", {"scales": ("S", "../L")}, "A scale also gives files their names, and '../L' cannot: rename it"),
+        ("regmix", {"scales": ("S", "/etc/x")}, "'/etc/x' cannot"),
+        ("regmix", {"scales": ("S", "L" * 300)}, "rename it, to at most 200 bytes"),
+        ("regmix", {"scales": ("60M", "60m")}, "'60M' and '60m' are one where capitals do not count"),
+        ("regmix", {"scales": ("S", "a_b")}, "no room for an underscore in the scale 'a_b'"),
+        (
+            "regmix",
+            {"metrics": ("loss", "the_pile_a_val_loss")},
+            "read the metric 'the_pile_a_val_loss' as 'val_loss/a'",
+        ),
+        ("csv", {"scales": ("S", "none")}, "The scale 'none' would be read as a missing value in a table"),
+        ("csv", {"metrics": ("loss", "loss ")}, "The metric 'loss ' would be read as 'loss' in a table: rename one"),
+        ("parquet", {"runs": ("one", " one")}, "The run ' one' would be read as 'one' in a table"),
+    ],
+)
+def test_names_that_a_format_cannot_hold_are_refused(
+    kind: str, names: dict[str, tuple[str, ...]], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        WRITERS[kind](named(**names), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@given(st.text(alphabet="'=+-@a \t＝/", max_size=6))
+def test_what_is_guarded_is_no_formula_and_comes_back(text: str) -> None:
+    assert unguarded(guarded(text)) == text
+    assert not guarded(text).lstrip().startswith(("=", "+", "-", "@", "＝"))
+
+
+@given(st.lists(st.sampled_from(["metric/", "mixture/", "step", "Run", "x"]), max_size=4).map("".join))
+def test_a_metric_besides_the_columns_of_a_format_comes_back(name: str) -> None:
+    column = beside(name, {"step", "run"})
+    assert metric_of(column, {"step", "run"}) == name
+    assert column.lower() not in ("step", "run") and not column.startswith("mixture/")
 
 
 def test_our_own_json_is_read(history, tmp_path: Path) -> None:

@@ -1,0 +1,68 @@
+"""Names of others in the headers and cells of tables: none is taken for a formula, or for a column of the format's own.
+
+Both ways of writing are undone when a table is read, so that every name comes back as it was.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+
+MISSING = frozenset({"", "na", "nan", "none", "null", "<na>"})
+"""What a cell without a value says, in small letters."""
+
+MIXTURE = "mixture/"
+_BESIDE = "metric/"
+# Spreadsheets compute cells that begin so; the last four are the wide forms that some take for the same. An apostrophe
+# in front makes it text, to them too.
+_FORMULA = re.compile(r"'*\s*[=+\-@\t\r\n＝＋－＠]")
+
+
+def guarded(text: str) -> str:
+    """The text of a CSV cell, behind an apostrophe where a spreadsheet would compute it."""
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def unguarded(text: str) -> str:
+    """What ``guarded`` was given."""
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
+
+
+def beside(metric: str, own: Collection[str]) -> str:
+    """A metric's name as a column: ``metric/<name>`` if the format has a column of that name.
+
+    Args:
+        metric: its name.
+        own: columns of the format, in small letters; in a tidy table those of the mixture are so, too.
+    """
+    return f"{_BESIDE}{metric}" if _is_taken(metric, own) else metric
+
+
+def metric_of(column: str, own: Collection[str]) -> str:
+    """What ``beside`` was given."""
+    rest = column.removeprefix(_BESIDE)
+    return rest if rest != column and _is_taken(rest, own) else column
+
+
+def _is_taken(metric: str, own: Collection[str]) -> bool:
+    while metric.startswith(_BESIDE):
+        metric = metric.removeprefix(_BESIDE)
+    return metric.strip().lower() in own or metric.startswith(MIXTURE)
+
+
+def check_distinct(names: Iterable[str], what: str) -> None:
+    """Checks names that are to be told apart in a table, whose cells are read without blanks at their ends.
+
+    Args:
+        names: each once.
+        what: bears them, for the error: "The scale".
+
+    Raises:
+        ValueError: for a name that reads as a missing value, or as another one.
+    """
+    known: dict[str, str] = {}
+    for name in names:
+        if name.strip().lower() in MISSING:
+            raise ValueError(f"{what} {name!r} would be read as a missing value in a table: rename it.")
+        if (other := known.setdefault(name.strip(), name)) != name:
+            raise ValueError(f"{what} {name!r} would be read as {other!r} in a table: rename one of them.")
