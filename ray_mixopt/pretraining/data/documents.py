@@ -166,9 +166,12 @@ def _read_jsonl(path: Path, file: io.TextIOWrapper, field: str) -> Iterator[str 
             row: Any = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}, line {number}, is not JSON: {error}.") from error
-        if not isinstance(row, dict) or not isinstance(row.get(field, 0), str | None):
+        if not isinstance(row, dict) or field not in row:
             found = sorted(row)[:10] if isinstance(row, dict) else type(row).__name__
             raise ValueError(f"{path}, line {number}, has no text under {field!r}: it has {found}; see --field.")
+        if not isinstance(row[field], str | None):
+            kind = type(row[field]).__name__
+            raise ValueError(f"{path}, line {number}, has {kind} under {field!r}, no text; see --field.")
         yield row[field]
 
 
@@ -216,7 +219,7 @@ def _texts(column: pa.Array) -> Iterator[str | None]:
 
 def _check_column(path: Path, field: str, names: list[str]) -> None:
     if field not in names:
-        raise ValueError(f"{path} has no column {field!r}: it has {', '.join(names)}; see --field.")
+        raise ValueError(f"{path} has no column {field!r}: it has {', '.join(names) or 'none'}; see --field.")
     if names.count(field) > 1:
         raise ValueError(f"{path} has the column {field!r} twice.")
 

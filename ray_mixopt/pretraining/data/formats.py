@@ -24,6 +24,7 @@ _CSV_NAMES = {".csv": ",", ".tsv": "\t"}
 _TABLE_NAMES = (".parquet", ".arrow")
 _PACKED_NAMES = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd", ".bz2": "bzip2", ".xz": "xz"}
 _TOKEN_NAMES = (".bin", ".idx", ".npy", ".npz", ".ds")
+_PICKLE_NAMES = (".pkl", ".pickle", ".pt", ".pth")  # old ones are text
 _HEAD = 2**16  # bytes looked at
 _PIECE = 2**11  # bytes of zstd unpacked together: at the very most they become 64 MiB
 _NUL_HEAD = 8000  # of them, where a NUL means that it is no text, as Git has it
@@ -192,6 +193,8 @@ def _encoding(path: Path, head: bytes) -> str:
             raise ValueError(f"{path} holds {what}, no documents: {remedy}.")
     if _suffix(path) in _TOKEN_NAMES:
         raise ValueError(f"{path} holds tokens by its name, no documents: token files are taken with --in-place.")
+    if _suffix(path) in _PICKLE_NAMES:
+        raise ValueError(f"{path} is a pickle by its name, no documents: {_CONVERT}.")
     for mark, encoding in _BOMS:
         if head.startswith(mark):
             return encoding
