@@ -169,7 +169,7 @@ def laplace_draws(
     known: Tensor | None = None,
     kernel: KernelMaker = MixtureFidelityKernel,
 ) -> Tensor:
-    """The mode and ``n_draws - 1`` draws from the Gaussian that fits the posterior at the mode, ``s x p``.
+    """The mode, refined, and ``n_draws - 1`` draws from the Gaussian that fits the posterior at the mode, ``s x p``.
 
     The Hessian comes from central differences of the gradient, evaluated in batches that fit a core's cache. Curvatures
     below the prior's are raised to it.
@@ -196,9 +196,13 @@ def laplace_draws(
     hessian = (grads[:p] - grads[p:]) / (2 * _STEP)
     scaled = prior.std[:, None] * 0.5 * (hessian + hessian.T) * prior.std  # in units of the prior
     values, vectors = torch.linalg.eigh(scaled)
-    spread = vectors * values.clamp_min(1.0).rsqrt()
+    # The symmetric root: the eigenvectors' signs, and their order among equals, are the library's choice.
+    spread = vectors * values.clamp_min(1.0).rsqrt() @ vectors.mT
+    # A Newton step: where the search for the mode stopped depends on how the machine rounds.
+    slope = prior.std * (grads[:p] + grads[p:]).mean(0) / 2
+    mode = mode - prior.std * (spread @ spread @ slope)
     noise = torch.from_numpy(rng.standard_normal((p, n_draws - 1)))
-    draws = mode[:, None] + prior.std[:, None] * (spread @ noise)
+    draws = torch.cat([mode[:, None], mode[:, None] + prior.std[:, None] * (spread @ noise)], 1)
     limit = _BOUND * prior.std[:, None]
     draws = torch.minimum(torch.maximum(draws, prior.mean[:, None] - limit), prior.mean[:, None] + limit)
-    return torch.cat([mode[:, None], draws], 1).T.contiguous()
+    return draws.T.contiguous()

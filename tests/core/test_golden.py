@@ -96,7 +96,7 @@ def several_metrics() -> tuple[MixtureOptimizer, Iterator[dict[str, Any]]]:
             del values["accuracy"]
         return values
 
-    return optimizer, several_at_a_time(optimizer, 50, 3, observe)
+    return optimizer, several_at_a_time(optimizer, 25, 3, observe)
 
 
 def logged() -> tuple[MixtureOptimizer, Iterator[dict[str, Any]]]:
@@ -131,7 +131,7 @@ def test_suggestions_stay_the_same(name: str) -> None:
         assert where == {key: wanted[key] for key in where}, f"suggestion {number}"
         assert np.abs(np.subtract(run["mixture"], wanted["mixture"])).max() < 1e-6, f"suggestion {number}"
     assert np.abs(np.subtract(found["answer"], golden["answer"])).max() < 1e-6
-    assert found["predicted"] == pytest.approx(golden["predicted"], abs=1e-6)
+    assert found["predicted"] == pytest.approx(golden["predicted"], abs=1e-4)
 
 
 if __name__ == "__main__":

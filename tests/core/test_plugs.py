@@ -383,7 +383,7 @@ def test_the_model_of_a_metric_is_in_its_own_unit():
     x = encode(SPACE, BEST[None], [SPACE.target])
     value = float(optimizer.model("percent").posterior(x).mixture_mean)
     assert value == pytest.approx(float(optimizer.predict([BEST]).mean[0]))
-    assert float(optimizer.model("other").posterior(x).mixture_mean) == pytest.approx((100 - value) / 10, abs=0.3)
+    assert float(optimizer.model("other").posterior(x).mixture_mean) == pytest.approx((100 - value) / 10, abs=0.05)
 
 
 def test_settings_can_be_given_whole_or_one_by_one():

@@ -132,7 +132,7 @@ def test_it_ends_when_no_run_is_worth_its_cost():
         assert recommendation.value_of_next_run is not None and recommendation.next_run is not None
         restored = MixtureOptimizer.from_state_dict(json.loads(json.dumps(optimizer.state_dict())))
         assert restored.settings.min_gain_per_cost == gain and restored.ask() is None
-    assert 0 < spent[1e-3] < spent[1e-6] < spent[0.0]
+    assert 0 < spent[1e-3] < spent[1e-6] <= spent[0.0]
 
 
 @pytest.mark.parametrize("gain", [-1.0, math.nan, math.inf, "a lot", True])
@@ -268,7 +268,7 @@ def test_runs_in_flight_are_distinct_and_inform_each_other(monkeypatch):
     assert len({(tuple(s.mixture.values()), s.scale, s.steps) for s in asked}) == 5
     monkeypatch.setattr(ObjectivePosterior, "given_pending", lambda self, runs: self)
     others = [unaware.ask() for _ in range(5)]
-    assert others[0] == asked[0] and others[1] != asked[1], "the second knows what the first will tell"
+    assert others[0] == asked[0] and others[1:] != asked[1:], "the others know what the first will tell"
 
 
 def test_a_restored_optimizer_goes_on_bit_for_bit():
