@@ -17,6 +17,7 @@ from ray_mixopt.core.recommendation import Forecast, Recommendation
 from ray_mixopt.core.safety import check_version
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.core.strategy import Proposal, Strategy, Suggestion
+from ray_mixopt.core.turns import Turn, in_turn
 from ray_mixopt.strategies import create
 from ray_mixopt.strategies.design import first_run, lost_run
 
@@ -26,13 +27,16 @@ if TYPE_CHECKING:
     from ray_mixopt.surrogate.posterior import ObjectivePosterior
 
 STATE_VERSION = 1
+_books = in_turn("_history_turn")  # what reads or changes the history
+_thought = in_turn("_model_turn", "_history_turn")  # what uses the models, too; always in this order
 
 
 class MixtureOptimizer:
     """Multi-fidelity, multi-scale search over {mixture, scale, steps}.
 
     Use: ``ask`` for a run, ``tell`` each rung as it is seen, ``finish`` the run, ``recommend`` at any time. Several
-    ``ask`` before any ``tell`` are distinct and informed by each other.
+    ``ask`` before any ``tell`` are distinct and informed by each other. Threads may share an optimizer: what one does
+    waits for what another is doing. Only ``propose`` leaves the history to the others while it thinks.
 
     Args:
         space: the search space.
@@ -54,6 +58,7 @@ class MixtureOptimizer:
     ) -> None:
         if not isinstance(space, MixtureSpace):
             raise ValueError(f"MixtureOptimizer needs a MixtureSpace, got {type(space).__name__}.")
+        self._model_turn, self._history_turn = Turn(), Turn()
         self.problem = Problem(space=space, settings=replace(settings or Settings(), **given), pool=pool)
         self._strategy = create(self.problem)
         self._belief: Belief | None = None
@@ -84,19 +89,34 @@ class MixtureOptimizer:
         Args:
             trial_id: name for a new run; made up if not given. A continuation keeps the name of the run it continues.
         """
+        suggestion = self._next(trial_id)
+        return None if suggestion is None else self._announced(suggestion)
+
+    @_thought
+    def _next(self, trial_id: str | None) -> Suggestion | None:
         proposal = self.propose(self.history)
-        return None if proposal is None else self.accept(proposal, trial_id)
+        return None if proposal is None else self._filed(proposal, trial_id)
 
     def propose(self, history: History) -> Proposal | None:
         """What ``ask`` would want to run given a history, which stays as it is; safe to call in another thread."""
-        proposal: Any = lost_run(self.problem, history) or first_run(self.problem, history)
-        proposal = proposal or self._strategy.propose(history)
+        with self._model_turn:
+            proposal: Any = lost_run(self.problem, history) or first_run(self.problem, history)
+            proposal = proposal or self._strategy.propose(history)
         if proposal is not None and not isinstance(proposal, Proposal):
             raise TypeError(f"{self.settings.strategy_name}: propose must return a Proposal or None, got {proposal!r}.")
         return proposal
 
     def accept(self, proposal: Proposal, trial_id: str | None = None) -> Suggestion:
         """Files a proposal as asked for; see ``ask``."""
+        return self._announced(self._filed(proposal, trial_id))
+
+    def _announced(self, suggestion: Suggestion) -> Suggestion:
+        for callback in self.settings.callbacks:
+            callback.on_suggestion(suggestion)
+        return suggestion
+
+    @_books
+    def _filed(self, proposal: Proposal, trial_id: str | None) -> Suggestion:
         history = self.history
         if proposal.continues is not None:
             trial = history.resume(proposal.continues, proposal.steps)
@@ -111,7 +131,7 @@ class MixtureOptimizer:
             history.add(trial)
         history.n_asked += proposal.counts
         history.n_apart += not proposal.counts
-        suggestion = Suggestion(
+        return Suggestion(
             trial_id=trial.trial_id,
             mixture=self.space.named(trial.mixture),
             scale=trial.scale,
@@ -119,10 +139,8 @@ class MixtureOptimizer:
             continues=proposal.continues,
             cost=self.space.cost(trial.scale, trial.steps, start=trial.reached),
         )
-        for callback in self.settings.callbacks:
-            callback.on_suggestion(suggestion)
-        return suggestion
 
+    @_books
     def still_possible(self, proposal: Proposal) -> bool:
         """Whether a proposal made for an earlier state of the history can be accepted now."""
         if proposal.continues is not None:
@@ -131,6 +149,7 @@ class MixtureOptimizer:
                 return False
         return self.problem.affords(proposal, self.history)
 
+    @_books
     def tell(self, trial_id: str, step: int, value: float | Mapping[str, float]) -> None:
         """Report what a run showed at a rung; call it for every rung as it is seen.
 
@@ -148,6 +167,7 @@ class MixtureOptimizer:
         """
         self.history.observe(trial_id, step, self._metrics(value), self._others(value))
 
+    @_books
     def finish(self, trial_id: str, failed: bool = False, *, lost: bool = False, continuable: bool = True) -> None:
         """The run stopped: at its rung, or ``failed`` before it. What it showed is kept either way.
 
@@ -164,6 +184,7 @@ class MixtureOptimizer:
 
     # -- runs made elsewhere
 
+    @_books
     def add_evaluated_point(
         self,
         mixture: Mapping[str, float],
@@ -202,6 +223,7 @@ class MixtureOptimizer:
                 del self.history.trials[name]
             raise
 
+    @_thought
     def absorb(self, history: History, changes: DomainMap | None = None, *, source: str = "") -> int:
         """Takes in the runs of an earlier history, at no cost; ``io.runs.read_runs`` makes one of files.
 
@@ -228,6 +250,7 @@ class MixtureOptimizer:
 
     # -- answers
 
+    @_thought
     def recommend(self, *, details: bool = False) -> Recommendation:
         """The best mixture for the target as far as is known.
 
@@ -246,6 +269,7 @@ class MixtureOptimizer:
         return detailed(recommendation, self.problem, self.history, self.belief)
 
     @property
+    @_thought
     def belief(self) -> Belief:
         """The models of all metrics: the strategy's own, or the default ones where it has none."""
         if self._belief is None:
@@ -255,10 +279,12 @@ class MixtureOptimizer:
             self._belief = own or Belief(self.settings.seed, callbacks=self.settings.callbacks)
         return self._belief
 
+    @_thought
     def posterior(self) -> ObjectivePosterior | None:
         """What is known of the objective at the target; None while one of its metrics has fewer than two values."""
         return self.belief.posterior(self.problem, self.history)
 
+    @_thought
     def predict(
         self,
         mixtures: Sequence[Mapping[str, float]] | np.ndarray,
@@ -294,6 +320,7 @@ class MixtureOptimizer:
             raise ValueError(f"steps must be a number of training steps above 0, got {steps!r}.")
         return posterior.at(name, length).forecast(shares)
 
+    @_thought
     def model(self, metric: str) -> MixtureGP:
         """The Gaussian process of a metric: a BoTorch model, in the metric's own unit.
 
@@ -311,6 +338,7 @@ class MixtureOptimizer:
 
     # -- state
 
+    @_books
     def state_dict(self) -> dict[str, Any]:
         """JSON-able state: the settings and the history. The pool and callbacks are not part of it."""
         state = {"version": STATE_VERSION, **self.settings.to_dict(), "history": self.history.state_dict()}

@@ -1,0 +1,48 @@
+"""Threads that share an object take turns."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S")
+
+
+class Turn:
+    """A lock that its holder may take again. A pickled or copied one is another, which nobody holds."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *raised: object) -> None:
+        self._lock.release()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Turn, ()
+
+
+def in_turn(*names: str) -> Callable[[Callable[Concatenate[S, P], R]], Callable[Concatenate[S, P], R]]:
+    """Makes a method hold some of its object's turns, attributes of these names, while it runs.
+
+    Two threads that take the same turns in different orders may wait for each other for ever: there must be one order.
+    """
+
+    def decorate(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+        @functools.wraps(method)
+        def alone(self: S, *args: P.args, **kwargs: P.kwargs) -> R:
+            with ExitStack() as held:
+                for name in names:
+                    held.enter_context(getattr(self, name))
+                return method(self, *args, **kwargs)
+
+        return alone
+
+    return decorate

@@ -1,0 +1,95 @@
+"""An optimizer that several threads share."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+from ladder import LadderStrategy
+from worlds import TINY
+
+from ray_mixopt.core.strategy import Suggestion
+from ray_mixopt.optimizer import MixtureOptimizer
+from ray_mixopt.testing import check_history
+
+BUDGET = 600.0
+THREADS = 8
+
+
+@pytest.fixture(autouse=True)
+def impatient() -> Iterator[None]:
+    """Threads change places as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def test_no_run_is_handed_out_twice_and_nothing_is_spent_twice() -> None:
+    optimizer = MixtureOptimizer(TINY, strategy=LadderStrategy, budget=BUDGET, seed=3)
+    going: dict[str, Suggestion] = {}
+    errors: list[BaseException] = []
+    begin = threading.Barrier(THREADS)
+
+    def work() -> None:
+        begin.wait()
+        try:
+            while (run := optimizer.ask()) is not None:
+                assert going.setdefault(run.trial_id, run) is run, "somebody else is training it"
+                for step in (step for step in TINY.steps if step <= run.steps):
+                    optimizer.tell(run.trial_id, step, run.mixture["web"] + 1 / step)
+                del going[run.trial_id]
+                optimizer.finish(run.trial_id)
+                optimizer.recommend()
+                optimizer.state_dict()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not errors
+    check_history(optimizer.history, budget=BUDGET)
+    assert optimizer.history.n_continued > 5 and optimizer.history.spent > BUDGET - TINY.target_cost
+
+
+def test_what_is_told_does_not_wait_for_a_thread_that_thinks() -> None:
+    thinking, thought = threading.Event(), threading.Event()
+
+    class Slow(LadderStrategy):
+        def propose(self, history):
+            thinking.set()
+            assert thought.wait(30)
+            return super().propose(history)
+
+    optimizer = MixtureOptimizer(TINY, strategy=Slow, seed=3)
+    thought.set()
+    run = optimizer.ask()
+    thought.clear()
+    thinking.clear()
+    thread = threading.Thread(target=optimizer.propose, args=[optimizer.history.copy()])
+    thread.start()
+    assert thinking.wait(30)
+    optimizer.tell(run.trial_id, TINY.steps[0], 1.0)
+    optimizer.finish(run.trial_id)
+    optimizer.state_dict()
+    assert thread.is_alive() and optimizer.history[run.trial_id].status == "paused"
+    thought.set()
+    thread.join(30)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda optimizer: pickle.loads(pickle.dumps(optimizer))])
+def test_a_copy_waits_for_nobody(again) -> None:
+    optimizer = MixtureOptimizer(TINY, strategy="random", seed=3)
+    with optimizer._history_turn:
+        other = again(optimizer)
+        thread = threading.Thread(target=other.ask, args=["a"])
+        thread.start()
+        thread.join(30)
+        assert list(other.history.trials) == ["a"] and not optimizer.history.trials
