@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as Late
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from ray_mixopt.core.strategy import Proposal, Suggestion
 from ray_mixopt.optimizer import MixtureOptimizer
+
+logger = logging.getLogger(__name__)
+
+TRIES = 3  # of a thread that raises, one after the other
 
 
 class Asking:
@@ -29,6 +33,7 @@ class Asking:
         self.max_wait_s = max_wait_s
         self._executor: ThreadPoolExecutor | None = None
         self._work: tuple[int, Future[Proposal | None]] | None = None
+        self._failures = 0  # since the last answer
 
     def ask(self, optimizer: MixtureOptimizer, trial_id: str, *, patient: bool) -> tuple[bool, Suggestion | None]:
         """What ``optimizer.ask(trial_id)`` says, if it is known in time.
@@ -40,6 +45,9 @@ class Asking:
 
         Returns:
             Whether it is known, and what it is.
+
+        Raises:
+            RuntimeError: if the thread has raised ``TRIES`` times in a row; the errors before the last are logged.
         """
         if self.max_wait_s is None:
             return True, optimizer.ask(trial_id)
@@ -50,11 +58,17 @@ class Asking:
                 future = self._executor.submit(optimizer.propose, optimizer.history.copy())
                 self._work = optimizer.history.fingerprint(), future
             before, future = self._work
-            try:
-                proposal = future.result(None if patient else self.max_wait_s)
-            except Late:
+            wait([future], None if patient else self.max_wait_s)
+            if not future.done():
                 return False, None
             self._work = None
+            if (error := future.exception()) is not None:
+                self._failed(error)
+                if not patient:
+                    return False, None
+                continue
+            proposal = future.result()
+            self._failures = 0
             if proposal is not None and optimizer.still_possible(proposal):
                 return True, optimizer.accept(proposal, trial_id)
             if proposal is None and before == optimizer.history.fingerprint():
@@ -62,3 +76,18 @@ class Asking:
             # The history went on, and that has changed the answer: think again.
             if not patient:
                 return False, None
+
+    def _failed(self, error: BaseException) -> None:
+        self._failures += 1
+        if self._failures >= TRIES:
+            self._failures = 0  # whoever goes on after this may try again
+            raise RuntimeError(
+                f"No suggestion could be made, {TRIES} times in a row: {type(error).__name__}: {error}. What is known "
+                "is kept: once the cause is gone, ray_mixopt.restore goes on."
+            ) from error
+        logger.warning(
+            "No suggestion could be made, %d of %d times in a row; it is tried again.",
+            self._failures,
+            TRIES,
+            exc_info=error,
+        )

@@ -12,6 +12,7 @@ from ray_mixopt.core.history import History
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.core.strategy import Proposal
 from ray_mixopt.optimizer import MixtureOptimizer
+from ray_mixopt.strategies.random import RandomStrategy
 from ray_mixopt.tune.background import Asking
 
 
@@ -96,13 +97,36 @@ def test_nothing_to_ask_is_an_answer_only_while_nothing_happens(optimizer: Mixtu
     assert soon(asking, optimizer, "a").trial_id == "a"
 
 
-def test_an_error_in_the_thread_is_raised(optimizer: MixtureOptimizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    def propose(history: History) -> Proposal | None:
-        raise FloatingPointError("no fit")
+class Stumbling(RandomStrategy):
+    """Cannot think, so many times."""
 
-    monkeypatch.setattr(optimizer, "propose", propose)
-    with pytest.raises(FloatingPointError, match="no fit"):
-        Asking(1.0).ask(optimizer, "a", patient=True)
+    times = 0
+
+    def propose(self, history: History) -> Proposal | None:
+        if Stumbling.times:
+            Stumbling.times -= 1
+            raise FloatingPointError("no fit")
+        return super().propose(history)
+
+
+@pytest.mark.parametrize("patient", [True, False])
+@pytest.mark.parametrize("times", [2, 3])
+def test_an_error_in_the_thread_is_said_and_tried_again_but_not_for_ever(
+    space: MixtureSpace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, times: int, patient: bool
+) -> None:
+    monkeypatch.setattr(Stumbling, "times", times)
+    asking, optimizer = Asking(1.0), MixtureOptimizer(space, strategy=Stumbling)
+
+    def answer():
+        return asking.ask(optimizer, "a", patient=True)[1] if patient else soon(asking, optimizer, "a")
+
+    if times == 3:
+        with pytest.raises(RuntimeError, match="No suggestion .* 3 times in a row: FloatingPointError: no fit") as info:
+            answer()
+        assert isinstance(info.value.__cause__, FloatingPointError)
+    assert answer().trial_id == "a", "after three errors it can be asked anew"
+    told = [record for record in caplog.records if "tried again" in record.message]
+    assert len(told) == 2 and all("no fit" in str(record.exc_info) for record in told)
 
 
 @pytest.mark.parametrize("wait", [-1.0, float("inf"), float("nan"), "long"])
