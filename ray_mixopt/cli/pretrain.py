@@ -75,7 +75,12 @@ def pretrain(
     again = f"ray-mixopt pretrain {config} --resume{' --final' if final else ''}"
     try:
         # Whatever Ray prints must not end up in the JSON.
-        with bad_arguments(), redirect_stdout(sys.stderr), Display(errors, settings.budget).shown() as shown:
+        with (
+            bad_arguments(),
+            resumable(f"if the search has begun, go on with: {again}"),
+            redirect_stdout(sys.stderr),
+            Display(errors, settings.budget).shown() as shown,
+        ):
             outcome = search(settings, shown.update, resume=resume)
         recommendation = outcome.searcher.recommend()
         console.print(str(recommendation))
@@ -84,6 +89,8 @@ def pretrain(
         if outcome.interrupted:
             click.echo(f"Interrupted: this is what is known so far. Go on with: {again}", err=True)
         reports = []
+        if final and not outcome.interrupted and not outcome.searcher.optimizer.history.arrivals:
+            raise RuntimeError("no run has reported, so there is no mixture to train the target with")
         if final and not outcome.interrupted:
             with redirect_stdout(sys.stderr), resumable(f"the search is done. Go on with the final run: {again}"):
                 for report in final_run(settings, recommendation.mixture):

@@ -25,7 +25,7 @@ from ray_mixopt.pretraining.training.session import check_writable
 from ray_mixopt.tune.restore import restore
 from ray_mixopt.tune.scheduler import MixOptScheduler
 from ray_mixopt.tune.searcher import MixOptSearcher
-from ray_mixopt.tune.session import Watch, running_ray, trial_name
+from ray_mixopt.tune.session import Watch, listening, running_ray, trial_name
 
 DRIVER_NODE = "mixopt_driver"  # custom resource of a node that stays, see cluster.yaml
 _ENVIRONMENT = {
@@ -42,7 +42,7 @@ class SearchOutcome:
     Attributes:
         searcher: with its history and recommendation.
         errors: of trials that failed.
-        interrupted: whether Ctrl-C ended it.
+        interrupted: whether Ctrl-C or SIGUSR1 ended it, be it that no run was going on then.
     """
 
     searcher: MixOptSearcher
@@ -92,7 +92,7 @@ def search(
         ValueError: if a scale does not fit the cluster, or earlier runs have no place in the search.
         ray.tune.error.TuneError: if the search itself breaks down.
     """
-    with cluster() as (nodes, trial):
+    with cluster() as (nodes, trial), listening() as interrupted:
         room = nodes if config.cluster is None else [config.cluster]
         check_resources(config.scales, room)
         trainable = tune.with_resources(
@@ -127,8 +127,10 @@ def search(
                 ),
             )
             results = tuner.fit()
-    unfinished = results.num_terminated + results.num_errors < len(results)
-    return SearchOutcome(searcher=searcher, errors=tuple(map(str, results.errors)), interrupted=unfinished)
+        unfinished = results.num_terminated + results.num_errors < len(results)
+        return SearchOutcome(
+            searcher=searcher, errors=tuple(map(str, results.errors)), interrupted=interrupted() or unfinished
+        )
 
 
 def final_run(config: PretrainConfig, mixture: Mapping[str, float]) -> Iterator[dict[str, Any]]:

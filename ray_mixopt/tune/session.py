@@ -23,6 +23,7 @@ _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the new output greets, and reports every error, even with verbose=0
     "RAY_USAGE_STATS_ENABLED": "0",
 }
+_ENDS = (signal.SIGINT, signal.SIGUSR1)
 
 
 @contextlib.contextmanager
@@ -68,6 +69,41 @@ def _environment(settings: Mapping[str, str]) -> Iterator[None]:
     finally:
         for key in added:
             os.environ.pop(key, None)
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[Callable[[], bool]]:
+    """Listens for the signals upon which ``Tuner.fit`` ends: it handles them itself, and its results do not tell.
+
+    Afterwards signals are handled as before: Tune leaves its own handler behind, which would swallow the next Ctrl-C.
+
+    Yields:
+        Whether such a signal has come; to be asked while the context lasts. Always False outside of the main thread,
+        where there are no signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    os.set_blocking(writing, False)
+    heard = bytearray()
+
+    def come() -> bool:
+        with contextlib.suppress(BlockingIOError):
+            heard.extend(os.read(reading, 4096))
+        return any(number in heard for number in _ENDS)
+
+    handlers = {number: signal.getsignal(number) for number in _ENDS}
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    try:
+        yield come
+    finally:
+        signal.set_wakeup_fd(before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        os.close(reading)
+        os.close(writing)
 
 
 class Watch(tune.Callback):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -10,15 +13,20 @@ from pathlib import Path
 
 import pytest
 import ray
+import yaml
+from click.testing import CliRunner
 from conftest import SMALL, make_corpus
 from ray.train._internal.storage import StorageContext
 from ray.tune.experiment import Trial
 from runs import tiny_search
 from small_ray import all_given_back, start_ray
 
+from ray_mixopt.cli.main import main
+from ray_mixopt.optimizer import MixtureOptimizer
 from ray_mixopt.pretraining.config import TRACKER_PACKAGES, PretrainConfig
 from ray_mixopt.pretraining.search import SearchOutcome, exists, final_run, search
 from ray_mixopt.pretraining.tracking import TRACKERS
+from ray_mixopt.report.progress import Display
 
 INSTALLED = [name for name in TRACKERS if find_spec(TRACKER_PACKAGES[name])]
 
@@ -83,6 +91,25 @@ def test_a_search_from_old_runs(searched: Searched) -> None:
 def test_its_final_run(searched: Searched) -> None:
     reports = list(final_run(searched.settings, searched.outcome.searcher.recommend().mixture))
     assert [report["step"] for report in reports] == [2, 4]
+
+
+@pytest.mark.skipif("MIXOPT_SLOW_TESTS" not in os.environ, reason="takes minutes: set MIXOPT_SLOW_TESTS=1")
+def test_ctrl_c_between_two_runs_does_not_start_the_final_one(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is running or paused then, so that Tune's results look like those of a search that is done."""
+    settings = tiny_search(small, tmp_path, steps=[2], search={"strategy": "random", "budget": 5, "concurrency": 1})
+    (tmp_path / "search.yaml").write_text(yaml.safe_dump(json.loads(settings.model_dump_json(exclude_none=True))))
+
+    def press(display: Display, optimizer: MixtureOptimizer) -> None:
+        if len(optimizer.history) and all(run.status == "done" for run in optimizer.history):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Display, "update", press)
+    result = CliRunner().invoke(main, ["pretrain", str(tmp_path / "search.yaml"), "--final", "--json"])
+    answer = json.loads(result.stdout)
+    assert result.exit_code == 130 and answer["interrupted"] and answer["final"] == [], result.stderr
+    assert "Go on with: ray-mixopt pretrain" in result.stderr and "--resume --final" in result.stderr
 
 
 def test_a_scale_that_the_cluster_cannot_hold_is_refused(small: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from ray_mixopt import MixOptSearcher
 from ray_mixopt.core.history import History
 from ray_mixopt.io import searches
 from ray_mixopt.testing import check_history
+from ray_mixopt.tune.session import listening
 
 MakeTuner = Callable[..., tune.Tuner]
 BUDGET = 120
@@ -161,7 +162,13 @@ def test_a_signal_interrupts_and_restore_goes_on(
     make_tuner: MakeTuner, searcher: MixOptSearcher, whole: History, tmp_path: Path, number: int
 ) -> None:
     stop = Signal(number, tmp_path / "signalled")
-    make_tuner(searcher, num_samples=-1, callbacks=[stop]).fit()
+    handler = signal.getsignal(number)
+    with listening() as interrupted:
+        tuner = make_tuner(searcher, num_samples=-1, callbacks=[stop])
+        assert not interrupted()
+        tuner.fit()
+        assert interrupted(), "of which Tune's results say nothing where no run was going on"
+    assert signal.getsignal(number) == handler, "the next one is not swallowed by what Tune leaves behind"
     interrupted = observations(searcher.optimizer.history)
     assert len(interrupted) < len(whole.arrivals)
     assert not ray_mixopt.restore(tmp_path / "run", Curve).fit().errors
