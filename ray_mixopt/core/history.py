@@ -10,6 +10,7 @@ import copy
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -19,6 +20,7 @@ from ray_mixopt.core.space import MixtureSpace
 
 FORMAT_VERSION = 1
 SUM_TOLERANCE = 1e-9
+MOST_INCIDENTS = 100  # the last ones
 EXPLODED = 1e10  # no loss, perplexity or accuracy of a run that learns anything gets there
 
 Status = Literal["running", "paused", "done", "diverged", "failed", "lost"]
@@ -85,6 +87,8 @@ class History:
         self.n_apart = 0  # runs asked for besides: before all others, or lost ones again
         self.n_duplicates = 0  # repeated reports of a (trial, step), dropped
         self.n_missing = 0  # reports without any metric of the objective
+        self.unkept = 0.0  # cost of training that was lost or done twice; not in ``spent``, in which steps count once
+        self.incidents: list[str] = []  # what befell the search rather than a run, for people to read; oldest first
 
     def __iter__(self) -> Iterator[Trial]:
         return iter(self.trials.values())
@@ -97,6 +101,7 @@ class History:
         other = copy.copy(self)
         other.trials = {t.trial_id: replace(t, observations=dict(t.observations)) for t in self}
         other.arrivals = list(self.arrivals)
+        other.incidents = list(self.incidents)
         return other
 
     def fingerprint(self) -> int:
@@ -184,6 +189,11 @@ class History:
         else:
             trial.status = "paused" if continuable and trial.reached > 0 else "done"
 
+    def note(self, incident: str) -> None:
+        """Keeps a sentence about what befell the search, with the time."""
+        self.incidents.append(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: {incident}")
+        del self.incidents[:-MOST_INCIDENTS]
+
     def __getitem__(self, trial_id: str) -> Trial:
         try:
             return self.trials[trial_id]
@@ -247,7 +257,7 @@ class History:
             if not trial.noise:
                 del entry["noise"]
             trials.append(entry)
-        return {
+        state = {
             "version": FORMAT_VERSION,
             "space": self.space.to_dict(),
             "trials": trials,
@@ -257,6 +267,8 @@ class History:
             "n_duplicates": self.n_duplicates,
             "n_missing": self.n_missing,
         }
+        befallen = {"unkept": self.unkept, "incidents": list(self.incidents)}
+        return state | {key: value for key, value in befallen.items() if value}
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> History:
@@ -274,8 +286,12 @@ class History:
             history.n_apart = whole(state.get("n_apart", 0), "n_apart")  # version 0.1 did not count them
             for counter in ("n_asked", "n_duplicates", "n_missing"):
                 setattr(history, counter, whole(state[counter], counter))
+            history.unkept = float(state.get("unkept", 0.0))
+            history.incidents = [str(incident) for incident in state.get("incidents", [])]
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"Malformed history: {error!r}.") from error
+        if not 0 <= history.unkept < math.inf:
+            raise ValueError(f"The cost of training that was not kept must be 0 or more, got {history.unkept!r}.")
         seen = {(t.trial_id, step) for t in history for step in t.observations}
         if seen != set(history.arrivals) or len(seen) != len(history.arrivals):
             raise ValueError("Inconsistent history: its arrivals do not match the trials' observations.")

@@ -15,17 +15,22 @@ _MOST_NAME = 200  # bytes; file systems take 255, and some is for what stands be
 _NO_NAME = re.compile(r"[/\\\x00-\x1f\x7f\ud800-\udfff]|^[\s.]|\s$")
 
 
-def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None:
+def write_atomically(path: str | os.PathLike[str], content: str | bytes, *, durable: bool = False) -> None:
     """Writes a local file so that at every moment a whole one has its name: the one before, or the new one.
 
     Args:
         path: of the file, in a folder that exists. What fails leaves it as it was.
         content: all of it; text is written as UTF-8.
+        durable: whether that is to hold if the machine itself stops, not only this process; takes some milliseconds.
     """
     file = Path(path)
     draft = file.with_name(f".{os.getpid()}-{file.name}")
     try:
-        draft.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        with draft.open("wb") as stream:
+            stream.write(content.encode("utf-8") if isinstance(content, str) else content)
+            if durable:
+                stream.flush()
+                os.fsync(stream.fileno())
         os.replace(draft, file)
     finally:
         draft.unlink(missing_ok=True)

@@ -116,9 +116,12 @@ def _contents(path: str | Path, strategy: AnyStrategy | None) -> MixtureOptimize
 
 def _from_experiment(path: str | Path, strategy: AnyStrategy | None) -> MixtureOptimizer:
     take = partial(SearchState.from_state_dict, strategy=strategy)
-    search, _ = snapshots.newest(*snapshots.locate(path), take)
+    found = snapshots.newest(*snapshots.locate(path), take)
+    search = found.value
     if search.missing is not None:  # Tune has not told it yet
         raise ValueError(f"The search at {str(path)!r} holds nothing yet. {search.missing}")
+    if found.fallback is not None:
+        search.optimizer.history.note(found.fallback)
     return search.optimizer
 
 

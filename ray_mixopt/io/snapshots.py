@@ -2,6 +2,10 @@
 
 A snapshot lies in the experiment's folder as ``searcher-state-<session>.json``; every run and every restored run is a
 session, and later sessions have later names. The folder may be local or remote.
+
+Tune uploads its local folder as a whole, again and again, several files at a time and in place: a kill in the middle
+may tear any of them, those of earlier sessions included. What lies in the storage's subfolder ``kept`` is not uploaded:
+a generation of the session's files, of which each stays until the next is whole.
 """
 
 from __future__ import annotations
@@ -10,9 +14,12 @@ import fnmatch
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pyarrow import fs
 
@@ -26,8 +33,9 @@ MOST_BYTES = 512 * MiB  # 100,000 trials take about 50
 NAME = "searcher-state-{}.json"
 PREVIOUS = "previous-"
 COPY = "copy-of-"
-KEPT = "kept-"
+KEPT = "kept/"
 TUNE_FILES = ("experiment_state-{}.json", "search_gen_state-{}.json")
+WRITTEN = "written"
 
 
 def write(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
@@ -37,30 +45,31 @@ def write(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
         path: a local file.
         state: JSON-able.
     """
-    file, content = Path(path), json.dumps(state)
+    file, content = Path(path), json.dumps({WRITTEN: time.time(), **state})
     if file.exists():
         write_atomically(file.with_name(PREVIOUS + file.name), file.read_bytes())
     write_atomically(file, content)
 
 
-def keep_session(staging: str | os.PathLike[str], filesystem: fs.FileSystem, folder: str) -> None:
-    """Puts whole copies of Tune's session files into a local storage, where Tune uploads all files anew, in place.
+def keep(staging: str | os.PathLike[str], folder: str) -> None:
+    """Makes a generation of whole session files in a local storage, of what Tune has in the folder that it uploads.
 
-    A kill in the middle of an upload may tear a file and the copy that is uploaded with it. Other storages replace
-    objects as a whole.
+    Each file is replaced by a rename once the new one is on the disk. Remote storages replace objects as a whole, and
+    need none.
 
     Args:
         staging: the local folder that Tune uploads.
-        filesystem: of the storage.
         folder: of the experiment, in the storage.
+
+    Raises:
+        OSError: if the storage cannot be written to.
     """
-    if not isinstance(filesystem, fs.LocalFileSystem) or not os.path.isdir(folder):
-        return
-    for name in TUNE_FILES:
+    for name in (NAME, *TUNE_FILES):
         for file in Path(staging).glob(name.format("*")):
             kept = Path(folder, KEPT + file.name)
             if not kept.exists() or kept.stat().st_mtime < file.stat().st_mtime:
-                write_atomically(kept, file.read_bytes())
+                kept.parent.mkdir(exist_ok=True)
+                write_atomically(kept, file.read_bytes(), durable=True)
 
 
 def locate(path: str | os.PathLike[str], filesystem: fs.FileSystem | None = None) -> tuple[fs.FileSystem, str]:
@@ -111,7 +120,7 @@ def names(filesystem: fs.FileSystem, folder: str) -> set[str]:
 
 
 def candidates(filesystem: fs.FileSystem, path: str) -> list[str]:
-    """Paths of the snapshots to try in turn: newest session first, each followed by the one that it replaced.
+    """Paths of the snapshots to try in turn: newest session first, each followed by those to fall back to.
 
     Args:
         filesystem: where ``path`` lies.
@@ -121,18 +130,39 @@ def candidates(filesystem: fs.FileSystem, path: str) -> list[str]:
         folder, wanted = path, None
     else:
         folder, _, wanted = path.rpartition("/")
-    present = names(filesystem, folder)
-    sessions = sorted(fnmatch.filter({name.removeprefix(PREVIOUS) for name in present}, NAME.format("*")), reverse=True)
+    present = names(filesystem, folder) | {KEPT + name for name in names(filesystem, f"{folder}/{KEPT}".rstrip("/"))}
+    files = {name.removeprefix(PREVIOUS).removeprefix(KEPT) for name in present}
+    sessions = sorted(fnmatch.filter(files, NAME.format("*")), reverse=True)
     if wanted is not None:
         is_session = fnmatch.fnmatch(wanted, NAME.format("*"))
         sessions = [wanted, *(name for name in sessions if is_session and name < wanted)]
-    return [f"{folder}/{name}" for session in sessions for name in (session, PREVIOUS + session) if name in present]
+    tried = [name for session in sessions for name in (session, KEPT + session, PREVIOUS + session)]
+    return [f"{folder}/{name}" for name in tried if name in present]
 
 
-def newest(filesystem: fs.FileSystem, path: str, take: Callable[[dict[str, Any]], T]) -> tuple[T, int]:
-    """What comes of the first of the ``candidates`` that can be read, and how many damaged ones were passed over.
+@dataclass(frozen=True, kw_only=True)
+class Snapshot(Generic[T]):
+    """What comes of a snapshot.
 
-    A warning names those.
+    Attributes:
+        value: what it was made into.
+        file: its path.
+        written: when it was written, in seconds since 1970; None for one of version 0.1, which does not say.
+        damaged: paths of newer ones that are damaged and were passed over.
+        fallback: a sentence about how old it is and what was passed over; None if it is the newest.
+    """
+
+    value: T
+    file: str
+    written: float | None
+    damaged: tuple[str, ...] = ()
+    fallback: str | None = None
+
+
+def newest(filesystem: fs.FileSystem, path: str, take: Callable[[dict[str, Any]], T]) -> Snapshot[T]:
+    """What comes of the first of the ``candidates`` that can be read.
+
+    A warning names the damaged ones passed over, and says how much older the one is that was read.
 
     Args:
         filesystem: where ``path`` lies.
@@ -143,16 +173,39 @@ def newest(filesystem: fs.FileSystem, path: str, take: Callable[[dict[str, Any]]
         ValueError: if no snapshot can be read.
         OwnStrategyError: if ``take`` raises it.
     """
-    damaged: list[str] = []
+    damaged: dict[str, str] = {}
     for file in candidates(filesystem, path):
         try:
-            found = take(read(filesystem, file))
+            state = read(filesystem, file)
+            found = take(state)
         except OwnStrategyError:
             raise  # no damage: an older snapshot would say the same
         except (OSError, ValueError) as error:
-            damaged.append(f"{file} ({error})")
+            damaged[file] = str(error)
             continue
+        written = state.get(WRITTEN)
+        written = float(written) if isinstance(written, int | float) else None
+        fallback = None
         if damaged:
-            logger.warning("Went on from %s, since what is newer is damaged: %s.", file, "; ".join(damaged))
-        return found, len(damaged)
-    raise ValueError(f"No readable searcher state at {path}: {'; '.join(damaged) or 'there is none'}.")
+            told = "; ".join(f"{name} ({error})" for name, error in damaged.items())
+            age = told_age(written, filesystem.get_file_info(next(iter(damaged))).mtime)
+            fallback = f"Went on from {file}, {age}, since what is newer is damaged: {told}."
+            logger.warning("%s", fallback)
+        return Snapshot(value=found, file=file, written=written, damaged=tuple(damaged), fallback=fallback)
+    told = "; ".join(f"{name} ({error})" for name, error in damaged.items())
+    raise ValueError(f"No readable searcher state at {path}: {told or 'there is none'}.")
+
+
+def told_age(written: float | None, damaged: datetime | None) -> str:
+    """When something that is whole was written, and how much earlier than what is damaged.
+
+    Args:
+        written: in seconds since 1970; None where that is not known.
+        damaged: when the damaged file was last written to; None where that is not known.
+    """
+    if written is None:
+        return "of unknown age"
+    text = f"written {datetime.fromtimestamp(written, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    if damaged is None:
+        return text
+    return f"{text}, {max(damaged.timestamp() - written, 0.0):.1f} s before it"

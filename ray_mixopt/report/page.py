@@ -81,6 +81,7 @@ def write_report(study: Study, folder: Path, *, refresh: float | None = None) ->
         findings=list(findings(study)),
         sections=sections,
         failed=study.ledger.bad,
+        incidents=study.history.incidents,
         files={"YAML for OLMo-core": olmo_core(answer.mixture, study.space), "Weights": weight_list(answer.mixture)},
         counts=", ".join(f"{n.sum()} {end} runs" for end, n in study.ledger.ends.items()) or "No runs",
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -121,6 +122,10 @@ def findings(study: Study) -> Iterator[Finding]:
             f"full runs) and is expected to {better} the objective by {answer.value_of_next_run:.2g}."
         )
     yield Finding(text=text)
+    if unkept := study.history.unkept:
+        full_runs = study.full_runs(unkept)
+        text = f"Besides, {unkept:.4g} ({full_runs:.2f} full runs) were trained and not kept: lost, or trained again."
+        yield Finding(text=text, warning=True)
     if answer.calibration is not None:
         yield Finding(text=f"Calibration: {answer.calibration}.", warning=not answer.calibration.trustworthy)
     if answer.left_out:

@@ -15,6 +15,7 @@ from ray import tune
 
 from ray_mixopt.core.safety import parse_json
 from ray_mixopt.io import snapshots
+from ray_mixopt.tune import salvage
 from ray_mixopt.tune.searcher import MixOptSearcher
 
 logger = logging.getLogger(__name__)
@@ -56,8 +57,53 @@ def restore(path: str | os.PathLike[str], trainable: Any, **kwargs: Any) -> tune
         searcher.check_param_space(kwargs["param_space"])
     for pattern, check in (("experiment_state-*.json", _check_trials), ("search_gen_state-*.json", _check_pickle)):
         _set_aside_damaged(filesystem, folder, sorted(fnmatch.filter(names, pattern), reverse=True), check, path)
+    found = searcher.recovered
+    assert found is not None
+    for file in found.damaged:
+        filesystem.move(file, _aside(file))
+    if f"/{snapshots.KEPT}" in found.file:  # which Tune does not look into
+        filesystem.copy_file(found.file, found.file.replace(f"/{snapshots.KEPT}", "/"))
     local = isinstance(filesystem, fs.LocalFileSystem)
-    return tune.Tuner.restore(folder if local else os.fspath(path), trainable, **kwargs)
+    tuner = tune.Tuner.restore(folder if local else os.fspath(path), trainable, **kwargs)
+    lost = _unkept(searcher, filesystem, folder)
+    heir = _searcher(tuner)
+    if heir is not None:
+        heir.recovered, heir.unkept = found, lost
+    return tuner
+
+
+def _unkept(searcher: MixOptSearcher, filesystem: fs.FileSystem, folder: str) -> float:
+    """The cost of what was trained after the state that a search goes on from was written; said if there is any."""
+    try:
+        history = searcher.optimizer.history
+    except RuntimeError:  # nothing was known yet
+        return 0.0
+    written = None if searcher.recovered is None else searcher.recovered.written
+    lost = salvage.unkept(filesystem, folder, history, searcher.layout, written)
+    cost = sum(lost.values())
+    if lost:
+        logger.warning(
+            "Trained and not kept: %.4g of cost, %.2g full runs, in the trials %s. Their last reports are younger than "
+            "the state that this search goes on from.",
+            cost,
+            cost / history.space.target_cost,
+            ", ".join(sorted(lost)),
+        )
+    return cost
+
+
+def _aside(file: str) -> str:
+    folder, _, name = file.rpartition("/")
+    return f"{folder}/{_ASIDE}{name}"
+
+
+def _searcher(tuner: tune.Tuner) -> MixOptSearcher | None:
+    """The searcher of a Tuner, which does not give it out; None where it is far away."""
+    local: Any = getattr(tuner, "_local_tuner", None)
+    searcher: Any = None if local is None else local._tune_config.search_alg
+    while hasattr(searcher, "searcher"):
+        searcher = searcher.searcher
+    return searcher if isinstance(searcher, MixOptSearcher) else None
 
 
 def _set_aside_damaged(
@@ -71,6 +117,14 @@ def _set_aside_damaged(
 
     def is_whole(file: str) -> bool:
         return filesystem.get_file_info(file).is_file and check(snapshots.content(filesystem, file)) is None
+
+    def age(file: str) -> str:
+        """Of what takes the place of the newest damaged file, which is renamed by now."""
+        whole, torn = f"{folder}/{file}", _aside(f"{folder}/{next(iter(damaged))}")
+        written = filesystem.get_file_info(whole).mtime
+        return snapshots.told_age(
+            None if written is None else written.timestamp(), filesystem.get_file_info(torn).mtime
+        )
 
     damaged: dict[str, str] = {}
     prefix = None
@@ -88,16 +142,19 @@ def _set_aside_damaged(
             f"({'; '.join(damaged.values()) or 'there is none'}).{_advice(path)}"
         )
     for name, problem in damaged.items():
-        filesystem.move(f"{folder}/{name}", f"{folder}/{_ASIDE}{name}")
+        filesystem.move(f"{folder}/{name}", _aside(f"{folder}/{name}"))
         logger.warning("%s is damaged (%s) and was renamed to %s%s.", name, problem, _ASIDE, name)
     if prefix is not None:
-        filesystem.move(f"{folder}/{prefix}{name}", f"{folder}/{name}")
-        lost = "nothing is lost" if prefix == snapshots.COPY else "of trials it may lack the last report"
-        logger.warning("Its copy serves as %s: %s.", name, lost)
+        filesystem.copy_file(f"{folder}/{prefix}{name}", f"{folder}/{name}")
+        logger.warning(
+            "Its copy %s%s serves, %s: of trials it may lack the last report.", prefix, name, age(prefix + name)
+        )
     elif damaged:
         logger.warning(
-            "The session before serves: trials that only the damaged files knew are lost, as is training after it; "
-            "what the searcher observed is kept."
+            "The session before serves, with %s, %s: trials that only the damaged files knew are lost, as is training "
+            "after it; what the searcher observed is kept.",
+            name,
+            age(name),
         )
 
 

@@ -13,7 +13,6 @@ from ray.tune.utils import flatten_dict
 
 from ray_mixopt.core.history import Trial as Run
 from ray_mixopt.core.history import is_sound
-from ray_mixopt.io.snapshots import keep_session
 from ray_mixopt.tune.searcher import MixOptSearcher
 from ray_mixopt.tune.trials import metrics_of, training_step
 
@@ -54,6 +53,7 @@ class MixOptScheduler(TrialScheduler):
         searcher = _mixopt_searcher(tune_controller)
         if searcher is None:
             return
+        searcher.storage.context = trial.storage
         restored = trial.trial_id in searcher.roster.unconfirmed or searcher.run_of(trial.trial_id) is None
         run = _admit(searcher, trial, restored)
         if run is None or trial.is_finished():
@@ -74,8 +74,6 @@ class MixOptScheduler(TrialScheduler):
             steps = trial.config.get("steps")
             over = step is not None and steps is not None and step >= steps
             return self.STOP if over or _diverged(result, filter(None, [self._metric])) else self.CONTINUE
-        if (storage := trial.storage) is not None:
-            keep_session(storage.experiment_driver_staging_path, storage.storage_filesystem, storage.experiment_fs_path)
         if _diverged(result, searcher.metric_names):
             return self.STOP
         if step is None or step < run.steps:
@@ -89,6 +87,8 @@ class MixOptScheduler(TrialScheduler):
         paused = [trial for trial in tune_controller.get_trials() if trial.status == Trial.PAUSED]
         if searcher is None:
             return paused[0] if paused else None
+        if not searcher.storage.attend():
+            return None
         searcher.settle()
         for trial in paused:
             run = searcher.run_of(trial.trial_id)

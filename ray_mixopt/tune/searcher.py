@@ -27,7 +27,9 @@ from ray_mixopt.optimizer import MixtureOptimizer
 from ray_mixopt.tune import points
 from ray_mixopt.tune.background import Asking
 from ray_mixopt.tune.layout import Layout
+from ray_mixopt.tune.pulse import watch_control_service
 from ray_mixopt.tune.state import SnapshotSearcher
+from ray_mixopt.tune.storage import Storage
 from ray_mixopt.tune.trials import Reports, Roster, machine_failed, training_step
 
 logger = logging.getLogger(__name__)
@@ -61,6 +63,9 @@ class MixOptSearcher(SnapshotSearcher):
         **given: further fields of ``Settings``, in place of ``settings`` or to change some of them: ``objective``
             (weight of each metric, in place of the single ``metric``, or an ``Objective``), ``strategy``, ``budget``
             (the search then finishes by itself), ``seed``, ``reference``, ``min_gain_per_cost``, ``callbacks``.
+
+    Attributes:
+        unkept: cost of training that the state which is going to be restored does not know of.
 
     Raises:
         ValueError: for an argument that makes no sense; the message says what to change.
@@ -103,6 +108,8 @@ class MixOptSearcher(SnapshotSearcher):
         self._max_concurrent = 0
         self._reports = Reports()
         self.roster = Roster()
+        self.storage = Storage(self.note)
+        self.unkept = 0.0
 
     # -- the search as Tune sees it
 
@@ -128,6 +135,7 @@ class MixOptSearcher(SnapshotSearcher):
         else:
             self._search = replace(search, space=space, **changes)
         self.layout = layout
+        self.storage = Storage(self.note)  # another Tuner's is another
         if self._search.missing is None:
             _ = self._search.optimizer  # made now, so that what does not fit is said now
         own_end = search.settings.budget or search.settings.min_gain_per_cost
@@ -152,6 +160,9 @@ class MixOptSearcher(SnapshotSearcher):
                 after trial fails before its first report.
         """
         optimizer = self.optimizer
+        watch_control_service()
+        if not self.storage.attend():
+            return None
         self.roster.check_failures()
         self.settle()
         roster, history = self.roster, optimizer.history
@@ -297,6 +308,9 @@ class MixOptSearcher(SnapshotSearcher):
         self._search, self.layout, self._asking = search, layout, asking
         self._cost_per_step, self.n_recoveries = cost_per_step, n_recoveries
         self.roster = Roster(search.history)
+        if self.unkept and search.history is not None:
+            search.history.unkept += self.unkept
+            self.unkept = 0.0
 
     @classmethod
     def load(
@@ -320,8 +334,8 @@ class MixOptSearcher(SnapshotSearcher):
         """
         searcher = cls(pool=pool)
         where = snapshots.locate(experiment_path, storage_filesystem)
-        _, n_damaged = snapshots.newest(*where, lambda state: searcher._take_over(state, strategy))
-        searcher.n_recoveries += n_damaged
+        searcher.recovered = snapshots.newest(*where, lambda state: searcher._take_over(state, strategy))
+        searcher.count_recovery(searcher.recovered)
         return searcher
 
     def __getstate__(self) -> dict[str, Any]:
@@ -331,6 +345,11 @@ class MixOptSearcher(SnapshotSearcher):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(settings=state["settings"], pool=state["pool"])  # type: ignore[misc]
         self.load_state_dict(state["state"])
+
+    def note(self, incident: str) -> None:
+        """Keeps a sentence about what befell the search, for its report."""
+        if self._search.history is not None:
+            self._search.history.note(incident)
 
     # -- for MixOptScheduler
 

@@ -14,6 +14,7 @@ from ray.tune.search import Searcher
 
 from ray_mixopt.core.safety import write_atomically
 from ray_mixopt.io import snapshots
+from ray_mixopt.tune.storage import Outage
 
 logger = logging.getLogger(__name__)
 
@@ -24,11 +25,21 @@ class SnapshotSearcher(Searcher):
     Attributes:
         n_recoveries: damaged files passed over, in all sessions.
         damage: why a restore failed, None if none did.
+        recovered: what was found, and set right, when the folder that is going to be restored was looked through.
     """
 
     CKPT_FILE_TMPL = snapshots.NAME
     n_recoveries = 0
     damage: str | None = None
+    recovered: snapshots.Snapshot[Any] | None = None
+
+    def __init__(self, metric: str | None = None, mode: str | None = None) -> None:
+        super().__init__(metric=metric, mode=mode)
+        self._outage = Outage(self.note)
+
+    @abstractmethod
+    def note(self, incident: str) -> None:
+        """Keeps a sentence about what befell the search, for its report."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
@@ -47,12 +58,20 @@ class SnapshotSearcher(Searcher):
 
         Tune calls this in a local folder, which it then uploads file by file, in place: a kill in the middle leaves a
         torn file in the storage, but hardly ever both it and its copy.
+
+        A full disk does not end the search here: what was written before stays, and a warning says so. It is Tune's
+        to say whether it can go on.
         """
-        self.save(os.path.join(checkpoint_dir, snapshots.NAME.format(session_str)))
-        for name in snapshots.TUNE_FILES:
-            file = Path(checkpoint_dir, name.format(session_str))
-            if file.exists():
-                write_atomically(file.with_name(snapshots.COPY + file.name), file.read_bytes())
+        try:
+            self.save(os.path.join(checkpoint_dir, snapshots.NAME.format(session_str)))
+            for name in snapshots.TUNE_FILES:
+                file = Path(checkpoint_dir, name.format(session_str))
+                if file.exists():
+                    write_atomically(file.with_name(snapshots.COPY + file.name), file.read_bytes())
+        except OSError as error:
+            self._outage.begin(f"The state of the search cannot be written to {checkpoint_dir} ({error})")
+        else:
+            self._outage.end()
 
     def restore(self, checkpoint_path: str) -> None:
         """Reads what ``save`` wrote. A damaged file is passed over for the one before it, with a warning.
@@ -80,6 +99,15 @@ class SnapshotSearcher(Searcher):
         Raises:
             ValueError: if none can.
         """
-        _, n_damaged = snapshots.newest(filesystem, path, self.load_state_dict)
+        found = snapshots.newest(filesystem, path, self.load_state_dict)
         self.damage = None
-        self.n_recoveries += n_damaged
+        self.count_recovery(found)
+        if self.recovered is not None:
+            self.count_recovery(self.recovered)
+        self.recovered = None
+
+    def count_recovery(self, found: snapshots.Snapshot[Any]) -> None:
+        """Takes note of damaged files that were passed over."""
+        self.n_recoveries += len(found.damaged)
+        if found.fallback is not None:
+            self.note(found.fallback)

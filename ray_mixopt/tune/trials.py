@@ -127,6 +127,7 @@ class Reports:
 
     def __init__(self) -> None:
         self._told: set[str] = set()
+        self._last: dict[str, tuple[int, int]] = {}
 
     def observe(
         self, optimizer: MixtureOptimizer, run: Run, result: Mapping[str, Any], names: Sequence[str]
@@ -155,8 +156,26 @@ class Reports:
             if "step" not in result:
                 return None
         if step is not None:
+            optimizer.history.unkept += self._repeated(optimizer, run, result, step)
             optimizer.tell(run.trial_id, step, others_of(result, names) | metrics)
         return step
+
+    def _repeated(self, optimizer: MixtureOptimizer, run: Run, result: Mapping[str, Any], step: int) -> float:
+        """Cost of steps that were trained again, from an older checkpoint, to get to a report that is known already.
+
+        A process that only says the same twice did not train for it.
+        """
+        iteration = result.get("iterations_since_restore")
+        if not isinstance(iteration, int):
+            return 0.0
+        before, self._last[run.trial_id] = self._last.get(run.trial_id), (iteration, step)
+        if step not in run.observations:
+            return 0.0
+        if before is not None and before[0] < iteration:  # the same process
+            start = before[1]
+        else:
+            start = max((earlier for earlier in run.observations if earlier < step), default=0)
+        return optimizer.space.cost(run.scale, step, start=start) if start < step else 0.0
 
     def warn_once(self, message: str) -> None:
         """Logs a warning, unless the same was logged before."""

@@ -317,7 +317,7 @@ def test_no_file_is_ever_half_written(tmp_path: Path) -> None:
     snapshots.write(tmp_path / "a.json", {"n": 1})
     with pytest.raises(TypeError):
         snapshots.write(tmp_path / "a.json", {"n": object()})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"n": 1}
+    assert json.loads((tmp_path / "a.json").read_text())["n"] == 1
 
 
 def test_a_searcher_can_be_pickled_before_and_after_a_search(searcher: MixOptSearcher, loss: Loss) -> None:

@@ -54,6 +54,8 @@ def searched() -> MixtureOptimizer:
         if number != 5:
             optimizer.finish(run.trial_id, failed=number == 4)
     optimizer.history[run.trial_id].status = "lost"
+    optimizer.history.unkept = 50.0
+    optimizer.history.note("The disk <b>of the storage</b> was full.")
     return optimizer
 
 

@@ -87,6 +87,11 @@ def test_nothing_is_loaded_from_elsewhere(report: Path, page: Page) -> None:
     assert not re.search(r"https?://|@import|url\(", (report / "report.html").read_text())
 
 
+def test_what_befell_the_search_is_told(page: Page) -> None:
+    assert "50 (" in page.text and "were trained and not kept: lost, or trained again" in page.text
+    assert re.search(r"Incidents\s+20\d\d-.* UTC: The disk <b>of the storage</b> was full\.", page.text)
+
+
 def test_names_are_text_and_not_markup(page: Page) -> None:
     assert not page.all("b") and not page.all("math")
     assert "a <b>search</b>: which mixture to train" in page.text

@@ -105,7 +105,7 @@ def test_a_damaged_file_of_tune_gives_way_to_its_copy(
     cut(broken)
     with caplog.at_level(logging.WARNING):
         tuner = ray_mixopt.restore(experiment, Curve)
-    assert f"{broken.name} is damaged" in caplog.text and "nothing is lost" in caplog.text
+    assert f"{broken.name} is damaged" in caplog.text and f"copy-of-{broken.name} serves, written 20" in caplog.text
     assert broken.with_name(f"damaged-{broken.name}").exists()
     if kind == "experiment_state":
         assert broken.read_bytes() == whole
@@ -131,7 +131,7 @@ def test_a_damaged_file_and_copy_give_way_to_the_session_before(
     broken = newest(experiment, kind)
     cut(broken)
     cut(broken.with_name(f"copy-of-{broken.name}"))
-    cut(broken.with_name(f"kept-{broken.name}"))
+    cut(experiment / "kept" / broken.name)
     with caplog.at_level(logging.WARNING):
         tuner = ray_mixopt.restore(experiment, Curve)
     assert f"{broken.name} is damaged" in caplog.text and "are lost" in caplog.text
@@ -211,7 +211,7 @@ def test_a_damaged_searcher_state_gives_way_to_the_previous_one(
 
 
 def test_without_a_good_session_restore_says_what_is_safe(experiment: Path) -> None:
-    for file in experiment.glob("*experiment_state-*.json"):
+    for file in experiment.rglob("*experiment_state-*.json"):
         cut(file)
     with pytest.raises(ValueError, match=r"experiment_state.* can be read .*MixOptSearcher\.load\("):
         ray_mixopt.restore(experiment, Curve)
@@ -221,7 +221,7 @@ def test_without_a_good_session_restore_says_what_is_safe(experiment: Path) -> N
 def test_what_is_no_experiment_is_refused(experiment: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not the folder of a Tune experiment"):
         ray_mixopt.restore(tmp_path, Curve)
-    for file in experiment.glob("*searcher-state-*.json"):
+    for file in experiment.rglob("*searcher-state-*.json"):
         file.unlink()
     with pytest.raises(ValueError, match="No readable searcher state"):
         ray_mixopt.restore(experiment, Curve)
@@ -232,7 +232,7 @@ def test_what_is_no_experiment_is_refused(experiment: Path, tmp_path: Path) -> N
 
 def test_tune_does_not_quietly_start_anew(experiment: Path) -> None:
     """Tuner.restore itself goes on after a failed restore, with an empty space and a single sample."""
-    for file in experiment.glob("*searcher-state-*.json"):
+    for file in experiment.rglob("*searcher-state-*.json"):
         file.write_text("{")
     with pytest.raises(RuntimeError, match="No readable searcher state"):
         unfinish(experiment)
