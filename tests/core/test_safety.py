@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ray_mixopt.core.safety import check_file_name, check_file_names, check_version, write_atomically
 
 
-def test_a_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_file_is_replaced_as_a_whole(tmp_path: Path, full_disk: Callable[[], Any], durable: bool) -> None:
     file = tmp_path / "state.json"
-    write_atomically(file, "é")
-    write_atomically(str(file), b"new")
+    write_atomically(file, "é", durable=durable)
+    write_atomically(str(file), b"new", durable=durable)
     assert file.read_bytes() == b"new" and list(tmp_path.iterdir()) == [file]
 
-    def full(path: Path, content: bytes) -> None:
-        path.open("wb").close()
-        raise OSError("no space left")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match="no space left"):
-        write_atomically(file, "newer")
+    with full_disk(), pytest.raises(OSError, match="File too large"):
+        write_atomically(file, "newer", durable=durable)
     assert file.read_bytes() == b"new" and list(tmp_path.iterdir()) == [file]
 
 

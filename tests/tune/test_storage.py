@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-import resource
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -93,15 +92,6 @@ def test_a_deleted_folder_ends_the_search_with_a_sentence(
 
 
 @pytest.fixture
-def full_disk() -> Iterator[None]:
-    """No file may grow beyond some bytes, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-@pytest.fixture
 def searcher() -> MixOptSearcher:
     made = MixOptSearcher(TINY, "loss", "min", strategy="random", seed=5)
     made.suggest("a")
@@ -109,17 +99,17 @@ def searcher() -> MixOptSearcher:
 
 
 def test_a_full_disk_is_said_once_and_leaves_what_was_there(
-    searcher: MixOptSearcher, tmp_path: Path, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+    searcher: MixOptSearcher, tmp_path: Path, full_disk: Callable[[], Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     searcher.save_to_dir(str(tmp_path), "2026")
     (whole,) = tmp_path.iterdir()
     before = whole.read_bytes()
     searcher.suggest("b")
-    request.getfixturevalue("full_disk")
-    for _ in range(2):
-        searcher.save_to_dir(str(tmp_path), "2026")
-    with pytest.raises(OSError):
-        searcher.save(str(tmp_path / "wanted.json"))  # asked for, it says so
+    with full_disk():
+        for _ in range(2):
+            searcher.save_to_dir(str(tmp_path), "2026")
+        with pytest.raises(OSError, match="File too large"):
+            searcher.save(str(tmp_path / "wanted.json"))  # asked for, it says so
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [before]
     (incident,) = searcher.optimizer.history.incidents
     assert "cannot be written to" in incident and "File too large" in incident and caplog.text.count("goes on") == 1
@@ -159,7 +149,7 @@ def test_a_generation_outlives_an_upload_that_tears_every_file(
     assert len(searches.load(generations).history) == 3, "the session before"
 
 
-def test_a_generation_is_not_replaced_before_the_next_is_whole(generations: Path) -> None:
+def test_a_generation_is_not_replaced_before_the_next_is_whole(generations: Path, full_disk: Callable[[], Any]) -> None:
     kept = generations / "kept"
     before = {file.name: file.read_bytes() for file in kept.iterdir()}
     assert sorted(before) == sorted(
@@ -169,13 +159,8 @@ def test_a_generation_is_not_replaced_before_the_next_is_whole(generations: Path
     )
     for file in generations.glob("searcher-state-*.json"):
         os.utime(file, (file.stat().st_atime, file.stat().st_mtime + 5))
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limit[1]))
-    try:
-        with pytest.raises(OSError):
-            snapshots.keep(generations, str(generations))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    with full_disk(), pytest.raises(OSError, match="File too large"):
+        snapshots.keep(generations, str(generations))
     assert {file.name: file.read_bytes() for file in kept.iterdir()} == before
 
 
