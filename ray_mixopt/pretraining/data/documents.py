@@ -90,7 +90,7 @@ def read(path: Path, field: str = "text", oddities: Counter[str] | None = None) 
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} cannot be read: its {error.encoding} ends early or is damaged.") from error
     except (OSError, EOFError, pa.ArrowException, csv.Error, zstandard.ZstdError, lzma.LZMAError, zlib.error) as error:
-        raise ValueError(f"{path} cannot be read: {str(error).rstrip('.')}.") from error
+        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split()).rstrip('.')}.") from error
 
 
 def _of_folder(folder: Path, remarks: list[str]) -> list[Path]:
@@ -212,6 +212,9 @@ def _read_arrow(path: Path, field: str, *, stream: bool) -> Iterator[str | None]
 
 def _texts(column: pa.Array) -> Iterator[str | None]:
     """The text of each row: as bytes, since what is written as text may be no UTF-8 after all."""
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        column = column.view(pa.binary() if pa.types.is_string(column.type) else pa.large_binary())
+    column.validate(full=True)  # a damaged file may say that a text lies beyond the memory it has
     plain = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
     for value in plain.cast(pa.large_binary()).to_pylist():
         yield None if value is None else value.decode("utf-8", "surrogateescape")

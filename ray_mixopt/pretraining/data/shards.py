@@ -84,7 +84,7 @@ def _inspect_npy(path: Path, size: int) -> ShardFile:
             version = np.lib.format.read_magic(file)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, dtype = read(file)
-        except ValueError as error:
+        except Exception as error:  # whatever the parsers raise that NumPy uses
             raise ValueError(f"{path} is a damaged NPY file: {' '.join(str(error).split())}.") from error
         offset = file.tell()
     if len(shape) != 1 or dtype.name not in _READ_AS or not dtype.isnative:
