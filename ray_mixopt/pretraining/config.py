@@ -37,6 +37,18 @@ MEAN_LOSS = "mean_loss"
 TRACKER_PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML of plain values, in which no setting is given twice: one of them would not be used."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        known: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in known:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
+            known.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 class ScaleSettings(Section):
     """A model scale.
 
@@ -185,7 +197,7 @@ class PretrainConfig(Section):
             raise ValueError(f"There is no configuration {path}.")
         check_size(path, path.stat().st_size, MOST_BYTES)
         try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+            data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
         except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
         if not isinstance(data, dict):

@@ -122,6 +122,13 @@ def test_old_runs_may_scatter_more(write: Callable[..., Path], tmp_path: Path) -
     assert code == 2 and "The noise is of val_loss/z, which no run reports" in output
 
 
+def test_a_setting_that_is_given_twice_is_refused(write: Callable[..., Path]) -> None:
+    path = write()
+    path.write_text(f"{path.read_text()}\nsearch: {{budget: 1, seed: 0, budget: 2}}\n")
+    with pytest.raises(ValueError, match="is not YAML: 'budget' is given twice in .*, line "):
+        PretrainConfig.read(path)
+
+
 @pytest.mark.parametrize(
     ("content", "search", "message"),
     [

@@ -56,6 +56,7 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "metric_list": [{"metric": "acc"}],
     }
     (folder / "toy.yaml").write_text(yaml.safe_dump(task))
+    (folder / "story.yaml").write_text(yaml.safe_dump(task | {"task": "story", "output_type": "generate_until"}))
     return folder
 
 
@@ -205,6 +206,8 @@ def test_refusals(data: Path, small: Path, tasks: Path, tmp_path: Path, monkeypa
     evaluation = Evaluation(tasks=("toy", "nonesuch"), folder=tasks)
     with pytest.raises(ValueError, match="lm-eval has no task 'nonesuch'"):
         check_evaluation(evaluation, Manifest.read(data))
+    with pytest.raises(ValueError, match="The task 'story' generates text"):  # before anything is trained
+        check_evaluation(Evaluation(tasks=("toy", "story"), folder=tasks), Manifest.read(data))
     with pytest.raises(ValueError, match="needs the tokenizer of the data"):
         check_evaluation(evaluation, Manifest.read(small))
     changes: dict[str, Any] = {"evaluation": {"tasks": ["toy"], "folder": tasks}, "max_repetition_ratio": 100}

@@ -21,6 +21,7 @@ from ray_mixopt.pretraining.training.settings import Evaluation, TrainingRun
 from ray_mixopt.pretraining.training.workers import Workers, autocast
 
 PREFIX = "lm_eval"
+_GENERATES = "The task {!r} generates text: only tasks that score given texts can be used."
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +36,12 @@ def check_evaluation(evaluation: Evaluation, manifest: Manifest) -> None:
         raise ValueError("evaluation needs a package: pip install 'ray-mixopt[evaluation]'.")
     if manifest.tokenizer.kind == "unknown":
         raise ValueError("evaluation needs the tokenizer of the data, and shards used in place do not say it.")
-    known = set(_task_manager(evaluation.folder).all_tasks)
+    known = _task_manager(evaluation.folder).task_index
     if unknown := [task for task in evaluation.tasks if task not in known]:
         raise ValueError(f"lm-eval has no task {unknown[0]!r}: `lm-eval ls tasks` lists them; `folder` adds your own.")
+    for task in evaluation.tasks:
+        if (getattr(known[task], "cfg", None) or {}).get("output_type") == "generate_until":
+            raise ValueError(_GENERATES.format(task))
 
 
 class Downstream:
@@ -204,6 +208,6 @@ def _language_model() -> type:
 
         def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
             tasks = sorted({request.task_name for request in requests})
-            raise ValueError(f"The task {tasks[0]!r} generates text: only tasks that score given texts can be used.")
+            raise ValueError(_GENERATES.format(tasks[0]))
 
     return LanguageModel
