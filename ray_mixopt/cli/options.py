@@ -15,7 +15,8 @@ from zipfile import BadZipFile
 import click
 
 if TYPE_CHECKING:
-    from ray_mixopt.core.objective import Objective
+    from ray_mixopt.core.history import History
+    from ray_mixopt.core.objective import Mode, Objective
     from ray_mixopt.core.simplex import Group
     from ray_mixopt.core.space import MixtureSpace
     from ray_mixopt.optimizer import MixtureOptimizer
@@ -200,6 +201,26 @@ def _objective(
     )
 
 
+def objective_of(
+    history: History, objective: Objective | Mapping[str, float] | None, mode: Mode | None, own: MixtureOptimizer | None
+) -> tuple[Objective | Mapping[str, float] | None, Mode]:
+    """What is asked of old runs, and its direction: what is given, else as in the search, else the loss.
+
+    Raises:
+        ValueError: if nothing is given, and it is not clear from the runs.
+    """
+    from ray_mixopt.io.read import DERIVED_METRIC
+
+    if objective is None and own is not None:
+        objective, mode = own.settings.objective, mode or own.settings.mode
+    if objective is None:
+        known = history.metrics
+        if DERIVED_METRIC not in known and len(known) != 1:
+            raise ValueError(f"Say what the mixture is to be best for, --weight METRIC=1: {', '.join(known)}.")
+        objective = {DERIVED_METRIC if DERIVED_METRIC in known else known[0]: 1.0}
+    return objective, mode or "min"
+
+
 def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that say where old runs are.
 
@@ -209,6 +230,7 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @click.option(
         "--from",
+        "--runs",
         "sources",
         metavar="PATH",
         multiple=True,

@@ -15,6 +15,7 @@ from ray_mixopt.cli.options import (
     bad_arguments,
     examples,
     limit_options,
+    objective_of,
     objective_options,
     one_thread,
     pairs,
@@ -102,19 +103,12 @@ def _optimizer(
     from ray_mixopt.core.merging import common_space, joined
     from ray_mixopt.core.problem import Settings
     from ray_mixopt.io import searches
-    from ray_mixopt.io.read import DERIVED_METRIC
     from ray_mixopt.optimizer import MixtureOptimizer
 
     space = common_space(histories, changes)
     space = limits(space if target is None else replace(space, target=target))
     history = joined(histories, space, changes)
-    known = history.metrics
-    if objective is None and own is not None:
-        objective, mode = own.settings.objective, mode or own.settings.mode
-    if objective is None:
-        if DERIVED_METRIC not in known and len(known) != 1:
-            raise ValueError(f"Say what the mixture is to be best for, --weight METRIC=1: {', '.join(known)}.")
-        objective = {DERIVED_METRIC if DERIVED_METRIC in known else known[0]: 1.0}
-    settings = Settings(objective=objective, mode=mode or "min", reference=reference)
+    asked, direction = objective_of(history, objective, mode, own)
+    settings = Settings(objective=asked, mode=direction, reference=reference)
     searches.check_reported(settings.metrics, history)
     return MixtureOptimizer.of_history(history, settings)

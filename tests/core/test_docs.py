@@ -20,7 +20,11 @@ from ray_mixopt.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
-QUICK = {"recommend", "export"}  # the others are parsed only: replay, report and pretrain have tests of their own
+QUICK = {
+    "recommend",
+    "export",
+    "backtest",
+}  # the others are parsed only: replay, report and pretrain have tests of their own
 
 
 def blocks(page: Path, language: str) -> list[str]:

@@ -79,8 +79,8 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("runs")
     space = MixtureSpace(domains=("a", "b"), scales=(Scale("s", 0.1), Scale("l", 1.0)), steps=(10, 20))
     searcher = MixOptSearcher(space, metric="loss", mode="min", strategy="random", budget=20.0)
-    for i in range(8):
-        share, scale = i / 7, ("s", "l")[i % 2]
+    for i in range(12):
+        share, scale = i / 11, ("s", "l")[i % 2]
         searcher.optimizer.add_evaluated_point({"a": share, "b": 1 - share}, scale, 20, {"loss": (share - 0.3) ** 2})
     (experiment := folder / "search").mkdir()
     searcher.save_to_dir(str(experiment), "2026-01-01")
@@ -94,6 +94,7 @@ def test_the_core_imports_no_ray() -> None:
 def test_answers_from_files_import_no_ray(places: dict[str, str], tmp_path: Path) -> None:
     commands = (
         "recommend --from {table} --json",
+        "backtest --runs {table} --mixtures all",
         "recommend --from {experiment} --json",
         "export --from {table} --format csv --out {out}",
         "export --from {experiment} --format csv --out {out}",

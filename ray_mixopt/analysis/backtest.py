@@ -1,0 +1,428 @@
+"""Would it have been right on runs like these? The largest scale hidden, and predicted from the smaller ones.
+
+Hidden are all runs at one scale and at larger ones; predicted is what the hidden mixtures showed there at one length.
+Whatever all mixtures have in common is the level; what a mixture is chosen by are the contrasts, its differences from
+the mean of the hidden mixtures.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from ray_mixopt.core.history import History, Trial
+from ray_mixopt.core.problem import Problem, Settings
+from ray_mixopt.core.recommendation import NORMAL_95
+from ray_mixopt.core.space import MixtureSpace
+from ray_mixopt.optimizer import MixtureOptimizer
+
+LEAST_HIDDEN = 5  # mixtures: fewer have no rank correlation to speak of
+SUFFICIENT_RANK = 0.9
+SURROGATE = "ray-mixopt"
+
+Mixture = tuple[float, ...]
+Cell = tuple[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """How well hidden mixtures were predicted; None for what a method does not say.
+
+    Attributes:
+        n: number of mixtures that were predicted.
+        rank: Spearman's correlation of predicted and true values; None where one of them is constant.
+        error: root mean square error of the contrasts over their standard deviation, 1 for "all are equal".
+        covered: share of the contrasts inside their 95% interval.
+        stated: standard deviation of a contrast as stated, over its true error: 1 is right, more is too wide.
+        level: error of the mean of all, over the true mean.
+        level_covered: share of the draws whose level was inside its 95% interval.
+        regret: how much worse the mixture is that was predicted best than the best one, over their standard deviation.
+        seconds: to fit and to predict.
+    """
+
+    n: float
+    rank: float | None
+    error: float | None
+    covered: float | None
+    stated: float | None
+    level: float | None
+    level_covered: float | None
+    regret: float | None
+    seconds: float
+
+    @classmethod
+    def of(
+        cls, truth: np.ndarray, mean: np.ndarray, covariance: np.ndarray | None, sign: float, seconds: float
+    ) -> Scores:
+        """The scores of one prediction.
+
+        Args:
+            truth: what ``n`` mixtures showed.
+            mean: predicted for each, ``(n,)``; NaN for those that are not predicted.
+            covariance: of the predictions, ``(n, n)``, where the method states one: then it also has a level.
+            sign: +1 where less is better, -1 where more is.
+            seconds: taken.
+        """
+        known = np.isfinite(mean)
+        regret, spread = None, _spread(truth)
+        if known.any():
+            pick = int(np.argmin(np.where(known, sign * mean, np.inf)))
+            regret = float(sign * truth[pick] - (sign * truth).min()) / spread
+        y, m = truth[known], mean[known]
+        rank = error = covered = stated = level = level_covered = None
+        if len(y) > 2 and np.ptp(y) > 0:
+            rank = None if np.ptp(m) == 0 else float(spearmanr(m, y).statistic)
+            contrasts, found = y - y.mean(), m - m.mean()
+            wrong = float(np.sqrt(np.square(found - contrasts).mean()))
+            error = wrong / _spread(y)
+            if covariance is not None:
+                center = np.eye(len(y)) - 1 / len(y)
+                std = np.sqrt(np.maximum((center @ covariance @ center).diagonal(), 0.0))
+                covered = float((np.abs(found - contrasts) <= NORMAL_95 * std).mean())
+                stated = float(np.sqrt(np.square(std).mean())) / max(wrong, 1e-300)
+        if covariance is not None:
+            off = abs(m.mean() - y.mean())
+            level = off / max(abs(y.mean()), 1e-300)
+            level_covered = float(off <= NORMAL_95 * np.sqrt(max(covariance.mean(), 0.0)))
+        return cls(
+            n=len(y),
+            rank=rank,
+            error=error,
+            covered=covered,
+            stated=stated,
+            level=level,
+            level_covered=level_covered,
+            regret=regret,
+            seconds=seconds,
+        )
+
+    @classmethod
+    def mean(cls, scores: Sequence[Scores]) -> Scores:
+        """The mean over draws, of those draws in which a score is known."""
+        means = {}
+        for field in fields(cls):
+            known = [getattr(score, field.name) for score in scores if getattr(score, field.name) is not None]
+            means[field.name] = float(np.mean(known)) if known else None
+        return cls(**means)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """Some mixtures given at the smaller scales, and what each method made of them.
+
+    Attributes:
+        mixtures: number of mixtures given.
+        draws: number of times that they were drawn anew.
+        scores: by method, means over the draws.
+    """
+
+    mixtures: int
+    draws: int
+    scores: Mapping[str, Scores]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proxy:
+    """A smaller scale and length by itself: how the hidden mixtures that ran there too were ordered.
+
+    Attributes:
+        scale: its name.
+        steps: its length.
+        cost: of a run, in runs at the hidden scale and length.
+        n: hidden mixtures that ran there.
+        rank: Spearman's correlation with what they showed at the hidden scale.
+        regret: as in ``Scores``, of the mixture that was best there.
+    """
+
+    scale: str
+    steps: int
+    cost: float
+    n: int
+    rank: float
+    regret: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backtest:
+    """What was hidden, and how well it was predicted.
+
+    Attributes:
+        objective: what was predicted, in a few words.
+        hidden: scale and steps that were predicted.
+        n_hidden: number of mixtures known there, those that were given included.
+        known: number of the hidden mixtures whose runs at the hidden scale were given.
+        given: scales whose runs were given, small to large.
+        spread: standard deviation between the hidden mixtures, in the objective's unit.
+        cases: by the number of mixtures given.
+        proxies: each smaller scale and length, cheapest first.
+    """
+
+    objective: str
+    hidden: Cell
+    n_hidden: int
+    known: int
+    given: tuple[str, ...]
+    spread: float
+    cases: tuple[Case, ...]
+    proxies: tuple[Proxy, ...]
+
+    @property
+    def sufficient(self) -> Proxy | None:
+        """The cheapest smaller scale and length that ordered the hidden mixtures well; None if none did."""
+        return next((proxy for proxy in self.proxies if proxy.rank >= SUFFICIENT_RANK), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return asdict(self) | {"sufficient": None if self.sufficient is None else asdict(self.sufficient)}
+
+
+def backtest(
+    history: History,
+    settings: Settings,
+    *,
+    hide: tuple[str, int | None] | None = None,
+    given: Sequence[str] = (),
+    mixtures: Sequence[int | None] = (8, 16, None),
+    known: int = 0,
+    draws: int = 5,
+    seed: int = 0,
+    tick: Callable[[str], None] = lambda what: None,
+) -> Backtest:
+    """Hides the largest scale of some runs and predicts it from the smaller ones.
+
+    Args:
+        history: the runs.
+        settings: what is predicted, and by which strategy's surrogate.
+        hide: scale to hide, with all larger ones, and the length at which it is predicted (None: where most mixtures
+            are known). By default the largest scale at which at least 5 mixtures are known.
+        given: names of the smaller scales whose runs are given; all of them by default.
+        mixtures: how many mixtures are given at the smaller scales, drawn at random; None for all.
+        known: how many of the hidden mixtures are given at the hidden scale too.
+        draws: how often they are drawn.
+        seed: of the draws and the surrogate.
+        tick: called before each fit with what it is about.
+
+    Raises:
+        ValueError: if there is nothing to hide, or nothing to predict it from.
+    """
+    goal = settings.goal
+    if goal is not None and (goal.relative_to is not None or goal.guardrails or goal.closeness):
+        raise ValueError(
+            "A backtest compares with what was measured: leave relative_to, guardrails and closeness out of the "
+            "objective (--relative-to, --guardrail, --closeness)."
+        )
+    cells = _cells(history, Problem(space=history.space, settings=settings))
+    hidden = _hidden(history.space, cells, hide)
+    space = _smaller(history.space, hidden, given)
+    truth = cells[hidden]
+    if not 0 <= known <= len(truth) - LEAST_HIDDEN:
+        raise ValueError(
+            f"{known} of the {len(truth)} mixtures known at {_named(hidden)} cannot be given: at least {LEAST_HIDDEN} "
+            "must remain to be predicted (--known)."
+        )
+    at_smaller = sorted({_key(t.mixture) for t in history if t.scale in space.scale_names[:-1]})
+    sizes = sorted({min(size or len(at_smaller), len(at_smaller)) for size in mixtures})
+    problem = Problem(space=space, settings=replace(settings, seed=seed, budget=None, points_to_evaluate=()))
+    cases = []
+    for size in sizes:
+        n_draws = 1 if size == len(at_smaller) and not known else draws
+        found: dict[str, list[Scores]] = {}
+        for draw in range(n_draws):
+            tick(f"{size} mixtures, draw {draw + 1} of {n_draws}")
+            rng = np.random.default_rng([seed, draw])
+            chosen = {at_smaller[i] for i in rng.permutation(len(at_smaller))[:size]}
+            shown = {sorted(truth)[i] for i in rng.permutation(len(truth))[:known]}
+            runs = _given(history, space, chosen, shown)
+            asked = [mixture for mixture in sorted(truth) if mixture not in shown]
+            for method, scores in _predicted(problem, runs, cells, chosen, asked, hidden).items():
+                found.setdefault(method, []).append(scores)
+        means = {method: Scores.mean(scores) for method, scores in found.items()}
+        cases.append(Case(mixtures=size, draws=n_draws, scores=means))
+    return Backtest(
+        objective=" + ".join(f"{weight:g} {metric}" for metric, weight in problem.weights.items()).removeprefix("1 "),
+        hidden=hidden,
+        n_hidden=len(truth),
+        known=known,
+        given=space.scale_names[:-1],
+        spread=_spread(np.array(list(truth.values()))),
+        cases=tuple(cases),
+        proxies=_proxies(space, cells, hidden, problem.sign),
+    )
+
+
+def _predicted(
+    problem: Problem,
+    given: History,
+    cells: Mapping[Cell, Mapping[Mixture, float]],
+    chosen: set[Mixture],
+    asked: Sequence[Mixture],
+    hidden: Cell,
+) -> dict[str, Scores]:
+    """The scores of each method for the mixtures ``asked``, given some runs."""
+    truth, shares = np.array([cells[hidden][mixture] for mixture in asked]), np.array(asked)
+    largest = _last(cells, given.space.scale_names[-2], chosen)
+    only = {mixture: value for mixture, value in cells[largest].items() if mixture in chosen}
+    result = {}
+    for method, history in ((SURROGATE, given), (f"surrogate of {_named(largest)} alone", _alone(given, largest))):
+        start = time.perf_counter()
+        optimizer = MixtureOptimizer.of_history(history, problem.settings)
+        forecast = optimizer.predict(shares)
+        seconds = time.perf_counter() - start
+        result[method] = Scores.of(truth, forecast.mean, forecast.covariance, problem.sign, seconds)
+    result[f"same differences as at {_named(largest)}"] = Scores.of(
+        truth, np.array([only.get(mixture, np.nan) for mixture in asked]), None, problem.sign, 0.0
+    )
+    start = time.perf_counter()
+    linear = _linear(np.array(list(only)), np.array(list(only.values())), shares)
+    result[f"linear regression of {_named(largest)}"] = Scores.of(
+        truth, linear, None, problem.sign, time.perf_counter() - start
+    )
+    return result
+
+
+def _linear(mixtures: np.ndarray, values: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """Values ``(k,)`` at ``k x d`` mixtures, linear in the shares; of all fits the smallest where there are several."""
+    slopes, *_ = np.linalg.lstsq(mixtures - 1 / mixtures.shape[1], values - values.mean(), rcond=None)
+    return (asked - 1 / mixtures.shape[1]) @ slopes + values.mean()
+
+
+def _cells(history: History, problem: Problem) -> dict[Cell, dict[Mixture, float]]:
+    """The objective at each scale and length by mixture, the mean over repeats."""
+    seen: dict[Cell, dict[Mixture, list[float]]] = {}
+    for trial in history:
+        for step, metrics in trial.observations.items():
+            value = problem.value(metrics)
+            if value is not None:
+                seen.setdefault((trial.scale, step), {}).setdefault(_key(trial.mixture), []).append(value)
+    if not seen:
+        raise ValueError(f"No run reports {', '.join(problem.weights)}: there are {', '.join(history.metrics)}.")
+    return {cell: {mixture: float(np.mean(y)) for mixture, y in found.items()} for cell, found in seen.items()}
+
+
+def _hidden(
+    space: MixtureSpace, cells: Mapping[Cell, Mapping[Mixture, float]], hide: tuple[str, int | None] | None
+) -> Cell:
+    """The scale and length to hide.
+
+    Raises:
+        ValueError: if too little is known there, or no scale is smaller.
+    """
+    ordered = sorted(space.scales, key=_size)
+    if hide is not None:
+        name, steps = space.scale(hide[0]).name, hide[1]
+        places = [cell for cell in cells if cell[0] == name and steps in (None, cell[1])]
+    else:
+        enough = {cell[0] for cell, found in cells.items() if len(found) >= LEAST_HIDDEN}
+        name = next((scale.name for scale in reversed(ordered[1:]) if scale.name in enough), ordered[-1].name)
+        places = [cell for cell in cells if cell[0] == name]
+    chosen = max(places, key=lambda cell: (len(cells[cell]), cell[1]), default=None)
+    if chosen is None:
+        lengths = ", ".join(str(cell[1]) for cell in sorted(cells) if cell[0] == name)
+        raise ValueError(f"No run of {name} reports the objective at that length: there are {lengths or 'none'}.")
+    if len(cells[chosen]) < LEAST_HIDDEN:
+        raise ValueError(
+            f"Only {len(cells[chosen])} mixtures are known at {_named(chosen)}: at least {LEAST_HIDDEN} are needed, to "
+            "see how well they are predicted."
+        )
+    below = [s.name for s in ordered[: [s.name for s in ordered].index(name)]]
+    if not any(cell[0] in below for cell in cells):
+        raise ValueError(
+            f"No run is of a scale smaller than {name}, to predict it from: a backtest needs runs at two scales or "
+            "more."
+        )
+    return chosen
+
+
+def _smaller(space: MixtureSpace, hidden: Cell, given: Sequence[str]) -> MixtureSpace:
+    """The space of the scales given and the hidden one, which is its target."""
+    ordered = sorted(space.scales, key=_size)
+    below = ordered[: [scale.name for scale in ordered].index(hidden[0])]
+    if unknown := sorted(set(given) - {scale.name for scale in below}):
+        raise ValueError(
+            f"{unknown[0]!r} is no scale smaller than {hidden[0]}, which is hidden: give some of "
+            f"{', '.join(scale.name for scale in below)}."
+        )
+    kept = [scale for scale in below if not given or scale.name in given]
+    return replace(space, scales=(*kept, space.scale(hidden[0])), target=hidden, earlier_scales=())
+
+
+def _size(scale: Any) -> tuple[float, float]:
+    return scale.parameters or scale.cost_per_step, scale.cost_per_step
+
+
+def _given(history: History, space: MixtureSpace, chosen: set[Mixture], shown: set[Mixture]) -> History:
+    """The runs of the mixtures chosen, and at the hidden scale of those shown, sorted: their order tells nothing."""
+    result = History(space)
+    places = {name: place for place, name in enumerate(space.scale_names)}
+    runs = [
+        t for t in history if t.scale in places and _key(t.mixture) in (chosen, shown)[t.scale == space.target_scale]
+    ]
+    for trial in sorted(runs, key=lambda t: (places[t.scale], t.mixture, sorted(t.observations))):
+        _add(result, trial, sorted(trial.observations))
+    return result
+
+
+def _alone(history: History, cell: Cell) -> History:
+    """What the runs showed at one scale and length."""
+    result = History(history.space)
+    for trial in history:
+        if trial.scale == cell[0] and cell[1] in trial.observations:
+            _add(result, trial, [cell[1]])
+    return result
+
+
+def _add(history: History, trial: Trial, steps: Sequence[int]) -> None:
+    seen = {step: trial.observations[step] for step in steps}
+    history.add(replace(trial, observations=seen, status="done" if trial.status != "diverged" else "diverged"))
+    history.arrivals += [(trial.trial_id, step) for step in steps]
+
+
+def _last(cells: Mapping[Cell, Mapping[Mixture, float]], scale: str, chosen: set[Mixture]) -> Cell:
+    """The length of a scale at which most of the mixtures chosen are known; of equals the longest."""
+    places = [cell for cell in cells if cell[0] == scale]
+    return max(places, key=lambda cell: (len(chosen & cells[cell].keys()), cell[1]))
+
+
+def _proxies(
+    space: MixtureSpace, cells: Mapping[Cell, Mapping[Mixture, float]], hidden: Cell, sign: float
+) -> tuple[Proxy, ...]:
+    found = []
+    truth, full = cells[hidden], space.cost(*hidden)
+    spread = _spread(np.array(list(truth.values())))
+    for (scale, steps), values in cells.items():
+        common = sorted(truth.keys() & values.keys())
+        if scale not in space.scale_names[:-1] or len(common) < LEAST_HIDDEN:
+            continue
+        there, then = np.array([values[w] for w in common]), np.array([truth[w] for w in common])
+        if np.ptp(there) == 0 or np.ptp(then) == 0:
+            continue
+        pick = int(np.argmin(sign * there))
+        found.append(
+            Proxy(
+                scale=scale,
+                steps=steps,
+                cost=space.cost(scale, steps) / full,
+                n=len(common),
+                rank=float(spearmanr(there, then).statistic),
+                regret=float(sign * then[pick] - (sign * then).min()) / spread,
+            )
+        )
+    return tuple(sorted(found, key=lambda proxy: (proxy.cost, proxy.scale)))
+
+
+def _spread(values: np.ndarray) -> float:
+    return max(float(values.std()), 1e-300)
+
+
+def _key(mixture: Sequence[float]) -> Mixture:
+    """Files write a mixture with few digits: what agrees in six of them is one."""
+    return tuple(round(float(share), 6) for share in mixture)
+
+
+def _named(cell: Cell) -> str:
+    return f"{cell[0]} x {cell[1]:,}"

@@ -1,0 +1,170 @@
+"""What a backtest hides, and how it scores what was predicted."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from scipy.stats import spearmanr
+from worlds import DOMAINS, THREE_SCALES, Bowl
+
+from ray_mixopt.analysis.backtest import SURROGATE, Scores, backtest
+from ray_mixopt.cli.main import main
+from ray_mixopt.core.history import History, Trial
+from ray_mixopt.core.objective import Objective
+from ray_mixopt.core.problem import Settings
+
+LOSS = Settings(objective={"loss": 1.0})
+BOWL = Bowl(space=THREE_SCALES, best=(0.5, 0.3, 0.2))
+MIXTURES = THREE_SCALES.sample(12, np.random.default_rng(0))
+
+
+def runs(scales=("small", "medium", "large"), loss=BOWL, order=None, n=12) -> History:
+    """The same mixtures at each scale, to both lengths."""
+    history = History(THREE_SCALES)
+    rows = [(scale, i) for scale in scales for i in range(n)]
+    for scale, i in rows if order is None else [rows[k] for k in order]:
+        name = f"{scale}_{i}"
+        mixture = tuple(MIXTURES[i].tolist())
+        history.add(Trial(trial_id=name, mixture=mixture, scale=scale, steps=400, status="done", evaluated=True))
+        for step in THREE_SCALES.steps:
+            history.observe(name, step, {"loss": loss(dict(zip(DOMAINS, mixture, strict=True)), scale, step)})
+    return history
+
+
+def scores_of(found, method=SURROGATE):
+    return {case.mixtures: replace(case.scores[method], seconds=0.0) for case in found.cases}
+
+
+@pytest.fixture(scope="module")
+def found():
+    return backtest(runs(), LOSS, mixtures=(6, None), draws=2)
+
+
+def test_the_largest_scale_is_predicted_from_the_smaller_ones(found):
+    assert (found.hidden, found.n_hidden, found.given) == (("large", 400), 12, ("small", "medium"))
+    assert [(case.mixtures, case.draws) for case in found.cases] == [(6, 2), (12, 1)]
+    few, all_of_them = (case.scores for case in found.cases)
+    assert all_of_them[SURROGATE].rank > 0.97 and all_of_them[SURROGATE].regret < 0.2
+    assert all_of_them[SURROGATE].error < few[SURROGATE].error < 1
+
+
+def test_where_differences_carry_over_the_smaller_scale_is_exact(found):
+    same = found.cases[-1].scores["same differences as at medium x 400"]
+    assert same.n == 12 and same.rank == pytest.approx(1) and same.error < 1e-9 and same.regret == 0
+    assert same.covered is None and same.level is None  # it states neither
+    assert found.cases[0].scores["same differences as at medium x 400"].n == 6  # those that were drawn
+    cheapest = found.proxies[0]
+    assert (cheapest.scale, cheapest.steps, cheapest.n) == ("small", 100, 12) and found.sufficient == cheapest
+    assert cheapest.cost == pytest.approx(THREE_SCALES.cost("small", 100) / THREE_SCALES.cost("large", 400))
+
+
+def test_nothing_of_what_is_hidden_is_given(found):
+    def another(mixture, scale, step):
+        return BOWL(mixture, scale, step) * (-1 if scale == "large" else 1)
+
+    other = backtest(runs(loss=another), LOSS, mixtures=(6, None), draws=2)
+    for size, scores in scores_of(other).items():
+        assert scores.rank == pytest.approx(-scores_of(found)[size].rank)
+
+
+def test_the_order_of_the_rows_does_not_matter(found):
+    shuffled = runs(order=np.random.default_rng(1).permutation(36))
+    assert scores_of(backtest(shuffled, LOSS, mixtures=(6, None), draws=2)) == scores_of(found)
+
+
+def test_more_is_better_turns_the_pick_around():
+    upside = backtest(runs(loss=lambda *at: -BOWL(*at)), replace(LOSS, mode="max"), mixtures=(None,))
+    assert upside.cases[0].scores[SURROGATE].regret < 0.2
+
+
+def test_some_of_the_hidden_may_be_known_and_some_scales_be_left_out():
+    found = backtest(runs(), LOSS, known=2, draws=2, mixtures=(None,), given=["small"])
+    assert (found.given, found.known, found.cases[0].draws) == (("small",), 2, 2)
+    assert found.cases[0].scores[SURROGATE].n == 10
+    assert {proxy.scale for proxy in found.proxies} == {"small"}
+
+
+def test_scores_say_how_often_intervals_hold_and_how_wide_they_are():
+    rng = np.random.default_rng(0)
+    root = rng.standard_normal((6, 6))
+    covariance, mean = root @ root.T + 5, rng.standard_normal(6)
+    truths = rng.multivariate_normal(mean, covariance, 4000)
+    scores = [Scores.of(truth, mean, covariance, 1.0, 0.0) for truth in truths]
+    for name in ("covered", "level_covered"):
+        assert np.mean([getattr(s, name) for s in scores]) == pytest.approx(0.95, abs=0.015)
+    center = np.eye(6) - 1 / 6
+    spread = np.square((truths - mean) @ center).mean()
+    assert np.mean([(s.error * truth.std()) ** 2 for s, truth in zip(scores, truths, strict=True)]) == pytest.approx(
+        spread
+    )
+    assert spread == pytest.approx(np.trace(center @ covariance @ center) / 6, rel=0.05)
+    assert scores[0].rank == pytest.approx(spearmanr(mean, truths[0]).statistic)
+
+
+def test_a_method_is_scored_on_what_it_predicts():
+    truth, mean = np.array([3.0, 1.0, 2.0, 9.0, 0.0]), np.array([3.0, 1.0, 2.0, np.nan, np.nan])
+    scores = Scores.of(truth, mean, None, 1.0, 0.0)
+    assert (scores.n, scores.rank) == (3, pytest.approx(1)) and scores.error == pytest.approx(0)
+    assert scores.regret == pytest.approx(1 / truth.std())  # the best of all was not among them
+    nothing = Scores.of(truth, np.full(5, np.nan), None, -1.0, 0.0)
+    assert (nothing.n, nothing.rank, nothing.error, nothing.regret) == (0, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("history", "options", "message"),
+    [
+        (runs(scales=["large"]), {}, "No run is of a scale smaller than large"),
+        (runs(n=4), {}, "Only 4 mixtures are known at large x 400: at least 5"),
+        (runs(n=6), {"known": 2}, "2 of the 6 mixtures known at large x 400 cannot be given"),
+        (runs(), {"hide": ("huge", None)}, "huge"),
+        (runs(), {"hide": ("large", 7)}, "No run of large reports the objective at that length: there are 100, 400"),
+        (runs(), {"hide": ("small", None)}, "No run is of a scale smaller than small"),
+        (
+            runs(),
+            {"given": ["large"]},
+            "'large' is no scale smaller than large, which is hidden: give some of small, medium",
+        ),
+    ],
+)
+def test_what_cannot_be_tested_is_said(history, options, message):
+    with pytest.raises(ValueError, match=message):
+        backtest(history, LOSS, **options)
+
+
+def test_objectives_that_were_not_measured_are_refused():
+    with pytest.raises(ValueError, match="leave relative_to, guardrails and closeness out"):
+        backtest(runs(), Settings(objective=Objective(weights={"loss": 1.0}, relative_to="uniform")))
+    with pytest.raises(ValueError, match="No run reports accuracy: there are loss"):
+        backtest(runs(), Settings(objective={"accuracy": 1.0}))
+
+
+def test_constant_metrics_and_repeats_have_scores_that_are_not_known():
+    found = backtest(runs(loss=lambda *at: 1.0), LOSS, mixtures=(None,))
+    assert found.cases[0].scores[SURROGATE].rank is None and found.proxies == () and found.sufficient is None
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_the_command_prints_the_table_and_json(tmp_path):
+    lines = ["scale,parameters,cost_per_step,step,mixture/web,mixture/code,mixture/math,val_loss/a"]
+    for trial in runs():
+        scale = THREE_SCALES.scale(trial.scale)
+        for step, values in trial.observations.items():
+            shares = ",".join(map(repr, trial.mixture))
+            lines.append(f"{scale.name},{scale.parameters},{scale.cost_per_step},{step},{shares},{values['loss']}")
+    table = tmp_path / "runs.csv"
+    table.write_text("\n".join(lines))
+    words = ["backtest", "--runs", str(table), "--mixtures", "all", "--draws", "1"]
+    shown = CliRunner().invoke(main, words, env={"COLUMNS": "100"})
+    assert shown.exit_code == 0, shown.output
+    for part in ("Hidden: large x 400 steps, where 12 mixtures are known", "Given: small, medium", "Cheapest runs"):
+        assert part in " ".join(shown.output.split())
+    result = CliRunner().invoke(main, [*words, "--json"])
+    case = json.loads(result.stdout)["cases"][0]
+    assert case["mixtures"] == 12 and case["scores"][SURROGATE]["rank"] > 0.97
+    for option, text in ((["--mixtures", "8,few"], "--mixtures is numbers"), (["--target", "large:400"], "use --hide")):
+        refused = CliRunner().invoke(main, [*words, *option])
+        assert refused.exit_code == 2 and text in refused.output
