@@ -1,6 +1,6 @@
 """A search whose processes are killed at random moments, and what each kill cost.
 
-    python experiments/soak/kills.py [--kills 24] [--budget 150] [--seed 7] [--out experiments/results/kills.md]
+    python experiments/soak/kills.py [--kills 20] [--budget 400] [--seed 7] [--out experiments/results/kills.md]
 
 Simulated runs that take a moment, two at a time, are searched with ``default`` in a process of its own. In turn its
 driver, the process of a trial, the raylet and the GCS are killed (SIGKILL) at moments drawn from the seed; where the
@@ -39,6 +39,7 @@ from ray_mixopt.tune.session import trial_name
 METRIC, NAME, WITNESS = "loss", "search", "witness.jsonl"
 VICTIMS = {"driver": "", "trial": "ray::Paced", "raylet": "raylet/raylet", "gcs": "gcs/gcs_server"}
 PATIENCE_S = 120.0  # for a search to end after the loss of its cluster
+PROGRESS_S = 600.0  # for a search to get as far as its next kill
 
 
 class Paced(simulators.SimulatorTrainable):
@@ -133,6 +134,7 @@ class Search:
     budget: float
     seed: int
     driver: subprocess.Popen[bytes] | None = None
+    n_heard: int = 0  # lines of the witness at the last kill
 
     def start(self) -> subprocess.Popen[bytes]:
         """The process that drives the search; a new one if the last has ended."""
@@ -166,7 +168,6 @@ class Search:
 
 def strike(search: Search, victim: str, draws: random.Random) -> dict[str, Any]:
     """Kills one process of a search at a random moment; gives what came of it."""
-    fresh = search.driver is None
     known, begun = len(search.reports()), time.monotonic()
     driver = search.start()
     wanted = known + draws.choice([0, 1, 2, 4])
@@ -175,14 +176,17 @@ def strike(search: Search, victim: str, draws: random.Random) -> dict[str, Any]:
         targets = (
             [pid for pid, line in below.items() if VICTIMS[victim] in line] if victim != "driver" else [driver.pid]
         )
-        # A new driver is given the time to look at its files; now and then it is killed before it has done anything.
-        if targets and (below or not fresh) and len(search.reports()) >= wanted:
+        # Now and then a new driver is killed before it has done anything but start Ray.
+        if targets and below and len(search.reports()) >= wanted:
             break
-        if driver.poll() is not None or time.monotonic() - begun > PATIENCE_S:
-            raise SystemExit(f"The search made no progress: {search.said()}")
+        if driver.poll() is not None:
+            raise SystemExit(f"The search has ended before the kill: give it more --budget. {search.said()}")
+        if time.monotonic() - begun > PROGRESS_S:
+            raise SystemExit(f"The search makes no progress. {search.said()}")
         time.sleep(0.05)
     time.sleep(draws.uniform(0, 1.5))
-    before, begun = set(search.reports()), time.monotonic()
+    heard, begun = search.reports(), time.monotonic()
+    since, search.n_heard = set(heard[search.n_heard :]), len(heard)
     kill(draws.choice(targets))
     ended: float | None = None
     if victim == "trial":
@@ -207,24 +211,26 @@ def strike(search: Search, victim: str, draws: random.Random) -> dict[str, Any]:
         "victim": victim,
         "ended_s": ended,
         "said": said,
+        "heard": len(since),
         "known": len(seen),
-        "lost": len([1 for name, step, _ in before if (name, step) not in seen]),
-        "changed": len([1 for name, step, value in before if seen.get((name, step), value) != value]),
+        "lost": len([1 for name, step, _ in since if (name, step) not in seen]),
+        "changed": len([1 for name, step, value in heard if seen.get((name, step), value) != value]),
         "repeats": len(search.reports()) - len({report[:2] for report in search.reports()}),
         "spent": 0.0 if history is None else history.spent,
         "unkept": 0.0 if history is None else history.unkept,
     }
 
 
-COLUMNS = ("kill", "victim", "search ended", "saved", "changed", "not saved", "repeats so far", "spent", "unkept")
-HEAD = f"| {' | '.join(COLUMNS)} |\n| ---: | --- | ---: {'| ---: ' * 6}|"
+COLUMNS = ("kill", "victim", "search ended", "new reports", "of them not saved", "saved in all", "changed")
+COLUMNS += ("repeats so far", "spent", "trained and not kept")
+HEAD = f"| {' | '.join(COLUMNS)} |\n| ---: | --- | ---: {'| ---: ' * 7}|"
 
 
 def line(number: int, row: dict[str, Any]) -> str:
     """A row of the table."""
     ended = row["ended_s"]
     after = "goes on" if ended is None else "never" if ended == float("inf") else f"{ended:.0f} s"
-    counts = [row[key] for key in ("known", "changed", "lost", "repeats")]
+    counts = [row[key] for key in ("heard", "lost", "known", "changed", "repeats")]
     cells = [number, row["victim"], after, *counts, f"{row['spent']:.4g}", f"{row['unkept']:.3g}"]
     return f"| {' | '.join(map(str, cells))} |"
 
@@ -232,8 +238,8 @@ def line(number: int, row: dict[str, Any]) -> str:
 def main() -> None:
     """Runs the kills from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=24)
-    parser.add_argument("--budget", type=float, default=150.0)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--budget", type=float, default=400.0)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--out", type=Path, default=Path("experiments/results/kills.md"))
     parser.add_argument("--drive", type=Path, help=argparse.SUPPRESS)

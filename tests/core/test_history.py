@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import pytest
 
@@ -163,3 +164,23 @@ def test_damaged_states_are_refused(history, damage, sentence) -> None:
 def test_what_is_no_history_is_refused(state) -> None:
     with pytest.raises(ValueError, match="Cannot read a history"):
         History.from_state_dict(state)
+
+
+def test_what_befell_a_search_is_kept(space) -> None:
+    history = History(space)
+    assert "incidents" not in history.state_dict() and "unkept" not in history.state_dict()
+    for number in range(120):
+        history.note(f"The disk was full, number {number}.")
+    history.unkept = 2.5
+    again = History.from_state_dict(json.loads(json.dumps(history.state_dict())))
+    assert again.unkept == 2.5 and again.incidents == history.incidents and len(again.incidents) == 100
+    assert re.fullmatch(r"20..-..-.. ..:..:.. UTC: The disk was full, number 119\.", again.incidents[-1])
+    other = history.copy()
+    history.note("later")
+    assert len(other.incidents) == 100 and other.incidents[-1] != history.incidents[-1]
+
+
+@pytest.mark.parametrize("unkept", [-1.0, math.nan, math.inf, "much"])
+def test_the_cost_of_what_was_not_kept_is_a_cost(space, unkept) -> None:
+    with pytest.raises(ValueError):
+        History.from_state_dict(History(space).state_dict() | {"unkept": unkept})

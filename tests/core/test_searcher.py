@@ -171,6 +171,19 @@ def test_late_repeated_and_unknown_results_do_no_harm(searcher: MixOptSearcher) 
     assert history.n_duplicates == 1 and list(history.trials) == ["a"]
 
 
+def test_what_is_trained_again_is_counted_and_what_is_said_again_is_not(
+    searcher: MixOptSearcher, space: MixtureSpace
+) -> None:
+    price = space.scale(searcher.suggest("a")["scale"]).cost_per_step
+    history = searcher.optimizer.history
+    for iteration, step in enumerate((100, 300, 300, 500), start=1):
+        searcher.on_trial_result("a", {"step": step, "loss": 1.0, "iterations_since_restore": iteration})
+    assert history.unkept == 0 and history.n_duplicates == 1
+    for iteration, step in enumerate((300, 500, 700), start=1):  # another process, from the checkpoint at 100
+        searcher.on_trial_result("a", {"step": step, "loss": 1.0, "iterations_since_restore": iteration})
+    assert history.unkept == pytest.approx(400 * price) and history.spent == pytest.approx(700 * price)
+
+
 def test_an_unknown_trial_is_adopted_from_its_result(searcher: MixOptSearcher, space: MixtureSpace) -> None:
     config = {f"config/mixture/{name}": 2.0 for name in space.domains} | {"config/scale": "20M", "config/steps": 300}
     searcher.on_trial_result("found", config | {"step": 100, "loss": 2.0})
