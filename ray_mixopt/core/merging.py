@@ -202,7 +202,6 @@ def common_space(histories: Mapping[str, History], changes: DomainMap | None = N
                     f"Scale {scale.name!r} is {scales[scale.name]} in one source and {scale} in another: give its cost "
                     "and parameters for all of them."
                 )
-    ordered = sorted(scales.values(), key=lambda scale: scale.cost_per_step)
     target = max(
         (history.space.target for history in histories.values() if history.space.target is not None),
         key=lambda t: scales[t[0]].cost_per_step * t[1],
@@ -215,7 +214,7 @@ def common_space(histories: Mapping[str, History], changes: DomainMap | None = N
     return replace(
         first,
         domains=tuple(domains),
-        scales=tuple(ordered),
+        scales=tuple(scales.values()),
         steps=tuple(sorted(steps)),
         target=target,
         groups=kept,

@@ -24,7 +24,8 @@ class Pool:
     Args:
         mixtures: distinct mixtures in the space's domain order, ``n x d``.
         available: whether a mixture has a value at a scale and rung, ``n x n_scales x n_steps``.
-        scales: names of the scales, in order; ``of`` takes them from a space.
+        scales: names of the scales, in order; by default ``of`` takes them from a space, in the order in which that was
+            given them.
         steps: the rungs, ascending; likewise.
 
     Raises:
@@ -55,7 +56,7 @@ class Pool:
             raise ValueError("A pool in which no run is available has nothing to search.")
 
     def of(self, space: MixtureSpace) -> Pool:
-        """This pool with the scales and rungs of a space.
+        """This pool with the scales and rungs of a space, and in its order.
 
         Raises:
             ValueError: if it does not fit the space; the message says where.
@@ -67,13 +68,13 @@ class Pool:
                 f"The pool has {self.available.shape[1]} scales and {self.available.shape[2]} rungs, the space "
                 f"{len(space.scales)} and {len(space.steps)}."
             )
-        for label, own, wanted in (
-            ("scales", self.scales, space.scale_names),
-            ("rungs", self.steps, space.steps),
-        ):
-            if own not in (None, wanted):
+        scales, steps = self.scales or space.listed_scales, self.steps or space.steps
+        for label, own, wanted in (("scales", scales, space.scale_names), ("rungs", steps, space.steps)):
+            if set(own) != set(wanted):
                 raise ValueError(f"The pool has the {label} {own}, the space {wanted}.")
-        return replace(self, scales=space.scale_names, steps=space.steps)
+        rows, columns = [scales.index(name) for name in space.scale_names], [steps.index(z) for z in space.steps]
+        available = self.available[:, rows][:, :, columns]
+        return replace(self, available=available, scales=space.scale_names, steps=space.steps)
 
     def row(self, mixture: ArrayLike) -> int | None:
         """The row of ``mixtures`` that is the same mixture as this one ``(d,)``; None where there is none."""

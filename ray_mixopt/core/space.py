@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +49,13 @@ class Scale:
             object.__setattr__(self, label, float(value))
 
 
+def checked_costs(cost_per_step: Mapping[str, float]) -> Mapping[str, float]:
+    """Costs by scale name; raises ValueError if they are something else. ``Scale`` checks the numbers."""
+    if not isinstance(cost_per_step, Mapping):
+        raise ValueError(f"cost_per_step must be the price of a step by scale name, got {cost_per_step!r}.")
+    return cost_per_step
+
+
 def priced(names: Sequence[str], cost_per_step: Mapping[str, float], *, remedy: str) -> dict[str, float]:
     """Cost per step by scale; that of a single scale is 1 unless it is known, so that cost is counted in its steps.
 
@@ -60,7 +67,7 @@ def priced(names: Sequence[str], cost_per_step: Mapping[str, float], *, remedy: 
     Raises:
         ValueError: if a cost is missing.
     """
-    prices = dict(cost_per_step)
+    prices = dict(checked_costs(cost_per_step))
     if len(names) == 1:
         prices.setdefault(names[0], 1.0)
     if unknown := [name for name in names if name not in prices]:
@@ -70,15 +77,22 @@ def priced(names: Sequence[str], cost_per_step: Mapping[str, float], *, remedy: 
     return prices
 
 
+def by_size(scales: Iterable[Scale]) -> tuple[Scale, ...]:
+    """Scales small to large: by their parameters where all are known, else by the cost of a step."""
+    given = tuple(scales)
+    sized = all(scale.parameters is not None for scale in given)
+    return tuple(sorted(given, key=lambda s: (s.parameters or 0.0, s.cost_per_step) if sized else s.cost_per_step))
+
+
 @dataclass(frozen=True, kw_only=True)
 class MixtureSpace:
     """What may be trained, what it costs, and where the answer is wanted. Immutable.
 
     Args:
         domains: names of the data domains, without "/".
-        scales: model scales, small to large.
+        scales: model scales, in any order; kept small to large, by ``parameters`` where all have them, else by cost.
         steps: the rungs, ascending: training lengths, in steps, at which runs report and may be paused.
-        target: ``(scale name, steps)`` at which the best mixture is wanted; the last scale and last rung by default.
+        target: ``(scale name, steps)`` at which the best mixture is wanted; the largest scale and last rung by default.
         lower: smallest share of a domain, by name (0 where not given).
         upper: largest share of a domain, by name (1 where not given).
         token_supply: tokens available, by domain. With ``target_tokens`` it caps a domain's share at
@@ -107,7 +121,9 @@ class MixtureSpace:
     def __post_init__(self) -> None:
         put = object.__setattr__
         put(self, "domains", _checked_domains(self.domains))
-        put(self, "scales", _checked_scales(self.scales))
+        given = _checked_scales(self.scales)
+        put(self, "_listed", tuple(scale.name for scale in given))
+        put(self, "scales", by_size(given))
         put(self, "earlier_scales", tuple(self.earlier_scales))
         _checked_scales((*self.scales, *self.earlier_scales))
         put(self, "groups", tuple(self.groups))
@@ -136,6 +152,11 @@ class MixtureSpace:
     def scale_names(self) -> tuple[str, ...]:
         """Names of the scales, small to large."""
         return tuple(scale.name for scale in self.scales)
+
+    @property
+    def listed_scales(self) -> tuple[str, ...]:
+        """Names of the scales in the order in which they were given."""
+        return self.__dict__["_listed"]
 
     @property
     def target_scale(self) -> str:

@@ -123,9 +123,9 @@ class PretrainConfig(Section):
         name: of the experiment.
         data: folder of token shards, at the same path on every node.
         domains: to mix; by default all of the data.
-        scales: small to large.
+        scales: in any order.
         steps: rungs, ascending.
-        target: by default the last scale and the last rung.
+        target: by default the largest scale and the last rung.
         batch_tokens: tokens of a step.
         sequence_length: tokens of a sequence.
         lower: smallest share, by domain.

@@ -12,7 +12,7 @@ import numpy as np
 
 from ray_mixopt.core.pool import Pool
 from ray_mixopt.core.simplex import same_mixture
-from ray_mixopt.core.space import MixtureSpace, Scale
+from ray_mixopt.core.space import MixtureSpace, Scale, by_size
 from ray_mixopt.io.read import DERIVED_METRIC, Rows, read_rows
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class RunTable:
 
     Args:
         name: what it is called.
-        space: domains, scales by ascending cost, all logged steps, and the target.
+        space: domains, scales small to large, all logged steps, and the target.
         metrics: names of the metrics.
         modes: "min" or "max" for each metric.
         default_metric: the metric to optimise unless said otherwise.
@@ -59,7 +59,7 @@ class RunTable:
             path: a tidy file; a folder of RegMix pairs; or one file of a RegMix pair. Pairs of one scale are joined.
             scale_cost: cost of one training step by scale name; needed where the files give no cost, and taken
                 instead of theirs. RegMix logs one length, called step 1: give the cost of a whole run.
-            target: ``(scale name, steps)`` wanted; the most costly scale at its last step by default.
+            target: ``(scale name, steps)`` wanted; the largest scale at its last step by default.
             metrics: keep only these; all by default. ``loss``, the mean of all ``val_loss/*``, is added if missing.
             modes: "min" or "max" by metric, where the default is wrong: "max" for names with "acc", else "min".
 
@@ -156,7 +156,8 @@ def _tabulate(
     modes = {} if modes is None else modes
     if not set(modes) <= set(rows.metrics) or not set(modes.values()) <= {"min", "max"}:
         raise ValueError(f"modes must give 'min' or 'max' for metrics of the runs, got {dict(modes)!r}.")
-    names.sort(key=lambda scale: cost[scale])
+    scales = by_size(Scale(n, cost_per_step=cost[n], parameters=rows.parameters.get(n)) for n in names)
+    names = [scale.name for scale in scales]
     steps = sorted(set(rows.steps.tolist()))
     mixtures, which = _distinct(rows.mixtures)
     cell = (which, np.array([names.index(s) for s in rows.scale]), np.searchsorted(steps, rows.steps))
@@ -171,7 +172,7 @@ def _tabulate(
         target = names[-1], steps[int(np.flatnonzero(counts[:, -1].any(axis=0)).max())]
     space = MixtureSpace(
         domains=rows.domains,
-        scales=tuple(Scale(n, cost_per_step=cost[n], parameters=rows.parameters.get(n)) for n in names),
+        scales=scales,
         steps=tuple(steps),
         target=target,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,6 +51,28 @@ def test_a_pool_is_of_a_space(pool: Pool) -> None:
         Pool(mixtures=MIXTURES, available=AVAILABLE, scales=("S", "L"), steps=(100,))
     with pytest.raises(ValueError, match=r"use pool\.of\(space\)"):
         Pool(mixtures=MIXTURES, available=AVAILABLE).has([0.5, 0.5], "S", 100)
+
+
+def test_a_pool_goes_by_the_names_of_its_scales() -> None:
+    turned = MixtureSpace(domains=("web", "code"), scales=SPACE.scales[::-1], steps=SPACE.steps)
+    assert turned == SPACE
+    pools = [
+        Pool(mixtures=MIXTURES, available=AVAILABLE, scales=("S", "L")).of(turned),
+        Pool(mixtures=MIXTURES, available=AVAILABLE[:, ::-1], scales=("L", "S")).of(SPACE),
+        Pool(mixtures=MIXTURES, available=AVAILABLE[:, ::-1]).of(turned),  # in the order in which the space has them
+        Pool(mixtures=MIXTURES, available=AVAILABLE[:, :, ::-1], steps=SPACE.steps[::-1]).of(SPACE),
+        Pool(mixtures=MIXTURES, available=AVAILABLE[:, ::-1]).of(MixtureSpace.from_dict(as_0_1_wrote_it(turned))),
+    ]
+    for pool in pools:
+        assert pool.scales == ("S", "L") and pool.steps == SPACE.steps
+        np.testing.assert_array_equal(pool.available, AVAILABLE)
+
+
+def as_0_1_wrote_it(space: MixtureSpace) -> dict[str, Any]:
+    """Scales as they were listed, and the last of them the target."""
+    state = space.to_dict()
+    state["scales"] = [next(s for s in state["scales"] if s["name"] == name) for name in space.listed_scales]
+    return state | {"target": [space.listed_scales[-1], space.steps[-1]]}
 
 
 def test_pools_are_written_and_read(pool: Pool) -> None:

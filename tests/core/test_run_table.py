@@ -111,7 +111,7 @@ def test_choices_of_the_reader(tmp_path: Path) -> None:
     table = RunTable.read(path, target=("S", 200), metrics=["acc"], modes={"acc": "min"}, scale_cost={"L": 7, "S": 8})
     assert table.space.target == ("S", 200)
     assert table.metrics == ("acc",) and table.modes == {"acc": "min"} and table.default_metric == "acc"
-    assert table.space.scale_names == ("L", "S")
+    assert table.space.scale_names == ("S", "L"), "by their parameters, whatever they cost"
     assert table.space.cost("S", 2) == 16
 
 

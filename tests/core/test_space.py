@@ -7,6 +7,7 @@ import pickle
 
 import numpy as np
 import pytest
+from ray import tune
 
 from ray_mixopt.core.space import MixtureSpace, Scale
 
@@ -249,3 +250,32 @@ def test_spaces_are_immutable_and_can_be_pickled() -> None:
     again = pickle.loads(pickle.dumps(space))
     assert again == space
     assert again.corners().tolist() == space.corners().tolist()
+
+
+@pytest.mark.parametrize("sized", [True, False])
+def test_scales_come_in_any_order(sized):
+    small, middle, large = (
+        Scale(name, cost, parameters if sized else None)
+        for name, cost, parameters in (("60M", 0.03, 6e7), ("x", 0.2, 3e8), ("1B", 1.0, 1e9))
+    )
+    one, two, three = (make(scales=s) for s in ((small, middle, large), (large, middle, small), (middle, large, small)))
+    assert one == two == three
+    assert two.scale_names == ("60M", "x", "1B") and two.target == ("1B", 40)
+    assert three.listed_scales == ("x", "1B", "60M")
+    told = make(scales=(large, small), target=("60M", 10))
+    assert told.target == ("60M", 10) and MixtureSpace.from_dict(told.to_dict()) == told
+
+
+def test_parameters_say_which_scale_is_larger_where_all_are_known():
+    space = make(scales=(Scale("7B", 1.0, 7e9), Scale("1B", 2.0, 1e9)))  # measured on other machines
+    assert space.target == ("7B", 40) and space.scale_names == ("1B", "7B")
+    assert make(scales=(Scale("7B", 1.0, 7e9), Scale("1B", 2.0))).target == ("1B", 40)
+
+
+def test_the_choices_of_a_param_space_come_in_any_order():
+    weights = {"a": tune.uniform(0, 1), "b": tune.uniform(0, 1)}
+    config = {"mixture": weights, "scale": tune.choice(["1B", "60M"]), "steps": tune.choice([1000, 100])}
+    space = MixtureSpace.from_param_space(config, cost_per_step={"60M": 0.03, "1B": 1.0})
+    assert space.target == ("1B", 1000) and space.target_cost == 1000
+    with pytest.raises(ValueError, match="cost_per_step must be the price of a step by scale name, got 3"):
+        MixtureSpace.from_param_space(config, cost_per_step=3)
