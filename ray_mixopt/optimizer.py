@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,7 +60,7 @@ class MixtureOptimizer:
         if not isinstance(space, MixtureSpace):
             raise ValueError(f"MixtureOptimizer needs a MixtureSpace, got {type(space).__name__}.")
         self._model_turn, self._history_turn = Turn(), Turn()
-        self.problem = Problem(space=space, settings=replace(settings or Settings(), **given), pool=pool)
+        self.problem = Problem(space=space, settings=Settings.of(settings, **given), pool=pool)
         self._strategy = create(self.problem)
         self._belief: Belief | None = None
         self._continues = True  # not in a search of version 0.1 that never did
@@ -89,11 +90,11 @@ class MixtureOptimizer:
         Args:
             trial_id: name for a new run; made up if not given. A continuation keeps the name of the run it continues.
         """
-        suggestion = self._next(trial_id)
-        return None if suggestion is None else self._announced(suggestion)
+        filed = self._next(trial_id)
+        return None if filed is None else self._announced(*filed)
 
     @_thought
-    def _next(self, trial_id: str | None) -> Suggestion | None:
+    def _next(self, trial_id: str | None) -> tuple[Suggestion, Callable[[], None]] | None:
         proposal = self.propose(self.history)
         return None if proposal is None else self._filed(proposal, trial_id)
 
@@ -108,17 +109,29 @@ class MixtureOptimizer:
 
     def accept(self, proposal: Proposal, trial_id: str | None = None) -> Suggestion:
         """Files a proposal as asked for; see ``ask``."""
-        return self._announced(self._filed(proposal, trial_id))
+        return self._announced(*self._filed(proposal, trial_id))
 
-    def _announced(self, suggestion: Suggestion) -> Suggestion:
-        for callback in self.settings.callbacks:
-            callback.on_suggestion(suggestion)
+    def _announced(self, suggestion: Suggestion, withdraw: Callable[[], None]) -> Suggestion:
+        try:
+            for callback in self.settings.callbacks:
+                callback.on_suggestion(suggestion)
+        except BaseException:  # nobody hears of the suggestion, so that nobody will run it
+            withdraw()
+            raise
         return suggestion
 
     @_books
-    def _filed(self, proposal: Proposal, trial_id: str | None) -> Suggestion:
-        history = self.history
+    def _withdraw(self, proposal: Proposal, trial_id: str, before: int | None) -> None:
+        self.history.withdraw(trial_id, before)
+        self.history.n_asked -= proposal.counts
+        self.history.n_apart -= not proposal.counts
+
+    @_books
+    def _filed(self, proposal: Proposal, trial_id: str | None) -> tuple[Suggestion, Callable[[], None]]:
+        """The suggestion, and what to do to take it back."""
+        history, before = self.history, None
         if proposal.continues is not None:
+            before = history[proposal.continues].steps
             trial = history.resume(proposal.continues, proposal.steps)
         else:
             trial = Trial(
@@ -131,7 +144,7 @@ class MixtureOptimizer:
             history.add(trial)
         history.n_asked += proposal.counts
         history.n_apart += not proposal.counts
-        return Suggestion(
+        suggestion = Suggestion(
             trial_id=trial.trial_id,
             mixture=self.space.named(trial.mixture),
             scale=trial.scale,
@@ -139,6 +152,7 @@ class MixtureOptimizer:
             continues=proposal.continues,
             cost=self.space.cost(trial.scale, trial.steps, start=trial.reached),
         )
+        return suggestion, partial(self._withdraw, proposal, trial.trial_id, before)
 
     @_books
     def still_possible(self, proposal: Proposal) -> bool:

@@ -82,6 +82,7 @@ def curve_tuner(
     fail_fast: bool = False,
     callbacks: Sequence[tune.Callback] = (),
     stop: Any = None,
+    at_end: bool = False,
     **settings: Any,
 ) -> tune.Tuner:
     """A small, quiet Tuner over ``TINY`` in ``folder/name``; ``settings`` go to ``TuneConfig``.
@@ -105,6 +106,6 @@ def curve_tuner(
             stop=stop,
             callbacks=[*callbacks, *([] if watch is None else [watch])],
             failure_config=tune.FailureConfig(max_failures=max_failures, fail_fast=fail_fast),
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=at_end),
         ),
     )

@@ -169,6 +169,34 @@ class History:
         trial.steps, trial.status = steps, "running"
         return trial
 
+    def withdraw(self, trial_id: str, steps: int | None = None) -> None:
+        """What was asked for is not, before anybody ran it: a new run goes, a resumed one is paused as it was.
+
+        Args:
+            trial_id: a known trial.
+            steps: the rung that a resumed one was paused at; None for a new one.
+
+        Raises:
+            ValueError: for an unknown trial.
+        """
+        trial = self[trial_id]
+        if steps is None:
+            del self.trials[trial_id]
+        else:
+            trial.steps, trial.status = steps, "paused"
+
+    def retry(self, trial_id: str) -> Trial:
+        """A run that was over short of its rung, or paused without a checkpoint, is on its way again; gives the trial.
+
+        Raises:
+            ValueError: for an unknown trial, or one that is done, diverged or was given.
+        """
+        trial = self[trial_id]
+        if trial.evaluated or trial.status in ("done", "diverged"):
+            raise ValueError(f"Trial {trial_id!r} is {trial.status}: it cannot be tried again.")
+        trial.status = "running"
+        return trial
+
     def finish(self, trial_id: str, *, failed: bool = False, lost: bool = False, continuable: bool = True) -> None:
         """A run stopped: at its rung, or before it. What it showed is kept, and a diverged run stays one.
 

@@ -93,6 +93,17 @@ class Settings:
             if not isinstance(callback, Callback):
                 raise ValueError(f"callbacks must be objects of a subclass of ray_mixopt.Callback, got {callback!r}.")
 
+    @classmethod
+    def of(cls, settings: Settings | None, **given: Any) -> Settings:
+        """Settings, or the default ones, with some fields given besides.
+
+        Raises:
+            ValueError: if they are none, or a field makes no sense.
+        """
+        if settings is not None and not isinstance(settings, Settings):
+            raise ValueError(f"settings must be a Settings object, got {settings!r}: pass its fields by name, seed=1.")
+        return replace(settings or cls(), **given)
+
     @property
     def single_valued(self) -> bool:
         """Whether reports are single numbers rather than metrics by name."""
@@ -194,7 +205,7 @@ class Problem:
     def __post_init__(self) -> None:
         space = self.space
         if self.pool is not None:
-            object.__setattr__(self, "pool", self.pool.of(space))
+            object.__setattr__(self, "pool", checked_pool(self.pool).of(space))
         if self.goal is not None:
             self.goal.check(space)
         if self.settings.reference is not None:
@@ -280,6 +291,25 @@ class Problem:
         """A random stream that depends on the seed and the given numbers only."""
         return np.random.default_rng([self.settings.seed, *stream])
 
+    @property
+    def too_poor(self) -> str:
+        """A sentence for a search that ends before its first run for want of money."""
+        space, settings = self.space, self.settings
+        return (
+            f"A budget of {settings.budget:g} buys no run of strategy {settings.strategy_name!r}: one full run, "
+            f"{space.target_scale} x {space.target_steps} steps, costs {space.target_cost:g}."
+        )
+
+    def check_budget(self, history: History) -> None:
+        """Checks that a search that is over did not end before its first run for want of money.
+
+        Raises:
+            ValueError: if it did.
+        """
+        poor = (self.settings.budget or math.inf) < self.space.target_cost
+        if poor and not self.settings.min_gain_per_cost and all(run.evaluated for run in history):
+            raise ValueError(self.too_poor)
+
     def affordable(self, history: History) -> float:
         """What may still be committed, in the space's cost unit; give or take what rounding may add to a sum."""
         budget = self.settings.budget
@@ -299,6 +329,13 @@ class Problem:
     def asking(self, objective: Mapping[str, float] | Objective | None, mode: Mode | None = None) -> Problem:
         """The same problem with another objective."""
         return replace(self, settings=replace(self.settings, objective=objective, mode=mode or self.mode))
+
+
+def checked_pool(pool: Pool) -> Pool:
+    """The pool; raises ValueError if it is none."""
+    if not isinstance(pool, Pool):
+        raise ValueError(f"pool must be a Pool of logged runs, such as RunTable.pool, got {pool!r}.")
+    return pool
 
 
 def _checked_point(point: object) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from ray_mixopt.core.history import History
 from ray_mixopt.core.objective import Mode
 from ray_mixopt.core.pool import Pool
-from ray_mixopt.core.problem import Problem, Settings
+from ray_mixopt.core.problem import Problem, Settings, checked_pool
 from ray_mixopt.core.safety import check_version
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.core.strategy import Strategy
@@ -50,6 +50,8 @@ class SearchState:
 
     def __post_init__(self) -> None:
         check(self.settings)
+        if self.pool is not None:
+            checked_pool(self.pool)
         self._optimizer: MixtureOptimizer | None = None
 
     @property

@@ -51,12 +51,9 @@ class Replay:
             raise ValueError(f"Unknown metric {unknown[0]!r}: choose one of {', '.join(self.source.metrics)}.")
         if self.concurrency < 1:
             raise ValueError(f"concurrency must be at least 1, got {self.concurrency}.")
-        if self.optimizer().ask() is None:
-            space, settings = self.source.space, self.settings
-            raise ValueError(
-                f"A budget of {settings.budget:g} buys no run of strategy {settings.strategy_name!r}: one full run, "
-                f"{space.target_scale} x {space.target_steps} steps, costs {space.target_cost:g}."
-            )
+        optimizer = self.optimizer()
+        if optimizer.ask() is None:
+            raise ValueError(optimizer.problem.too_poor)
 
     def optimizer(self) -> MixtureOptimizer:
         """A fresh optimizer for this search, without Tune."""

@@ -100,8 +100,10 @@ def _parsed(text: str) -> tuple[Named, dict[str, str]]:
     if name not in STRATEGIES:
         raise ValueError(f"Unknown strategy {name!r}: choose one of {', '.join(STRATEGIES)}.")
     named, options = STRATEGIES[name], {}
-    for part in rest.split(",") if rest else ():
+    for part in rest.split(",") if ":" in text else ():
         key, _, value = part.partition("=")
+        if key in options:
+            raise ValueError(f"Strategy {text!r} says {key} twice.")
         if value not in named.options.get(key, ()):
             known = "; ".join(f"{option}={'|'.join(values)}" for option, values in named.options.items())
             raise ValueError(f"Strategy {name!r} has no {part!r}: its options are {known or 'none'}.")

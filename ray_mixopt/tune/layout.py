@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 from ray.tune.search.sample import Categorical
 
-from ray_mixopt.core.history import Trial
+from ray_mixopt.core.history import History, Trial
+from ray_mixopt.core.problem import Problem
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.core.strategy import Suggestion
 from ray_mixopt.tune.param_space import ModelScale, Parameters, find_mixture, from_param_space
+
+logger = logging.getLogger(__name__)
+
+_STREAM = 7  # sets the draws of further hyper-parameters apart from the strategy's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +81,16 @@ class Layout:
         keys = {"mixture_key": self.mixture, "scale_key": self.scale, "steps_key": self.steps}
         return from_param_space(config, **keys, cost_per_step=cost_per_step)
 
-    def config(self, suggestion: Suggestion, rng: np.random.Generator) -> dict[str, Any]:
-        """The configuration of a new trial."""
+    def config(self, suggestion: Suggestion, problem: Problem, number: int, *, counted: bool) -> dict[str, Any]:
+        """The configuration of a new trial.
+
+        Args:
+            suggestion: what to run.
+            problem: has the random streams, one of which the other parameters are drawn from.
+            number: of the suggestion, or of trials before it where it is not ``counted``.
+            counted: whether it is the strategy's own. Lost runs and points to evaluate draw from streams of their own.
+        """
+        rng = problem.rng(number, _STREAM) if counted else problem.rng(number, _STREAM, 1)
         searched = {
             self.mixture: suggestion.mixture,
             self.scale: suggestion.scale,
@@ -103,6 +116,23 @@ class Layout:
             )
         except TypeError as error:
             raise ValueError(f"its configuration is malformed: {error}") from error
+
+    def adopted(self, trial_id: str, config: Mapping[str, Any], history: History) -> Trial:
+        """The trial that a configuration describes, now in a history that did not know it.
+
+        Raises:
+            ValueError: if a key is missing or its value does not fit the space.
+        """
+        run = self.trial(trial_id, config, history.space)
+        failed = [t.trial_id for t in history if (t.mixture, t.scale) == (run.mixture, run.scale)]
+        history.add(run)
+        if failed:
+            history.n_apart += 1
+            logger.warning("Trial %s makes the run of trial %s again, from its start.", trial_id, failed[-1])
+        else:
+            history.n_asked += 1  # it was asked for, by a state that is gone
+            logger.warning("Trial %s was not in the state; it is taken over from its configuration.", trial_id)
+        return run
 
     def config_of(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """The configuration that a flattened Tune result repeats under "config/"; empty where it does not."""

@@ -15,6 +15,7 @@ from ray import tune
 
 from ray_mixopt.core.safety import parse_json
 from ray_mixopt.io import snapshots
+from ray_mixopt.io.lease import Lease
 from ray_mixopt.tune import salvage
 from ray_mixopt.tune.searcher import MixOptSearcher
 
@@ -44,8 +45,11 @@ def restore(path: str | os.PathLike[str], trainable: Any, **kwargs: Any) -> tune
     Raises:
         ValueError: if the folder is not an experiment with ``MixOptSearcher``, or too much of it is damaged, or
             ``param_space`` is of another search.
+        LeaseError: if another driver searches in the folder. It is taken over from one that is dead.
     """
     filesystem, folder = snapshots.locate(path, kwargs.get("storage_filesystem"))
+    lease = Lease(filesystem, folder)
+    lease.check()
     names = snapshots.names(filesystem, folder)
     if _TUNER not in names:
         raise ValueError(f"{os.fspath(path)!r} is not the folder of a Tune experiment: it has no {_TUNER}.")
@@ -68,7 +72,7 @@ def restore(path: str | os.PathLike[str], trainable: Any, **kwargs: Any) -> tune
     lost = _unkept(searcher, filesystem, folder)
     heir = _searcher(tuner)
     if heir is not None:
-        heir.recovered, heir.unkept = found, lost
+        heir.recovered, heir.unkept, heir.storage.lease = found, lost, lease
     return tuner
 
 

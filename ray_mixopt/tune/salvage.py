@@ -13,7 +13,7 @@ from ray.tune.utils import flatten_dict
 from ray_mixopt.core.history import History
 from ray_mixopt.io import snapshots
 from ray_mixopt.tune.layout import Layout
-from ray_mixopt.tune.trials import training_step
+from ray_mixopt.tune.reports import training_step
 
 logger = logging.getLogger(__name__)
 

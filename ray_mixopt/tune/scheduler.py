@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Mapping
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from ray.tune.experiment import Trial
+from ray.tune.result import TRAINING_ITERATION
 from ray.tune.schedulers import SCHEDULER_IMPORT, TrialScheduler
 from ray.tune.search.repeater import Repeater
-from ray.tune.utils import flatten_dict
+from ray.util.debug import log_once
 
 from ray_mixopt.core.history import Trial as Run
 from ray_mixopt.core.history import is_sound
+from ray_mixopt.tune.reports import metrics_of, training_step
 from ray_mixopt.tune.searcher import MixOptSearcher
-from ray_mixopt.tune.trials import metrics_of, training_step
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
+
+logger = logging.getLogger(__name__)
 
 CONTINUABLE = "continuable"
 """Key that the scheduler sets to True in the configuration of the trials of a ``MixOptSearcher``.
@@ -55,13 +60,20 @@ class MixOptScheduler(TrialScheduler):
             return
         searcher.storage.context = trial.storage
         restored = trial.trial_id in searcher.roster.unconfirmed or searcher.run_of(trial.trial_id) is None
+        if not restored:
+            searcher.roster.check_trainable(trial, pauses=len(searcher.optimizer.space.steps) > 1)
+        full = searcher.max_concurrent and searcher.roster.busy() >= searcher.max_concurrent
         run = _admit(searcher, trial, restored)
         if run is None or trial.is_finished():
             return
+        if not restored:
+            if run.status in ("done", "diverged"):  # tried again, with nothing left to train
+                tune_controller.stop_trial(trial)
+                return
         # Tune files a restored trial by its status right after this hook.
-        if restored and run.status == "paused":
+        elif run.status == "paused" or (run.status == "running" and full):
             trial.set_status(Trial.PAUSED)
-        elif restored and run.status in ("done", "diverged"):
+        elif run.status in ("done", "diverged"):
             trial.set_status(Trial.TERMINATED)
         _set_config(trial, {searcher.layout.steps: run.steps, CONTINUABLE: True})
 
@@ -71,34 +83,50 @@ class MixOptScheduler(TrialScheduler):
         run = None if searcher is None else searcher.run_of(trial.trial_id, result)
         step = training_step(result)
         if searcher is None or run is None:
-            steps = trial.config.get("steps")
-            over = step is not None and steps is not None and step >= steps
-            return self.STOP if over or _diverged(result, filter(None, [self._metric])) else self.CONTINUE
-        if _diverged(result, searcher.metric_names):
+            over = _is_over(trial, step, result) or _diverged(result, filter(None, [self._metric]))
+            return self.STOP if over else self.CONTINUE
+        searcher.reports.count(run, result)
+        rungs = searcher.optimizer.space.steps
+        if searcher.reports.astray(run, rungs) or _diverged(result, searcher.metric_names):
             return self.STOP
         if step is None or step < run.steps:
             return self.CONTINUE
-        last = run.steps >= searcher.optimizer.space.steps[-1]
-        return self.STOP if last or tune_controller.search_alg.is_finished() else self.PAUSE
+        if run.steps >= rungs[-1] or tune_controller.search_alg.is_finished():
+            return self.STOP
+        if result.get("checkpoint_dir_name", "") is None:  # a function's report; a class is asked for its checkpoint
+            searcher.reports.warn_once(
+                f"Trial {trial.trial_id} reported its rung without a checkpoint: such a run is ended there, for to go "
+                "on it would train all its steps again. Use tune.report(metrics, checkpoint=...).",
+                "no checkpoint",
+            )
+            return self.STOP
+        return self.PAUSE
 
     def choose_trial_to_run(self, tune_controller: TuneController) -> Trial | None:
-        """A paused trial that is to go on. Tune starts new ones by itself."""
+        """A paused trial that is to go on. Tune starts new ones by itself.
+
+        Raises:
+            LeaseError: if another driver searches in the experiment's folder.
+        """
         searcher = _mixopt_searcher(tune_controller)
-        paused = [trial for trial in tune_controller.get_trials() if trial.status == Trial.PAUSED]
+        trials = tune_controller.get_trials()
+        paused = [trial for trial in trials if trial.status == Trial.PAUSED]
         if searcher is None:
             return paused[0] if paused else None
         if not searcher.storage.attend():
             return None
         searcher.settle()
+        full = searcher.max_concurrent and searcher.roster.busy() >= searcher.max_concurrent
+        over = tune_controller.search_alg.is_finished()
         for trial in paused:
             run = searcher.run_of(trial.trial_id)
-            if run is None or run.status == "running":
+            if run is not None and run.status != "running":
+                if over:
+                    tune_controller.stop_trial(trial)
+            elif not full:
                 if run is not None:
                     _set_config(trial, {searcher.layout.steps: run.steps})
                 return trial
-        if tune_controller.search_alg.is_finished():
-            for trial in paused:
-                tune_controller.stop_trial(trial)
         return None
 
     def on_trial_error(self, tune_controller: TuneController, trial: Trial) -> None:
@@ -134,7 +162,6 @@ def _admit(searcher: MixOptSearcher, trial: Trial, restored: bool) -> Run | None
     roster = searcher.roster
     roster.pausing = True
     roster.confirm(trial)
-    known = searcher.run_of(trial.trial_id) is not None
     run = searcher.run_of(trial.trial_id, config=trial.config)
     if run is None:
         return None
@@ -144,14 +171,34 @@ def _admit(searcher: MixOptSearcher, trial: Trial, restored: bool) -> Run | None
             roster.start(trial.trial_id)
             searcher.settle()
         return run
-    if not known and trial.last_result:
-        # It may be paused at its rung already: started anew it would train on to the next.
-        searcher.on_trial_result(trial.trial_id, flatten_dict(trial.last_result))
-    if run.status in ("failed", "lost") or (run.status == "paused" and not restored):
-        run.status = "running"
+    searcher.hear(trial)
+    optimizer = searcher.optimizer
+    if run.status in ("done", "diverged"):
+        return run
+    if run.reached >= run.steps:
+        # It has shown all that it was asked for, whether or not its last checkpoint is there: it would train again.
+        optimizer.finish(trial.trial_id, continuable=restored and run.steps < optimizer.space.steps[-1])
+    elif run.status in ("failed", "lost") or (run.status == "paused" and not restored):
+        optimizer.history.retry(trial.trial_id)
     if run.status == "running":
         roster.start(trial.trial_id)
     return run
+
+
+def _is_over(trial: Trial, step: int | None, result: Mapping[str, Any]) -> bool:
+    """Whether a trial of another searcher is at ``config["steps"]``, or reports no step to tell it by."""
+    steps = trial.config.get("steps")
+    if not isinstance(steps, int | float | Integral):  # NumPy's whole numbers, too
+        return False
+    if step is None and (result.get("step") != 0 or result.get(TRAINING_ITERATION, 1) > 1):
+        if log_once("mixopt_no_step"):
+            logger.warning(
+                "Trial %s reports no training step as 'step', so that it cannot be stopped at config['steps']: such "
+                "trials are ended at once.",
+                trial.trial_id,
+            )
+        return True
+    return step is not None and step >= steps
 
 
 def _set_config(trial: Trial, changes: Mapping[str, Any]) -> None:

@@ -6,12 +6,13 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, cast
 
 from pyarrow import fs
+from ray.tune.experiment import Trial
 from ray.tune.search import SEARCH_ALG_IMPORT, Searcher
-from ray.tune.utils import flatten_dict
 
 from ray_mixopt.core.history import History
 from ray_mixopt.core.history import Trial as Run
@@ -20,7 +21,7 @@ from ray_mixopt.core.objective import Mode
 from ray_mixopt.core.pool import Pool
 from ray_mixopt.core.problem import Settings
 from ray_mixopt.core.recommendation import Recommendation
-from ray_mixopt.core.space import MixtureSpace
+from ray_mixopt.core.space import MixtureSpace, checked_costs
 from ray_mixopt.io import snapshots
 from ray_mixopt.io.search_state import AnyStrategy, SearchState, check_revision
 from ray_mixopt.optimizer import MixtureOptimizer
@@ -28,13 +29,12 @@ from ray_mixopt.tune import points
 from ray_mixopt.tune.background import Asking
 from ray_mixopt.tune.layout import Layout
 from ray_mixopt.tune.pulse import watch_control_service
-from ray_mixopt.tune.state import SnapshotSearcher
+from ray_mixopt.tune.reports import Reports, training_step
+from ray_mixopt.tune.state import SnapshotSearcher, check_pickled
 from ray_mixopt.tune.storage import Storage
-from ray_mixopt.tune.trials import Reports, Roster, machine_failed, training_step
+from ray_mixopt.tune.trials import Roster, last_result, machine_failed
 
 logger = logging.getLogger(__name__)
-
-_PARAMETER_STREAM = 7  # sets the draws of further hyper-parameters apart from the strategy's
 
 
 class MixOptSearcher(SnapshotSearcher):
@@ -98,15 +98,15 @@ class MixOptSearcher(SnapshotSearcher):
             given["points_to_evaluate"] = points.to_evaluate(self.layout, points_to_evaluate)
         if mode is not None:
             given["mode"] = mode
-        elif settings is not None:
+        elif isinstance(settings, Settings):
             mode = settings.mode
-        settings = replace(settings or Settings(), **given)
+        settings = Settings.of(settings, **given)
         self._search = SearchState(space=space, metric=metric, mode=mode, settings=settings, pool=pool)
         super().__init__(metric=metric, mode=mode)
         self._asking = Asking(max_wait_s)
-        self._cost_per_step = None if cost_per_step is None else dict(cost_per_step)
-        self._max_concurrent = 0
-        self._reports = Reports()
+        self._cost_per_step = None if cost_per_step is None else dict(checked_costs(cost_per_step))
+        self.max_concurrent = 0  # trials that may hold or wait for resources; 0 for no limit
+        self.reports = Reports()
         self.roster = Roster()
         self.storage = Storage(self.note)
         self.unkept = 0.0
@@ -135,6 +135,7 @@ class MixOptSearcher(SnapshotSearcher):
         else:
             self._search = replace(search, space=space, **changes)
         self.layout = layout
+        self.storage.leave()
         self.storage = Storage(self.note)  # another Tuner's is another
         if self._search.missing is None:
             _ = self._search.optimizer  # made now, so that what does not fit is said now
@@ -146,7 +147,7 @@ class MixOptSearcher(SnapshotSearcher):
 
     def set_max_concurrency(self, max_concurrent: int) -> bool:
         """Takes over the limit: Tune's own would count paused trials."""
-        self._max_concurrent = max_concurrent
+        self.max_concurrent = max_concurrent
         return True
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
@@ -158,6 +159,8 @@ class MixOptSearcher(SnapshotSearcher):
         Raises:
             RuntimeError: if the space, the metric or the mode is unknown, the state could not be restored, or trial
                 after trial fails before its first report.
+            ValueError: if the budget does not pay for a single run.
+            LeaseError: if another driver searches in the experiment's folder.
         """
         optimizer = self.optimizer
         watch_control_service()
@@ -169,43 +172,58 @@ class MixOptSearcher(SnapshotSearcher):
         if roster.pausing and roster.unconfirmed:
             roster.lose(set(roster.unconfirmed), history)
         running = roster.running(history)
-        if self._max_concurrent and running >= self._max_concurrent:
+        if self.max_concurrent and running >= self.max_concurrent:
             return None
         number, n_trials = history.n_asked, len(history)
         # With nothing running, Tune would sleep for a second if told to come back.
-        known, suggestion = (
-            (True, None) if roster.exhausted else self._asking.ask(optimizer, trial_id, patient=not running)
-        )
+        with self.storage.lease or nullcontext():
+            known, suggestion = (
+                (True, None) if roster.exhausted else self._asking.ask(optimizer, trial_id, patient=not running)
+            )
         if suggestion is None:
             roster.exhausted = known  # until a run reports or ends
-            return None if running or not known else cast(Any, Searcher.FINISHED)
+            if running or not known:
+                return None
+            optimizer.problem.check_budget(history)
+            return cast(Any, Searcher.FINISHED)
         roster.start(suggestion.trial_id)
         if suggestion.continues is not None:
             return None
-        # Lost runs and points to evaluate are not numbered: they draw from streams of their own.
-        stream = (number, _PARAMETER_STREAM) if history.n_asked > number else (n_trials, _PARAMETER_STREAM, 1)
-        return self.layout.config(suggestion, optimizer.problem.rng(*stream))
+        counted = history.n_asked > number
+        return self.layout.config(suggestion, optimizer.problem, number if counted else n_trials, counted=counted)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Takes in a report. Unknown, late and repeated ones do no harm."""
+        """Takes in a report. Unknown, late and repeated ones do no harm.
+
+        Raises:
+            RuntimeError: if the trial trains on beyond the steps that it was asked for, and no ``MixOptScheduler``
+                is there to stop it.
+        """
         self.roster.exhausted = False
         run = self.run_of(trial_id, result)
         if run is None:
             return
+        before = run.reached
         step = self._observe(run, result)
-        if self.roster.pausing and step is not None and step >= run.steps and run.status == "running":
+        if not self.roster.pausing:
+            self.reports.check_end(run, before, self.optimizer.space.steps)
+        elif run.status == "running" and step is not None and step >= run.steps:
             self.optimizer.finish(trial_id)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Takes in the end of a trial, with its last report if it has one."""
         self.roster.exhausted = False
+        trial = self.roster.trial(trial_id)
+        if not result and trial is not None:
+            result = last_result(trial)  # Tune has it, and tells nobody where a checkpoint fails or a pause ends
         run = self.run_of(trial_id, result)
-        lost = error and machine_failed(self.roster.trial(trial_id))
+        lost = error and machine_failed(trial)
         self.roster.end(trial_id)
         if run is None:
             return
         if result and training_step(result) not in run.observations:
             self._observe(run, result)
+        self.reports.bill(self.optimizer, run, result)
         self.optimizer.finish(trial_id, failed=error, lost=lost, continuable=False)
         if error and not run.observations:
             self.roster.failures += 1
@@ -340,7 +358,9 @@ class MixOptSearcher(SnapshotSearcher):
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle: Tune keeps the searcher as it was made, and a second Tuner one that has run."""
-        return {"pool": self._search.pool, "settings": self._search.settings, "state": self.state_dict()}
+        pool, settings = self._search.pool, self._search.settings
+        check_pickled(strategy=settings.strategy, callbacks=settings.callbacks, pool=pool)
+        return {"pool": pool, "settings": settings, "state": self.state_dict()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(settings=state["settings"], pool=state["pool"])  # type: ignore[misc]
@@ -370,9 +390,25 @@ class MixOptSearcher(SnapshotSearcher):
 
     def settle(self) -> None:
         """Takes in the end of trials of which Tune did not tell."""
-        for trial in self.roster.ended_unheard():
-            last = flatten_dict(trial.last_result or {})
-            self.on_trial_complete(trial.trial_id, last, error=trial.status == trial.ERROR)
+        for trial in self.roster.live():
+            if trial.is_finished():
+                self.on_trial_complete(trial.trial_id, last_result(trial), error=trial.status == trial.ERROR)
+
+    def hear(self, trial: Trial) -> None:
+        """Takes in the last report that Tune has of a trial, if the search has it not."""
+        result = last_result(trial)
+        run = self.run_of(trial.trial_id, result)
+        if run is not None and result and training_step(result) not in run.observations:
+            self._observe(run, result)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Writes the state, with all that Tune knows of its trials by now and has not told."""
+        for trial in self.roster.live():
+            if trial.status == trial.ERROR:
+                self.on_trial_complete(trial.trial_id, error=True)
+            else:
+                self.hear(trial)
+        super().save(checkpoint_path)
 
     def run_of(
         self, trial_id: str, result: Mapping[str, Any] | None = None, *, config: Mapping[str, Any] | None = None
@@ -394,20 +430,17 @@ class MixOptSearcher(SnapshotSearcher):
         if not config:
             return None
         try:
-            run = self.layout.trial(trial_id, config, history.space)
+            run = self.layout.adopted(trial_id, config, history)
         except ValueError as error:
-            self._reports.warn_once(f"Trial {trial_id} is not of this search and is ignored: {error}.")
+            self.reports.warn_once(f"Trial {trial_id} is not of this search and is ignored: {error}.")
             return None
-        history.add(run)
-        history.n_asked += 1  # it was asked for, by a state that is gone
         self.roster.start(trial_id)
-        logger.warning("Trial %s was not in the state; it is taken over from its configuration.", trial_id)
         return run
 
     # -- inside
 
     def _observe(self, run: Run, result: Mapping[str, Any]) -> int | None:
-        step = self._reports.observe(self.optimizer, run, result, self.metric_names)
+        step = self.reports.observe(self.optimizer, run, result, self.metric_names)
         if step is not None:
             self.roster.failures = 0
         return step

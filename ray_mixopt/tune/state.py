@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ray.cloudpickle
 from pyarrow import fs
 from ray.tune.search import Searcher
 
@@ -111,3 +112,22 @@ class SnapshotSearcher(Searcher):
         self.n_recoveries += len(found.damaged)
         if found.fallback is not None:
             self.note(found.fallback)
+
+
+def check_pickled(**parts: Any) -> None:
+    """Checks that what a searcher was given can be pickled, as Tune does with it.
+
+    Args:
+        **parts: by the names of the arguments.
+
+    Raises:
+        ValueError: naming one that cannot.
+    """
+    for name, part in parts.items():
+        try:
+            ray.cloudpickle.dumps(part)
+        except Exception as error:  # whatever its own code raises
+            raise ValueError(
+                f"{name}={part!r} cannot be pickled, as Tune needs it to restore the search: {error}. Leave out "
+                "what it holds of this process (locks, open files, connections), or make that when it is first used."
+            ) from error

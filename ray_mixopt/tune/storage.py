@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pyarrow import fs
 
 from ray_mixopt.io import snapshots
+from ray_mixopt.io.lease import Lease
 
 if TYPE_CHECKING:
     from ray.train._internal.storage import StorageContext
@@ -59,10 +60,12 @@ class Storage:
     Attributes:
         context: Tune's description of the storage; None until ``MixOptScheduler`` has seen a trial. Nothing is looked
             after then.
+        lease: on its folder, so that only one driver searches there.
     """
 
     def __init__(self, note: Callable[[str], None]) -> None:
         self.context: StorageContext | None = None
+        self.lease: Lease | None = None
         self._note = note
         self._outage = Outage(note)
         self._gone: float | None = None  # since when the folder is missing
@@ -78,7 +81,12 @@ class Storage:
 
         Raises:
             RuntimeError: if the folder has been missing for ``GONE_S``.
+            LeaseError: if another driver searches there.
         """
+        if self.lease is None and self.context is not None:
+            self.lease = Lease(self.context.storage_filesystem, self.context.experiment_fs_path)
+        if self.lease is not None:
+            self.lease.hold()
         begun = time.monotonic()
         if self.context is None or begun < self._next:
             return self._gone is None
@@ -96,6 +104,11 @@ class Storage:
         now = time.monotonic()
         self._next = now + max(PERIOD_S, (now - begun) / SHARE)
         return self._gone is None
+
+    def leave(self) -> None:
+        """Gives the lease back, for another driver."""
+        if self.lease is not None:
+            self.lease.release()
 
     def _missing(self, there: bool, staging: str, folder: str) -> None:
         now = time.monotonic()

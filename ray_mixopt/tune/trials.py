@@ -1,19 +1,18 @@
-"""Tune's trials: which it is busy with, what their results say, and whose fault a failure was."""
+"""Tune's trials: which it is busy with, what it has of them, and whose fault a failure was."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray.cloudpickle
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
-from ray.tune.result import AUTO_RESULT_KEYS
+from ray.tune.trainable import Trainable
+from ray.tune.utils import flatten_dict
 
 from ray_mixopt.core.history import History
-from ray_mixopt.core.history import Trial as Run
-from ray_mixopt.optimizer import MixtureOptimizer
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_FAILURES = 10  # in a row, before the first report; Tune itself would try for ever
-_OF_TUNE = {*AUTO_RESULT_KEYS, "step", "done", "trial_id", "checkpoint_dir_name"}
-_KINDS_OF_TUNE = ("config/", "timers/", "perf/")
+_BARE = {name: getattr(Trainable, name) for name in ("save_checkpoint", "load_checkpoint")}
 _MACHINE = (RayActorError, NodeDiedError, OutOfMemoryError, WorkerCrashedError)
 
 
@@ -47,6 +45,7 @@ class Roster:
         self.unconfirmed = {run.trial_id for run in runs}
         self._live = {run.trial_id for run in runs if run.status == "running"}
         self._trials: dict[str, Trial] = {}
+        self._checked: set[str] = set()
 
     def check_failures(self) -> None:
         """Raises RuntimeError if trial after trial has failed before its first report."""
@@ -54,6 +53,28 @@ class Roster:
             raise RuntimeError(
                 f"{MAX_FAILURES} trials in a row failed before their first report: see their errors, then go on with "
                 "ray_mixopt.restore. Failed trials cost nothing, so that this search would never end."
+            )
+
+    def check_trainable(self, trial: Trial, *, pauses: bool) -> None:
+        """Checks that what a trial trains with has checkpoints, where Tune is going to ask for one.
+
+        Args:
+            trial: a new trial.
+            pauses: whether its runs may be paused, and go on.
+
+        Raises:
+            ValueError: if it has none.
+        """
+        if trial.trainable_name in self._checked:
+            return
+        self._checked.add(trial.trainable_name)
+        made = trial.get_trainable_cls()
+        missing = [name for name in ("save_checkpoint", "load_checkpoint") if getattr(made, name, None) is _BARE[name]]
+        if missing and (pauses or trial.checkpoint_at_end or trial.checkpoint_freq):
+            raise ValueError(
+                f"{trial.trainable_name} has no {' and no '.join(missing)}: runs are paused at their rungs and go on "
+                "from a checkpoint. Write both methods, of tune.Trainable, or leave MixOptScheduler out and give "
+                "RunConfig(checkpoint_config=CheckpointConfig(checkpoint_at_end=False))."
             )
 
     def confirm(self, trial: Trial) -> None:
@@ -82,10 +103,13 @@ class Roster:
                 self._live.discard(trial_id)
         return len(self._live)
 
-    def ended_unheard(self) -> list[Trial]:
-        """Trials that Tune ended without a word, as it does when time is up or an actor cannot be reused."""
-        live = (self._trials[trial_id] for trial_id in self._live & self._trials.keys())
-        return [trial for trial in live if trial.is_finished()]
+    def live(self) -> list[Trial]:
+        """Trials that Tune has shown and whose end it has not told."""
+        return [trial for trial_id, trial in self._trials.items() if trial_id in self._live]
+
+    def busy(self) -> int:
+        """Number of trials that hold or wait for resources, as Tune has it: none that is paused."""
+        return sum(trial.status in (trial.PENDING, trial.RUNNING) for trial in self.live())
 
     def lose(self, trial_ids: Collection[str], history: History) -> None:
         """Gives up unfinished runs that Tune does not know. What they showed is kept."""
@@ -96,92 +120,9 @@ class Roster:
         self.unconfirmed.difference_update(trial_ids)
 
 
-def training_step(result: Mapping[str, Any]) -> int | None:
-    """The training step of a flattened result: its "step", else "training_iteration"; None unless that is >= 1."""
-    value = result.get("step", result.get("training_iteration"))
-    try:
-        return int(value) if value is not None and value >= 1 else None
-    except (TypeError, ValueError, OverflowError):
-        return None
-
-
-def metrics_of(result: Mapping[str, Any], names: Iterable[str]) -> dict[str, float]:
-    """Values of those of the named metrics that a flattened result has as numbers, NaN and infinity among them."""
-    found = {}
-    for name in names:
-        try:
-            found[name] = float(result[name])
-        except (KeyError, TypeError, ValueError):
-            continue
-    return found
-
-
-def others_of(result: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """The entries of a flattened result that are neither Tune's own nor among the named metrics."""
-    known = {*_OF_TUNE, *names}
-    return {key: value for key, value in result.items() if key not in known and not key.startswith(_KINDS_OF_TUNE)}
-
-
-class Reports:
-    """Takes in the reports of runs, and warns once of what they lack."""
-
-    def __init__(self) -> None:
-        self._told: set[str] = set()
-        self._last: dict[str, tuple[int, int]] = {}
-
-    def observe(
-        self, optimizer: MixtureOptimizer, run: Run, result: Mapping[str, Any], names: Sequence[str]
-    ) -> int | None:
-        """Tells the optimizer of a report.
-
-        Args:
-            optimizer: of the search.
-            run: the run that reported.
-            result: what it reported, flattened.
-            names: the metrics that matter.
-
-        Returns:
-            The training step of the report; None where there was nothing to tell.
-        """
-        step, metrics = training_step(result), metrics_of(result, names)
-        if step is None and not metrics:
-            return None  # no report: what Tune has of a trial that ended before its first one
-        if "step" not in result:
-            self.warn_once("Trials do not report 'step': their training_iteration is taken for the training step.")
-        if not metrics:
-            self.warn_once(
-                f"Trial {run.trial_id} reported no number for {', '.join(names)}: nothing is learned from such a "
-                "report, though it is paid for. Report the metric with every step."
-            )
-            if "step" not in result:
-                return None
-        if step is not None:
-            optimizer.history.unkept += self._repeated(optimizer, run, result, step)
-            optimizer.tell(run.trial_id, step, others_of(result, names) | metrics)
-        return step
-
-    def _repeated(self, optimizer: MixtureOptimizer, run: Run, result: Mapping[str, Any], step: int) -> float:
-        """Cost of steps that were trained again, from an older checkpoint, to get to a report that is known already.
-
-        A process that only says the same twice did not train for it.
-        """
-        iteration = result.get("iterations_since_restore")
-        if not isinstance(iteration, int):
-            return 0.0
-        before, self._last[run.trial_id] = self._last.get(run.trial_id), (iteration, step)
-        if step not in run.observations:
-            return 0.0
-        if before is not None and before[0] < iteration:  # the same process
-            start = before[1]
-        else:
-            start = max((earlier for earlier in run.observations if earlier < step), default=0)
-        return optimizer.space.cost(run.scale, step, start=start) if start < step else 0.0
-
-    def warn_once(self, message: str) -> None:
-        """Logs a warning, unless the same was logged before."""
-        if message not in self._told:
-            self._told.add(message)
-            logger.warning("%s", message)
+def last_result(trial: Trial) -> dict[str, Any]:
+    """The last report that Tune has of a trial, flattened; empty before the first one."""
+    return flatten_dict(trial.run_metadata.last_result or {})
 
 
 def machine_failed(trial: Trial | None) -> bool:

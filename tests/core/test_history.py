@@ -184,3 +184,26 @@ def test_what_befell_a_search_is_kept(space) -> None:
 def test_the_cost_of_what_was_not_kept_is_a_cost(space, unkept) -> None:
     with pytest.raises(ValueError):
         History.from_state_dict(History(space).state_dict() | {"unkept": unkept})
+
+
+def test_what_was_asked_for_in_vain_is_withdrawn(history) -> None:
+    before = history.state_dict()
+    history.add(Trial(trial_id="c", mixture=W, scale="20M", steps=100))
+    history.withdraw("c")
+    assert history.state_dict() == before
+    history.observe("a", 900, {"loss": 3.0})
+    history.finish("a")
+    before = history.state_dict()
+    history.resume("a", 6000)
+    history.withdraw("a", 900)
+    assert history.state_dict() == before and history["a"].status == "paused"
+
+
+def test_a_run_is_tried_again_unless_it_is_over_for_good(history) -> None:
+    history.observe("a", 100, {"loss": 3.0})
+    for how in ({"failed": True}, {"lost": True}, {}):
+        history.finish("a", **how)
+        assert history.retry("a").status == "running" and history["a"].pending
+    history.finish("a", continuable=False)
+    with pytest.raises(ValueError, match="Trial 'a' is done: it cannot be tried again"):
+        history.retry("a")

@@ -266,6 +266,31 @@ def test_an_error_in_a_callback_is_raised():
         MixtureOptimizer(SPACE, callbacks=[Angry()]).ask()
 
 
+@pytest.mark.parametrize("continued", [False, True])
+def test_what_an_error_in_a_callback_keeps_from_being_run_was_not_asked_for(continued):
+    class Angry(Callback):
+        angry = False
+
+        def on_suggestion(self, suggestion):
+            if self.angry:
+                raise RuntimeError("no")
+
+    callback = Angry()
+    optimizer = MixtureOptimizer(SPACE, callbacks=[callback], seed=1)
+    run = optimizer.ask()
+    optimizer.tell(run.trial_id, 100, 2.0)
+    optimizer.finish(run.trial_id)
+    before, callback.angry = optimizer.history.state_dict(), True
+    proposal = optimizer.propose(optimizer.history)
+    if continued:
+        proposal = replace(proposal, continues=run.trial_id, scale=run.scale, steps=1000)
+    with pytest.raises(RuntimeError, match="no"):
+        optimizer.accept(proposal)
+    assert optimizer.history.state_dict() == before
+    callback.angry = False
+    assert optimizer.accept(proposal).continues == (run.trial_id if continued else None)
+
+
 def test_what_is_no_callback_is_refused():
     with pytest.raises(ValueError, match="callbacks must be objects of a subclass of ray_mixopt.Callback"):
         MixtureOptimizer(SPACE, callbacks=[lambda suggestion: None])
@@ -281,6 +306,12 @@ def test_what_is_no_callback_is_refused():
         ({"points_to_evaluate": "first"}, "points_to_evaluate must be a list"),
         ({"points_to_evaluate": 5}, "points_to_evaluate must be a list, got 5"),
         ({"callbacks": 5}, "callbacks must be a list, got 5"),
+        ({"settings": {"seed": 1}}, "settings must be a Settings object, got {'seed': 1}: pass its fields by name"),
+        ({"settings": 3}, "settings must be a Settings object, got 3"),
+        ({"pool": 3}, "pool must be a Pool of logged runs, such as RunTable.pool, got 3"),
+        ({"strategy": "paper:"}, "Strategy 'paper' has no ''"),
+        ({"strategy": "random:"}, "Strategy 'random' has no '': its options are none"),
+        ({"strategy": "paper:kernel=tv,kernel=jsd"}, "says kernel twice"),
         ({"callbacks": Callback()}, "callbacks must be a list"),
         ({"callbacks": [Callback]}, "callbacks must be objects of a subclass"),
         ({"strategy": lambda problem: None}, "makes None, which has no methods propose and recommend"),

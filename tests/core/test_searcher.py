@@ -7,6 +7,7 @@ import logging
 import math
 import pickle
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from ray_mixopt.io import snapshots
 from ray_mixopt.strategies.random import RandomStrategy
 from ray_mixopt.tune.layout import Layout
 from ray_mixopt.tune.param_space import Parameters
-from ray_mixopt.tune.trials import metrics_of, training_step
+from ray_mixopt.tune.reports import metrics_of, training_step
 
 Loss = Callable[[dict[str, float], str, int], float]
 
@@ -241,7 +242,10 @@ def test_ten_failures_in_a_row_end_the_search(searcher: MixOptSearcher) -> None:
     ("result", "step"),
     [
         ({"step": 5, "training_iteration": 1}, 5),
-        ({"training_iteration": 3}, 3),
+        ({"training_iteration": 3}, None),
+        ({"step": "7"}, 7),
+        ({"step": 99.999999999}, 100),
+        ({"step": True}, None),
         ({"step": np.int64(7)}, 7),
         ({"step": 2.0}, 2),
         ({"step": 0}, None),
@@ -338,6 +342,26 @@ def test_a_searcher_can_be_pickled_before_and_after_a_search(searcher: MixOptSea
     drive(searcher, ["1", "2"], loss)
     assert same_next_suggestion(pickle.loads(pickle.dumps(searcher)), searcher)
     assert not hasattr(searcher, "searcher"), "Tune takes the attribute for a wrapped searcher"
+
+
+def test_what_cannot_be_pickled_is_named() -> None:
+    lock = threading.Lock()
+    with pytest.raises(
+        ValueError, match=r"strategy=<function .* cannot be pickled, as Tune needs it .*lock.*Leave out"
+    ):
+        cloudpickle.dumps(MixOptSearcher(strategy=lambda problem: RandomStrategy(problem) if lock else None))
+
+
+def test_a_budget_that_buys_no_run_says_so(space: MixtureSpace) -> None:
+    for strategy, most in (("random", 0.9 * space.target_cost), ("default", 0.9 * space.cost("20M", 100))):
+        searcher = MixOptSearcher(space, "loss", "min", strategy=strategy, budget=most)
+        with pytest.raises(
+            ValueError, match=f"A budget of .* buys no run of strategy '{strategy}': one full run.* costs"
+        ):
+            searcher.suggest("a")
+    spent = MixOptSearcher(space, "loss", "min", strategy="random", budget=1.1 * space.target_cost)
+    complete(spent, "a", spent.suggest("a"), 1.0)
+    assert spent.suggest("b") == Searcher.FINISHED
 
 
 def test_runs_of_an_interrupted_search_are_lost_to_a_new_one(
@@ -520,9 +544,9 @@ def test_points_to_evaluate_that_do_not_fit(space: MixtureSpace, change: dict[st
 
 
 def test_settings_in_one_object(space: MixtureSpace) -> None:
-    searcher = MixOptSearcher(space, "loss", settings=Settings(mode="max", strategy="random", seed=3), budget=1e4)
+    searcher = MixOptSearcher(space, "loss", settings=Settings(mode="max", strategy="random", seed=3), budget=1e5)
     assert searcher.mode == "max" and searcher.optimizer.problem.mode == "max"
-    same = MixOptSearcher(space, "loss", "max", strategy="random", seed=3, budget=1e4)
+    same = MixOptSearcher(space, "loss", "max", strategy="random", seed=3, budget=1e5)
     assert searcher.suggest("a") == same.suggest("a") and searcher.state_dict() == same.state_dict()
     with pytest.raises(TypeError, match="bugdet"):
         MixOptSearcher(bugdet=1.0)
@@ -574,6 +598,9 @@ def test_a_state_imports_nothing_that_it_names(
         ({"strategy": "best"}, "Unknown strategy 'best'"),
         ({"budget": 0}, "budget must be a positive finite cost"),
         ({"seed": -1}, "seed must be a non-negative integer"),
+        ({"settings": {"seed": 1}}, "settings must be a Settings object"),
+        ({"pool": 3}, "pool must be a Pool of logged runs"),
+        ({"cost_per_step": 3}, "cost_per_step must be the price of a step by scale name, got 3"),
         ({"mixture_key": "a/b"}, "mixture_key, scale_key and steps_key must be three distinct names without '/'"),
         ({"scale_key": "steps"}, "three distinct names"),
     ],
@@ -610,6 +637,15 @@ PAIR = {"x": tune.uniform(0, 1), "y": tune.uniform(0, 1)}
 def test_a_param_space_without_a_search_in_it(config: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MixOptSearcher().set_search_properties("loss", "min", config)
+
+
+def test_the_choices_of_a_param_space_come_in_any_order() -> None:
+    weights = {"a": tune.uniform(0, 1), "b": tune.uniform(0, 1)}
+    config = {"mixture": weights, "scale": tune.choice(["1B", "60M"]), "steps": tune.choice([1000, 100])}
+    space = MixtureSpace.from_param_space(config, cost_per_step={"60M": 0.03, "1B": 1.0})
+    assert space.target == ("1B", 1000) and space.target_cost == 1000
+    with pytest.raises(ValueError, match="cost_per_step must be the price of a step by scale name, got 3"):
+        MixtureSpace.from_param_space(config, cost_per_step=3)
 
 
 def test_two_spaces_are_one_too_many(searcher: MixOptSearcher, space: MixtureSpace) -> None:

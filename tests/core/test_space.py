@@ -7,7 +7,6 @@ import pickle
 
 import numpy as np
 import pytest
-from ray import tune
 
 from ray_mixopt.core.space import MixtureSpace, Scale
 
@@ -270,12 +269,3 @@ def test_parameters_say_which_scale_is_larger_where_all_are_known():
     space = make(scales=(Scale("7B", 1.0, 7e9), Scale("1B", 2.0, 1e9)))  # measured on other machines
     assert space.target == ("7B", 40) and space.scale_names == ("1B", "7B")
     assert make(scales=(Scale("7B", 1.0, 7e9), Scale("1B", 2.0))).target == ("1B", 40)
-
-
-def test_the_choices_of_a_param_space_come_in_any_order():
-    weights = {"a": tune.uniform(0, 1), "b": tune.uniform(0, 1)}
-    config = {"mixture": weights, "scale": tune.choice(["1B", "60M"]), "steps": tune.choice([1000, 100])}
-    space = MixtureSpace.from_param_space(config, cost_per_step={"60M": 0.03, "1B": 1.0})
-    assert space.target == ("1B", 1000) and space.target_cost == 1000
-    with pytest.raises(ValueError, match="cost_per_step must be the price of a step by scale name, got 3"):
-        MixtureSpace.from_param_space(config, cost_per_step=3)

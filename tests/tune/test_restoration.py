@@ -15,14 +15,15 @@ import cloudpickle
 import pytest
 import replay_driver
 from curve import Curve, curve_tuner, load
-from killing import kill_after, paused_stayed_paused, printed
-from ladder import LadderStrategy, observations
+from killing import kill_after, paused_stayed_paused, printed, saved
+from ladder import LadderStrategy, observations, wait_until
 from ray import tune
 from worlds import TINY
 
 import ray_mixopt
 from ray_mixopt import MixOptSearcher, MixtureSpace
 from ray_mixopt.core.history import History
+from ray_mixopt.io.lease import LeaseError
 
 BUDGET = 100.0
 SEED = 11
@@ -55,7 +56,11 @@ def test_kill_9_twice_and_restore(
 def test_kill_9_of_four_trials_at_once(
     tmp_path: Path, start_driver: StartDriver, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    killed = kill_after(start_driver("start", tmp_path, 4, BUDGET, SEED), tmp_path, 8)
+    driver = start_driver("start", tmp_path, 4, BUDGET, SEED)
+    wait_until(lambda: saved(tmp_path), timeout_s=120, what="a first snapshot")
+    with pytest.raises(LeaseError, match=f"is being searched by process {driver.pid} on .*two drivers"):
+        ray_mixopt.restore(tmp_path / replay_driver.NAME, replay_driver.trainable())
+    killed = kill_after(driver, tmp_path, 8)
     replay_driver.finish(str(tmp_path))
     end = printed(capsys.readouterr().out)
     history = History.from_state_dict(end["history"])

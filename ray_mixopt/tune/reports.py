@@ -1,0 +1,227 @@
+"""What trials report: how far they are, which metrics they have, and what is amiss with it."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ray.tune.result import AUTO_RESULT_KEYS
+
+from ray_mixopt.core.history import Trial as Run
+from ray_mixopt.core.history import is_sound
+from ray_mixopt.optimizer import MixtureOptimizer
+
+logger = logging.getLogger(__name__)
+
+MAX_IDLE = 3  # reports in a row of a run that bring it no further
+_OF_TUNE = {*AUTO_RESULT_KEYS, "step", "done", "trial_id", "checkpoint_dir_name"}
+_KINDS_OF_TUNE = ("config/", "timers/", "perf/")
+
+
+def training_step(result: Mapping[str, Any]) -> int | None:
+    """The training step of a flattened result: its "step" to the nearest whole number; None unless that is >= 1.
+
+    Text that holds a number is one, as trackers write it; a float just below a rung is that rung.
+    """
+    value = _number(result.get("step"))
+    return None if value is None or round(value) < 1 else round(value)
+
+
+def _number(value: object) -> float | None:
+    try:
+        found = math.nan if isinstance(value, bool | np.bool_) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return found if math.isfinite(found) else None
+
+
+def metrics_of(result: Mapping[str, Any], names: Iterable[str]) -> dict[str, float]:
+    """Values of those of the named metrics that a flattened result has as numbers, NaN and infinity among them."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = float(result[name])
+        except (KeyError, TypeError, ValueError):
+            continue
+    return found
+
+
+def others_of(result: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """The entries of a flattened result that are neither Tune's own nor among the named metrics."""
+    known = {*_OF_TUNE, *names}
+    return {key: value for key, value in result.items() if key not in known and not key.startswith(_KINDS_OF_TUNE)}
+
+
+@dataclass
+class Pace:
+    """How the reports of one run follow each other, in the process that it runs in by now.
+
+    Attributes:
+        iteration: Tune's number of the report that was counted last.
+        furthest: the last training step that a report named; -1 before the first report.
+        unread: reports since then that named none.
+        idle: reports since then that named it, or an earlier one, again.
+    """
+
+    iteration: int = 0
+    furthest: int = -1
+    unread: int = 0
+    idle: int = 0
+
+
+class Reports:
+    """Takes in the reports of runs, counts those that do not say how far a run is, and warns once of what they lack.
+
+    A run whose reports name no training step cannot be held at its rung by it. But it reports at every rung that it
+    passes: after as many reports as there are rungs up to the one it was asked for, it may be there. It is taken to be
+    there, then, so that it is not trained beyond it and is paid for; what it reported teaches nothing.
+    """
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+        self._paces: dict[str, Pace] = {}
+        self._last: dict[str, tuple[int, int]] = {}
+
+    def count(self, run: Run, result: Mapping[str, Any]) -> None:
+        """Takes note of a report, once, whoever hears of it first."""
+        pace = self._paces.setdefault(run.trial_id, Pace())
+        iteration = result.get("training_iteration")
+        if iteration is not None and iteration == pace.iteration:
+            return
+        if iteration is not None and iteration < pace.iteration:  # started again, from an earlier checkpoint
+            pace = self._paces[run.trial_id] = Pace()
+        pace.iteration = pace.iteration + 1 if iteration is None else iteration
+        step = training_step(result)
+        if step is not None and step > pace.furthest:
+            pace.furthest, pace.unread, pace.idle = step, 0, 0
+        elif step is not None:
+            pace.idle += 1
+        elif pace.furthest < 0 and _number(result.get("step")) == 0:
+            pace.furthest = 0  # before training
+        else:
+            pace.unread += 1
+        self._warn_of_step(run, result, pace)
+
+    def astray(self, run: Run, rungs: Sequence[int]) -> bool:
+        """Whether the reports of a run no longer tell how far it is, and it may be at its rung."""
+        pace = self._paces.get(run.trial_id, Pace())
+        return pace.idle >= MAX_IDLE or pace.unread >= max(len(_ahead(run, rungs)), 1)
+
+    def check_end(self, run: Run, before: int, rungs: Sequence[int]) -> None:
+        """Checks that a run which nobody can stop has stopped by itself.
+
+        Args:
+            run: it has just reported.
+            before: the step that it had reported before.
+            rungs: all training steps at which runs report.
+
+        Raises:
+            RuntimeError: if it reported its rung before, or may have, and trains on.
+        """
+        unread = self._paces.get(run.trial_id, Pace()).unread
+        goes_on = run.steps <= before < run.reached or unread > max(len(_ahead(run, rungs)), 1)
+        if run.status == "running" and goes_on:
+            raise RuntimeError(
+                f"Trial {run.trial_id} was asked for {run.steps} steps and trains on after that: nothing would stop "
+                "it. Return done=True with the report at config['steps'], or have it stopped: "
+                "TuneConfig(scheduler=MixOptScheduler())."
+            )
+
+    def bill(self, optimizer: MixtureOptimizer, run: Run, result: Mapping[str, Any] | None) -> None:
+        """Tells the optimizer how far a run may be that is over and whose last reports did not say.
+
+        Args:
+            optimizer: of the search.
+            run: the run that is over.
+            result: its last report, flattened, if it had one. All that it teaches is a divergence.
+        """
+        pace = self._paces.pop(run.trial_id, Pace())
+        if not pace.unread:
+            return
+        rungs = _ahead(run, optimizer.space.steps) or [run.steps]
+        metrics = metrics_of(result or {}, optimizer.problem.metrics)
+        unsound = {name: value for name, value in metrics.items() if not is_sound(value)}
+        optimizer.tell(run.trial_id, rungs[min(pace.unread, len(rungs)) - 1], unsound)
+
+    def observe(
+        self, optimizer: MixtureOptimizer, run: Run, result: Mapping[str, Any], names: Sequence[str]
+    ) -> int | None:
+        """Tells the optimizer of a report.
+
+        Args:
+            optimizer: of the search.
+            run: the run that reported.
+            result: what it reported, flattened.
+            names: the metrics that matter.
+
+        Returns:
+            The training step of the report; None where there was nothing to tell.
+        """
+        step, metrics = training_step(result), metrics_of(result, names)
+        if step is None and not metrics and not result.get("training_iteration"):
+            return None  # no report: what Tune has of a trial that ended before its first one
+        self.count(run, result)
+        if step is None:
+            return None
+        if not metrics:
+            self.warn_once(
+                f"Trial {run.trial_id} reported no number for {', '.join(names)}: nothing is learned from such a "
+                "report, though it is paid for. Report the metric with every step."
+            )
+        optimizer.history.unkept += self._repeated(optimizer, run, result, step)
+        optimizer.tell(run.trial_id, step, others_of(result, names) | metrics)
+        return step
+
+    def _repeated(self, optimizer: MixtureOptimizer, run: Run, result: Mapping[str, Any], step: int) -> float:
+        """Cost of steps that were trained again, from an older checkpoint, to get to a report that is known already.
+
+        A process that only says the same twice did not train for it.
+        """
+        iteration = result.get("iterations_since_restore")
+        if not isinstance(iteration, int):
+            return 0.0
+        before, self._last[run.trial_id] = self._last.get(run.trial_id), (iteration, step)
+        if step not in run.observations:
+            return 0.0
+        if before is not None and before[0] < iteration:  # the same process
+            start = before[1]
+        else:
+            start = max((earlier for earlier in run.observations if earlier < step), default=0)
+        return optimizer.space.cost(run.scale, step, start=start) if start < step else 0.0
+
+    def warn_once(self, message: str, kind: str = "") -> None:
+        """Logs a warning, unless the same, or one of the same kind, was logged before."""
+        if (kind or message) not in self._told:
+            self._told.add(kind or message)
+            logger.warning("%s", message)
+
+    def _warn_of_step(self, run: Run, result: Mapping[str, Any], pace: Pace) -> None:
+        value = result.get("step")
+        number = _number(value)
+        if pace.unread:
+            has = f"'step' is {value!r}" if "step" in result else f"no 'step' among {', '.join(others_of(result, ()))}"
+            self.warn_once(
+                f"Trial {run.trial_id} does not report how far it is: {has}. Report the number of training steps as "
+                "'step', at every rung up to config['steps']. Without it a run is ended after as many reports as there "
+                "are rungs up to its own, is paid for up to there, and teaches nothing.",
+                "no step",
+            )
+        elif pace.idle >= MAX_IDLE:
+            self.warn_once(
+                f"Trial {run.trial_id} has reported step {pace.furthest} or less {MAX_IDLE} times since it was there: "
+                "such a run is ended. Report 'step' as the number of training steps so far.",
+                "idle",
+            )
+        elif isinstance(value, str):
+            self.warn_once(f"Trials report 'step' as text, {value!r}: it is read as the number.", "text")
+        elif number is not None and not math.isclose(number, round(number), rel_tol=1e-6, abs_tol=1e-6):
+            self.warn_once(f"Trials report steps that are no whole numbers, {value!r}: the nearest counts.", "whole")
+
+
+def _ahead(run: Run, rungs: Sequence[int]) -> list[int]:
+    """The rungs that a run has yet to pass, up to its own."""
+    return [rung for rung in rungs if run.reached < rung <= run.steps]
