@@ -255,7 +255,8 @@ def main() -> None:
             row = strike(search, list(VICTIMS)[number % len(VICTIMS)], draws)
             text.append(line(number + 1, row))
             print(text[-1], row["said"], flush=True)
-        search.start().wait(600)
+            arguments.out.write_text("\n".join(text) + "\n")
+        search.start().wait()
         history, reports = search.history(), search.reports()
         assert history is not None
         check_history(history, budget=search.budget)
