@@ -4,10 +4,11 @@
     ray-mixopt recommend --from runs.csv --scale-cost 20M=0.00013 --scale-cost 1B=0.01 --weight val_loss/github=1
 
 Needs Python alone. Reading a pickle runs whatever it says, and even numpy's own constructors are not safe from hostile
-arguments. So nothing that a pickle names is built here. A child process, which can neither open nor write a file any
-more and has little memory, reads it with a stand-in for every class and function of numpy and pandas, which only notes
-what it is called with; other names are refused. The numbers are then decoded from the bytes of the arrays, and what the
-child says is checked once more by the parent. Columns of text must be objects, as pandas 2 keeps them.
+arguments. So nothing that a pickle names is built, and nothing is unpickled in this process. A child process, which can
+neither open nor write a file nor start another process, and has little memory and time, reads it with a stand-in for
+every class and function of numpy and pandas, which only notes what it is called with; other names are refused. The
+numbers are then decoded from the bytes of the arrays. What the child says is limited in length and checked once more by
+the parent. Columns of text must be objects, as pandas 2 keeps them.
 """
 
 from __future__ import annotations
@@ -23,14 +24,18 @@ import resource
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 DOMAINS = ("wikipedia", "stackexchange", "github", "arxiv", "book")  # of ``token_probabilities``
 METRIC = re.compile(r"eval/RedPajama(?P<domain>\w+)/CrossEntropyLoss")
 MiB = 2**20
 MOST_BYTES, MOST_MEMORY, MOST_SECONDS = 256 * MiB, 4096 * MiB, 600
+MOST_ANSWER = 256 * MiB  # a small pickle may name the same curve any number of times
+LOSS = re.compile(r"val_loss/\w{1,40}")
+SCALE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 
 # -- in the child
 
@@ -161,21 +166,22 @@ def metric(name: str) -> str:
 
 
 def child() -> None:
-    """Reads a pickle from standard input, writes a line of JSON a report."""
+    """Reads a pickle from standard input, writes a line of JSON a report, or the reason why it is refused."""
     for codec in ("raw-unicode-escape", "ascii", "latin1", "unicode-escape"):  # pickle's own, loaded while files open
         b"a".decode(codec)
-    for limit, most in (("NOFILE", 3), ("FSIZE", 0), ("AS", MOST_MEMORY), ("CPU", MOST_SECONDS)):
+    for limit, most in (("NOFILE", 3), ("FSIZE", 0), ("NPROC", 0), ("AS", MOST_MEMORY), ("CPU", MOST_SECONDS)):
         with contextlib.suppress(ValueError, OSError):  # some systems do not limit memory
             resource.setrlimit(getattr(resource, f"RLIMIT_{limit}"), (most, most))
     try:
         for report in reports(InertUnpickler(sys.stdin.buffer).load()):
             sys.stdout.write(json.dumps(report) + "\n")
     except RecursionError:
-        print("it is nested too deep", file=sys.stderr)
+        sys.stdout.write(json.dumps("it is nested too deep") + "\n")
     except Exception as error:  # whatever a malformed pickle leads to
-        print(str(error) or type(error).__name__, file=sys.stderr)
+        sys.stdout.write(json.dumps((str(error) or type(error).__name__)[:500]) + "\n")
     else:
         return
+    sys.stdout.flush()
     sys.exit(1)
 
 
@@ -191,24 +197,42 @@ def read(path: Path) -> list[dict[str, str | float]]:
     if path.stat().st_size > MOST_BYTES:
         raise ValueError(f"{path.name} has more than {MOST_BYTES // MiB} MiB: a table of runs is smaller.")
     with path.open("rb") as stream:
-        done = subprocess.run(
-            [sys.executable, "-I", "-S", __file__, "--child"],
-            stdin=stream,
-            capture_output=True,
-            text=True,
-            env={},
-            timeout=2 * MOST_SECONDS,
-            check=False,
-        )
-    if done.returncode:
-        raise ValueError(f"{path.name} was refused: {done.stderr.strip() or f'exit code {done.returncode}'}.")
+        code, said = answer([sys.executable, "-I", "-S", __file__, "--child"], stream)
+    if len(said) > MOST_ANSWER:
+        raise ValueError(f"{path.name} was refused: it says more than {MOST_ANSWER // MiB} MiB.")
     try:
-        rows = [row(*json.loads(line)) for line in done.stdout.splitlines()]
-    except (TypeError, AttributeError) as error:
+        lines = [json.loads(line) for line in said.splitlines()]
+        if code:
+            reason = lines[-1] if lines and isinstance(lines[-1], str) else f"its reader ended with code {code}"
+            raise ValueError(reason)
+        rows = [row(*line) for line in lines]
+    except (TypeError, AttributeError, OverflowError, RecursionError, ValueError) as error:
         raise ValueError(f"{path.name} was refused: {error}.") from error
     if not rows:
         raise ValueError(f"{path.name} has no run with a loss.")
     return rows
+
+
+def answer(command: list[str], stream: IO[bytes]) -> tuple[int, bytes]:
+    """Exit code and output of a child process that is given nothing but a stream; killed if it says or takes too much.
+
+    Args:
+        command: what it is.
+        stream: its standard input.
+    """
+    null = subprocess.DEVNULL
+    with subprocess.Popen(command, stdin=stream, stdout=subprocess.PIPE, stderr=null, env={}, cwd="/") as process:
+        timer = threading.Timer(2 * MOST_SECONDS, process.kill)
+        timer.start()
+        try:
+            assert process.stdout is not None
+            said = process.stdout.read(MOST_ANSWER + 1)
+            if len(said) > MOST_ANSWER:
+                process.kill()
+            process.wait()
+        finally:
+            timer.cancel()
+    return process.returncode, said
 
 
 def row(run: str, shares: list[float], scale: str, step: int, losses: dict[str, float]) -> dict[str, str | float]:
@@ -217,12 +241,18 @@ def row(run: str, shares: list[float], scale: str, step: int, losses: dict[str, 
     Raises:
         ValueError: if it makes no sense.
     """
+    if not isinstance(run, str) or not isinstance(scale, str) or not SCALE.fullmatch(scale):
+        raise ValueError(f"it has a run of the scale {scale!r:.80}")
     total = sum(map(float, shares))
     if len(shares) != len(DOMAINS) or not abs(total - 1) < 0.01 or min(shares) < 0:
         raise ValueError(f"{run}: token_probabilities is no mixture of {len(DOMAINS)} domains: {shares}")
     mixture = {f"mixture/{name}": float(share) / total for name, share in zip(DOMAINS, shares, strict=True)}
-    values = {str(name): float(value) for name, value in losses.items()}
-    return {"run": str(run), "scale": str(scale), "step": int(step)} | mixture | values
+    if unknown := [name for name in losses if not LOSS.fullmatch(name)]:
+        raise ValueError(f"{run}: {unknown[0]!r:.80} is no loss")
+    values = {name: float(value) for name, value in losses.items()}
+    if not isinstance(step, int) or not all(map(math.isfinite, values.values())):
+        raise ValueError(f"{run}: step {step!r:.80} has losses {values!r:.200}")
+    return {"run": run, "scale": scale, "step": step} | mixture | values
 
 
 def main() -> None:

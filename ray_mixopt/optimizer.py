@@ -139,7 +139,7 @@ class MixtureOptimizer:
                 mixture=tuple(proposal.mixture.tolist()),
                 scale=proposal.scale,
                 steps=proposal.steps,
-                acquisition=proposal.acquisition,
+                acquisition=_kept(proposal.acquisition),
             )
             history.add(trial)
         history.n_asked += proposal.counts
@@ -282,6 +282,11 @@ class MixtureOptimizer:
 
         return detailed(recommendation, self.problem, self.history, self.belief)
 
+    def answer(self) -> Recommendation:
+        """``recommend`` for those who compare many: without the next run and the check of the intervals, if it can."""
+        brief: Callable[[History], Recommendation] = getattr(self._strategy, "answer", self._strategy.recommend)
+        return brief(self.history)
+
     @property
     @_thought
     def belief(self) -> Belief:
@@ -379,7 +384,10 @@ class MixtureOptimizer:
         check_version(state, "an optimizer", STATE_VERSION)
         history = History.from_state_dict(state.get("history", {}))
         optimizer = cls.of_history(history, Settings.from_dict(state, strategy=strategy), pool=pool)
-        if state.get("continuation") is False:
+        continuation = state.get("continuation", True)
+        if not isinstance(continuation, bool):
+            raise ValueError(f"Malformed optimizer: continuation must be true or false, got {continuation!r}.")
+        if not continuation:
             optimizer._continues = False
             for trial in history.paused():
                 trial.status = "done"
@@ -423,6 +431,11 @@ class MixtureOptimizer:
             for name, number in rest.items()
             if isinstance(number, int | float | np.number) and not isinstance(number, bool) and math.isfinite(number)
         }
+
+
+def _kept(acquisition: float | None) -> float | None:
+    """What a state keeps of an acquisition: an infinity, or NaN, says nothing, and JSON has neither."""
+    return None if acquisition is None or not math.isfinite(acquisition) else float(acquisition)
 
 
 def _number(value: object, name: str) -> float:

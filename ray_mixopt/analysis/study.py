@@ -11,7 +11,7 @@ import numpy as np
 from ray_mixopt.analysis.landscape import Residuals, Slice, Surface, level, slices, surfaces
 from ray_mixopt.analysis.ledger import Ledger
 from ray_mixopt.analysis.pareto import TradeOff, pareto_front
-from ray_mixopt.analysis.trajectory import trajectory
+from ray_mixopt.analysis.trajectory import sensible_points, trajectory
 from ray_mixopt.core.history import Trial
 from ray_mixopt.core.objective import Mode, Objective
 from ray_mixopt.core.recommendation import NORMAL_95, Prediction, Recommendation
@@ -19,7 +19,7 @@ from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.optimizer import MixtureOptimizer
 from ray_mixopt.surrogate.posterior import ObjectivePosterior
 
-N_POINTS = 16  # of the way there
+N_POINTS = 16  # of the way there, fewer where each takes long
 _SETTLED, _DOUBTFUL = 0.95, 0.8  # probability of being better than a baseline
 
 
@@ -182,7 +182,7 @@ class Study:
                 then=answer.predicted,
                 now=None if known is None else known.prediction(self.space.mixture(answer.mixture)),
             )
-            for answer in trajectory(self.optimizer, N_POINTS)
+            for answer in trajectory(self.optimizer, sensible_points(self.optimizer, N_POINTS))
         ]
 
     # -- how far to trust it
@@ -239,7 +239,9 @@ class Study:
         for trial in self.history:
             if self.problem.value(trial.observations.get(trial.reached, {})) is not None:
                 cells.setdefault((trial.scale, trial.reached), []).append(trial)
-        weights = _weights(posterior, self.problem.weights)
+        goal = self.problem.goal
+        relative = goal is not None and goal.relative_to is not None
+        weights = _weights(posterior, self.problem.weights) if relative else self.problem.weights
         mixtures, values, at_target = [np.empty((0, self.space.n_domains))], [np.empty(0)], []
         for cell, trials in cells.items():
             mixtures.append(np.array([trial.mixture for trial in trials]))

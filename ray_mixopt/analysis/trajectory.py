@@ -10,6 +10,8 @@ from ray_mixopt.core.history import History
 from ray_mixopt.core.recommendation import Recommendation
 from ray_mixopt.optimizer import MixtureOptimizer
 
+_EASY = 160**2 * 20  # of a search of which all points are computed
+
 
 def prefix(history: History, n: int) -> History:
     """The history as it was after its first ``n`` reports: without runs that had not reported by then."""
@@ -42,7 +44,7 @@ def trajectory(optimizer: MixtureOptimizer, n_points: int = 20) -> list[Recommen
 
     Args:
         optimizer: the optimizer after its search. It is not changed.
-        n_points: most recommendations to compute; each takes as long as ``optimizer.recommend()``.
+        n_points: most recommendations to compute; each takes as long as a first ``optimizer.recommend()``.
 
     Returns:
         The recommendations by ascending cost, the last of all of the history; an empty list where nothing was paid.
@@ -60,5 +62,19 @@ def trajectory(optimizer: MixtureOptimizer, n_points: int = 20) -> list[Recommen
     points = []
     for n in lengths[:-1].tolist():
         past.history = prefix(history, n)
-        points.append(past.recommend())
-    return [*points, optimizer.recommend()]  # whose models are fitted already
+        points.append(past.answer())
+    return [*points, optimizer.answer()]  # whose models are fitted already
+
+
+def sensible_points(optimizer: MixtureOptimizer, most: int) -> int:
+    """How many recommendations on the way to compute: each has models of its own, which many values make slow.
+
+    Args:
+        optimizer: the optimizer after its search.
+        most: as many as for a search that is not large; a quarter of it for one whose models take longest.
+    """
+    belief = optimizer.belief
+    models = belief.data(optimizer.problem, optimizer.history).values()
+    used = [min(len(values.y), belief.settings.most_fitted) for values in models]
+    size = sum(n**2 for n in used) * (optimizer.space.n_domains + 12)  # what a step of a fit takes, more or less
+    return max(most // 4, min(most, int(most * _EASY / max(size, 1))))

@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from ray_mixopt.benchmark.workers import ONE_WORKER, Fleet
-from ray_mixopt.core.safety import MiB, check_file_name, check_size, check_version, parse_json, write_atomically
+from ray_mixopt.core.safety import (
+    MiB,
+    check_fields,
+    check_file_name,
+    check_size,
+    check_version,
+    parse_json,
+    write_atomically,
+)
 
 FORMAT_VERSION = 1
 MOST_BYTES = 16 * MiB
@@ -118,6 +126,8 @@ class Record:
             fields = parse_json(path.read_bytes())
             check_version(fields, "a record", FORMAT_VERSION)
             del fields["version"]
+            trace = fields["trace"]
+            check_fields(cls, fields | {"trace": [{"time": point["cost"], **point} for point in trace]}, "record")
             # Records of a single worker may say no time: it is the cost.
             points = [{"time": point["cost"], **point, "mixture": tuple(point["mixture"])} for point in fields["trace"]]
             fields["trace"] = tuple(Point(**point) for point in points)

@@ -7,18 +7,23 @@ gives the same next suggestion in another process.
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from ray_mixopt.core.safety import check_version, whole
+from ray_mixopt.core.curves import described, understood
+from ray_mixopt.core.safety import MOST_WHOLE, check_version, named_numbers, number, whole
 from ray_mixopt.core.space import MixtureSpace
 
-FORMAT_VERSION = 1
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION, PACKED_VERSION = 1, 2  # the second where the reports of a run are packed
+MANY_REPORTS = 1000  # of one run
 SUM_TOLERANCE = 1e-9
 MOST_INCIDENTS = 100  # the last ones
 EXPLODED = 1e10  # no loss, perplexity or accuracy of a run that learns anything gets there
@@ -89,6 +94,9 @@ class History:
         self.n_missing = 0  # reports without any metric of the objective
         self.unkept = 0.0  # cost of training that was lost or done twice; not in ``spent``, in which steps count once
         self.incidents: list[str] = []  # what befell the search rather than a run, for people to read; oldest first
+        self._described: dict[
+            str, tuple[dict[int, dict[str, float]], int, dict[str, Any]]
+        ] = {}  # by trial: see ``_reports``
 
     def __iter__(self) -> Iterator[Trial]:
         return iter(self.trials.values())
@@ -102,6 +110,7 @@ class History:
         other.trials = {t.trial_id: replace(t, observations=dict(t.observations)) for t in self}
         other.arrivals = list(self.arrivals)
         other.incidents = list(self.incidents)
+        other._described = {}
         return other
 
     def fingerprint(self) -> int:
@@ -143,7 +152,7 @@ class History:
             ValueError: for an unknown trial or a step that is not a positive whole number.
         """
         trial = self[trial_id]
-        if not step > 0 or step != step // 1:
+        if not 0 < step <= MOST_WHOLE or step != step // 1:
             raise ValueError(f"Trial {trial_id!r} reported step {step!r}: steps are whole numbers, counted from 1.")
         if step in trial.observations:
             self.n_duplicates += 1
@@ -151,6 +160,12 @@ class History:
         sound = {name: float(value) for name, value in values.items() if is_sound(value)}
         trial.observations[int(step)] = sound | dict(others or {})
         self.arrivals.append((trial_id, int(step)))
+        if len(trial.observations) == MANY_REPORTS:
+            logger.warning(
+                "Trial %r has reported %d times. All is kept, which makes each save of the state slower; the model "
+                "learns from reports whose steps are 25%% apart. Reports at the rungs (%s) are enough.",
+                *(trial_id, MANY_REPORTS, ", ".join(map(str, self.space.steps))),
+            )
         if len(sound) < len(values):
             trial.status = "diverged"
         elif not values:
@@ -277,16 +292,15 @@ class History:
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-able state; floats survive the round trip exactly."""
-        trials = []
+        trials: list[dict[str, Any]] = []
         for trial in self:
-            entry = asdict(trial)
-            entry["mixture"] = list(trial.mixture)
-            entry["observations"] = [[step, values] for step, values in trial.observations.items()]
-            if not trial.noise:
-                del entry["noise"]
+            entry = vars(trial) | {"mixture": list(trial.mixture), "observations": self._reports(trial)}
+            if noise := entry.pop("noise"):
+                entry["noise"] = dict(noise)
             trials.append(entry)
+        packed = any(isinstance(entry["observations"], dict) for entry in trials)
         state = {
-            "version": FORMAT_VERSION,
+            "version": PACKED_VERSION if packed else FORMAT_VERSION,
             "space": self.space.to_dict(),
             "trials": trials,
             "arrivals": [list(arrival) for arrival in self.arrivals],
@@ -298,6 +312,17 @@ class History:
         befallen = {"unkept": self.unkept, "incidents": list(self.incidents)}
         return state | {key: value for key, value in befallen.items() if value}
 
+    def _reports(self, trial: Trial) -> list[Any] | dict[str, Any]:
+        """The reports of a trial as JSON-able data; what was packed is kept until there are more of them."""
+        reports = trial.observations
+        before, n, kept = self._described.get(trial.trial_id, (None, 0, {}))
+        if before is reports and n == len(reports):
+            return kept
+        found = described(reports)
+        if isinstance(found, dict):
+            self._described[trial.trial_id] = reports, len(reports), found
+        return found
+
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> History:
         """The history that ``state_dict`` described.
@@ -305,24 +330,29 @@ class History:
         Raises:
             ValueError: if the state is of another version, malformed or inconsistent.
         """
-        check_version(state, "a history", FORMAT_VERSION)
+        check_version(state, "a history", FORMAT_VERSION, PACKED_VERSION)
         try:
             history = cls(MixtureSpace.from_dict(state["space"]))
             for entry in state["trials"]:
                 history.add(_trial(entry))
-            history.arrivals = [(str(trial_id), whole(step, "a step", 1)) for trial_id, step in state["arrivals"]]
+            history.arrivals = [(history[name].trial_id, whole(z, "a step", 1)) for name, z in state["arrivals"]]
             history.n_apart = whole(state.get("n_apart", 0), "n_apart")  # version 0.1 did not count them
             for counter in ("n_asked", "n_duplicates", "n_missing"):
                 setattr(history, counter, whole(state[counter], counter))
-            history.unkept = float(state.get("unkept", 0.0))
-            history.incidents = [str(incident) for incident in state.get("incidents", [])]
+            history.unkept = number(state.get("unkept", 0.0), "unkept")
+            history.incidents = state.get("incidents", [])
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"Malformed history: {error!r}.") from error
-        if not 0 <= history.unkept < math.inf:
+        if not isinstance(history.incidents, list) or not all(isinstance(line, str) for line in history.incidents):
+            raise ValueError("Malformed history: its incidents are no list of sentences.")
+        if history.unkept < 0:
             raise ValueError(f"The cost of training that was not kept must be 0 or more, got {history.unkept!r}.")
         seen = {(t.trial_id, step) for t in history for step in t.observations}
         if seen != set(history.arrivals) or len(seen) != len(history.arrivals):
             raise ValueError("Inconsistent history: its arrivals do not match the trials' observations.")
+        paid, asked = sum(not trial.evaluated for trial in history), history.n_asked + history.n_apart
+        if "n_apart" in state and asked < paid:
+            raise ValueError(f"Inconsistent history: it has {paid} trials, but says that {asked} were asked for.")
         return history
 
 
@@ -335,26 +365,23 @@ def _trial(entry: Mapping[str, Any]) -> Trial:
         raise ValueError(f"Trial {name!r} is malformed.")
     if status not in get_args(Status):
         raise ValueError(f"Trial {name!r} has the unknown status {status!r}.")
-    observations = {}
-    for step, metrics in entry["observations"]:
-        values = {str(metric): float(value) for metric, value in metrics.items()}
-        if not all(map(math.isfinite, values.values())):
-            raise ValueError(f"Trial {name!r} has a metric at step {step!r} that is no finite number.")
-        observations[whole(step, "a step", 1)] = values
+    if not isinstance(entry["mixture"], list | tuple):
+        raise ValueError(f"Trial {name!r} has no list of shares.")
+    observations = understood(entry["observations"], f"trial {name!r}")
     if (status in ("paused", "diverged") and not observations) or (entry["evaluated"] and status == "running"):
         raise ValueError(f"Trial {name!r} cannot be {status}.")
-    noise = {str(metric): float(value) for metric, value in entry.get("noise", {}).items()}
-    if not all(0 <= value < math.inf for value in noise.values()):
+    noise = named_numbers(entry.get("noise", {}), f"the noise of trial {name!r}")
+    if not all(value >= 0 for value in noise.values()):
         raise ValueError(f"Trial {name!r} has a noise that is no standard deviation: {noise}.")
     acquisition = entry["acquisition"]
     return Trial(
         trial_id=name,
-        mixture=tuple(float(share) for share in entry["mixture"]),
+        mixture=tuple(number(share, f"A share of trial {name!r}") for share in entry["mixture"]),
         scale=entry["scale"],
         steps=whole(entry["steps"], f"The rung of trial {name!r}", 1),
         status=status,
         observations=observations,
         evaluated=entry["evaluated"],
-        acquisition=None if acquisition is None else float(acquisition),
+        acquisition=None if acquisition is None else number(acquisition, f"The acquisition of trial {name!r}"),
         noise=noise,
     )

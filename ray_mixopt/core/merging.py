@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ray_mixopt.core.history import History, Trial
-from ray_mixopt.core.safety import parse_json
+from ray_mixopt.core.safety import check_fields, parse_json
 from ray_mixopt.core.space import MixtureSpace
 
 logger = logging.getLogger(__name__)
@@ -59,10 +59,8 @@ class DomainMap:
         Raises:
             ValueError: for other keys or a map that makes no sense.
         """
-        try:
-            return cls(**data)
-        except TypeError as error:
-            raise ValueError(f"A domain map has the keys renamed, split and dropped: {error}.") from error
+        check_fields(cls, data, "domain map")
+        return cls(**data)
 
     @classmethod
     def read(cls, path: Path) -> DomainMap:

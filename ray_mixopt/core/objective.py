@@ -9,6 +9,7 @@ from typing import Any, Literal, cast, get_args
 
 import numpy as np
 
+from ray_mixopt.core.safety import check_fields
 from ray_mixopt.core.space import MixtureSpace
 
 Mode = Literal["min", "max"]
@@ -145,11 +146,9 @@ class Objective:
         Raises:
             ValueError: if the description is malformed.
         """
-        try:
-            rails = tuple(Guardrail(**guardrail) for guardrail in data.get("guardrails", ()))
-            return cls(**{**data, "guardrails": rails})
-        except TypeError as error:
-            raise ValueError(f"Malformed description of an objective: {error}.") from error
+        check_fields(cls, data, "description of an objective")
+        rails = tuple(Guardrail(**guardrail) for guardrail in data.get("guardrails", ()))
+        return cls(**{**data, "guardrails": rails})
 
 
 def resolve(baseline: Baseline, space: MixtureSpace) -> np.ndarray:

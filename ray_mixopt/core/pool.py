@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ray_mixopt.core.safety import check_fields
 from ray_mixopt.core.simplex import SAME_SHARE
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from ray_mixopt.core.space import MixtureSpace
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PoolState:
+    """What JSON says of a pool."""
+
+    mixtures: list[list[float]]
+    available: list[list[list[bool]]]
+    scales: list[str] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -119,14 +130,16 @@ class Pool:
         Raises:
             ValueError: if it is no such description.
         """
+        check_fields(_PoolState, state, "pool of logged runs")
         try:
-            return cls(
-                mixtures=np.array(state["mixtures"], dtype=np.float64),
-                available=np.array(state["available"], dtype=bool),
-                **{key: tuple(state[key]) for key in ("scales", "steps") if key in state},
-            )
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"Malformed pool of logged runs: {error!r}.") from error
+            mixtures = np.array(state["mixtures"], dtype=np.float64)
+            available = np.array(state["available"], dtype=bool)
+        except ValueError:
+            raise ValueError("Malformed pool of logged runs: its rows do not all have the same length.") from None
+        if mixtures.ndim != 2 or (mixtures < 0).any() or (np.abs(mixtures.sum(1) - 1) > 1e-6).any():
+            raise ValueError("Malformed pool of logged runs: it has mixtures whose shares do not sum to 1.")
+        named = {key: tuple(state[key]) for key in ("scales", "steps") if key in state}
+        return cls(mixtures=mixtures, available=available, **named)
 
     @property
     def _names(self) -> tuple[tuple[str, ...], tuple[int, ...]]:

@@ -13,6 +13,7 @@ import numpy as np
 from ray_mixopt.core.history import History
 from ray_mixopt.core.objective import Baseline, Mode, Objective, checked_weights, resolve
 from ray_mixopt.core.pool import Pool
+from ray_mixopt.core.safety import named_numbers, number, whole
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.core.strategy import Callback, Proposal, Strategy
 
@@ -346,14 +347,14 @@ def _checked_point(point: object) -> dict[str, Any]:
         )
     if unknown := sorted(set(map(str, point)) - {"mixture", "scale", "steps"}):
         raise ValueError(f"A point to evaluate has mixture, scale and steps, got {', '.join(unknown)}, too.")
-    try:  # as JSON has them: NumPy's numbers are not
-        found: dict[str, Any] = {"mixture": {str(name): float(share) for name, share in point["mixture"].items()}}
-        if point.get("scale") is not None:
-            found["scale"] = str(point["scale"])
-        if point.get("steps") is not None:
-            found["steps"] = int(point["steps"])
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"A point to evaluate holds what is no number: {dict(point)!r}.") from error
+    # As JSON has them: NumPy's numbers are not.
+    found: dict[str, Any] = {"mixture": named_numbers(point["mixture"], "The mixture of a point to evaluate")}
+    if (scale := point.get("scale")) is not None:
+        if not isinstance(scale, str):
+            raise ValueError(f"The scale of a point to evaluate must be a name, got {scale!r}.")
+        found["scale"] = scale
+    if (steps := point.get("steps")) is not None:
+        found["steps"] = whole(steps.item() if isinstance(steps, np.integer) else steps, "The steps of a point", 1)
     return found
 
 
@@ -362,8 +363,8 @@ def _checked_reference(reference: Any) -> Any:
         return reference
     try:
         if isinstance(reference, Mapping):
-            return {str(name): float(share) for name, share in reference.items()}
-        return [float(share) for share in reference]
+            return named_numbers(reference, "reference")
+        return [number(share, "A share of the reference") for share in reference]
     except (TypeError, ValueError):
         raise ValueError(
             f"reference must be weights by domain, 'uniform' or 'proportional', got {reference!r}."

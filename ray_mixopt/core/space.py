@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ray_mixopt.core.safety import check_version, parse_json
+from ray_mixopt.core.safety import check_fields, check_version, parse_json
 from ray_mixopt.core.simplex import CappedSimplex, Group, GroupedSimplex
 
 if TYPE_CHECKING:
@@ -272,20 +272,17 @@ class MixtureSpace:
             ValueError: if the description is of another version or malformed.
         """
         check_version(data, "a space", FORMAT_VERSION)
-        known = {"domains", "steps", "lower", "upper", "token_supply", "target_tokens", "max_epochs"}
-        unknown = set(data) - known - {"version", "scales", "target", "groups", "earlier_scales"}
-        if unknown:
-            raise ValueError(f"Unknown fields in a space: {sorted(unknown)}.")
-        try:
-            scales = tuple(Scale(**scale) for scale in data["scales"])
-            earlier = tuple(Scale(**scale) for scale in data.get("earlier_scales", ()))
-            groups = tuple(Group(**group) for group in data.get("groups", ()))
-            target = data.get("target")
-            fields = {key: data[key] for key in known if key in data}
-            where = None if target is None else tuple(target)
-            return cls(scales=scales, target=where, groups=groups, earlier_scales=earlier, **fields)
-        except (KeyError, TypeError, AttributeError, OverflowError) as error:
-            raise ValueError(f"Malformed description of a space: {error!r}.") from error
+        fields = {key: data[key] for key in data if key != "version"}
+        check_fields(cls, fields, "description of a space")
+        fields |= {key: tuple(Scale(**scale) for scale in fields.get(key, ())) for key in ("scales", "earlier_scales")}
+        target = fields.get("target")
+        return cls(
+            **{
+                **fields,
+                "groups": tuple(Group(**group) for group in fields.get("groups", ())),
+                "target": None if target is None else tuple(target),
+            }
+        )
 
     def to_json(self) -> str:
         """``to_dict`` as a JSON string; floats survive the round trip exactly."""

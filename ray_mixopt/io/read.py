@@ -36,13 +36,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ray_mixopt.core.safety import MiB, check_size
 from ray_mixopt.io.cells import MISSING, MIXTURE, metric_of, unguarded
+from ray_mixopt.io.frames import frame_of, is_missing
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_BYTES = 1024 * MiB
 DERIVED_METRIC = "loss"  # the mean of all val_loss/*
 
 _SUM_TOLERANCE = 0.01  # published shares are rounded, to three digits in RegMix
@@ -54,7 +53,6 @@ OLMIX_RATIOS, OLMIX_METRICS = "ratios.csv", "metrics.csv"
 OLMIX_COLUMNS = frozenset({"run", "run_id", "name"})
 OLMIX_NAME = re.compile(r"(?s)scale=(?P<scale>.+?) step=(?P<step>\d+)(?: run=(?P<run>.+))?")
 REGMIX_SHARE = "train_the_pile_"
-_NAMES = ("run", "run_id", "name", "scale", "index")  # columns of text
 _STEP_PART = re.compile(r"step(?P<step>\d+)(?!\d).*")
 _REGMIX_FILE = re.compile(r"(?P<part>.+)_(?P<kind>mixture|pile_loss)_(?P<scale>[^_]+)\.csv")
 
@@ -158,7 +156,7 @@ def read_rows(path: Path, *, scale: str = "model", steps: int = 1) -> Rows:
 
 
 def _tidy_rows(path: Path) -> Rows:
-    frame = _read(path)
+    frame = frame_of(path)
     mixture_columns = [name for name in frame.columns if name.startswith(MIXTURE)]
     if not mixture_columns:
         raise ValueError(f"{path.name} has no mixture columns: name them mixture/<domain>.")
@@ -229,7 +227,7 @@ def _regmix_pairs(path: Path) -> list[tuple[Path, Path, str, str]]:
 
 
 def _regmix_rows(mixture_path: Path, loss_path: Path, scale: str, part: str, steps: int) -> Rows:
-    mixtures, losses = _read(mixture_path), _read(loss_path)
+    mixtures, losses = frame_of(mixture_path), frame_of(loss_path)
     for path, frame in ((mixture_path, mixtures), (loss_path, losses)):
         if "index" not in frame.columns:
             raise ValueError(f"{path.name} needs the column 'index'.")
@@ -305,7 +303,7 @@ def _olmix_rows(folder: Path, scale: str, steps: int) -> Rows:
 def _read_olmix(path: Path) -> pd.DataFrame:
     if not path.exists():
         raise ValueError(f"There is no {path.name} in {str(path.parent)!r}: olmix needs {OLMIX_RATIOS} and the other.")
-    frame = _read(path)
+    frame = frame_of(path)
     ids = [name for name in ("run", "run_id") if name in frame.columns]
     if len(ids) != 1:
         raise ValueError(f"{path.name} needs a column 'run' or 'run_id'; it has {', '.join(frame.columns)}.")
@@ -320,42 +318,9 @@ def _read_olmix(path: Path) -> pd.DataFrame:
 # -- cells
 
 
-def _read(path: Path) -> pd.DataFrame:
-    """The file as it is, indexed by row as an editor counts: the header is row 1. A CSV's cells stay text."""
-    import pandas as pd
-
-    check_size(path.name, path.stat().st_size, MOST_BYTES)
-    try:
-        if path.suffix.lower() == ".parquet":
-            frame = pd.read_parquet(path)
-        else:
-            # The header is read as a row, or pandas would rename repeated columns.
-            lines = pd.read_csv(path, header=None, dtype=str, keep_default_na=False, skip_blank_lines=False)
-            frame = lines.iloc[1:].set_axis(lines.iloc[0].to_list(), axis=1)
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError, OSError, ValueError) as error:
-        raise ValueError(f"{path.name} is empty or malformed: {str(error).strip()}") from error
-    frame.index = pd.RangeIndex(2, 2 + len(frame))
-    blank = [all(_is_missing(cell) for cell in cells) for cells in frame.itertuples(index=False)]
-    frame = frame.loc[~np.array(blank, dtype=bool)]
-    if not len(frame):
-        raise ValueError(f"{path.name} has no rows.")
-    frame.columns = [str(name).strip() for name in frame.columns]
-    if is_csv := path.suffix.lower() == ".csv":
-        frame = frame.rename(columns=unguarded)
-    repeated = frame.columns[frame.columns.duplicated()]
-    if len(repeated):
-        raise ValueError(f"{path.name} has the column {repeated[0]!r} twice.")
-    names = [name for name in _NAMES if is_csv and name in frame.columns]
-    return frame.assign(**{name: [unguarded(str(cell)) for cell in frame[name]] for name in names})
-
-
-def _is_missing(cell: object) -> bool:
-    return cell is None or str(cell).strip().lower() in MISSING
-
-
 def _parse(cell: object) -> float | None:
     """The number in a cell, NaN for an empty one, None for anything else."""
-    if _is_missing(cell):
+    if is_missing(cell):
         return np.nan
     try:
         return float(str(cell))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, get_args
 
 from ray_mixopt.core.history import History
 from ray_mixopt.core.objective import Mode
 from ray_mixopt.core.pool import Pool
 from ray_mixopt.core.problem import Problem, Settings, checked_pool
-from ray_mixopt.core.safety import check_version
+from ray_mixopt.core.safety import check_version, named_numbers, whole
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.core.strategy import Strategy
 from ray_mixopt.optimizer import MixtureOptimizer
@@ -146,10 +146,13 @@ class SearchState:
             read = Settings.from_dict({**described, "mode": state["mode"] or "min"}, strategy=strategy)
             if saved is not None and space is not None:
                 check_revision(saved, space)
+            metric, mode = state["metric"], state["mode"]
+            if not isinstance(metric, str | None) or mode not in (None, *get_args(Mode)):
+                raise ValueError(f"Malformed state of a searcher: it has the metric {metric!r} and the mode {mode!r}.")
             search = cls(
                 space=space or saved,
-                metric=state["metric"],
-                mode=state["mode"],
+                metric=metric,
+                mode=mode,
                 settings=read if settings is None else replace(read, callbacks=settings.callbacks),
                 pool=pool,
                 points=[_checked(point) for point in state["evaluated"]],
@@ -184,8 +187,21 @@ def _listed(values: Sequence[Any]) -> list[Any]:
 
 
 def _checked(point: Mapping[str, Any]) -> dict[str, Any]:
-    values = [[step, value] for step, value in point["values"]]
-    return {"mixture": dict(point["mixture"]), "scale": point["scale"], "steps": point["steps"], "values": values}
+    """A point of a state. Its values may be NaN: the run then diverged."""
+    scale, steps, values = point["scale"], point["steps"], []
+    if not isinstance(scale, str | None):
+        raise ValueError(f"An evaluated point has the scale {scale!r}, which is no name.")
+    for step, value in point["values"]:
+        for part in value.values() if isinstance(value, Mapping) else [value]:
+            if isinstance(part, bool) or not isinstance(part, int | float | None):
+                raise ValueError(f"An evaluated point has the value {part!r}, which is no number.")
+        values.append([step if step is None or step == AT_STEPS else whole(step, "A step", 1), value])
+    return {
+        "mixture": named_numbers(point["mixture"], "The mixture of an evaluated point"),
+        "scale": scale,
+        "steps": None if steps is None else whole(steps, "The steps of an evaluated point", 1),
+        "values": values,
+    }
 
 
 def _hand_over(point: Mapping[str, Any], optimizer: MixtureOptimizer) -> None:

@@ -61,6 +61,11 @@ def canvas(height: float = 3.4, rows: int = 1, columns: int = 1, *, sharey: bool
     return figure, axes
 
 
+def even_choice(n: int, most: int) -> np.ndarray:
+    """Indices of at most ``most`` of ``n`` things, evenly spread, ascending: a picture of more says no more."""
+    return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int))
+
+
 def finish(axes: Axes, grid: Literal["both", "x", "y"] = "both") -> None:
     """Puts a grid behind the data, and takes the box away on the upper right."""
     axes.grid(axis=grid, alpha=0.25)

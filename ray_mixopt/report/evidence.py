@@ -17,6 +17,7 @@ from ray_mixopt.report.drawing import (
     SEQUENTIAL,
     Drawing,
     canvas,
+    even_choice,
     finish,
     legend,
     listed,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 MOST_DOMAINS = len(PALETTE)  # drawn one by one; the smaller ones together
 MOST_METRICS = 4
+MOST_POINTS = 1000  # drawn in a panel
 
 
 def incumbent(study: Study) -> Drawing | None:
@@ -66,7 +68,7 @@ def incumbent(study: Study) -> Drawing | None:
         caption=(
             "What was predicted for the mixture recommended at each cost, with its 95% interval, and what is predicted "
             "for the same mixture with all that is known now. If the dashed line leaves the band, the search was "
-            "surer than it should have been."
+            f"surer than it should have been. Computed for {len(points)} costs; fewer the larger the search."
         ),
     )
 
@@ -137,11 +139,14 @@ def predictions(study: Study) -> Drawing | None:
     for ax in axes.flat[len(parts) :]:
         ax.set_visible(False)
     words = []
+    most = max(len(part.observed) for part in parts)
+    left = f" {MOST_POINTS} of {most:,} values are drawn, evenly chosen." if most > MOST_POINTS else ""
     for ax, part in zip(axes.flat, parts, strict=False):
+        drawn = even_choice(len(part.observed), MOST_POINTS)
         ax.axline((float(part.observed[0]), float(part.observed[0])), slope=1, color=GREY, lw=0.8)
         for k, name in enumerate(study.ledger.scale_names):
-            here = np.array([scale == name for scale in part.scales])
-            if here.any():
+            here = drawn[[part.scales[row] == name for row in drawn]]
+            if len(here):
                 ax.errorbar(
                     part.observed[here],
                     part.predicted[here],
@@ -167,7 +172,7 @@ def predictions(study: Study) -> Drawing | None:
         alt=f"Scatter of left-out predictions against observations with 95% intervals. {listed(words)}.",
         caption=(
             "Every run predicted from all others, with 95% intervals. About 95% of them should cross the line; fewer "
-            "mean that the search is surer than it should be."
+            f"mean that the search is surer than it should be.{left}"
         ),
     )
 

@@ -16,6 +16,7 @@ from ray_mixopt.report.drawing import (
     SEQUENTIAL,
     Drawing,
     canvas,
+    even_choice,
     finish,
     listed,
     short,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_PANELS = 12
+MOST_DOTS = 500  # runs in a panel
 
 
 def slices(study: Study) -> Drawing | None:
@@ -57,6 +59,8 @@ def slices(study: Study) -> Drawing | None:
     figure.supylabel(short(f"{study.objective_name} at the target", 44), fontsize=9)
     words = [f"{line.domain} is best at {line.best_share:.0%} (recommended {line.recommended:.1%})" for line in chosen]
     left = f" The {len(chosen)} of {len(lines)} domains that matter most." if len(chosen) < len(lines) else ""
+    n_runs = len(lines[0].run_shares)
+    dots = f" {MOST_DOTS} of {n_runs:,} runs are drawn, evenly chosen." if n_runs > MOST_DOTS else ""
     return Drawing(
         name="slices",
         title="What each domain does at the target",
@@ -66,15 +70,16 @@ def slices(study: Study) -> Drawing | None:
             f"Prediction along each domain's share.{left} The dark band is the 95% interval of the difference from the "
             "recommended mixture, the light one that of the value itself. The dashed line is the recommendation, grey "
             " areas are outside the limits. Each dot is the last report of a run, placed by its deviation from the "
-            "prediction at its own fidelity: filled at the target, open elsewhere."
+            f"prediction at its own fidelity: filled at the target, open elsewhere.{dots}"
         ),
     )
 
 
 def _runs_on(ax: Axes, line: Slice) -> None:
+    drawn = even_choice(len(line.run_shares), MOST_DOTS)
     for at_target in (False, True):
-        some = line.run_at_target == at_target
-        if some.any():
+        some = drawn[line.run_at_target[drawn] == at_target]
+        if len(some):
             face = GREEN if at_target else "none"
             x, y = line.run_shares[some], line.run_values[some]
             ax.scatter(x, y, s=14, facecolors=face, edgecolors=GREEN, linewidths=0.7, zorder=3)

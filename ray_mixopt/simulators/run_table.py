@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ray_mixopt.core.pool import Pool
+from ray_mixopt.core.safety import check_count
 from ray_mixopt.core.simplex import same_mixture
 from ray_mixopt.core.space import MixtureSpace, Scale, by_size
 from ray_mixopt.io.read import DERIVED_METRIC, Rows, read_rows
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
+
+
+MOST_CELLS = 50_000_000  # of a table that is kept whole in memory, most of them empty
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -161,6 +165,8 @@ def _tabulate(
     steps = sorted(set(rows.steps.tolist()))
     mixtures, which = _distinct(rows.mixtures)
     cell = (which, np.array([names.index(s) for s in rows.scale]), np.searchsorted(steps, rows.steps))
+    cells = len(mixtures) * len(names) * len(steps) * len(rows.metrics)
+    check_count(name, cells, MOST_CELLS, "mixtures x scales x steps x metrics")
     counts = np.zeros((len(mixtures), len(names), len(steps)), dtype=np.int64)
     np.add.at(counts, cell, 1)
     shape = (*counts.shape, len(rows.metrics))

@@ -18,6 +18,7 @@ Run = tuple[np.ndarray, str, int]
 """A mixture ``(d,)``, a scale and steps."""
 
 _MAX_POOL_MIXTURES = 512
+_MOST_TRIED = 1000  # mixtures tried that are candidates
 
 
 class Candidates(Protocol):
@@ -63,11 +64,17 @@ class SimplexCandidates:
         return list(design)
 
     def at_target(self, rng: np.random.Generator, n: int, history: History | None = None) -> np.ndarray:
-        """Half uniform, half near the faces (Dirichlet 0.3), the corners, near-corners and the mixtures tried."""
+        """Half uniform, half near the faces (Dirichlet 0.3), the corners, near-corners and the mixtures tried.
+
+        Of very many mixtures tried, those whose runs cost most.
+        """
         space = self.space
         corners = space.corners()
         near = space.simplex.project(0.9 * corners + 0.1 * space.uniform())
-        tried = np.unique(history.mixtures(), axis=0) if history else np.empty((0, space.n_domains))
+        tried = np.empty((0, space.n_domains))
+        if history:
+            furthest = sorted(history, key=lambda trial: -space.cost(trial.scale, trial.reached))[:_MOST_TRIED]
+            tried = np.unique(np.array([trial.mixture for trial in furthest]), axis=0)
         tried = tried[space.simplex.contains(tried)]  # runs made elsewhere may be outside the limits
         half = n // 2
         faces = space.sample(n - half, rng, 0.3)

@@ -192,15 +192,22 @@ class DefaultStrategy:
 
     def _plausible(self, posterior: ObjectivePosterior, history: History, rng: np.random.Generator) -> Points:
         """Mixtures that may be the optimum at the target, solved."""
-        base = posterior.solve(self.candidates.at_target(rng, 512, history))
-        mean, variance = posterior.marginal(base)
-        near = self.candidates.near(base.mixtures, posterior.score(base.mixtures, mean.mean(0)).numpy(), rng)
-        around = posterior.solve(near)
-        found, moments = base.joined(around), posterior.marginal(around)
+        base = self.candidates.at_target(rng, 512, history)
+        solved = len(base) <= posterior.most_points  # else what comes into question is solved for again
+        points = posterior.solve(base) if solved else None
+        mean, variance = posterior.marginal(base if points is None else points)
+        near = self.candidates.near(base, posterior.score(base, mean.mean(0)).numpy(), rng)
+        around = posterior.solve(near) if solved else None
+        moments = posterior.marginal(near if around is None else around)
         mean, variance = torch.cat([mean, moments[0]], -1), torch.cat([variance, moments[1]], -1)
-        allowed = posterior.allowed(found.mixtures)
+        mixtures = np.concatenate([base, near])
+        allowed = posterior.allowed(mixtures)
         n = self.settings.plausible
-        points = found.take(allowed[_lowest(mean[:, allowed], variance[:, allowed], n)])
+        rows = allowed[_lowest(mean[:, allowed], variance[:, allowed], n)]
+        if points is not None and around is not None:
+            points = points.joined(around).take(rows)
+        else:
+            points = posterior.solve(mixtures[rows])
         return points.take(_lowest(*posterior.marginal(points, points), n))
 
     def _pending(self, history: History) -> Tensor:
@@ -214,10 +221,38 @@ class DefaultStrategy:
     # -- what to answer
 
     def recommend(self, history: History) -> Recommendation:
-        """The mixture of lowest predicted objective at the target."""
+        """The mixture of lowest predicted objective at the target, what comes next, and whether intervals held."""
+        answer, posterior, optima, rng = self._answer(history)
+        if posterior is None:
+            return answer
+        space, belief = self.space, self.belief
+        run, gain, announced = self._best_purchase(posterior, history, math.inf, rng), None, None
+        if run is not None:
+            gain = ExpectedGain()(posterior, posterior.solve(self._encode([run])), optima[:200], rng)
+            start = 0 if run.continues is None else history[run.continues].reached
+            announced = NextRun(
+                mixture=space.named(run.mixture),
+                scale=run.scale,
+                steps=run.steps,
+                cost=space.cost(run.scale, run.steps, start=start),
+                continues=run.continues,
+            )
+        data = belief.data(self.problem, history).values()
+        calibration = posterior.calibration([belief.used(values) for values in data])
+        return replace(answer, value_of_next_run=gain, next_run=announced, calibration=calibration)
+
+    def answer(self, history: History) -> Recommendation:
+        """The mixture that ``recommend`` would say, with its prediction, without the rest."""
+        return self._answer(history)[0]
+
+    def _answer(
+        self, history: History
+    ) -> tuple[Recommendation, ObjectivePosterior | None, np.ndarray, np.random.Generator]:
+        """The answer, what it rests on, other mixtures from the best on, ``c x d``, and random numbers."""
         problem, space, belief = self.problem, self.space, self.belief
         data = belief.data(problem, history).values()
         posterior = belief.posterior(problem, history)
+        rng = problem.rng(2, len(history.arrivals))
         answer = Recommendation(
             mixture=space.named(space.uniform()),
             scale=space.target_scale,
@@ -230,28 +265,10 @@ class DefaultStrategy:
             left_out=sum(belief.left_out(values) for values in data),
         )
         if posterior is None:
-            return answer
-        rng = problem.rng(2, len(history.arrivals))
+            return answer, None, np.empty((0, space.n_domains)), rng
         optima = self.candidates.best(self.candidates.at_target(rng, 2048, history), posterior.score, rng)
-        run, gain, announced = self._best_purchase(posterior, history, math.inf, rng), None, None
-        if run is not None:
-            gain = ExpectedGain()(posterior, posterior.solve(self._encode([run])), optima[:200], rng)
-            start = 0 if run.continues is None else history[run.continues].reached
-            announced = NextRun(
-                mixture=space.named(run.mixture),
-                scale=run.scale,
-                steps=run.steps,
-                cost=space.cost(run.scale, run.steps, start=start),
-                continues=run.continues,
-            )
-        return replace(
-            answer,
-            mixture=space.named(optima[0]),
-            **posterior.compared(optima[0], problem.baselines()),
-            value_of_next_run=gain,
-            next_run=announced,
-            calibration=posterior.calibration([belief.used(values) for values in data]),
-        )
+        compared = posterior.compared(optima[0], problem.baselines())
+        return replace(answer, mixture=space.named(optima[0]), **compared), posterior, optima, rng
 
 
 class _Bought:

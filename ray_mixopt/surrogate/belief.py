@@ -6,6 +6,7 @@ report, so that none of them fits again what another has fitted.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,12 +20,15 @@ from ray_mixopt.core.objective import Guardrail, resolve
 from ray_mixopt.core.problem import Problem
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.core.strategy import Callback
+from ray_mixopt.surrogate.bundles import Bundle, alone, bundled
 from ray_mixopt.surrogate.correlation import error_correlation
 from ray_mixopt.surrogate.encoding import Observations, observations
 from ray_mixopt.surrogate.fit import KernelMaker, laplace_draws, map_estimate
 from ray_mixopt.surrogate.gp import MixtureGP, Standardisation
 from ray_mixopt.surrogate.kernels import MixtureFidelityKernel
 from ray_mixopt.surrogate.posterior import Guard, ObjectivePosterior
+
+logger = logging.getLogger(__name__)
 
 _STREAM = 3  # of the seed, for the draws of the hyper-parameters
 
@@ -40,6 +44,8 @@ class FitSettings:
         most_used: observations that a model holds, those of the largest fidelities.
         most_fitted: observations that hyper-parameters are fitted to, an even selection, since it costs cubic time.
         refit_growth: hyper-parameters are fitted anew whenever there are so many times more observations.
+        most_models: metrics of an objective that have a model each; of more, those that go together share one.
+        bundles: models that they then share, see ``bundles``.
     """
 
     draws: int = 8
@@ -47,6 +53,8 @@ class FitSettings:
     most_used: int = 3000
     most_fitted: int = 320
     refit_growth: float = 1.1
+    most_models: int = 10
+    bundles: int = 4
 
     def draws_of(self, n: int) -> int:
         """The number of draws for ``n`` observations."""
@@ -81,22 +89,24 @@ class Belief:
         self.seed, self.settings, self.kernel, self.callbacks = seed, settings or FitSettings(), kernel, callbacks
         self._fits: dict[str, tuple[bytes, Tensor]] = {}  # by metric: what was fitted to, and the draws
         self._models: dict[str, tuple[tuple[bytes, int], MixtureGP]] = {}
+        self._warned = False
 
     def posterior(self, problem: Problem, history: History) -> ObjectivePosterior | None:
         """The objective at the target given the history; None while one of its metrics has fewer than two values."""
-        data = self.data(problem, history)
-        if any(len(values.y) < 2 for values in data.values()):
+        bundles = self._bundles(problem, history)
+        if any(len(bundle.data.y) < 2 for bundle in bundles):
             return None
-        n_draws = min(self.settings.draws_of(len(values.y)) for values in data.values())
-        models = [self._model(metric, values, n_draws) for metric, values in data.items()]
-        correlation = error_correlation([self.used(values) for values in data.values()], models)
+        n_draws = min(self.settings.draws_of(len(bundle.data.y)) for bundle in bundles)
+        models = [self._model(bundle.name, bundle.data, n_draws) for bundle in bundles]
+        correlation = error_correlation([self.used(bundle.data) for bundle in bundles], models)
         space, goal = problem.space, problem.goal
+        weights = {bundle.name: bundle.weight for bundle in bundles}
         if goal is None:
-            return ObjectivePosterior(space, problem.sign, problem.weights, models, correlation=correlation)
+            return ObjectivePosterior(space, problem.sign, weights, models, correlation=correlation)
         return ObjectivePosterior(
             space,
             problem.sign,
-            problem.weights,
+            weights,
             models,
             correlation=correlation,
             relative_to=None if goal.relative_to is None else resolve(goal.relative_to, space),
@@ -118,11 +128,31 @@ class Belief:
         return None if len(data.y) < 2 else self._model(metric, data, self.settings.draws_of(len(data.y)))
 
     def data(self, problem: Problem, history: History) -> Mapping[str, Observations]:
-        """The observations of each metric of the objective, by name."""
-        return {
+        """The observations of each model of the objective, by name: of a metric, or of the sum of many."""
+        return {bundle.name: bundle.data for bundle in self._bundles(problem, history)}
+
+    def _bundles(self, problem: Problem, history: History) -> list[Bundle]:
+        """The metrics of the objective, many of them in few bundles."""
+        data = {
             metric: observations(problem.space, history, metric, worst=problem.sign * weight)
             for metric, weight in problem.weights.items()
         }
+        settings, weights = self.settings, problem.weights
+        if len(data) <= settings.most_models:
+            return alone(data, weights)
+        relative = problem.goal is not None and problem.goal.relative_to is not None
+        # What relative metrics weigh is known once they have models.
+        found = alone(data, weights) if relative else bundled(data, weights, settings.bundles, settings.refit_size)
+        if len(found) > settings.most_models and not self._warned:
+            self._warned = True
+            reason = "relative_to needs" if relative else "runs that report different ones need"
+            logger.warning(
+                "The objective has %d metrics, and %s %d models: a suggestion takes about as many times as long as for "
+                "one metric. %s",
+                *(len(data), reason, len(found)),
+                "Weigh them yourself instead." if relative else "Let every report have all metrics.",
+            )
+        return found
 
     def used(self, data: Observations) -> Observations:
         """Those of the observations that a model holds, in the order in which it holds them."""

@@ -28,6 +28,8 @@ def error_correlation(data: Sequence[Observations], models: Sequence[MixtureGP])
         data: what each model was given.
         models: one a metric, all with the same number of draws.
     """
+    if len(models) == 1:
+        return torch.ones(1, 1, dtype=torch.float64)
     rows: dict[tuple[str, tuple[float, ...]], int] = {}
     reports = [zip(d.runs, map(tuple, d.x[:, -2:].tolist()), strict=True) for d in data]
     places = [torch.tensor([rows.setdefault(report, len(rows)) for report in of_metric]) for of_metric in reports]

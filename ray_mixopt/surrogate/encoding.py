@@ -31,7 +31,8 @@ class Observations:
     def take(self, rows: Tensor) -> Observations:
         """Some of them, by index."""
         noise = None if self.noise is None else self.noise[rows]
-        return Observations(x=self.x[rows], y=self.y[rows], runs=tuple(self.runs[i] for i in rows), noise=noise)
+        runs = tuple(self.runs[i] for i in rows.tolist())
+        return Observations(x=self.x[rows], y=self.y[rows], runs=runs, noise=noise)
 
     def largest(self, n: int) -> Observations:
         """The ``n`` of largest fidelity, by log size plus log steps, in their order; of equals the earlier ones."""
@@ -77,15 +78,16 @@ def observations(space: MixtureSpace, history: History, metric: str, worst: floa
     mixtures, fidelities, values, runs = [], [], [], []
     worst_at: dict[str, float] = {}
     kept: dict[str, int] = {}
+    trials, target_steps = history.trials, space.target_steps
     for trial_id, step in history.arrivals:
-        trial = history[trial_id]
+        trial = trials[trial_id]
         value = trial.observations[step].get(metric)
         if value is None and trial.status == "diverged" and step == trial.reached:
             value = worst_at.get(trial.scale)
         if value is None:
             continue
-        near = trial_id in kept and kept[trial_id] < step < THINNING * kept[trial_id]
-        if near and step != space.target_steps:
+        last = kept.get(trial_id, math.inf)
+        if last < step < THINNING * last and step != target_steps:
             continue
         kept[trial_id] = step
         mixtures.append(trial.mixture)
@@ -94,7 +96,7 @@ def observations(space: MixtureSpace, history: History, metric: str, worst: floa
         runs.append(trial_id)
         seen = worst_at.get(trial.scale, value)
         worst_at[trial.scale] = max(seen, value) if worst > 0 else min(seen, value)
-    noise = torch.tensor([history[run].noise.get(metric, 0.0) ** 2 for run in runs], dtype=torch.float64)
+    noise = torch.tensor([trials[run].noise.get(metric, 0.0) ** 2 for run in runs], dtype=torch.float64)
     x = encode(space, np.array(mixtures, dtype=np.float64).reshape(-1, space.n_domains), fidelities)
     y = torch.tensor(values, dtype=torch.float64)
     return Observations(x=x, y=y, runs=tuple(runs), noise=noise if noise.any() else None)

@@ -18,6 +18,8 @@ _TOLERANCE = 1e-5  # relative, of the log density: a thousandth of a nat or so
 _BOUND = 4.0  # prior standard deviations a hyper-parameter may go
 _STEP = 1e-3  # of the central differences
 _CACHED = 2**17  # entries of a batch of covariances
+_MANY = 64  # hyper-parameters
+_DIRECTIONS = 32  # of those, in which the curvature is measured
 _JITTER = 1e-8
 _NOISE_FLOOR = 1e-6  # standardised variance; keeps replicates from making the covariance singular
 
@@ -172,7 +174,8 @@ def laplace_draws(
     """The mode, refined, and ``n_draws - 1`` draws from the Gaussian that fits the posterior at the mode, ``s x p``.
 
     The Hessian comes from central differences of the gradient, evaluated in batches that fit a core's cache. Curvatures
-    below the prior's are raised to it.
+    below the prior's are raised to it. Of very many hyper-parameters the data tell about few directions: those are
+    looked for (Lanczos 1950), and the others stay as wide as the prior.
 
     Args:
         x: inputs, ``n x d+2``.
@@ -184,25 +187,64 @@ def laplace_draws(
         kernel: makes the kernel.
     """
     p, n_domains = len(mode), x.shape[-1] - 2
-    steps = _STEP * torch.eye(p, dtype=mode.dtype)
-    shifted = torch.cat([mode + steps, mode - steps])
     prior = Hyperparameters(n_domains, kernel=kernel).prior()
-    grads = torch.cat(
-        [
-            _loss_and_grad(Hyperparameters(n_domains, chunk.shape[:1], kernel), prior, chunk, x, y, known)[1]
-            for chunk in shifted.split(max(1, _CACHED // len(y) ** 2))
-        ]
-    )
-    hessian = (grads[:p] - grads[p:]) / (2 * _STEP)
-    scaled = prior.std[:, None] * 0.5 * (hessian + hessian.T) * prior.std  # in units of the prior
-    values, vectors = torch.linalg.eigh(scaled)
-    # The symmetric root: the eigenvectors' signs, and their order among equals, are the library's choice.
-    spread = vectors * values.clamp_min(1.0).rsqrt() @ vectors.mT
+
+    def gradients(points: Tensor) -> Tensor:
+        """Of the loss at ``k x p`` hyper-parameters, ``k x p``."""
+        chunks = points.split(max(1, _CACHED // len(y) ** 2))
+        models = [Hyperparameters(n_domains, chunk.shape[:1], kernel) for chunk in chunks]
+        pairs = zip(models, chunks, strict=True)
+        return torch.cat([_loss_and_grad(model, prior, chunk, x, y, known)[1] for model, chunk in pairs])
+
+    if p <= _MANY:
+        steps = _STEP * torch.eye(p, dtype=mode.dtype)
+        grads = gradients(torch.cat([mode + steps, mode - steps]))
+        hessian = (grads[:p] - grads[p:]) / (2 * _STEP)
+        scaled = prior.std[:, None] * 0.5 * (hessian + hessian.T) * prior.std  # in units of the prior
+        values, vectors = torch.linalg.eigh(scaled)
+        # The symmetric root: the eigenvectors' signs, and their order among equals, are the library's choice.
+        spread = vectors * values.clamp_min(1.0).rsqrt() @ vectors.mT
+        slope = prior.std * (grads[:p] + grads[p:]).mean(0) / 2
+    else:
+
+        def curvature(direction: Tensor) -> Tensor:
+            steps = _STEP * prior.std * direction
+            above, below = gradients(torch.stack([mode + steps, mode - steps]))
+            return prior.std * (above - below) / (2 * _STEP)
+
+        values, vectors = _lanczos(curvature, torch.from_numpy(rng.standard_normal(p)), _DIRECTIONS)
+        spread = torch.eye(p, dtype=mode.dtype) + (vectors * (values.clamp_min(1.0).rsqrt() - 1)) @ vectors.mT
+        slope = prior.std * gradients(mode[None])[0]
     # A Newton step: where the search for the mode stopped depends on how the machine rounds.
-    slope = prior.std * (grads[:p] + grads[p:]).mean(0) / 2
     mode = mode - prior.std * (spread @ spread @ slope)
     noise = torch.from_numpy(rng.standard_normal((p, n_draws - 1)))
     draws = torch.cat([mode[:, None], mode[:, None] + prior.std[:, None] * (spread @ noise)], 1)
     limit = _BOUND * prior.std[:, None]
     draws = torch.minimum(torch.maximum(draws, prior.mean[:, None] - limit), prior.mean[:, None] + limit)
     return draws.T.contiguous()
+
+
+def _lanczos(product: Callable[[Tensor], Tensor], start: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Up to ``n`` outermost eigenvalues of a symmetric matrix, ``(k,)``, and their vectors, ``p x k``, approximately.
+
+    Args:
+        product: the matrix times a vector ``(p,)``.
+        start: any vector, ``(p,)``.
+        n: number of products.
+    """
+    basis = torch.zeros(len(start), n, dtype=start.dtype)
+    images = torch.zeros_like(basis)
+    vector = start / start.norm()
+    for i in range(n):
+        basis[:, i] = vector
+        images[:, i] = product(vector)
+        vector = images[:, i] - basis @ (basis.T @ images[:, i])
+        vector = vector - basis @ (basis.T @ vector)  # twice is enough to stay orthogonal
+        left = float(vector.norm())
+        if left <= 1e-9 * float(images[:, i].norm()):  # there are no further ones
+            basis, images = basis[:, : i + 1], images[:, : i + 1]
+            break
+        vector = vector / left
+    small = basis.T @ images
+    values, vectors = torch.linalg.eigh(0.5 * (small + small.T))
+    return values, basis @ vectors

@@ -27,6 +27,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from gpytorch.constraints import Positive
 from gpytorch.kernels import Kernel, MaternKernel, RBFKernel
@@ -39,6 +40,7 @@ _OWN_RANGE = 0.4  # e-folds of size or steps over which fidelities share what is
 # Prior variance of the linear trend in units of the standardised metric: level 2 sd, slope 0.5 sd an e-fold.
 _LEVEL_VARIANCE = 4.0
 _SLOPE_VARIANCE = 0.25
+_MANY_DOMAINS = 32
 _CACHED = 2**17  # covariances at a time: what a core's cache holds
 
 
@@ -147,7 +149,8 @@ class MixtureFidelityKernel(MixtureKernel):
         weights, offset = self._weights(f1, f2, False)
         # Many mixtures at the same fidelities, as runs that could be bought are: cheaper with those that are missing.
         is_grid = len(w2) * len(f2) < 1.5 * m
-        n_rows = max(1, _CACHED // max(1, math.prod(self.batch_shape) * m))
+        # Not the kernel's batch_shape: asking for it imports a compiler, which takes longer than a suggestion.
+        n_rows = max(1, _CACHED // max(1, self.log_linear.numel() * m))
         blocks = []
         for of_mixtures, j in zip(i1.split(n_rows), j1.split(n_rows), strict=True):
             here, i = of_mixtures.unique(return_inverse=True)
@@ -208,7 +211,33 @@ def matern(distance: Tensor) -> Tensor:
 
 def _distance(u1: Tensor, u2: Tensor) -> Tensor:
     """Euclidean, not by a product of matrices: rounding would make near-duplicates of a mixture disagree."""
+    if u1.shape[-1] >= _MANY_DOMAINS and (u1.requires_grad or u2.requires_grad):
+        distance: Tensor = _Distance.apply(u1, u2)
+        return distance
     return torch.cdist(u1, u2, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+class _Distance(torch.autograd.Function):
+    """Distances for a fit, by products of matrices, gradients too: of many domains torch's own take ten times that.
+
+    Where two rows are nearly the same, a distance of 1e-7 may stand for 0: the covariance is flat there.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, u1: Tensor, u2: Tensor) -> Tensor:
+        squares = [u.square().sum(-1) for u in (u1, u2)]
+        distance = (squares[0].unsqueeze(-1) + squares[1].unsqueeze(-2) - 2 * u1 @ u2.mT).clamp_min_(0.0).sqrt_()
+        ctx.save_for_backward(u1, u2, distance)
+        return distance
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        u1, u2, distance = ctx.saved_tensors
+        slope = torch.where(distance > 0, gradients[0] / distance, 0.0)
+        return (
+            slope.sum(-1, keepdim=True) * u1 - slope @ u2,
+            slope.sum(-2).unsqueeze(-1) * u2 - slope.mT @ u1,
+        )
 
 
 def _column(parameter: Tensor, diag: bool) -> Tensor:
@@ -217,12 +246,14 @@ def _column(parameter: Tensor, diag: bool) -> Tensor:
 
 
 def _distinct(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The distinct rows of ``n x k`` and where each one went, ``(n,)``."""
-    index: dict[bytes, int] = {}
-    places = [index.setdefault(row.tobytes(), len(index)) for row in rows.numpy()]
-    first = torch.zeros(len(index), dtype=torch.long)
-    first[places] = torch.arange(len(places))
-    return rows[first], torch.tensor(places, dtype=torch.long)
+    """The distinct rows of ``n x k``, in order of appearance, and where each one went, ``(n,)``."""
+    table = np.ascontiguousarray(rows.numpy())
+    whole = table.view(np.dtype((np.void, table.itemsize * table.shape[1]))).reshape(-1)
+    _, first, places = np.unique(whole, return_index=True, return_inverse=True)
+    order = first.argsort()
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return rows[torch.from_numpy(first[order])], torch.from_numpy(rank[places])
 
 
 def _selected(part: Tensor, columns: Tensor) -> Tensor:

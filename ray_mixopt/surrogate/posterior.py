@@ -29,6 +29,8 @@ from ray_mixopt.surrogate.correlation import square_root
 from ray_mixopt.surrogate.encoding import Observations, encode, reports
 from ray_mixopt.surrogate.gp import AveragedGP, MixtureGP, Solved
 
+_MOST_ENTRIES = 2**24  # of what is solved for at a time, 128 MiB
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Points:
@@ -146,6 +148,11 @@ class ObjectivePosterior(Model):
     def _points(self, mixtures: np.ndarray | Points) -> Points:
         return mixtures if isinstance(mixtures, Points) else self.solve(mixtures)
 
+    @property
+    def most_points(self) -> int:
+        """The number of inputs that are solved for at a time where memory matters."""
+        return max(1, _MOST_ENTRIES // sum(model.white.numel() for model in self.models))
+
     def variance_of(self, deviations: Sequence[Tensor]) -> Tensor:
         """Of the weighted sum of errors whose signed standard deviations for each metric are given, of any shape."""
         terms = torch.stack([weight * sd for weight, sd in zip(self.weights, deviations, strict=True)])
@@ -161,8 +168,9 @@ class ObjectivePosterior(Model):
         """Mean over draws and posterior, ``(c,)``."""
         x = encode(self.space, mixtures, self._fidelity)
         total = self.center + self.penalty(mixtures)
+        size = max(1, _MOST_ENTRIES // max(model.white.numel() for model in self.models))
         for weight, model in zip(self.weights, self.models, strict=True):
-            total += weight * model.mean(x).mean(0)
+            total += weight * torch.cat([model.mean(part).mean(0) for part in x.split(size)])
         return total
 
     def score(self, mixtures: np.ndarray, mean: Tensor | None = None) -> Tensor:
@@ -197,8 +205,13 @@ class ObjectivePosterior(Model):
             mixtures: ``c x d``, or solved.
             reference: if given, mixtures as well; the moments are then those of the difference from their average.
         """
+        base = None if reference is None or reference is mixtures else self._points(reference)
+        if not isinstance(mixtures, Points) and reference is not mixtures and len(mixtures) > self.most_points:
+            starts = range(0, len(mixtures), self.most_points)
+            parts = [self.marginal(mixtures[start : start + self.most_points], base) for start in starts]
+            return torch.cat([mean for mean, _ in parts], -1), torch.cat([variance for _, variance in parts], -1)
         points = self._points(mixtures)
-        base = points if reference is mixtures else None if reference is None else self._points(reference)
+        base = points if reference is mixtures else base
         center = self.center if base is None else 0.0
         mean = torch.full((self.n_draws, len(points)), center, dtype=torch.float64)
         deviations = []

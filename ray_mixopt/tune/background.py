@@ -28,7 +28,8 @@ class Asking:
     """
 
     def __init__(self, max_wait_s: float | None) -> None:
-        if max_wait_s is not None and not (isinstance(max_wait_s, int | float) and 0 <= max_wait_s < math.inf):
+        number = isinstance(max_wait_s, int | float) and not isinstance(max_wait_s, bool)
+        if max_wait_s is not None and not (number and 0 <= max_wait_s < math.inf):
             raise ValueError(f"max_wait_s must be a number of seconds or None, got {max_wait_s!r}.")
         self.max_wait_s = max_wait_s
         self._executor: ThreadPoolExecutor | None = None

@@ -152,7 +152,10 @@ class Layout:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Layout:
-        """The layout that ``state`` described."""
+        """The layout that ``state`` described. Raises ValueError for keys that are no names."""
+        for key in ("mixture", "scale", "steps"):
+            if not isinstance(state[key], str):
+                raise ValueError(f"Malformed state of a searcher: {key} is under the key {state[key]!r}.")
         return cls(**{**state, "parameters": Parameters.from_state(state["parameters"])})
 
 

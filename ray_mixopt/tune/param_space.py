@@ -206,6 +206,9 @@ class Parameters:
     @classmethod
     def from_state(cls, state: Sequence[Mapping[str, Any]]) -> Parameters:
         """The parameters that ``state`` described."""
+        for entry in state:
+            if not isinstance(entry["path"], list) or not all(isinstance(key, str) for key in entry["path"]):
+                raise ValueError(f"Malformed state of a searcher: a parameter has the path {entry['path']!r}.")
         return cls({tuple(entry["path"]): _domain(entry) for entry in state})
 
 
@@ -232,6 +235,10 @@ def _describe(path: Path, domain: Domain) -> dict[str, Any]:
 
 def _domain(entry: Mapping[str, Any]) -> Domain:
     domain: Any
+    for name in ("lower", "upper", "mean", "sd", "quantum"):
+        value = entry.get(name, 0)
+        if isinstance(value, bool) or not isinstance(value, int | float | None) or value != value:
+            raise ValueError(f"Malformed state of a searcher: {name} of a parameter is {value!r}.")
     if entry["type"] == "Categorical":
         # Tune puts tuples in the place of objects and looks them up again: a list would not be found.
         domain = Categorical([_tuples(category) for category in entry["categories"]])

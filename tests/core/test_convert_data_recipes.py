@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.testing._private.utils import runstring
 
 from ray_mixopt.io.runs import Source, read_runs
 
@@ -99,6 +101,9 @@ MALICIOUS = {
     "read_pickle": Call(pd.read_pickle, "{mark}"),
     "import": Call(__import__, "this"),
     "partial": Call(__import__("functools").partial, len, "x"),
+    "numpy runstring": Call(runstring, "open('{mark}', 'w')", {}),  # numpy's own tests execute text
+    "numpy scalar": Call(np.float64(1).__reduce__()[0], np.dtype("O"), bytes(8)),  # an object at address 0
+    "numpy memmap": Call(np.memmap, "{mark}", "u1", "w+", 0, (1,)),  # writes a file
 }
 
 
@@ -167,11 +172,37 @@ def test_whoever_takes_over_the_child_can_neither_open_nor_be_believed(tmp_path:
     child = subprocess.run(
         [sys.executable, "-c", load + takes_over.format(str(mark))], capture_output=True, text=True, check=False
     )
-    assert (child.returncode, child.stdout) == (1, "") and "Too many open files" in child.stderr
+    assert child.returncode == 1 and "Too many open files" in child.stdout
     assert not mark.exists()
-    for said in (["a", [1, 0, 0, 0, 0], "S", "x", {}], ["a", [2, 0, 0, 0, 0], "S", 1, {}], ["a", [1], "S", 1, {}]):
+    one = [1, 0, 0, 0, 0]
+    for said in (
+        ["a", one, "S", "x", {}],
+        ["a", [2, 0, 0, 0, 0], "S", 1, {}],
+        ["a", [1], "S", 1, {}],
+        ["a", [float("nan"), 1, 0, 0, 0], "S", 1, {}],
+        ["a", one, "=1+1", 1, {}],
+        ["a", one, 5, 1, {}],
+        ["a", one, "S", 1.5, {}],
+        ["a", one, "S", 1, {"=1+1": 1.0}],
+        ["a", one, "S", 1, {"val_loss/book": float("inf")}],
+    ):
         with pytest.raises(ValueError):
             converter.row(*said)
+    assert converter.row("a", one, "S", 1, {"val_loss/book": 2.0})["val_loss/book"] == 2.0
+
+
+def test_a_child_that_says_or_takes_too_much_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(converter, "MOST_ANSWER", 2**20)
+    with SCRIPT.open("rb") as stream:
+        code, said = converter.answer([sys.executable, "-c", "while True: print('x' * 1000)"], stream)
+        assert (code, len(said)) == (-signal.SIGKILL, 2**20 + 1)
+        monkeypatch.setattr(converter, "MOST_SECONDS", 0.2)
+        code, said = converter.answer([sys.executable, "-c", "import os, time; os.close(1); time.sleep(60)"], stream)
+        assert (code, said) == (-signal.SIGKILL, b"")
+    monkeypatch.undo()
+    monkeypatch.setattr(converter, "MOST_ANSWER", 1000)
+    with pytest.raises(ValueError, match="was refused: it says more than"):
+        converter.read(written(table(20), tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import math
 import os
 import zipfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,10 @@ from worlds import TINY
 
 from ray_mixopt import MixOptSearcher, MixtureOptimizer, MixtureSpace, simulators
 from ray_mixopt.benchmark.record import Point, Record
-from ray_mixopt.core.history import History
+from ray_mixopt.core.history import History, Trial
+from ray_mixopt.core.merging import DomainMap
+from ray_mixopt.core.objective import Guardrail, Objective
+from ray_mixopt.core.pool import Pool
 from ray_mixopt.core.safety import check_size, parse_json
 from ray_mixopt.io import snapshots
 from ray_mixopt.simulators import RunTable
@@ -126,6 +130,36 @@ def damaged(draw: st.DrawFn, whole: Any) -> Any:
     return value
 
 
+def same(one: Any, other: Any) -> bool:
+    """Whether two JSON values are the same; a truth value is no number, and text is none either."""
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, int | float) and isinstance(other, int | float):
+        return one == other or (one != one and other != other)
+    return type(one) is type(other) and one == other
+
+
+def taken_as_it_is(said: dict[str, Any], written: Any, *, but: tuple[str, ...] = ()) -> None:
+    """What was read is what is written again: nothing was taken for something else.
+
+    Left out are names that a reader does not know, and what stands for a default: null, or nothing.
+    """
+    again = json.loads(json.dumps(written))
+    for name, value in said.items():
+        if name in again and name not in but and value not in (None, {}, []):
+            assert same(value, again[name]), f"{name}: {value!r} was taken for {again[name]!r}"
+
+
+def without_empty(history: dict[str, Any]) -> dict[str, Any]:
+    """A history's state whose runs say nothing of noise where there is none."""
+    runs = [{name: part for name, part in run.items() if (name, part) != ("noise", {})} for run in history["trials"]]
+    return history | {"trials": runs}
+
+
 def refuses_or_reads(read: Callable[[], Any]) -> Any:
     """What is read, None where it is refused with a sentence."""
     try:
@@ -142,6 +176,10 @@ def test_spaces(data: Any) -> None:
     again = refuses_or_reads(lambda: MixtureSpace.from_json(json.dumps(data)))
     if space is not None:
         assert again == space == MixtureSpace.from_dict(space.to_dict())
+        said = data | {"groups": [{"least": 0.0, "most": 1.0, **group} for group in data.get("groups", [])]}
+        for name in ("scales", "earlier_scales"):
+            said[name] = [{"parameters": None, **scale} for scale in data.get(name, [])]
+        taken_as_it_is(said, space.to_dict())
         assert space.simplex.project(space.uniform()[None])[0] == pytest.approx(space.uniform())
 
 
@@ -151,6 +189,7 @@ def test_histories(data: Any) -> None:
     history = refuses_or_reads(lambda: History.from_state_dict(data))
     if history is not None:
         assert not violations(history)
+        taken_as_it_is(without_empty(data), history.state_dict(), but=("space",))
 
 
 @fuzz
@@ -158,6 +197,9 @@ def test_histories(data: Any) -> None:
 def test_optimizers(data: Any) -> None:
     optimizer = refuses_or_reads(lambda: MixtureOptimizer.from_state_dict(data))
     if optimizer is not None:
+        written = optimizer.state_dict()
+        taken_as_it_is(data, written, but=("history", "reference"))  # a reference is normalised
+        taken_as_it_is(without_empty(data["history"]), written["history"], but=("space",))
         optimizer.ask()
 
 
@@ -169,7 +211,8 @@ def test_searcher_states(data: Any) -> None:
     if refuses_or_reads(lambda: searcher.load_state_dict(data) or True) is None:
         assert searcher.state_dict() == before, "a refused state has changed the searcher"
     else:
-        json.dumps(searcher.state_dict())
+        taken_as_it_is(data, searcher.state_dict(), but=("space", "history", "evaluated", "settings"))
+        taken_as_it_is(data["settings"], searcher.state_dict()["settings"], but=("reference",))
 
 
 @fuzz
@@ -196,7 +239,69 @@ def test_files_of_tune_are_judged_without_being_run(content: bytes) -> None:
 def test_records(tmp_path: Path, data: Any) -> None:
     file = tmp_path / "record.json"
     file.write_text(json.dumps(data))
-    refuses_or_reads(lambda: Record.read(file))
+    record = refuses_or_reads(lambda: Record.read(file))
+    if record is not None:
+        taken_as_it_is(data, asdict(record))
+
+
+OBJECTIVE = Objective(
+    weights={"a": 1.0, "b": 2.0},
+    directions={"b": "max"},
+    relative_to={"web": 0.5, "code": 0.5},
+    guardrails=(Guardrail(metric="c", tolerance=0.1), Guardrail(metric="d", baseline={"web": 1.0}, mode="max")),
+    closeness=0.1,
+)
+POOL = {"mixtures": [[0.5, 0.5], [1.0, 0.0]], "available": [[[True]], [[False]]], "scales": ["S"], "steps": [10]}
+MAP = {"renamed": {"a": "b"}, "split": {"c": {"d": 0.5, "e": 0.5}}, "dropped": ["f"]}
+
+
+@fuzz
+@given(damaged(OBJECTIVE.to_dict()) | VALUES)
+def test_objectives(data: Any) -> None:
+    objective = refuses_or_reads(lambda: Objective.from_dict(data))
+    if objective is not None:
+        defaults = Guardrail(metric="").__dict__
+        said = data | {"guardrails": [defaults | rail for rail in data.get("guardrails", [])]}
+        taken_as_it_is(said, objective.to_dict())
+
+
+@fuzz
+@given(damaged(POOL) | VALUES)
+def test_pools(data: Any) -> None:
+    pool = refuses_or_reads(lambda: Pool.from_dict(data))
+    if pool is not None:
+        taken_as_it_is(data, pool.to_dict())
+
+
+@fuzz
+@given(damaged(MAP) | VALUES)
+def test_domain_maps(data: Any) -> None:
+    changes = refuses_or_reads(lambda: DomainMap.from_dict(data))
+    if changes is not None:
+        taken_as_it_is(data, asdict(changes))
+
+
+LONG = History(TINY)
+LONG.add(Trial(trial_id="long", mixture=(0.5, 0.25, 0.25), scale="20M", steps=40))
+for _step in range(1, 200):
+    LONG.observe("long", _step, {"loss": 1 / _step} | ({"other": 0.1} if _step % 3 else {}))
+LONG.n_asked = 1
+PACKED = json.loads(json.dumps(LONG.state_dict()))
+
+
+@fuzz
+@given(damaged(PACKED["trials"][0]["observations"]), st.integers(0, 5000), st.characters(max_codepoint=127))
+def test_packed_reports(data: Any, where: int, patch: str) -> None:
+    text = json.dumps(data)
+    try:
+        patched = json.loads(text[:where] + patch + text[where + 1 :])
+    except ValueError:
+        patched = None
+    for said in (data, patched):
+        state = PACKED | {"trials": [PACKED["trials"][0] | {"observations": said}]}
+        history = refuses_or_reads(partial(History.from_state_dict, state))
+        if history is not None:
+            assert not violations(history)
 
 
 CELLS = st.one_of(

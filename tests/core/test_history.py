@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import re
+import struct
 
 import pytest
 
@@ -148,6 +150,19 @@ def test_the_state_does_not_change_with_the_history(history) -> None:
         (lambda s: s["trials"][0].update(colour="red"), "unknown fields .*colour"),
         (lambda s: s["trials"][0].update(status="asleep"), "the unknown status 'asleep'"),
         (lambda s: s["trials"].append(s["trials"][0]), "Trial 'a' exists already"),
+        (lambda s: s["trials"][0].update(acquisition=math.nan), "acquisition of trial 'a' must be a finite number"),
+        (lambda s: s["trials"][0].update(acquisition="1"), "acquisition of trial 'a' must be a number, got '1'"),
+        (lambda s: s["trials"][0]["mixture"].__setitem__(0, "0.2"), "A share of trial 'a' must be a number"),
+        (lambda s: s["trials"][0]["observations"][0][1].update(loss="3.0"), "metrics, 'loss', must be a number"),
+        (lambda s: s["trials"][0]["observations"][0][1].update(loss=True), "metrics, 'loss', must be a number"),
+        (lambda s: s["trials"][0]["observations"].append([100, {}]), "trial 'a' has two observations at step 100"),
+        (lambda s: s["trials"][0].update(steps=True), "The rung of trial 'a' must be a whole number >= 1, got True"),
+        (lambda s: s["trials"][0].update(noise={"loss": -1}), "a noise that is no standard deviation"),
+        (lambda s: s.update(version=True), "Cannot read a history of version True"),
+        (lambda s: s.update(version=1.0), "Cannot read a history of version 1.0"),
+        (lambda s: s.update(n_duplicates=-1), "n_duplicates must be a whole number >= 0, got -1"),
+        (lambda s: s.update(n_missing=1.0), "n_missing must be a whole number >= 0, got 1.0"),
+        (lambda s: s.update(n_asked=0, n_apart=0), "it has 2 trials, but says that 0 were asked for"),
         (lambda s: s["arrivals"].pop(), "Inconsistent history: its arrivals do not match"),
         (lambda s: s["arrivals"].append(s["arrivals"][0]), "Inconsistent history: its arrivals do not match"),
         (lambda s: s["space"].update(version=5), "Cannot read a space of version 5"),
@@ -156,6 +171,57 @@ def test_the_state_does_not_change_with_the_history(history) -> None:
 def test_damaged_states_are_refused(history, damage, sentence) -> None:
     state = json.loads(json.dumps(filled(history).state_dict()))
     damage(state)
+    with pytest.raises(ValueError, match=sentence):
+        History.from_state_dict(state)
+
+
+def long_run(history: History, n: int = 1200) -> History:
+    """A run that reports often, now and then without one of two metrics."""
+    for step in range(1, n + 1):
+        history.observe("a", step, {"loss": 1 / step}, {"other": 0.1 * step} if step % 7 else {})
+    history.n_asked = 2
+    return history
+
+
+INFINITIES = base64.b64encode(struct.pack("<d", math.inf) * 1200).decode()
+
+
+def test_many_reports_are_packed(history) -> None:
+    state = long_run(history).state_dict()
+    assert state["version"] == 2 and History(history.space).state_dict()["version"] == 1
+    text = json.dumps(state)
+    assert len(text) < 60 * 1200, "half of what it takes to write them out"
+    again = History.from_state_dict(json.loads(text))
+    assert again["a"].observations == history["a"].observations
+    assert again.metrics == history.metrics == ("loss", "other")
+    assert again.state_dict() == state
+    assert history.observe("a", 5000, {"loss": 0.1})
+    assert History.from_state_dict(history.state_dict())["a"].observations[5000] == {"loss": 0.1}
+    assert history.copy().state_dict() == history.state_dict()
+
+
+def test_who_reports_often_is_told(history, caplog) -> None:
+    long_run(history)
+    assert caplog.text.count("Trial 'a' has reported 1000 times") == 1
+    assert "Reports at the rungs (100, 300, 500, 700, 900, 6000, 12000, 19700) are enough" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda o: o["steps"].__setitem__(1, 1), "two observations at one step"),
+        (lambda o: o["steps"].__setitem__(1, True), "A step of trial 'a' must be a whole number"),
+        (lambda o: o["steps"].pop(), "metric 'loss', has 9600 bytes, not 8 for each of 1199 steps"),
+        (lambda o: o["metrics"].update(loss=1.0), "metric 'loss', is packed as float, not as text"),
+        (lambda o: o["metrics"].update(loss="?" * 12800), "metric 'loss', is no base64"),
+        (lambda o: o["metrics"].update(loss=INFINITIES), "metric 'loss', holds an infinity"),
+        (lambda o: o.pop("metrics"), "neither a list nor packed"),
+        (lambda o: o.update(metrics=[]), "packed metrics that have no names"),
+    ],
+)
+def test_damaged_packed_reports_are_refused(history, damage, sentence) -> None:
+    state = json.loads(json.dumps(long_run(history).state_dict()))
+    damage(state["trials"][0]["observations"])
     with pytest.raises(ValueError, match=sentence):
         History.from_state_dict(state)
 

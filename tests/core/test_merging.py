@@ -172,7 +172,7 @@ def test_a_dropped_domain_takes_its_runs_with_it(space, history, caplog) -> None
         ({"renamed": {"code": "x"}, "dropped": ["code"]}, "changes code more than once"),
         ({"split": {"code": {"a": 0.5}}}, "sums to 0.5 instead of 1"),
         ({"split": {"code": {"a": 1.5, "b": -0.5}}}, "must give shares >= 0"),
-        ({"nonesuch": 1}, "has the keys renamed, split and dropped"),
+        ({"nonesuch": 1}, "unknown fields nonesuch; known are renamed, split, dropped"),
     ],
 )
 def test_a_map_that_makes_no_sense_is_refused(changes, message: str) -> None:

@@ -133,7 +133,11 @@ def test_a_setting_that_is_given_twice_is_refused(write: Callable[..., Path]) ->
     ("content", "search", "message"),
     [
         (OLD, {}, "cannot be taken in: The runs have the domain 'old', which is not one of a, b: say what became"),
-        (OLD, {"domain_map": {"lost": ["old"]}}, "A domain map has the keys renamed, split and dropped"),
+        (
+            OLD,
+            {"domain_map": {"lost": ["old"]}},
+            "domain map: it has the unknown fields lost; known are renamed, split, dropped",
+        ),
         (OLD.replace("val_loss/a", "loss"), {"domain_map": {"dropped": ["old"]}}, "reports val_loss/a or val_loss/b"),
         ("", {}, "cannot be taken in: "),
     ],

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
+from ray_mixopt.core.safety import check_count, check_unpacked
 from ray_mixopt.pretraining.data.formats import Format, is_known, is_table, recognise, stem, unpacked
 
 MAX_TEXT = 2**20  # characters; longer text files become several documents
@@ -81,8 +82,13 @@ def read(path: Path, field: str = "text", oddities: Counter[str] | None = None) 
         ValueError: if the file cannot be read as what it seems to be, with the line where that helps.
     """
     counts: Counter[str] = Counter() if oddities is None else oddities
+    n_read = 0
     try:
-        for document in _documents(path, recognise(path, field), field):
+        form = recognise(path, field)
+        for document in _documents(path, form, field):
+            n_read += len(document or "")
+            if form.kind == "parquet":  # one text may be there once for any number of rows
+                check_unpacked(path, n_read, path.stat().st_size)
             if document is None or not (text := _put_right(document, counts)).strip():
                 counts["empty"] += 1
             else:
@@ -189,9 +195,11 @@ def _read_csv(path: Path, file: io.TextIOWrapper, field: str, delimiter: str) ->
 
 
 def _read_parquet(path: Path, field: str) -> Iterator[str | None]:
-    with pq.ParquetFile(path) as table:
+    with pq.ParquetFile(path, read_dictionary=[field]) as table:
         _check_column(path, field, table.schema_arrow.names)
         _check_type(path, field, table.schema_arrow.field(field).type)
+        # Rows of less than a byte hold the same text again and again, or none.
+        check_count(path, table.metadata.num_rows, max(2**20, path.stat().st_size), "rows")
         for batch in table.iter_batches(batch_size=1024, columns=[field]):
             yield from _texts(batch.column(0))
 
@@ -215,8 +223,11 @@ def _texts(column: pa.Array) -> Iterator[str | None]:
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         column = column.view(pa.binary() if pa.types.is_string(column.type) else pa.large_binary())
     column.validate(full=True)  # a damaged file may say that a text lies beyond the memory it has
-    plain = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-    for value in plain.cast(pa.large_binary()).to_pylist():
+    if pa.types.is_dictionary(column.type):
+        words = list(_texts(column.dictionary))
+        yield from (None if place is None else words[place] for place in column.indices.to_pylist())
+        return
+    for value in column.cast(pa.large_binary()).to_pylist():
         yield None if value is None else value.decode("utf-8", "surrogateescape")
 
 

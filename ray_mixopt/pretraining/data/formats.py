@@ -12,11 +12,14 @@ import io
 import json
 import lzma
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal, cast
+from typing import IO, Any, Literal
 
 import zstandard
+
+from ray_mixopt.core.safety import Unpacked
 
 TEXT_NAMES = (".txt", ".md")
 _JSONL_NAMES = (".jsonl", ".ndjson", ".jsonlines", ".json")
@@ -121,20 +124,22 @@ def recognise(path: Path, field: str) -> Format:
 
 def unpacked(path: Path, packed: str | None) -> IO[bytes]:
     """The bytes of a file; reading one that ends early raises ``EOFError``."""
-    if packed == "gzip":
-        return cast("IO[bytes]", gzip.open(path))
-    if packed == "bzip2":
-        return bz2.open(path)
-    if packed == "xz":
-        return lzma.open(path)
-    return io.BufferedReader(_Zstd(path), _HEAD) if packed == "zstd" else path.open("rb")
+    file = path.open("rb")
+    if packed is None:
+        return file
+    openers: dict[str, Callable[[Any], Any]] = {"gzip": _gzip, "bzip2": bz2.BZ2File, "xz": lzma.LZMAFile, "zstd": _Zstd}
+    return io.BufferedReader(Unpacked(path, openers[packed](file), file), _HEAD)
+
+
+def _gzip(file: IO[bytes]) -> gzip.GzipFile:
+    return gzip.GzipFile(fileobj=file)
 
 
 class _Zstd(io.RawIOBase):
     """All frames of a zstd file. The library's own reader takes one that ends early for a whole one."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("rb")
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
         self._frame = zstandard.ZstdDecompressor().decompressobj()
         self._begun = False
         self._waiting = memoryview(b"")
