@@ -94,9 +94,7 @@ class History:
         self.n_missing = 0  # reports without any metric of the objective
         self.unkept = 0.0  # cost of training that was lost or done twice; not in ``spent``, in which steps count once
         self.incidents: list[str] = []  # what befell the search rather than a run, for people to read; oldest first
-        self._described: dict[
-            str, tuple[dict[int, dict[str, float]], int, dict[str, Any]]
-        ] = {}  # by trial: see ``_reports``
+        self._described: dict[str, tuple[dict[int, dict[str, float]], int, dict[str, Any]]] = {}  # see ``_reports``
 
     def __iter__(self) -> Iterator[Trial]:
         return iter(self.trials.values())

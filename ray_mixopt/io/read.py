@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ray_mixopt.io.cells import MISSING, MIXTURE, metric_of, unguarded
+from ray_mixopt.io.cells import MISSING, MIXTURE, metric_of
 from ray_mixopt.io.frames import frame_of, is_missing
 
 if TYPE_CHECKING:
