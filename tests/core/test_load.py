@@ -109,7 +109,7 @@ def test_in_pieces_it_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     suggestions, answers = [], []
     for entries in (2**24, 2**12):
         monkeypatch.setattr(posterior, "_MOST_ENTRIES", entries)
-        optimizer = told({"m0": 1.0, "m1": 0.5})
+        optimizer = told({"m0": 1.0, "m1": 0.5}, n=12)
         answers.append(optimizer.recommend())
         optimizer.history.n_asked = 99  # the design is done
         suggestions.append(optimizer.ask("next"))
@@ -164,20 +164,14 @@ def test_draws_of_many_hyper_parameters_are_those_of_the_whole_curvature(monkeyp
     y = torch.from_numpy(np.square(w[:, 0] - 0.4) * 8 - x[:, -1].numpy() + 0.01 * rng.standard_normal(60))
     y = (y - y.mean()) / y.std()
     mode, scale = map_estimate(x, y), fit.Hyperparameters(8).prior().std
-    scatter = []
+    modes, scatter = [], []
     for many in (64, 8):
         monkeypatch.setattr(fit, "_MANY", many)
-        draws = laplace_draws(x, y, mode, 400, np.random.default_rng(1))
-        assert torch.equal(draws[0], mode)
-        scatter.append(((draws - mode) / scale)[1:].std(0))
+        draws = laplace_draws(x, y, mode, 400, np.random.default_rng(1)) / scale
+        modes.append(draws[0])
+        scatter.append((draws - draws[0])[1:].std(0))
+    assert torch.allclose(*modes, atol=0.05)
     assert torch.allclose(*scatter, atol=0.15)
-
-
-def test_a_model_of_one_draw_needs_no_curvature(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-    monkeypatch.setattr("ray_mixopt.surrogate.belief.laplace_draws", lambda *given: calls.append(given))
-    optimizer = told({"m0": 1.0}, fewer_draws=1)
-    assert optimizer.posterior().n_draws == 1 and not calls
 
 
 def test_large_searches_are_followed_at_fewer_points() -> None:

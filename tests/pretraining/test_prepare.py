@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import hashlib
 import io
@@ -18,6 +19,7 @@ import zstandard
 from click.testing import CliRunner
 
 from ray_mixopt.cli.main import main
+from ray_mixopt.pretraining.data import documents
 from ray_mixopt.pretraining.data.adopt import Adoption
 from ray_mixopt.pretraining.data.demo import DOMAINS, write_demo
 from ray_mixopt.pretraining.data.manifest import Manifest, TokenizerCard
@@ -434,3 +436,36 @@ def test_the_command(tmp_path: Path, sources: dict[str, list[str]]) -> None:
     ):
         code, output = call(*arguments)
         assert code == 2 and message in output, (arguments, output)
+
+
+def _bomb(kind: str, path: Path) -> Path:
+    """A small file that unpacks to 256 MiB of lines, of text in every row, or to rows without end."""
+    lines = b'{"text": "%s"}\n' % (b"x" * 2**20)
+    if kind == "rows":
+        index = pa.array(np.zeros(3_000_000, dtype=np.int32))
+        pq.write_table(pa.table({"text": pa.DictionaryArray.from_arrays(index, [""])}), path)
+    elif kind == "text":
+        index = pa.array(np.zeros(300, dtype=np.int32))
+        pq.write_table(pa.table({"text": pa.DictionaryArray.from_arrays(index, ["x" * 2**20])}), path)
+    elif kind == "zst":
+        frame = zstandard.compress(lines, 3)
+        path.write_bytes(frame * 300)
+    else:
+        member = gzip.compress(lines) if kind == "gz" else bz2.compress(lines)
+        path.write_bytes(member * 300)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("gz", "a.jsonl.gz"), ("zst", "a.jsonl.zst"), ("bz2", "a.txt.bz2"), ("text", "a.parquet"), ("rows", "a.parquet")],
+)
+def test_bombs_are_read_no_further_than_64_mib(kind: str, name: str, tmp_path: Path) -> None:
+    path = _bomb(kind, tmp_path / name)
+    assert path.stat().st_size < 2**21
+    n_read = 0
+    sentence = "has 3,000,000 rows, which is more than" if kind == "rows" else "times its size, which no text does"
+    with pytest.raises(ValueError, match=sentence):
+        for document in documents.read(path):
+            n_read += len(document)
+    assert n_read < 500 * 2**20
