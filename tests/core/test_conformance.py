@@ -133,7 +133,7 @@ def _set(name: str, **fields: Any) -> Callable[[History], None]:
         (_set("b", steps=0), "asked to reach step 0"),
         (_set("b", status="paused"), "is paused without having reported"),
         (_set("b", status="diverged"), "is diverged without having reported"),
-        (_set("a", acquisition="1.5"), "changes when it is written"),
+        (_set("a", acquisition="1.5"), "cannot be read back: The acquisition of trial .a. must be a number"),
         (_set("a", evaluated=True), "made elsewhere, but is paused here"),
         (lambda history: history.arrivals.pop(), "observed but did not arrive"),
         (lambda history: history.arrivals.append(("a", 100)), "arrived 2 times"),
