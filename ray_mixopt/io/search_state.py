@@ -146,6 +146,9 @@ class SearchState:
             read = Settings.from_dict({**described, "mode": state["mode"] or "min"}, strategy=strategy)
             if saved is not None and space is not None:
                 check_revision(saved, space)
+            # What the searcher keeps beside the search is checked with it, before anything changes.
+            whole(state.get("n_recoveries", 0), "n_recoveries")
+            named_numbers({} if state.get("cost_per_step") is None else state["cost_per_step"], "cost_per_step")
             metric, mode = state["metric"], state["mode"]
             if not isinstance(metric, str | None) or mode not in (None, *get_args(Mode)):
                 raise ValueError(f"Malformed state of a searcher: it has the metric {metric!r} and the mode {mode!r}.")

@@ -21,7 +21,6 @@ from ray_mixopt.core.objective import Mode
 from ray_mixopt.core.pool import Pool
 from ray_mixopt.core.problem import Settings
 from ray_mixopt.core.recommendation import Recommendation
-from ray_mixopt.core.safety import named_numbers, whole
 from ray_mixopt.core.space import MixtureSpace, checked_costs
 from ray_mixopt.io import snapshots
 from ray_mixopt.io.search_state import AnyStrategy, SearchState, check_revision
@@ -321,8 +320,7 @@ class MixOptSearcher(SnapshotSearcher):
         )
         try:
             layout, asking = Layout.from_state(state["layout"]), Asking(state.get("max_wait_s"))
-            prices, n_recoveries = state["cost_per_step"], whole(state["n_recoveries"], "n_recoveries")
-            cost_per_step = None if prices is None else named_numbers(prices, "cost_per_step")
+            cost_per_step, n_recoveries = state["cost_per_step"], int(state["n_recoveries"])
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"Malformed state of a searcher: {error!r}.") from error
         self._search, self.layout, self._asking = search, layout, asking
