@@ -94,6 +94,7 @@ class History:
         self.n_missing = 0  # reports without any metric of the objective
         self.unkept = 0.0  # cost of training that was lost or done twice; not in ``spent``, in which steps count once
         self.incidents: list[str] = []  # what befell the search rather than a run, for people to read; oldest first
+        self._told = False  # that some run reports often
         self._described: dict[str, tuple[dict[int, dict[str, float]], int, dict[str, Any]]] = {}  # see ``_reports``
 
     def __iter__(self) -> Iterator[Trial]:
@@ -158,7 +159,8 @@ class History:
         sound = {name: float(value) for name, value in values.items() if is_sound(value)}
         trial.observations[int(step)] = sound | dict(others or {})
         self.arrivals.append((trial_id, int(step)))
-        if len(trial.observations) == MANY_REPORTS:
+        if len(trial.observations) == MANY_REPORTS and not self._told:
+            self._told = True
             logger.warning(
                 "Trial %r has reported %d times. All is kept, which makes each save of the state slower; the model "
                 "learns from reports whose steps are 25%% apart. Reports at the rungs (%s) are enough.",
