@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -282,7 +283,7 @@ def _fits(value: object, hint: Any) -> bool:
             return False
         return True
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value < math.inf
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MOST_WHOLE
     return hint is Any or (hint in (str, bool, NoneType) and isinstance(value, hint))

@@ -205,3 +205,10 @@ def test_what_does_not_fit_the_space_or_the_strategy_is_refused(space) -> None:
         MixtureOptimizer(bare, objective=Objective(weights={"a": 1.0}, relative_to="best"))
     with pytest.raises(ValueError, match="'paper' knows only weighted sums"):
         MixtureOptimizer(space, objective=railed, strategy="paper")
+
+
+def test_a_weight_beyond_all_floats_is_no_number() -> None:
+    with pytest.raises(ValueError, match="weight of metric 'a' must be a finite number"):
+        Objective(weights={"a": 10**400})
+    with pytest.raises(ValueError, match="weights cannot be"):
+        Objective.from_dict({"weights": {"a": 10**400}})
