@@ -134,7 +134,7 @@ TOKENS = np.random.default_rng(0).integers(0, 50_257, 5000)
         ("a.jsonl.br", bytes(range(1, 256)) * 9, "not UTF-8"),
         ("a.zip", b"PK\x03\x04rest", "a zip archive"),
         ("a.pdf", b"%PDF-1.7\nrest", "a PDF, no documents: convert it to JSONL, Parquet or text"),
-        ("a.warc.gz", gzip.compress(b"WARC/1.0\r\n"), "a WARC archive"),
+        ("a.warc.gz", gzip.compress(b"WARC/1.0\r\n", mtime=0), "a WARC archive"),
         ("a.txt", "déjà vu, où ça".encode("latin-1"), "not UTF-8, which 29% of its first bytes do not fit"),
         ("a.txt", "ohne Marke".encode("utf-16-le"), "UTF-16 without its mark"),
         ("a.json", b'[{"text": "a"}]', "a JSON array: write one object a line"),
@@ -145,7 +145,7 @@ TOKENS = np.random.default_rng(0).integers(0, 50_257, 5000)
         ("a.jsonl", b'{"text": ["a"]}', "line 1, has list under 'text', no text; see --field"),
         ("a.pkl", b"(dp0\nVtext\np1\ns.", "a pickle by its name"),
         ("a.jsonl.gz", lines(TEXTS), "its name says gzip, its first bytes do not"),
-        ("a.arrow.gz", gzip.compress(b"ARROW1\0\0"), "a table within gzip: unpack it"),
+        ("a.arrow.gz", gzip.compress(b"ARROW1\0\0", mtime=0), "a table within gzip: unpack it"),
     ],
 )
 def test_what_holds_no_documents_is_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
