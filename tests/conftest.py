@@ -26,8 +26,16 @@ RAY = ("tests/pretraining/test_search.py", "tests/pretraining/test_trainable.py"
 """Where tests start Ray, or processes that do: minutes of work in few tests."""
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: takes minutes; runs where MIXOPT_SLOW_TESTS is set")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that start Ray come first: in the end many short ones fill up what time is left on a worker."""
+    if "MIXOPT_SLOW_TESTS" not in os.environ:
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="takes minutes: set MIXOPT_SLOW_TESTS=1"))
     items.sort(key=lambda item: not item.nodeid.startswith(RAY))
 
 

@@ -88,12 +88,13 @@ def test_a_search_from_old_runs(searched: Searched) -> None:
     assert exists(settings)
 
 
+@pytest.mark.slow
 def test_its_final_run(searched: Searched) -> None:
     reports = list(final_run(searched.settings, searched.outcome.searcher.recommend().mixture))
     assert [report["step"] for report in reports] == [2, 4]
 
 
-@pytest.mark.skipif("MIXOPT_SLOW_TESTS" not in os.environ, reason="takes minutes: set MIXOPT_SLOW_TESTS=1")
+@pytest.mark.slow
 def test_ctrl_c_between_two_runs_does_not_start_the_final_one(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

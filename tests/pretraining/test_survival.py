@@ -20,7 +20,7 @@ from runs import tiny_search
 from ray_mixopt import MixOptSearcher
 from ray_mixopt.pretraining.search import search
 
-pytestmark = pytest.mark.skipif("MIXOPT_SLOW_TESTS" not in os.environ, reason="takes minutes: set MIXOPT_SLOW_TESTS=1")
+pytestmark = pytest.mark.slow
 
 QUICK = {
     "RAY_AUTH_MODE": "disabled",

@@ -67,6 +67,7 @@ def test_pause_and_resume_equal_one_go(small: Path, tmp_path: Path) -> None:
     assert last["mean_loss"] == pytest.approx((last["val_loss/a"] + last["val_loss/b"]) / 2)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_replaced_and_an_aborted_run_gives_back_its_workers(small: Path, tmp_path: Path) -> None:
     settings = tiny_search(small, tmp_path, steps=[2, 100_000], checkpoint_every=50, max_repetition_ratio=1e9)
     trial = ByHand(settings, "long", scale="L", steps=100_000)

@@ -31,7 +31,7 @@ def at_least(n_observations: int, driver: subprocess.Popen, folder: Path) -> boo
     return driver.poll() is not None or (history is not None and len(history.arrivals) >= n_observations)
 
 
-@pytest.mark.skipif("MIXOPT_SLOW_TESTS" not in os.environ, reason="takes minutes: set MIXOPT_SLOW_TESTS=1")
+@pytest.mark.slow
 def test_twenty_kills(tmp_path: Path, start_driver: Callable) -> None:
     searcher = MixOptSearcher(strategy=LadderStrategy, budget=BUDGET, seed=SEED)
     replay_driver.make_tuner(searcher, str(tmp_path / "whole"), concurrency=1).fit()

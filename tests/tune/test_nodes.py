@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +16,7 @@ from ray_mixopt.testing import check_history
 BUDGET = 600  # long enough for the newcomer to start
 
 
-@pytest.mark.skipif("MIXOPT_SLOW_TESTS" not in os.environ, reason="takes a minute: set MIXOPT_SLOW_TESTS=1")
+@pytest.mark.slow
 def test_a_node_dies_and_another_joins(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     command = [sys.executable, node_driver.__file__, str(tmp_path), str(BUDGET)]
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -30,6 +30,7 @@ SEED = 11
 StartDriver = Callable[..., subprocess.Popen]
 
 
+@pytest.mark.slow
 def test_kill_9_twice_and_restore(
     tmp_path: Path, start_driver: StartDriver, capsys: pytest.CaptureFixture[str]
 ) -> None:

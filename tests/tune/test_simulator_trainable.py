@@ -129,10 +129,21 @@ class PauseThenContinue(TrialScheduler):
         return "PauseThenContinue"
 
 
+class Heard(tune.Callback):
+    """Keeps the reports of each trial: after a pause Tune's own files may begin anew where an upload was late."""
+
+    def __init__(self) -> None:
+        self.reports: dict[str, list[dict[str, Any]]] = {}
+
+    def on_trial_result(self, iteration: int, trials: Any, trial: Trial, result: dict[str, Any], **info: Any) -> None:
+        self.reports.setdefault(trial.trial_id, []).append(result)
+
+
 def fit(
     trainable: Any, space: dict[str, Any], folder: Path, samples: int, scheduler: TrialScheduler
 ) -> list[tuple[dict[str, Any], pd.DataFrame]]:
     """Configuration and reports of each trial."""
+    heard = Heard()
     tuner = tune.Tuner(
         trainable,
         param_space=space,
@@ -145,7 +156,7 @@ def fit(
             scheduler=scheduler,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
-        run_config=tune.RunConfig(storage_path=str(folder), name="run", verbose=0),
+        run_config=tune.RunConfig(storage_path=str(folder), name="run", verbose=0, callbacks=[heard]),
     )
     trials = []
     results = tuner.fit()
@@ -153,8 +164,8 @@ def fit(
         result = results[i]
         if result.error is not None:
             raise RuntimeError(str(result.error))
-        assert result.config is not None and result.metrics_dataframe is not None
-        trials.append((result.config, result.metrics_dataframe))
+        assert result.config is not None
+        trials.append((result.config, pd.DataFrame(heard.reports[Path(result.path).name])))
     return trials
 
 

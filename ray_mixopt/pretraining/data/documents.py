@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import zstandard
 
@@ -195,9 +196,10 @@ def _read_csv(path: Path, file: io.TextIOWrapper, field: str, delimiter: str) ->
 
 
 def _read_parquet(path: Path, field: str) -> Iterator[str | None]:
+    schema = pq.read_schema(path)
+    _check_column(path, field, schema.names)
+    _check_type(path, field, schema.field(field).type)
     with pq.ParquetFile(path, read_dictionary=[field]) as table:
-        _check_column(path, field, table.schema_arrow.names)
-        _check_type(path, field, table.schema_arrow.field(field).type)
         # Rows of less than a byte hold the same text again and again, or none.
         check_count(path, table.metadata.num_rows, max(2**20, path.stat().st_size), "rows")
         for batch in table.iter_batches(batch_size=1024, columns=[field]):
@@ -222,11 +224,14 @@ def _texts(column: pa.Array) -> Iterator[str | None]:
     """The text of each row: as bytes, since what is written as text may be no UTF-8 after all."""
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         column = column.view(pa.binary() if pa.types.is_string(column.type) else pa.large_binary())
-    column.validate(full=True)  # a damaged file may say that a text lies beyond the memory it has
     if pa.types.is_dictionary(column.type):
-        words = list(_texts(column.dictionary))
-        yield from (None if place is None else words[place] for place in column.indices.to_pylist())
+        words, places = list(_texts(column.dictionary)), column.indices
+        places.validate(full=True)
+        if len(places) > places.null_count and not 0 <= pc.min(places).as_py() <= pc.max(places).as_py() < len(words):
+            raise pa.ArrowInvalid("a row has the number of a text that is not there")
+        yield from (None if place is None else words[place] for place in places.to_pylist())
         return
+    column.validate(full=True)  # a damaged file may say that a text lies beyond the memory it has
     for value in column.cast(pa.large_binary()).to_pylist():
         yield None if value is None else value.decode("utf-8", "surrogateescape")
 
