@@ -225,7 +225,8 @@ def backtest(
             f"{known} of the {len(truth)} mixtures known at {_named(hidden)} cannot be given: at least {LEAST_HIDDEN} "
             "must remain to be predicted (--known)."
         )
-    at_smaller = sorted({_key(t.mixture) for t in history if t.scale in space.scale_names[:-1]})
+    smaller = [found for cell, found in cells.items() if cell[0] in space.scale_names[:-1]]
+    at_smaller = sorted(set().union(*smaller))
     sizes = sorted({min(size or len(at_smaller), len(at_smaller)) for size in mixtures})
     problem = Problem(space=space, settings=replace(settings, seed=seed, budget=None, points_to_evaluate=()))
     cases = []
@@ -265,24 +266,27 @@ def _predicted(
 ) -> dict[str, Scores]:
     """The scores of each method for the mixtures ``asked``, given some runs."""
     truth, shares = np.array([cells[hidden][mixture] for mixture in asked]), np.array(asked)
-    largest = _last(cells, given.space.scale_names[-2], chosen)
+    largest = _last(cells, given.space.scale_names[:-1], chosen)
+    result = {SURROGATE: _by_surrogate(problem, given, truth, shares)}
+    if largest is None:
+        return result
     only = {mixture: value for mixture, value in cells[largest].items() if mixture in chosen}
-    result = {}
-    for method, history in ((SURROGATE, given), (f"surrogate of {_named(largest)} alone", _alone(given, largest))):
-        start = time.perf_counter()
-        optimizer = MixtureOptimizer.of_history(history, problem.settings)
-        forecast = optimizer.predict(shares)
-        seconds = time.perf_counter() - start
-        result[method] = Scores.of(truth, forecast.mean, forecast.covariance, problem.sign, seconds)
-    result[f"same differences as at {_named(largest)}"] = Scores.of(
-        truth, np.array([only.get(mixture, np.nan) for mixture in asked]), None, problem.sign, 0.0
-    )
+    name = _named(largest)
+    if len(only) > 1:
+        result[f"surrogate of {name} alone"] = _by_surrogate(problem, _alone(given, largest), truth, shares)
+    same = np.array([only.get(mixture, np.nan) for mixture in asked])
+    result[f"same differences as at {name}"] = Scores.of(truth, same, None, problem.sign, 0.0)
     start = time.perf_counter()
     linear = _linear(np.array(list(only)), np.array(list(only.values())), shares)
-    result[f"linear regression of {_named(largest)}"] = Scores.of(
-        truth, linear, None, problem.sign, time.perf_counter() - start
-    )
+    seconds = time.perf_counter() - start
+    result[f"linear regression of {name}"] = Scores.of(truth, linear, None, problem.sign, seconds)
     return result
+
+
+def _by_surrogate(problem: Problem, given: History, truth: np.ndarray, asked: np.ndarray) -> Scores:
+    start = time.perf_counter()
+    forecast = MixtureOptimizer.of_history(given, problem.settings).predict(asked)
+    return Scores.of(truth, forecast.mean, forecast.covariance, problem.sign, time.perf_counter() - start)
 
 
 def _linear(mixtures: np.ndarray, values: np.ndarray, asked: np.ndarray) -> np.ndarray:
@@ -382,10 +386,16 @@ def _add(history: History, trial: Trial, steps: Sequence[int]) -> None:
     history.arrivals += [(trial.trial_id, step) for step in steps]
 
 
-def _last(cells: Mapping[Cell, Mapping[Mixture, float]], scale: str, chosen: set[Mixture]) -> Cell:
-    """The length of a scale at which most of the mixtures chosen are known; of equals the longest."""
-    places = [cell for cell in cells if cell[0] == scale]
-    return max(places, key=lambda cell: (len(chosen & cells[cell].keys()), cell[1]))
+def _last(cells: Mapping[Cell, Mapping[Mixture, float]], scales: Sequence[str], chosen: set[Mixture]) -> Cell | None:
+    """The largest scale at which one of the mixtures chosen is known, and its length at which most of them are.
+
+    Of equals the longest; None where none is known anywhere.
+    """
+    for scale in reversed(scales):
+        places = [cell for cell, found in cells.items() if cell[0] == scale and chosen & found.keys()]
+        if places:
+            return max(places, key=lambda cell: (len(chosen & cells[cell].keys()), cell[1]))
+    return None
 
 
 def _proxies(

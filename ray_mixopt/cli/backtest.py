@@ -72,6 +72,7 @@ def backtest(
     the objective is that of the search at PATH, or "loss", the mean of all val_loss/*.
     """
     from rich.console import Console
+    from rich.text import Text
 
     from ray_mixopt.analysis import backtest as analysis
     from ray_mixopt.core.merging import common_space, joined
@@ -92,7 +93,7 @@ def backtest(
             known=known,
             draws=draws,
             seed=seed,
-            tick=lambda what: status.update(f"Predicting from {what}"),
+            tick=lambda what: status.update(Text(f"Predicting from {what}")),
         )
     if as_json:
         click.echo(json.dumps(found.to_dict()))
@@ -102,6 +103,7 @@ def backtest(
 
 def _print(found: Backtest, console: Console) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     scale, steps = found.hidden
     console.print(
@@ -109,6 +111,7 @@ def _print(found: Backtest, console: Console) -> None:
         + (f", and {found.known} of the hidden mixtures" if found.known else "")
         + f". Predicted: {found.objective}, in which the mixtures differ by {found.spread:.4g}.",
         highlight=False,
+        markup=False,
     )
     table = Table(box=None, pad_edge=False)
     for name, side in (("given", "right"), ("method", "left"), *((head, "right") for head in _HEADS)):
@@ -117,7 +120,7 @@ def _print(found: Backtest, console: Console) -> None:
         for place, (method, scores) in enumerate(case.scores.items()):
             table.add_row(
                 "" if place else f"{case.mixtures}",
-                method,
+                Text(method),
                 f"{scores.n:.3g}",
                 _number(scores.rank, ".2f"),
                 _number(scores.error, ".2f"),
@@ -136,7 +139,7 @@ def _print(found: Backtest, console: Console) -> None:
             f"Cheapest runs that rank the hidden mixtures well by themselves: {proxy.scale} x {proxy.steps:,} steps, "
             f"{proxy.cost:.2%} of a hidden run's cost (rank {proxy.rank:.2f}, {proxy.n} mixtures)."
         )
-    console.print(text, highlight=False)
+    console.print(text, highlight=False, markup=False)
 
 
 _HEADS = ("n", "rank", "error", "95%", "level", "picked", "seconds")

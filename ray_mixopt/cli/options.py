@@ -319,7 +319,7 @@ def limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 found |= {"target_tokens": target_tokens, "max_epochs": max_epochs}
 
         def limits(space: MixtureSpace) -> MixtureSpace:
-            return replace(space, **{key: value for key, value in found.items() if value})
+            return replace(space, **{key: value for key, value in found.items() if value not in ({}, (), None)})
 
         return command(limits=limits, **rest)
 

@@ -148,23 +148,37 @@ def test_constant_metrics_and_repeats_have_scores_that_are_not_known():
     json.dumps(found.to_dict(), allow_nan=False)
 
 
+def test_a_scale_that_lacks_the_metric_is_passed_over():
+    history = runs()
+    for trial in history:
+        if trial.scale == "medium":
+            trial.observations = {step: {"other": 1.0} for step in trial.observations}
+    found = backtest(history, LOSS, mixtures=(None,))
+    assert "same differences as at small x 400" in found.cases[0].scores
+
+
 def test_the_command_prints_the_table_and_json(tmp_path):
+    name = "large[/b]"  # no markup
     lines = ["scale,parameters,cost_per_step,step,mixture/web,mixture/code,mixture/math,val_loss/a"]
     for trial in runs():
         scale = THREE_SCALES.scale(trial.scale)
         for step, values in trial.observations.items():
             shares = ",".join(map(repr, trial.mixture))
-            lines.append(f"{scale.name},{scale.parameters},{scale.cost_per_step},{step},{shares},{values['loss']}")
+            label = name if scale.name == "large" else scale.name
+            lines.append(f"{label},{scale.parameters},{scale.cost_per_step},{step},{shares},{values['loss']}")
     table = tmp_path / "runs.csv"
     table.write_text("\n".join(lines))
     words = ["backtest", "--runs", str(table), "--mixtures", "all", "--draws", "1"]
     shown = CliRunner().invoke(main, words, env={"COLUMNS": "100"})
     assert shown.exit_code == 0, shown.output
-    for part in ("Hidden: large x 400 steps, where 12 mixtures are known", "Given: small, medium", "Cheapest runs"):
+    for part in ("Hidden: large[/b] x 400 steps, where 12 mixtures are known", "Given: small, medium", "Cheapest runs"):
         assert part in " ".join(shown.output.split())
     result = CliRunner().invoke(main, [*words, "--json"])
     case = json.loads(result.stdout)["cases"][0]
     assert case["mixtures"] == 12 and case["scores"][SURROGATE]["rank"] > 0.97
-    for option, text in ((["--mixtures", "8,few"], "--mixtures is numbers"), (["--target", "large:400"], "use --hide")):
+    for option, text in (
+        (["--mixtures", "8,few"], "--mixtures is numbers"),
+        (["--target", "large[/b]:400"], "use --hide"),
+    ):
         refused = CliRunner().invoke(main, [*words, *option])
         assert refused.exit_code == 2 and text in refused.output

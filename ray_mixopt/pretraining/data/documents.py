@@ -88,7 +88,7 @@ def read(path: Path, field: str = "text", oddities: Counter[str] | None = None) 
         form = recognise(path, field)
         for document in _documents(path, form, field):
             n_read += len(document or "")
-            if form.kind == "parquet":  # one text may be there once for any number of rows
+            if form.kind == "parquet" or form.kind.startswith("arrow"):  # any number of rows may have one text
                 check_unpacked(path, n_read, path.stat().st_size)
             if document is None or not (text := _put_right(document, counts)).strip():
                 counts["empty"] += 1
@@ -216,7 +216,10 @@ def _read_arrow(path: Path, field: str, *, stream: bool) -> Iterator[str | None]
             _check_column(path, field, table.schema.names)
             _check_type(path, field, table.schema.field(field).type)
             batches = table if stream else map(table.get_batch, range(table.num_record_batches))
+            n_rows = 0
             for batch in batches:
+                n_rows += batch.num_rows
+                check_count(path, n_rows, max(2**20, source.size()), "rows")
                 yield from _texts(batch.column(batch.schema.names.index(field)))
 
 
