@@ -282,6 +282,7 @@ class MixtureOptimizer:
 
         return detailed(recommendation, self.problem, self.history, self.belief)
 
+    @_thought
     def answer(self) -> Recommendation:
         """``recommend`` for those who compare many: without the next run and the check of the intervals, if it can."""
         brief: Callable[[History], Recommendation] = getattr(self._strategy, "answer", self._strategy.recommend)

@@ -316,7 +316,7 @@ def _hidden(
     Raises:
         ValueError: if too little is known there, or no scale is smaller.
     """
-    ordered = sorted(space.scales, key=_size)
+    ordered = space.scales  # small to large
     if hide is not None:
         name, steps = space.scale(hide[0]).name, hide[1]
         places = [cell for cell in cells if cell[0] == name and steps in (None, cell[1])]
@@ -344,7 +344,7 @@ def _hidden(
 
 def _smaller(space: MixtureSpace, hidden: Cell, given: Sequence[str]) -> MixtureSpace:
     """The space of the scales given and the hidden one, which is its target."""
-    ordered = sorted(space.scales, key=_size)
+    ordered = space.scales
     below = ordered[: [scale.name for scale in ordered].index(hidden[0])]
     if unknown := sorted(set(given) - {scale.name for scale in below}):
         raise ValueError(
@@ -353,10 +353,6 @@ def _smaller(space: MixtureSpace, hidden: Cell, given: Sequence[str]) -> Mixture
         )
     kept = [scale for scale in below if not given or scale.name in given]
     return replace(space, scales=(*kept, space.scale(hidden[0])), target=hidden, earlier_scales=())
-
-
-def _size(scale: Any) -> tuple[float, float]:
-    return scale.parameters or scale.cost_per_step, scale.cost_per_step
 
 
 def _given(history: History, space: MixtureSpace, chosen: set[Mixture], shown: set[Mixture]) -> History:

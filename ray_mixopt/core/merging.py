@@ -17,7 +17,7 @@ import numpy as np
 
 from ray_mixopt.core.history import History, Trial
 from ray_mixopt.core.safety import check_fields, parse_json
-from ray_mixopt.core.space import MixtureSpace
+from ray_mixopt.core.space import MixtureSpace, by_size
 
 logger = logging.getLogger(__name__)
 
@@ -200,9 +200,10 @@ def common_space(histories: Mapping[str, History], changes: DomainMap | None = N
                     f"Scale {scale.name!r} is {scales[scale.name]} in one source and {scale} in another: give its cost "
                     "and parameters for all of them."
                 )
+    sizes = [scale.name for scale in by_size(scales.values())]
     target = max(
         (history.space.target for history in histories.values() if history.space.target is not None),
-        key=lambda t: scales[t[0]].cost_per_step * t[1],
+        key=lambda t: (sizes.index(t[0]), t[1]),
     )
     known: dict[str, Any] = {
         label: {name: value for name, value in getattr(first, label).items() if name in domains}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -80,8 +80,13 @@ def priced(names: Sequence[str], cost_per_step: Mapping[str, float], *, remedy: 
 def by_size(scales: Iterable[Scale]) -> tuple[Scale, ...]:
     """Scales small to large: by their parameters where all are known, else by the cost of a step."""
     given = tuple(scales)
-    sized = all(scale.parameters is not None for scale in given)
-    return tuple(sorted(given, key=lambda s: (s.parameters or 0.0, s.cost_per_step) if sized else s.cost_per_step))
+    return tuple(sorted(given, key=_size(given)))
+
+
+def _size(scales: Sequence[Scale]) -> Callable[[Scale], tuple[float, float]]:
+    """What tells which of some scales is larger."""
+    sized = all(scale.parameters is not None for scale in scales)
+    return lambda scale: (scale.parameters or 0.0 if sized else 0.0, scale.cost_per_step)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,6 +326,11 @@ class MixtureSpace:
 
     def _checked_target(self) -> tuple[str, int]:
         if self.target is None:
+            if len(self.scales) > 1 and _size(self.scales)(self.scales[-1]) == _size(self.scales)(self.scales[-2]):
+                raise ValueError(
+                    f"The scales {' and '.join(self.scale_names[-2:])} cost the same, and nothing else says which is larger: give the parameters of "
+                    "all scales, or say what is wanted, target=(scale, steps)."
+                )
             return self.scales[-1].name, self.steps[-1]
         try:
             scale, steps = self.target

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ray_mixopt.core.history import History, Trial
-from ray_mixopt.core.space import MixtureSpace, Scale, priced
+from ray_mixopt.core.space import MixtureSpace, Scale, by_size, priced
 from ray_mixopt.io import searches
 from ray_mixopt.io.read import PICKLES, Rows, read_rows
 
@@ -115,12 +115,12 @@ def _space(rows: Rows, source: Source) -> MixtureSpace:
         remedy="give it (--scale-cost SCALE=COST, in Python Source(cost={scale: cost}), or a column cost_per_step)",
     )
     parameters = dict(rows.parameters) | dict(source.parameters)
-    names.sort(key=lambda name: cost[name])
-    steps = sorted(set(rows.steps.tolist()))
-    last = max(int(z) for z, name in zip(rows.steps, rows.scale, strict=True) if name == names[-1])
+    scales = by_size(Scale(name, cost[name], parameters.get(name)) for name in names)
+    steps, largest = sorted(set(rows.steps.tolist())), scales[-1].name
+    last = max(int(z) for z, name in zip(rows.steps, rows.scale, strict=True) if name == largest)
     return MixtureSpace(
         domains=rows.domains,
-        scales=tuple(Scale(name, cost[name], parameters.get(name)) for name in names),
+        scales=scales,
         steps=tuple(steps),
-        target=source.target or (names[-1], last),
+        target=source.target or (largest, last),
     )

@@ -36,6 +36,7 @@ COPY = "copy-of-"
 KEPT = "kept/"
 TUNE_FILES = ("experiment_state-{}.json", "search_gen_state-{}.json")
 WRITTEN = "written"
+_YEAR_3000 = 3.25e10  # in seconds since 1970: what is written later than that is no time
 
 
 def write(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
@@ -183,8 +184,10 @@ def newest(filesystem: fs.FileSystem, path: str, take: Callable[[dict[str, Any]]
         except (OSError, ValueError) as error:
             damaged[file] = str(error)
             continue
-        written = state.get(WRITTEN)
-        written = float(written) if isinstance(written, int | float) else None
+        moment = state.get(WRITTEN)
+        written = None
+        if isinstance(moment, int | float) and not isinstance(moment, bool) and 0 <= moment < _YEAR_3000:
+            written = float(moment)
         fallback = None
         if damaged:
             told = "; ".join(f"{name} ({error})" for name, error in damaged.items())

@@ -17,6 +17,7 @@ from ray_mixopt.optimizer import MixtureOptimizer
 
 logger = logging.getLogger(__name__)
 
+_MOST = 2.0**53  # steps that a float can count
 MAX_IDLE = 3  # reports in a row of a run that bring it no further
 _OF_TUNE = {*AUTO_RESULT_KEYS, "step", "done", "trial_id", "checkpoint_dir_name"}
 _KINDS_OF_TUNE = ("config/", "timers/", "perf/")
@@ -36,7 +37,7 @@ def _number(value: object) -> float | None:
         found = math.nan if isinstance(value, bool | np.bool_) else float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         return None
-    return found if math.isfinite(found) else None
+    return found if abs(found) <= _MOST else None
 
 
 def metrics_of(result: Mapping[str, Any], names: Iterable[str]) -> dict[str, float]:
@@ -122,8 +123,9 @@ class Reports:
         Raises:
             RuntimeError: if it reported its rung before, or may have, and trains on.
         """
-        unread = self._paces.get(run.trial_id, Pace()).unread
-        goes_on = run.steps <= before < run.reached or unread > max(len(_ahead(run, rungs)), 1)
+        pace = self._paces.get(run.trial_id, Pace())
+        lost = pace.unread > max(len(_ahead(run, rungs)), 1) or pace.idle > MAX_IDLE
+        goes_on = run.steps <= before < run.reached or lost
         if run.status == "running" and goes_on:
             raise RuntimeError(
                 f"Trial {run.trial_id} was asked for {run.steps} steps and trains on after that: nothing would stop "

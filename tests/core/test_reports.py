@@ -31,7 +31,7 @@ def astray_after(run: Trial, steps: list[Any]) -> int | None:
     return None
 
 
-@pytest.mark.parametrize("step", [None, "end", ..., math.nan, math.inf, -5, [100], True])
+@pytest.mark.parametrize("step", [None, "end", ..., math.nan, math.inf, -5, [100], True, 1e300, "9" * 400])
 @pytest.mark.parametrize(("steps", "rungs"), [(100, 1), (1000, 3), (500, 2)])
 def test_a_run_that_does_not_say_how_far_it_is_ends_after_as_many_reports_as_rungs(
     step: Any, steps: int, rungs: int

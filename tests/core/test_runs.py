@@ -271,3 +271,16 @@ def test_noise_is_checked(history, tmp_path: Path) -> None:
     (tmp_path / "history.json").write_text(json.dumps(history.state_dict()))
     with pytest.raises(ValueError, match="The noise is of accuracy, which no run reports: they have loss"):
         read_runs(tmp_path / "history.json", Source(noise={"accuracy": 0.1}))
+
+
+@pytest.mark.parametrize("costs", [(1, 1), (0.1, 0.3)])
+def test_the_target_of_a_table_is_its_largest_scale_not_its_dearest(tmp_path: Path, costs: tuple[float, float]) -> None:
+    rows = [
+        f"{name},{size},{cost},{step},0.{i + 2},0.{8 - i},{2 + i}"
+        for i, (name, size, cost) in enumerate(zip(("1B", "60M"), (1e9, 6e7), costs, strict=True))
+        for step in (100, 1000)
+    ]
+    (tmp_path / "runs.csv").write_text(
+        "\n".join(["scale,parameters,cost_per_step,step,mixture/a,mixture/b,loss", *rows]) + "\n"
+    )
+    assert read_runs(tmp_path / "runs.csv").space.target == ("1B", 1000)

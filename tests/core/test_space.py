@@ -269,3 +269,12 @@ def test_parameters_say_which_scale_is_larger_where_all_are_known():
     space = make(scales=(Scale("7B", 1.0, 7e9), Scale("1B", 2.0, 1e9)))  # measured on other machines
     assert space.target == ("7B", 40) and space.scale_names == ("1B", "7B")
     assert make(scales=(Scale("7B", 1.0, 7e9), Scale("1B", 2.0))).target == ("1B", 40)
+
+
+def test_of_scales_that_cost_the_same_and_have_no_size_the_target_must_be_said():
+    twins = (Scale("1B", 1.0), Scale("60M", 1.0))
+    with pytest.raises(ValueError, match="The scales 1B and 60M cost the same, and nothing else says which is larger"):
+        MixtureSpace(domains=("a", "b"), scales=twins, steps=(10,))
+    assert MixtureSpace(domains=("a", "b"), scales=twins, steps=(10,), target=("1B", 10)).target == ("1B", 10)
+    sized = (Scale("1B", 1.0, 1e9), Scale("60M", 1.0, 6e7))
+    assert MixtureSpace(domains=("a", "b"), scales=sized, steps=(10,)).target == ("1B", 10)
