@@ -326,10 +326,11 @@ class MixtureSpace:
 
     def _checked_target(self) -> tuple[str, int]:
         if self.target is None:
-            if len(self.scales) > 1 and _size(self.scales)(self.scales[-1]) == _size(self.scales)(self.scales[-2]):
+            size, twins = _size(self.scales), self.scales[-2:]
+            if len(twins) == 2 and size(twins[0]) == size(twins[1]):
                 raise ValueError(
-                    f"The scales {' and '.join(self.scale_names[-2:])} cost the same, and nothing else says which is larger: give the parameters of "
-                    "all scales, or say what is wanted, target=(scale, steps)."
+                    f"The scales {twins[0].name} and {twins[1].name} cost the same, and nothing else says which is "
+                    "larger: give the parameters of all scales, or say what is wanted, target=(scale, steps)."
                 )
             return self.scales[-1].name, self.steps[-1]
         try:
