@@ -72,6 +72,35 @@ def test_the_first_bytes_say_more_than_the_name(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": TEXTS}), tmp_path / "table.pq")
     assert list(documents.read(tmp_path / "table.pq")) == TEXTS
     assert read(tmp_path / "page.html", b'{"no": "row"}\n<p>') == ['{"no": "row"}\n<p>']
+    assert read(tmp_path / "notes.ipynb", b'{\n "cells": []\n}') == ['{\n "cells": []\n}']
+
+
+@pytest.mark.parametrize("name", ["part-00000", "a.jl", "a.jsonl.part", "a.jsonl.1", "part-00000.gz"])
+@pytest.mark.parametrize(
+    "before",
+    [b"\n \n", b"\xef\xbb\xbf", lines([None]), lines([noise(5000)]), b"\n" + lines([noise(5000)])],
+    ids=["blank lines", "a mark", "null", "more than is looked at", "both"],
+)
+def test_json_lines_are_known_by_their_beginning_alone(tmp_path: Path, name: str, before: bytes) -> None:
+    content = before + lines(TEXTS)
+    assert read(tmp_path / name, gzip.compress(content) if name.endswith(".gz") else content)[-60:] == TEXTS
+    content = content.replace(b'"text"', b'"content"')
+    with pytest.raises(ValueError, match=r"has no text under 'text': it has \['content'\]; see --field"):
+        read(tmp_path / name, gzip.compress(content) if name.endswith(".gz") else content)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b'{"content": "alone"}', "line 1, has no text under 'text'"),
+        (b'\n[{"text": "a"}]', "holds a JSON array: write one object a line"),
+        (b'[\n  {\n "text": "a"}\n]', "holds a JSON array: write one object a line"),
+        (b'{"text": "cut\n{"text": "b"}\n', "line 1, is not JSON"),
+    ],
+)
+def test_json_that_is_no_json_lines_is_not_text(tmp_path: Path, content: bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path / "part-00000", content)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])

@@ -85,7 +85,7 @@ def read(path: Path, field: str = "text", oddities: Counter[str] | None = None) 
     counts: Counter[str] = Counter() if oddities is None else oddities
     n_read = 0
     try:
-        form = recognise(path, field)
+        form = recognise(path)
         for document in _documents(path, form, field):
             n_read += len(document or "")
             if form.kind == "parquet" or form.kind.startswith("arrow"):  # any number of rows may have one text
@@ -161,13 +161,14 @@ def _documents(path: Path, form: Format, field: str) -> Iterator[str | None]:
 
 
 def _read_jsonl(path: Path, file: io.TextIOWrapper, field: str) -> Iterator[str | None]:
-    number = 0
+    number = n_rows = 0
     while line := file.readline(MAX_LINE):
         number += 1
         line = line.strip("\ufeff \t\r\n")  # files that were put together have marks in mid-file
         if not line:
             continue
-        if number == 1 and line[0] == "[":
+        n_rows += 1
+        if n_rows == 1 and line[0] == "[":
             raise ValueError(f"{path} holds a JSON array: write one object a line.")
         try:
             row: Any = json.loads(line)

@@ -51,6 +51,8 @@ _BOMS = (  # longer ones first: one begins like another
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_OBJECT = re.compile(r"\{\s*\"")
+_ARRAY = re.compile(r"\[\s*\{\s*\"")
 
 Kind = Literal["jsonl", "csv", "parquet", "arrow stream", "arrow file", "text"]
 
@@ -87,12 +89,11 @@ def stem(path: Path) -> str:
     return _plain(path).stem.lower()
 
 
-def recognise(path: Path, field: str) -> Format:
+def recognise(path: Path) -> Format:
     """How to read a file.
 
     Args:
         path: of the file.
-        field: of a JSON object that holds the text.
 
     Raises:
         ValueError: if it holds something else than documents, or is not what its name says.
@@ -113,7 +114,10 @@ def recognise(path: Path, field: str) -> Format:
         kind = "arrow file" if head.startswith(b"ARROW1") else "arrow stream"
     else:
         encoding = _encoding(path, head)
-        if suffix in _JSONL_NAMES or (suffix not in (*TEXT_NAMES, *_CSV_NAMES) and _begins_as_json(head, field)):
+        is_json = suffix in _JSONL_NAMES
+        if suffix not in (*_JSONL_NAMES, *TEXT_NAMES, *_CSV_NAMES):
+            is_json = _begins_as_json(head.decode(encoding, "ignore"), whole=len(head) < _HEAD)
+        if is_json:
             return Format(kind="jsonl", packed=packed, encoding=encoding)
         kind = "csv" if suffix in _CSV_NAMES else "text"
         return Format(kind=kind, packed=packed, encoding=encoding, delimiter=_CSV_NAMES.get(suffix, ","))
@@ -218,13 +222,27 @@ def _encoding(path: Path, head: bytes) -> str:
     return "utf-8"
 
 
-def _begins_as_json(head: bytes, field: str) -> bool:
-    """Whether the first line is a JSON object with the field, as in files of Spark, whose names do not say."""
-    line = head.split(b"\n", 1)[0].strip()
-    if not line.startswith(b"{"):
+def _begins_as_json(text: str, *, whole: bool) -> bool:
+    """Whether a file is JSON lines, or an array, as those of Spark, whose names do not say; which rows, is not asked.
+
+    An object alone does not tell, where something else follows: text may begin with one, and a program with a brace.
+
+    Args:
+        text: its beginning.
+        whole: whether that is all of it.
+    """
+    text = text.lstrip("\ufeff \t\r\n")
+    if _ARRAY.match(text):
+        return True
+    first, _, rest = text.partition("\n")
+    if not _OBJECT.match(first):
         return False
+    if not rest and not whole:  # a line longer than what is looked at
+        return True
+    second = rest.lstrip("\ufeff \t\r\n")
+    if second:
+        return _OBJECT.match(second) is not None
     try:
-        row = json.loads(line)
+        return isinstance(json.loads(first), dict)
     except (ValueError, RecursionError):
         return False
-    return isinstance(row, dict) and isinstance(row.get(field), str)
