@@ -101,6 +101,35 @@ def test_shards_of_others_are_not_overwritten(tmp_path: Path, sources: dict[str,
         Preparation(out=tmp_path / "out", sources=sources).run()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tokenizer": Path("none.json")}, "There is no tokenizer file"),
+        ({"train_bpe": 9}, "A BPE needs at least 257 tokens"),
+        ({"field": "no"}, "has no text under 'no'"),
+        ({"field": "no", "train_bpe": 300}, "has no text under 'no'"),
+    ],
+)
+def test_what_is_refused_leaves_a_finished_folder(
+    tmp_path: Path, sources: dict[str, list[str]], options: dict[str, Any], message: str
+) -> None:
+    settings = {"out": tmp_path / "out", "sources": {"plain": sources["plain"]}}
+    manifest = Preparation(**settings).run()
+    with pytest.raises(ValueError, match=message):
+        Preparation(**settings, **options).run()
+    with pytest.raises(ValueError, match="was made by prepare from documents"):
+        Adoption(folder=tmp_path / "out", sources={"plain": ["plain/*.bin"]}, vocab_size=257, val_tokens=9).run()
+    assert Manifest.read(tmp_path / "out") == manifest and intact(Corpus(tmp_path / "out"))
+
+
+def test_adopted_shards_keep_their_manifest(tmp_path: Path, sources: dict[str, list[str]]) -> None:
+    np.save(tmp_path / "a.npy", np.arange(1000, dtype=np.uint16))
+    manifest = Adoption(folder=tmp_path, sources={"a": ["a.npy"]}, vocab_size=1000, val_tokens=100).run()
+    with pytest.raises(ValueError, match="holds shards that were made elsewhere: choose another folder"):
+        Preparation(out=tmp_path, sources=sources).run()
+    assert Manifest.read(tmp_path) == manifest
+
+
 def test_duplicates_stay_on_one_side(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text(lines(TEXTS * 3))
     Preparation(out=tmp_path / "out", sources={"a": [str(tmp_path / "in.jsonl")]}, val_share=0.3).run()

@@ -11,7 +11,7 @@ import numpy as np
 
 from ray_mixopt.core.safety import check_file_names
 from ray_mixopt.pretraining.data.manifest import SPLITS, Domain, Manifest, Shard, Split, TokenizerCard
-from ray_mixopt.pretraining.data.prepare import Advance
+from ray_mixopt.pretraining.data.prepare import Advance, is_prepared
 from ray_mixopt.pretraining.data.shards import CHUNK, check_width, checksum, inside, inspect
 
 
@@ -45,6 +45,11 @@ class Adoption:
             ValueError: if a file is no shard, is of another dtype, lies outside the folder or has unknown token ids.
         """
         check_file_names(self.sources, "A domain")
+        if is_prepared(self.folder):
+            raise ValueError(
+                f"{self.folder} was made by prepare from documents, and its manifest knows their tokenizer: drop "
+                "--in-place to go on with it, or name a folder of shards made elsewhere."
+            )
         if self.vocab_size > np.iinfo(self.dtype).max + 1:
             raise ValueError(f"A vocabulary of {self.vocab_size} tokens does not fit {self.dtype}: see --dtype.")
         splits = {name: self._found(name) for name in self.sources}

@@ -2,7 +2,8 @@
 
 The input files of a domain are cut into units of a few megabytes. A worker process turns a unit into one shard of
 training and one of validation tokens, and then writes a note of it. A unit whose note fits its inputs and settings is
-not done again. The manifest comes last: a folder without one is not finished.
+not done again. The manifest comes last: a folder without one is not finished. One that is there goes when the first of
+the files it names is replaced, and no sooner: what is refused before leaves a finished folder as it was.
 """
 
 from __future__ import annotations
@@ -102,10 +103,12 @@ class Preparation:
         for name, sources in self.sources.items():
             files[name], left_out = documents.find(sources)
             remarks += [f"{name}: {sentence}" for sentence in left_out]
-        if not (self.out / _NOTES).is_dir() and any(any((self.out / name).glob("*.bin")) for name in files):
+        made_elsewhere = (self.out / MANIFEST).is_file() and not is_prepared(self.out)
+        if not (self.out / _NOTES).is_dir():
+            made_elsewhere |= any(any((self.out / name).glob("*.bin")) for name in files)
+        if made_elsewhere:
             raise ValueError(f"{self.out} holds shards that were made elsewhere: choose another folder.")
         (self.out / _NOTES).mkdir(parents=True, exist_ok=True)
-        (self.out / MANIFEST).unlink(missing_ok=True)
         card = self._card(files)
         units = [unit for name, paths in files.items() for unit in self._units(name, paths, card)]
         totals = {name: sum(unit.size for unit in units if unit.domain == name) for name in files}
@@ -119,6 +122,7 @@ class Preparation:
             progress(unit.domain, unit.size, totals[unit.domain])
         by_domain = {name: [notes[unit] for unit in units if unit.domain == name] for name in files}
         domains = {name: _domain(name, found) for name, found in by_domain.items()}
+        _unfinish(self.out)
         _remove_stale(self.out, units, domains)
         for name, found in by_domain.items():
             remarks += [f"{name}: {sentence}" for sentence in _remarks(found)]
@@ -155,7 +159,8 @@ class Preparation:
             self._train(files, self.train_bpe, path)
         elif self.tokenizer is not None:
             JsonTokenizer(self.tokenizer, self.eos)
-            if self.tokenizer.resolve() != path.resolve():
+            if not path.is_file() or self.tokenizer.read_bytes() != path.read_bytes():
+                _unfinish(self.out)
                 shutil.copyfile(self.tokenizer, path)
         else:
             return TokenizerCard(kind="bytes", vocab_size=ByteTokenizer.vocab_size, eos_id=ByteTokenizer.eos_id)
@@ -172,7 +177,10 @@ class Preparation:
             return
         each = _BPE_SAMPLE // len(files)
         texts = (text for paths in files.values() for text in _sample(paths, self.field, each, self.seed))
-        train_bpe(texts, vocab_size, path, self.eos)
+        made = path.with_suffix(".tmp")
+        train_bpe(texts, vocab_size, made, self.eos)
+        _unfinish(self.out)
+        os.replace(made, path)
         note.write_text(json.dumps(key))
 
 
@@ -257,6 +265,7 @@ class _ShardWriter:
 
     def close(self, out: Path) -> dict[str, Any]:
         self._file.close()
+        _unfinish(out)
         if not self._tokens:
             self._temporary.unlink()
             self._path.unlink(missing_ok=True)
@@ -284,6 +293,16 @@ def _tokenized(units: Sequence[Unit], workers: int) -> Iterator[tuple[Unit, dict
 
 def _one_thread() -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether shards in a folder were made here, rather than adopted or not at all."""
+    return any((folder / _NOTES).glob("*.json"))
+
+
+def _unfinish(folder: Path) -> None:
+    """Takes the manifest away before what it describes changes."""
+    (folder / MANIFEST).unlink(missing_ok=True)
 
 
 def _domain(name: str, notes: Sequence[Mapping[str, Any]]) -> Domain:
