@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 
 _MOST = 2.0**53  # steps that a float can count
 MAX_IDLE = 3  # reports in a row of a run that bring it no further
+FAR = 10  # times the last rung: beyond that, steps are taken to be another unit
+MAX_REPORTS = 20_000  # up to the next rung, at the rate so far: beyond that, too
+_EARLY, _SURE = 5, 50  # reports for each rung ahead, after which the rate is looked at
 _OF_TUNE = {*AUTO_RESULT_KEYS, "step", "done", "trial_id", "checkpoint_dir_name"}
 _KINDS_OF_TUNE = ("config/", "timers/", "perf/")
 
@@ -66,12 +69,16 @@ class Pace:
         furthest: the last training step that a report named; -1 before the first report.
         unread: reports since then that named none.
         idle: reports since then that named it, or an earlier one, again.
+        reports: how many there were.
+        foreign: whether what they name cannot be training steps.
     """
 
     iteration: int = 0
     furthest: int = -1
     unread: int = 0
     idle: int = 0
+    reports: int = 0
+    foreign: bool = False
 
 
 class Reports:
@@ -80,6 +87,9 @@ class Reports:
     A run whose reports name no training step cannot be held at its rung by it. But it reports at every rung that it
     passes: after as many reports as there are rungs up to the one it was asked for, it may be there. It is taken to be
     there, then, so that it is not trained beyond it and is paid for; what it reported teaches nothing.
+
+    Steps that are far beyond all rungs, or so slow that no rung is ever reached, count something else: tokens, samples
+    or epochs. Nothing tells how far such a run is, and it is paid for up to the rung it was asked for.
     """
 
     def __init__(self) -> None:
@@ -87,8 +97,14 @@ class Reports:
         self._paces: dict[str, Pace] = {}
         self._last: dict[str, tuple[int, int]] = {}
 
-    def count(self, run: Run, result: Mapping[str, Any]) -> None:
-        """Takes note of a report, once, whoever hears of it first."""
+    def count(self, run: Run, result: Mapping[str, Any], rungs: Sequence[int]) -> None:
+        """Takes note of a report, once, whoever hears of it first.
+
+        Args:
+            run: it has reported.
+            result: its report, flattened.
+            rungs: all training steps at which runs report.
+        """
         pace = self._paces.setdefault(run.trial_id, Pace())
         iteration = result.get("training_iteration")
         if iteration is not None and iteration == pace.iteration:
@@ -96,6 +112,7 @@ class Reports:
         if iteration is not None and iteration < pace.iteration:  # started again, from an earlier checkpoint
             pace = self._paces[run.trial_id] = Pace()
         pace.iteration = pace.iteration + 1 if iteration is None else iteration
+        pace.reports += 1
         step = training_step(result)
         if step is not None and step > pace.furthest:
             pace.furthest, pace.unread, pace.idle = step, 0, 0
@@ -105,12 +122,13 @@ class Reports:
             pace.furthest = 0  # before training
         else:
             pace.unread += 1
+        self._check_unit(run, step, pace, rungs)
         self._warn_of_step(run, result, pace)
 
     def astray(self, run: Run, rungs: Sequence[int]) -> bool:
         """Whether the reports of a run no longer tell how far it is, and it may be at its rung."""
         pace = self._paces.get(run.trial_id, Pace())
-        return pace.idle >= MAX_IDLE or pace.unread >= max(len(_ahead(run, rungs)), 1)
+        return pace.foreign or pace.idle >= MAX_IDLE or pace.unread >= max(len(_ahead(run, rungs)), 1)
 
     def check_end(self, run: Run, before: int, rungs: Sequence[int]) -> None:
         """Checks that a run which nobody can stop has stopped by itself.
@@ -121,9 +139,14 @@ class Reports:
             rungs: all training steps at which runs report.
 
         Raises:
-            RuntimeError: if it reported its rung before, or may have, and trains on.
+            RuntimeError: if it reported its rung before, or may have, and trains on; or if its steps are none.
         """
         pace = self._paces.get(run.trial_id, Pace())
+        if run.status == "running" and pace.foreign:
+            raise RuntimeError(
+                f"Trial {run.trial_id} was asked for {run.steps} steps and reports step {pace.furthest} with its "
+                f"report number {pace.reports}: 'step' is to count training steps: nothing tells when it should end."
+            )
         lost = pace.unread > max(len(_ahead(run, rungs)), 1) or pace.idle > MAX_IDLE
         goes_on = run.steps <= before < run.reached or lost
         if run.status == "running" and goes_on:
@@ -142,12 +165,12 @@ class Reports:
             result: its last report, flattened, if it had one. All that it teaches is a divergence.
         """
         pace = self._paces.pop(run.trial_id, Pace())
-        if not pace.unread:
+        if not pace.unread and not (pace.foreign and run.reached < run.steps):
             return
-        rungs = _ahead(run, optimizer.space.steps) or [run.steps]
+        rungs = [run.steps] if pace.foreign else _ahead(run, optimizer.space.steps) or [run.steps]
         metrics = metrics_of(result or {}, optimizer.problem.metrics)
         unsound = {name: value for name, value in metrics.items() if not is_sound(value)}
-        optimizer.tell(run.trial_id, rungs[min(pace.unread, len(rungs)) - 1], unsound)
+        optimizer.tell(run.trial_id, rungs[min(max(pace.unread, 1), len(rungs)) - 1], unsound)
 
     def observe(
         self, optimizer: MixtureOptimizer, run: Run, result: Mapping[str, Any], names: Sequence[str]
@@ -166,8 +189,8 @@ class Reports:
         step, metrics = training_step(result), metrics_of(result, names)
         if step is None and not metrics and not result.get("training_iteration"):
             return None  # no report: what Tune has of a trial that ended before its first one
-        self.count(run, result)
-        if step is None:
+        self.count(run, result, optimizer.space.steps)
+        if step is None or self._paces[run.trial_id].foreign:
             return None
         if not metrics:
             self.warn_once(
@@ -201,6 +224,40 @@ class Reports:
             self._told.add(kind or message)
             logger.warning("%s", message)
 
+    def _check_unit(self, run: Run, step: int | None, pace: Pace, rungs: Sequence[int]) -> None:
+        """Marks a run whose steps count something else; where they only may, a warning asks."""
+        last, ahead = max(*rungs, run.steps), _ahead(run, rungs)
+        asked = f"Trial {run.trial_id}, which was asked for {run.steps} steps, reports step {pace.furthest}"
+        ended = (
+            "Does 'step' count training steps? Tokens, samples or epochs are none. Such a run is ended, is paid for "
+            f"up to the {run.steps} steps, and such reports teach nothing."
+        )
+        if step is None:
+            return
+        if is_far(step, run, rungs):
+            pace.foreign = True
+            self.warn_once(f"{asked}, far beyond all rungs up to {last}. {ended}", "far")
+        elif step >= 2 * run.steps:
+            self.warn_once(
+                f"{asked}: all of them are paid for. Does 'step' count training steps? Then report at every rung up to "
+                "config['steps'].",
+                "beyond",
+            )
+        elif ahead and pace.reports >= _SURE * len(ahead) and pace.reports * ahead[0] > MAX_REPORTS * pace.furthest:
+            pace.foreign = True
+            self.warn_once(f"{asked} after {pace.reports} reports, far below its next rung {ahead[0]}. {ended}", "slow")
+        elif (
+            ahead
+            and pace.reports >= _EARLY * len(ahead)
+            and pace.furthest <= pace.reports
+            and 2 * pace.furthest <= ahead[0]
+        ):
+            self.warn_once(
+                f"{asked} after {pace.reports} reports. Does 'step' count training steps? If it counts epochs or "
+                "reports, the run is trained far beyond what it is paid for. If it does, report less often.",
+                "creeping",
+            )
+
     def _warn_of_step(self, run: Run, result: Mapping[str, Any], pace: Pace) -> None:
         value = result.get("step")
         number = _number(value)
@@ -222,6 +279,11 @@ class Reports:
             self.warn_once(f"Trials report 'step' as text, {value!r}: it is read as the number.", "text")
         elif number is not None and not math.isclose(number, round(number), rel_tol=1e-6, abs_tol=1e-6):
             self.warn_once(f"Trials report steps that are no whole numbers, {value!r}: the nearest counts.", "whole")
+
+
+def is_far(step: int, run: Run, rungs: Sequence[int]) -> bool:
+    """Whether a step is so far beyond all rungs that it cannot be a training step."""
+    return step > FAR * max(*rungs, run.steps)
 
 
 def _ahead(run: Run, rungs: Sequence[int]) -> list[int]:

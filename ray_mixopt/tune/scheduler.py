@@ -85,8 +85,8 @@ class MixOptScheduler(TrialScheduler):
         if searcher is None or run is None:
             over = _is_over(trial, step, result) or _diverged(result, filter(None, [self._metric]))
             return self.STOP if over else self.CONTINUE
-        searcher.reports.count(run, result)
         rungs = searcher.optimizer.space.steps
+        searcher.reports.count(run, result, rungs)
         if searcher.reports.astray(run, rungs) or _diverged(result, searcher.metric_names):
             return self.STOP
         if step is None or step < run.steps:

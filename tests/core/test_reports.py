@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -19,14 +20,14 @@ def run_to(steps: int) -> Trial:
     return Trial(trial_id="t", mixture=(0.5, 0.5), scale="S", steps=steps)
 
 
-def astray_after(run: Trial, steps: list[Any]) -> int | None:
+def astray_after(run: Trial, steps: Sequence[Any], rungs: tuple[int, ...] = SPACE.steps) -> int | None:
     """The report, counted from 1, after which a run is ended; None if none is. Each is heard of twice, as in Tune."""
     reports = Reports()
     for number, step in enumerate(steps, start=1):
         result = NONE | {"training_iteration": number} | ({} if step is ... else {"step": step})
-        reports.count(run, result)
-        reports.count(run, result)
-        if reports.astray(run, SPACE.steps):
+        reports.count(run, result, rungs)
+        reports.count(run, result, rungs)
+        if reports.astray(run, rungs):
             return number
     return None
 
@@ -55,10 +56,30 @@ def test_only_reports_that_lead_nowhere_end_a_run(steps: list[Any], end: int | N
     assert astray_after(run_to(1000), steps) == end
 
 
+@pytest.mark.parametrize(
+    ("steps", "rungs", "end"),
+    [
+        ([409_600], (100, 300, 1000), 1),  # tokens
+        ([50, 10_001], (100, 300, 1000), 2),
+        ([10_000], (100, 300, 1000), None),
+        (range(1, 999), (50_000,), 50),  # epochs
+        (range(1, 999), (30_000, 60_000), 100),
+        (range(10, 20_001, 10), (20_000,), None),
+        (range(1, 20_001), (20_000,), None),
+        (range(100_010, 200_000, 10), (100_000, 200_000), None),
+    ],
+)
+def test_steps_in_another_unit_end_a_run_and_frequent_reports_do_not(
+    steps: Sequence[int], rungs: tuple[int, ...], end: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert astray_after(run_to(rungs[-1]), steps, rungs) == end
+    assert caplog.text.count("Tokens, samples or epochs are none") == (end is not None)
+
+
 def test_a_run_that_starts_again_repeats_itself_and_is_left_alone() -> None:
     reports, run = Reports(), run_to(1000)
     for iteration, step in [(1, 100), (2, 300), (1, 100), (2, 300), (1, 100), (2, 300), (3, 1000)]:
-        reports.count(run, NONE | {"training_iteration": iteration, "step": step})
+        reports.count(run, NONE | {"training_iteration": iteration, "step": step}, SPACE.steps)
         assert not reports.astray(run, SPACE.steps)
 
 
@@ -79,6 +100,8 @@ def searcher() -> MixOptSearcher:
         ([{"global_step": 100}, {"global_step": 300}], 300, {}),
         ([{"step": "300"}], 300, {"loss": 1.0}),
         ([{"step": None}, {"step": 300}], 300, {"loss": 1.0}),
+        ([{"step": 10_001}], 1000, {}),
+        ([{"step": 100}, {"step": 409_600}, {"step": 819_200}], 1000, {}),
     ],
 )
 def test_what_was_trained_is_billed(
@@ -95,7 +118,8 @@ def test_what_was_trained_is_billed(
     history = searcher.optimizer.history
     assert history.spent == history["t"].reached == reached and history["t"].observations[reached] == metrics
     assert len([record for record in caplog.records if "step" in record.getMessage()]) == 1, "one clear warning"
-    assert ("does not report how far it is" in caplog.text) == (reports[0] != {"step": "300"})
+    unread = "step" not in reports[0] or reports[0]["step"] is None
+    assert ("does not report how far it is" in caplog.text) == unread
 
 
 def test_a_divergence_is_one_at_whatever_step(searcher: MixOptSearcher) -> None:
@@ -110,6 +134,28 @@ def test_without_a_scheduler_that_stops_it_a_run_that_trains_on_ends_the_search(
     with pytest.raises(RuntimeError, match="asked for 1000 steps and trains on after that.*MixOptScheduler"):
         searcher.on_trial_result("t", NONE | {"step": 2000, "training_iteration": 3})
     assert searcher.optimizer.history.spent == 2000
+
+
+@pytest.mark.parametrize(("steps", "number"), [((20_000,), 1), ((100, 40_000), 2)])
+def test_without_a_scheduler_steps_in_another_unit_end_the_search(
+    searcher: MixOptSearcher, steps: tuple[int, ...], number: int
+) -> None:
+    for iteration, step in enumerate(steps[:-1], start=1):
+        searcher.on_trial_result("t", NONE | {"step": step, "training_iteration": iteration})
+    with pytest.raises(RuntimeError, match=f"asked for 1000 steps and reports step {steps[-1]} with.* number {number}"):
+        searcher.on_trial_result("t", NONE | {"step": steps[-1], "training_iteration": number})
+    assert searcher.optimizer.history["t"].reached == max((0, *steps[:-1]))
+
+
+@pytest.mark.parametrize(
+    ("steps", "word"), [([800], "all of them are paid for"), (range(1, 16), "report less often"), ([100], "")]
+)
+def test_steps_that_may_be_in_another_unit_are_asked_about(
+    steps: Sequence[int], word: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Trial(trial_id="t", mixture=(0.5, 0.5), scale="S", steps=100)
+    assert astray_after(run, steps) is None
+    assert word in caplog.text and len(caplog.records) == bool(word)
 
 
 def test_without_a_scheduler_reports_without_a_step_end_the_search_too(searcher: MixOptSearcher) -> None:
