@@ -22,7 +22,7 @@ FORMATS = ("csv", "parquet", "olmix", "regmix")
 @click.command(
     epilog=examples(
         "ray-mixopt export --from ~/ray_results/my-search --format olmix --out swarm",
-        "ray-mixopt export --from results/replay-slimpajama-loss-default-0 --format parquet --out .",
+        "ray-mixopt export --from results/replay-slimpajama-loss-default-0 --format parquet --out tables",
     )
 )
 @source_options

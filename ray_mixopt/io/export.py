@@ -3,12 +3,12 @@
 Shares and metrics are written with all their digits, so that ``read_runs`` gives the same runs back. What a run
 reported nothing of is an empty cell; a report without any metric is left out, and so is the end of a run (diverged,
 failed), for which these formats have no place. Names that a format or a spreadsheet would take for something else are
-written as ``cells`` says, or refused.
+written as ``cells`` says, or refused. No file is written over.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,12 +58,13 @@ def tidy(history: History) -> pd.DataFrame:
 
 def write_csv(history: History, folder: Path) -> list[Path]:
     """``runs.csv``, tidy."""
-    return [_written(tidy(history), folder / "runs.csv")]
+    return _written({folder / "runs.csv": tidy(history)})
 
 
 def write_parquet(history: History, folder: Path) -> list[Path]:
     """``runs.parquet``, tidy."""
     path = folder / "runs.parquet"
+    _check_free([path])
     tidy(history).to_parquet(path, index=False)
     return [path]
 
@@ -89,8 +90,7 @@ def write_olmix(history: History, folder: Path) -> list[Path]:
     shares = table[[MIXTURE + domain for domain in domains]].set_axis(domains, axis=1)
     columns = {beside(metric, TIDY_COLUMNS): beside(metric, OLMIX_COLUMNS) for metric in history.metrics}
     metrics = table[list(columns)].rename(columns=columns)
-    places = (folder / OLMIX_RATIOS, folder / OLMIX_METRICS)
-    return [_written(head.join(part), path) for path, part in zip(places, (shares, metrics), strict=True)]
+    return _written({folder / OLMIX_RATIOS: head.join(shares), folder / OLMIX_METRICS: head.join(metrics)})
 
 
 def write_regmix(history: History, folder: Path) -> list[Path]:
@@ -108,13 +108,13 @@ def write_regmix(history: History, folder: Path) -> list[Path]:
     for name, column in zip(history.metrics, losses.values(), strict=True):
         if regmix_metric(column) != name:
             raise ValueError(f"RegMix would read the metric {name!r} as {regmix_metric(column)!r}: rename it.")
-    table, paths = tidy(history), []
+    table, parts = tidy(history), {}
     shares = {MIXTURE + domain: REGMIX_SHARE + domain for domain in history.space.domains}
     for (scale, step), rows in table.groupby(["scale", "step"], sort=False):
         for kind, columns in (("mixture", shares), ("pile_loss", losses)):
             part = rows[["run", *columns]].rename(columns={"run": "index"} | columns).dropna(axis=1, how="all")
-            paths.append(_written(part, folder / f"step{step}_{kind}_{scale}.csv"))
-    return paths
+            parts[folder / f"step{step}_{kind}_{scale}.csv"] = part
+    return _written(parts)
 
 
 def _regmix_column(metric: str) -> str:
@@ -122,12 +122,22 @@ def _regmix_column(metric: str) -> str:
     return f"metric/the_pile_{part}_val_loss" if part != metric else f"metric/{metric}"
 
 
-def _written(table: pd.DataFrame, path: Path) -> Path:
-    """Writes a CSV file, in which no name is a formula."""
-    safe = table.rename(columns=guarded)
-    texts = [column for column in safe.columns if safe[column].dtype.kind not in "fiu"]
-    safe.assign(**{column: [guarded(text) for text in safe[column]] for column in texts}).to_csv(path, index=False)
-    return path
+def _check_free(paths: Iterable[Path]) -> None:
+    """Raises ValueError if a file is there already: it may be anyone's, also the very one that the runs are from."""
+    if taken := [path for path in paths if path.exists()]:
+        raise ValueError(
+            f"{taken[0]} is there already, and nothing is written over: choose another folder, with --out."
+        )
+
+
+def _written(tables: Mapping[Path, pd.DataFrame]) -> list[Path]:
+    """Writes CSV files, in which no name is a formula: all of them, or none where one is there already."""
+    _check_free(tables)
+    for path, table in tables.items():
+        safe = table.rename(columns=guarded)
+        texts = [column for column in safe.columns if safe[column].dtype.kind not in "fiu"]
+        safe.assign(**{column: [guarded(text) for text in safe[column]] for column in texts}).to_csv(path, index=False)
+    return list(tables)
 
 
 WRITERS: dict[str, Callable[[History, Path], list[Path]]] = {

@@ -56,6 +56,10 @@ def test_a_history_goes_out_and_comes_back_unchanged(history, kind: str, tmp_pat
     assert {trial.trial_id for trial in again} == {trial.trial_id for trial in history}
     assert again.space == history.space
     assert again.spent == 0.0
+    before = [path.read_bytes() for path in paths]
+    with pytest.raises(ValueError, match="is there already, and nothing is written over: choose another folder"):
+        WRITERS[kind](history, tmp_path)
+    assert [path.read_bytes() for path in paths] == before
 
 
 @pytest.mark.parametrize("kind", list(WRITERS))
