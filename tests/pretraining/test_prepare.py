@@ -191,6 +191,47 @@ def test_documents_end_with_the_token_that_was_asked_for(tmp_path: Path, eos: st
         assert (tokens >= 256).sum() == manifest.domains["a"].train.documents
 
 
+def pieces(kind: str, words: list[str], unknown: str | None = "<unk>") -> Any:
+    """A tokenizer whose vocabulary has its special tokens among its words or pieces."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    letters = [*map(chr, range(33, 127)), "hello"]
+    vocab = {word: number for number, word in enumerate([*words, *letters])}
+    if kind == "Unigram":
+        scores = [*((word, 0.0) for word in words), *((letter, -5.0) for letter in letters)]
+        model = models.Unigram(scores, unk_id=None if unknown is None else words.index(unknown))
+    else:
+        model = getattr(models, kind)(vocab, unk_token=unknown or "?!")
+    made = Tokenizer(model)
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made.add_special_tokens(words)
+    made.add_tokens(["two words"])
+    return made
+
+
+@pytest.mark.parametrize("kind", ["Unigram", "WordLevel", "WordPiece"])
+def test_special_tokens_among_the_pieces_are_text_too(tmp_path: Path, kind: str) -> None:
+    words = ["<pad>", "</s>", "<unk>", "<extra_id_0>"]
+    made = pieces(kind, words)
+    made.save(str(tmp_path / "t.json"))
+    tokenizer = JsonTokenizer(tmp_path / "t.json")
+    (tokens,) = tokenizer.encode(["hello <pad> two words </s> <extra_id_0> hello"])
+    assert tokens[-1] == tokenizer.eos_id == 1
+    assert tokenizer.vocab_size == max(made.get_vocab().values()) + 1
+    assert not {0, 1, 3} & set(tokens[:-1].tolist())
+    hello = made.token_to_id("hello")
+    assert tokens[0] == tokens[-2] == hello and made.token_to_id("two words") in tokens
+
+
+@pytest.mark.parametrize("kind", ["Unigram", "WordLevel", "WordPiece"])
+def test_words_without_a_token_are_refused(tmp_path: Path, kind: str) -> None:
+    pieces(kind, ["</s>"], unknown=None).save(str(tmp_path / "t.json"))
+    tokenizer = JsonTokenizer(tmp_path / "t.json")
+    assert len(tokenizer.encode(["hello"])[0]) == 2
+    with pytest.raises(ValueError, match=r"t.json cannot take a document: .* needs a token for unknown ones"):
+        tokenizer.encode(["日"])
+
+
 @pytest.mark.parametrize("kind", ["special", "plain", "words", "trained"])
 def test_special_tokens_in_a_document_are_text(tmp_path: Path, kind: str) -> None:
     eos = "<|endoftext|>"

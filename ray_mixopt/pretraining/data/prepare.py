@@ -40,7 +40,7 @@ from ray_mixopt.pretraining.data.tokenizer import ByteTokenizer, JsonTokenizer, 
 
 TOKENIZER = "tokenizer.json"
 _NOTES = ".prepare"
-_METHOD = 2  # how documents become tokens: what an earlier release made otherwise is made again
+_METHOD = 3  # how documents become tokens: what an earlier release made otherwise is made again
 _ENDS = "spelling the token that ends a document, also as text: left out"
 _UNIT_BYTES = 16 * 2**20
 _BATCH = 256  # documents that are tokenized together

@@ -18,6 +18,7 @@ from ray_mixopt.pretraining.data.shards import inside
 EOS = "<|endoftext|>"
 _KNOWN_EOS = (EOS, "</s>", "<eos>", "<|end_of_text|>", "<|eos|>", "[EOS]", "[SEP]")
 _MOST_BYTES = 256 * MiB
+_HIDDEN = "\U0010ffff"  # no character, which no text has
 
 
 class Tokenizer(Protocol):
@@ -80,14 +81,25 @@ class JsonTokenizer:
         if not found or None in found:
             raise ValueError(f"{path} has no token {' or '.join(names)}: name the one that ends a document with --eos.")
         word, self.eos_id = next(iter(found.items()))
+        self._path = path
         self._tokenizer = _ending_with(made, str(word))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
 
     def encode(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
-        """Token ids of each document, ``(n_tokens + 1,)`` each."""
+        """Token ids of each document, ``(n_tokens + 1,)`` each.
+
+        Raises:
+            ValueError: if a text has what the vocabulary does not know, and no token stands for that.
+        """
         sound = [text.encode("utf-8", errors="replace").decode() for text in texts]  # no halves of characters
-        encoded = self._tokenizer.encode_batch_fast(sound, add_special_tokens=False)
+        try:
+            encoded = self._tokenizer.encode_batch_fast(sound, add_special_tokens=False)
+        except Exception as error:  # the library raises plain Exception
+            raise ValueError(
+                f"{self._path} cannot take a document: {str(error).rstrip('.')}. A tokenizer of words or pieces needs "
+                "a token for unknown ones; one of bytes does not."
+            ) from error
         return [np.array([*one.ids, self.eos_id], dtype=np.uint32) for one in encoded]
 
 
@@ -98,12 +110,36 @@ def _ending_with(tokenizer: Any, word: str) -> Any:
     """
     import tokenizers
 
-    content = json.loads(tokenizer.to_str()) if _is_plain(tokenizer, word) else {}
+    content = json.loads(tokenizer.to_str()) if _is_plain(tokenizer, word) or not _is_bpe(tokenizer) else {}
     for token in content.get("added_tokens", []):
         token["special"] |= token["content"] == word
+    if not _is_bpe(tokenizer):
+        _hide_special(content)
     result = tokenizers.Tokenizer.from_str(json.dumps(content)) if content else tokenizer
     result.encode_special_tokens = True
     return result
+
+
+def _is_bpe(tokenizer: Any) -> bool:
+    """Whether a text's tokens come of merges, of which a special token has none."""
+    return type(tokenizer.model).__name__ == "BPE"
+
+
+def _hide_special(content: dict[str, Any]) -> None:
+    """Gives the special tokens of a vocabulary of words or pieces, which would find them in a text, other names.
+
+    They keep their ids. As words of the vocabulary they need not be added to it.
+    """
+    model = content["model"]
+    pieces = [piece for piece, _ in model["vocab"]] if model["type"] == "Unigram" else list(model["vocab"])
+    special = {token["content"] for token in content["added_tokens"] if token["special"]}
+    hidden = special.intersection(pieces) - {model.get("unk_token")}
+    if model["type"] == "Unigram":
+        model["vocab"] = [[_HIDDEN + piece if piece in hidden else piece, score] for piece, score in model["vocab"]]
+    else:
+        model["vocab"] = {_HIDDEN + piece if piece in hidden else piece: n for piece, n in model["vocab"].items()}
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] not in hidden]
+    content["post_processor"] = None  # it only adds special tokens, which is not asked for
 
 
 def _is_plain(tokenizer: Any, word: str) -> bool:
