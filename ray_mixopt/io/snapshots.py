@@ -1,7 +1,8 @@
 """Files of searcher state: written atomically with the previous one kept, and the newest readable one back. No Ray.
 
 A snapshot lies in the experiment's folder as ``searcher-state-<session>.json``; every run and every restored run is a
-session, and later sessions have later names. The folder may be local or remote.
+session. Which is the latest is in the files: their names are local times, and clocks are set back. The folder may be
+local or remote.
 
 Tune uploads its local folder as a whole, again and again, several files at a time and in place: a kill in the middle
 may tear any of them, those of earlier sessions included. What lies in the storage's subfolder ``kept`` is not uploaded:
@@ -14,6 +15,7 @@ import fnmatch
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -36,6 +38,7 @@ COPY = "copy-of-"
 KEPT = "kept/"
 TUNE_FILES = ("experiment_state-{}.json", "search_gen_state-{}.json")
 WRITTEN = "written"
+_HEAD = re.compile(rb'\{"written": ([0-9][0-9.e+]*)[,}]')  # of a snapshot, as ``write`` makes it
 _YEAR_3000 = 3.25e10  # in seconds since 1970: what is written later than that is no time
 
 
@@ -123,6 +126,8 @@ def names(filesystem: fs.FileSystem, folder: str) -> set[str]:
 def candidates(filesystem: fs.FileSystem, path: str) -> list[str]:
     """Paths of the snapshots to try in turn: newest session first, each followed by those to fall back to.
 
+    The newest session is the one that was written last; one whose files do not say has its place by its name.
+
     Args:
         filesystem: where ``path`` lies.
         path: an experiment's folder; or a snapshot file, which then comes first.
@@ -134,11 +139,45 @@ def candidates(filesystem: fs.FileSystem, path: str) -> list[str]:
     present = names(filesystem, folder) | {KEPT + name for name in names(filesystem, f"{folder}/{KEPT}".rstrip("/"))}
     files = {name.removeprefix(PREVIOUS).removeprefix(KEPT) for name in present}
     sessions = sorted(fnmatch.filter(files, NAME.format("*")), reverse=True)
+    of_session = {name: [n for n in (name, KEPT + name, PREVIOUS + name) if n in present] for name in sessions}
+    if len(sessions) > 1:
+        heads = {
+            name: [_time_in_head(filesystem, f"{folder}/{file}") for file in found]
+            for name, found in of_session.items()
+        }
+        sessions = _latest_first({name: max((t for t in times if t), default=None) for name, times in heads.items()})
     if wanted is not None:
+        place = sessions.index(wanted) if wanted in sessions else None
         is_session = fnmatch.fnmatch(wanted, NAME.format("*"))
-        sessions = [wanted, *(name for name in sessions if is_session and name < wanted)]
-    tried = [name for session in sessions for name in (session, KEPT + session, PREVIOUS + session)]
-    return [f"{folder}/{name}" for name in tried if name in present]
+        earlier = [n for n in sessions if is_session and n < wanted] if place is None else sessions[place + 1 :]
+        sessions = [wanted, *earlier]
+        of_session.setdefault(wanted, [n for n in (wanted, PREVIOUS + wanted) if n in present])
+    return [f"{folder}/{name}" for session in sessions for name in of_session[session]]
+
+
+def _latest_first(written: Mapping[str, float | None]) -> list[str]:
+    """Names of sessions by when they were written; where that is not known, before those of lesser names."""
+    dated = [(moment, name) for name, moment in written.items() if moment is not None]
+    found = [name for _, name in sorted(dated, reverse=True)]
+    for undated in sorted(name for name, moment in written.items() if moment is None):
+        found.insert(next((i for i, name in enumerate(found) if name < undated), len(found)), undated)
+    return found
+
+
+def _time_in_head(filesystem: fs.FileSystem, path: str) -> float | None:
+    """When a snapshot was written, as its first bytes say; None where they do not."""
+    try:
+        with filesystem.open_input_stream(path, compression=None) as stream:
+            head = _HEAD.match(stream.read(64))
+        return None if head is None else _moment(float(head[1]))
+    except (OSError, ValueError):
+        return None
+
+
+def _moment(value: object) -> float | None:
+    """What a state says of when it was written, if that is a time."""
+    known = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _YEAR_3000
+    return float(value) if known else None  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,10 +223,7 @@ def newest(filesystem: fs.FileSystem, path: str, take: Callable[[dict[str, Any]]
         except (OSError, ValueError) as error:
             damaged[file] = str(error)
             continue
-        moment = state.get(WRITTEN)
-        written = None
-        if isinstance(moment, int | float) and not isinstance(moment, bool) and 0 <= moment < _YEAR_3000:
-            written = float(moment)
+        written = _moment(state.get(WRITTEN))
         fallback = None
         if damaged:
             told = "; ".join(f"{name} ({error})" for name, error in damaged.items())

@@ -584,6 +584,31 @@ def test_a_state_imports_nothing_that_it_names(
     assert "bomb" not in sys.modules
 
 
+@pytest.mark.parametrize(
+    ("written", "order"),
+    [
+        ({"10": 20.0, "18": 10.0}, ["10", "18"]),  # restored in another time zone
+        ({"10": 10.0, "18": 20.0}, ["18", "10"]),
+        ({"10": None, "18": None}, ["18", "10"]),  # of version 0.1
+        ({"10": 20.0, "18": None, "19": 5.0}, ["18", "10", "19"]),  # torn
+        ({"10": 20.0, "18": 10.0, "09": None}, ["10", "18", "09"]),
+        ({"10": 1e300, "18": 10.0}, ["18", "10"]),
+    ],
+)
+def test_the_newest_session_is_the_one_written_last(
+    tmp_path: Path, written: dict[str, float | None], order: list[str]
+) -> None:
+    for hour, moment in written.items():
+        state = {} if moment is None else {"written": moment}
+        (tmp_path / f"searcher-state-{hour}.json").write_text(json.dumps(state | {"hour": hour}))
+    where = snapshots.locate(tmp_path)
+    assert [Path(file).stem.removeprefix("searcher-state-") for file in snapshots.candidates(*where)] == order
+    assert snapshots.newest(*where, lambda state: state["hour"]).value == order[0]
+    for hour in order:
+        filesystem, file = snapshots.locate(tmp_path / f"searcher-state-{hour}.json")
+        assert len(snapshots.candidates(filesystem, file)) == len(order) - order.index(hour)
+
+
 # -- bad arguments
 
 
