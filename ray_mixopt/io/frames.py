@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 MOST_BYTES = 256 * MiB
 MOST_ROWS = 200_000  # ten times what searches are tried with
 MOST_CELLS = 10_000_000
+_NO_INDEX = re.compile(r"__index_level_\d+__")  # one without a name, which only counts
 _NAMES = ("run", "run_id", "name", "scale", "index")  # columns of text
 
 
@@ -92,7 +94,11 @@ def _read_parquet(path: Path) -> pd.DataFrame:
             check_count(path.name, n_rows, MOST_ROWS, "rows")
             check_size(f"{path.name}, unpacked,", n_bytes, MOST_BYTES)
             batches.append(batch)
-    frame: pd.DataFrame = pa.Table.from_batches(batches).to_pandas()
+    if not batches:
+        raise ValueError("it has no rows")
+    # What pandas wrote about its types and its index is anyone's, and takes columns away: the index is a column here.
+    frame: pd.DataFrame = pa.Table.from_batches(batches).replace_schema_metadata().to_pandas()
+    frame = frame.drop(columns=[name for name in frame.columns if _NO_INDEX.fullmatch(name)])
     return frame.astype({name: object for name in texts if name in frame.columns})
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -72,6 +73,40 @@ def test_the_answer_is_the_same_after_a_round_trip(history, kind: str, tmp_path:
     for one, other in (answers, answers[::-1]):
         assert one.uniform.low < other.uniform.mean < one.uniform.high
     assert answers[0].predicted.low < answers[1].predicted.mean < answers[0].predicted.high
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        b"{}",
+        b"[]",
+        b"no JSON",
+        b'{"index_columns": ["zzz"], "columns": []}',
+        b'{"index_columns": [], "columns": [{"name": "step", "field_name": "step", "numpy_type": "evil[x]"}]}',
+    ],
+)
+def test_what_pandas_wrote_about_a_table_is_not_asked(history, tmp_path: Path, about: bytes) -> None:
+    (path,) = WRITERS["parquet"](history, tmp_path)
+    pq.write_table(pq.read_table(path).replace_schema_metadata({b"pandas": about}), path)
+    assert runs(read_runs(path, Source(cost=COST, parameters=PARAMETERS))) == runs(history)
+
+
+@pytest.mark.parametrize("index", [["run"], ["scale"], ["run", "step"], [None]])
+def test_an_index_is_a_column(history, tmp_path: Path, index: list[str | None]) -> None:
+    (path,) = WRITERS["parquet"](history, tmp_path)
+    frame = pd.read_parquet(path)
+    frame = frame.set_index(frame.index[::-1]) if index == [None] else frame.set_index(index)
+    frame.to_parquet(path)
+    again = read_runs(path, Source(cost=COST, parameters=PARAMETERS))
+    assert runs(again) == runs(history) and again.metrics == history.metrics
+    assert {trial.trial_id for trial in again} == {trial.trial_id for trial in history}
+
+
+def test_a_table_without_rows_is_named(history, tmp_path: Path) -> None:
+    (path,) = WRITERS["parquet"](history, tmp_path)
+    pq.write_table(pq.read_table(path)[:0], path)
+    with pytest.raises(ValueError, match="runs.parquet is empty or malformed: it has no rows"):
+        read_runs(path)
 
 
 # -- names of others in tables
