@@ -79,7 +79,7 @@ def backtest(
     from ray_mixopt.core.problem import Settings
 
     one_thread()
-    with bad_arguments(), Console(stderr=True).status("Reading the runs") as status:
+    with bad_arguments(), Console(stderr=True, markup=False, emoji=False).status("Reading the runs") as status:
         if target is not None:
             raise ValueError("A backtest hides a scale of the runs instead of looking for a target: use --hide.")
         history = joined(histories, common_space(histories, changes), changes)
@@ -98,7 +98,7 @@ def backtest(
     if as_json:
         click.echo(json.dumps(found.to_dict()))
     else:
-        _print(found, Console())
+        _print(found, Console(markup=False, emoji=False))
 
 
 def _print(found: Backtest, console: Console) -> None:
@@ -111,7 +111,6 @@ def _print(found: Backtest, console: Console) -> None:
         + (f", and {found.known} of the hidden mixtures" if found.known else "")
         + f". Predicted: {found.objective}, in which the mixtures differ by {found.spread:.4g}.",
         highlight=False,
-        markup=False,
     )
     table = Table(box=None, pad_edge=False)
     for name, side in (("given", "right"), ("method", "left"), *((head, "right") for head in _HEADS)):
@@ -139,7 +138,7 @@ def _print(found: Backtest, console: Console) -> None:
             f"Cheapest runs that rank the hidden mixtures well by themselves: {proxy.scale} x {proxy.steps:,} steps, "
             f"{proxy.cost:.2%} of a hidden run's cost (rank {proxy.rank:.2f}, {proxy.n} mixtures)."
         )
-    console.print(text, highlight=False, markup=False)
+    console.print(text, highlight=False)
 
 
 _HEADS = ("n", "rank", "error", "95%", "level", "picked", "seconds")

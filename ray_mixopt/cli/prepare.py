@@ -145,9 +145,11 @@ def _sources(texts: Sequence[str]) -> dict[str, list[str]]:
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
     """Bars on stderr, one a domain."""
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    with Progress(console=Console(stderr=True)) as bars:
+    name = TextColumn("{task.description}", markup=False)
+    console = Console(stderr=True, markup=False, emoji=False)
+    with Progress(name, BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), console=console) as bars:
         tasks: dict[str, int] = {}
 
         def advance(domain: str, done: int, total: int) -> None:
@@ -186,7 +188,7 @@ def _show(folder: Path, manifest: Manifest) -> None:
         n_documents = domain.train.documents
         shown = "" if n_documents is None else f"{n_documents + (domain.val.documents or 0):,}"
         table.add_row(name, f"{domain.train.tokens:,}", f"{domain.val.tokens:,}", shown)
-    console = Console()
+    console = Console(markup=False, emoji=False)
     console.print(table)
     card = manifest.tokenizer
     console.print(
@@ -195,4 +197,4 @@ def _show(folder: Path, manifest: Manifest) -> None:
         soft_wrap=True,
     )
     for remark in manifest.remarks:
-        console.print(remark, soft_wrap=True, markup=False)
+        console.print(remark, soft_wrap=True)

@@ -46,7 +46,10 @@ def pretrain(
     """Searches by really training language models, as the YAML file CONFIG says. See docs/pretraining.md."""
     from rich.console import Console
 
-    console, errors = Console(stderr=as_json), Console(stderr=True)
+    console, errors = (
+        Console(stderr=as_json, markup=False, emoji=False),
+        Console(stderr=True, markup=False, emoji=False),
+    )
     with bad_arguments():
         from ray.tune.error import TuneError
 

@@ -67,7 +67,7 @@ def recommend(
     from ray_mixopt.io.blends import olmo_core, weight_list
 
     one_thread()
-    with bad_arguments(), Console(stderr=True).status("Asking the surrogate"):
+    with bad_arguments(), Console(stderr=True, markup=False, emoji=False).status("Asking the surrogate"):
         compare = pairs(reference, "--reference", "DOMAIN=SHARE, for instance web=0.7") or None
         optimizer = _optimizer(histories, changes, target, own, objective, mode, limits, compare)
         answer = optimizer.recommend(details=True)
@@ -77,7 +77,7 @@ def recommend(
         from ray_mixopt.analysis.study import Study
         from ray_mixopt.report.page import write_report
 
-        with bad_arguments(), Console(stderr=True).status("Writing the report") as status:
+        with bad_arguments(), Console(stderr=True, markup=False, emoji=False).status("Writing the report") as status:
             page = write_report(Study(optimizer, ", ".join(histories), status.update), report)
         click.echo(f"Report: {page}", err=True)
     if as_json:

@@ -168,7 +168,7 @@ def _run(search: Replay, metric: str, folder: Path, as_json: bool) -> int:
     assert budget is not None
     one_thread()
     folder.mkdir(parents=True, exist_ok=True)
-    errors = Console(stderr=True)
+    errors = Console(stderr=True, markup=False, emoji=False)
     # Whatever a library prints must not end up in the JSON.
     with contextlib.redirect_stdout(sys.stderr):
         try:
@@ -196,7 +196,7 @@ def _run(search: Replay, metric: str, folder: Path, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps(summary))
     else:
-        console = Console()
+        console = Console(markup=False, emoji=False)
         for part in tables(summary):
             console.print(part)
         files = f"{RESULT}, {searches.HISTORY}, {FIGURE}; Tune's own in {searches.EXPERIMENT}/"

@@ -100,5 +100,5 @@ def _status() -> Iterator[Callable[[str], None]]:
     """Shows on stderr what is being computed."""
     from rich.console import Console
 
-    with Console(stderr=True).status("Reading the search") as status:
+    with Console(stderr=True, markup=False, emoji=False).status("Reading the search") as status:
         yield lambda what: status.update(what)

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from ray_mixopt.core.history import History
@@ -157,7 +156,7 @@ def plan_tables(plan: Mapping[str, Any]) -> Iterator[Table | str]:
     if plan["earlier_runs"]:
         given = ", ".join(f"{number} of {path}" for path, number in plan["earlier_runs"].items())
         yield f"Earlier runs, at no cost: {given}."
-    yield from (escape(f"Data, {remark}") for remark in plan["remarks"])
+    yield from (f"Data, {remark}" for remark in plan["remarks"])
     yield f"Results go to {plan['results']}."
 
 

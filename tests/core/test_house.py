@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
@@ -127,3 +128,9 @@ def test_no_class_name_is_taken_twice() -> None:
             if isinstance(node, ast.ClassDef):
                 places.setdefault(node.name, []).append(module)
     assert [f"{name} is a class of {' and '.join(found)}" for name, found in places.items() if len(found) > 1] == []
+
+
+def test_no_console_takes_names_for_markup() -> None:
+    made = [call for path in HOUSE.rglob("*.py") for call in re.findall(r"Console\([^)]*\)", path.read_text())]
+    assert len(made) > 5
+    assert [call for call in made if "markup=False, emoji=False" not in call] == []

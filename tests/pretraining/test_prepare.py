@@ -508,6 +508,17 @@ def test_the_command(tmp_path: Path, sources: dict[str, list[str]]) -> None:
         assert code == 2 and message in output, (arguments, output)
 
 
+def test_names_are_no_markup(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text(lines(TEXTS))
+    names = ["[bold]", "a[b]", "[x]", ":x:", "[]"]
+    options = [part for name in names for part in ("--domain", f"{name}={tmp_path}/in.jsonl")]
+    out = tmp_path / "q[" / "y]"
+    result = CliRunner().invoke(main, ["prepare", str(out), *options, "--workers", "1", "--val-share", "0.3"])
+    assert result.exit_code == 0, result.output
+    assert all(f" {name} " in result.stdout for name in names), result.stdout
+    assert f"{out}: uint16" in result.stdout
+
+
 def _bomb(kind: str, path: Path) -> Path:
     """A small file that unpacks to 256 MiB of lines, of text in every row, or to rows without end."""
     lines = b'{"text": "%s"}\n' % (b"x" * 2**20)
