@@ -65,9 +65,7 @@ class MixtureOptimizer:
         self._belief: Belief | None = None
         self._continues = True  # not in a search of version 0.1 that never did
         self.history = History(space)
-        for run in self.problem.first_runs:
-            if obstacle := self.problem.obstacle(run):
-                raise ValueError(f"A point to evaluate is {obstacle}.")
+        self.problem.check_first_runs(self.history)
 
     @property
     def space(self) -> MixtureSpace:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -17,6 +18,8 @@ from ray_mixopt.core.pool import Pool
 from ray_mixopt.core.safety import named_numbers, number, whole
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.core.strategy import Callback, Proposal, Strategy
+
+logger = logging.getLogger(__name__)
 
 SINGLE = "value"  # the metric of a search that is told one number a report
 
@@ -264,6 +267,30 @@ class Problem:
                 f"{', '.join(space.scale_names)} to {', '.join(map(str, space.steps))}."
             )
         return Proposal(mixture=mixture, scale=scale, steps=int(steps), counts=False)
+
+    def check_first_runs(self, history: History) -> None:
+        """Checks that the first runs can be made, and says in the log and to the history which cannot be paid.
+
+        Raises:
+            ValueError: for one outside of the limits, or that was not logged.
+        """
+        for run in self.first_runs:
+            if obstacle := self.obstacle(run):
+                raise ValueError(f"A point to evaluate is {obstacle}.")
+        rest, unpaid = self.affordable(history), []
+        for run in self.first_runs:
+            cost = self.space.cost(run.scale, run.steps)
+            if cost <= rest:
+                rest -= cost
+            else:
+                unpaid.append(
+                    f"{self.space.named(run.mixture)} at {run.scale} x {run.steps} steps, which costs {cost:g}"
+                )
+        if unpaid:
+            more = f" and {len(unpaid) - 1} more" if len(unpaid) > 1 else ""
+            said = f"The budget of {self.settings.budget:g} does not pay for all points to evaluate. Left out: "
+            history.note(f"{said}{unpaid[0]}{more}.")
+            logger.warning("%s%s%s.", said, unpaid[0], more)
 
     def obstacle(self, run: Proposal) -> str:
         """Why a first run cannot be made here, limits and logged runs considered; "" where it can."""

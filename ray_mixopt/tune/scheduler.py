@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Mapping
-from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from ray.tune.experiment import Trial
@@ -187,8 +186,15 @@ def _admit(searcher: MixOptSearcher, trial: Trial, restored: bool) -> Run | None
 
 def _is_over(trial: Trial, step: int | None, result: Mapping[str, Any]) -> bool:
     """Whether a trial of another searcher is at ``config["steps"]``, or reports no step to tell it by."""
-    steps = trial.config.get("steps")
-    if not isinstance(steps, int | float | Integral):  # NumPy's whole numbers, too
+    steps = training_step({"step": trial.config.get("steps")})  # text that holds a number is one, here, too
+    if steps is None:
+        if log_once("mixopt_no_steps"):
+            logger.warning(
+                "Trial %s has config['steps'] = %r, so that MixOptScheduler cannot tell when it is to be stopped, and "
+                "leaves it alone. Have the number of training steps there, or return done=True.",
+                trial.trial_id,
+                trial.config.get("steps"),
+            )
         return False
     if step is None and (result.get("step") != 0 or result.get(TRAINING_ITERATION, 1) > 1):
         if log_once("mixopt_no_step"):

@@ -153,10 +153,20 @@ def test_points_to_evaluate_are_the_first_runs_and_the_strategy_goes_on_as_if_th
     assert restored.ask() == with_points.ask()
 
 
-def test_points_to_evaluate_that_cannot_be_paid_are_left():
+def test_points_to_evaluate_that_cannot_be_paid_are_left_and_said(caplog):
     point = {"mixture": {"web": 1, "code": 1, "math": 1}, "scale": "large", "steps": 400}
+    cost = SPACE.cost("large", 400)
     optimizer = MixtureOptimizer(SPACE, points_to_evaluate=[point], budget=10.0)
     assert optimizer.ask().scale == "small"
+    assert f"at large x 400 steps, which costs {cost:g}." in caplog.text
+    assert "budget of 10 does not pay for all points" in optimizer.history.incidents[0]
+    caplog.clear()
+    MixtureOptimizer(SPACE, points_to_evaluate=[point] * 4, budget=2 * cost)
+    assert caplog.text.count("and 1 more") == 1
+    caplog.clear()
+    for budget in (4 * cost, None):
+        assert not MixtureOptimizer(SPACE, points_to_evaluate=[point] * 4, budget=budget).history.incidents
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(

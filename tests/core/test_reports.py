@@ -6,11 +6,15 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
+from ray import tune
+from ray.util.debug import reset_log_once
 
 from ray_mixopt import MixOptSearcher, MixtureSpace, Scale
 from ray_mixopt.core.history import Trial
 from ray_mixopt.tune.reports import MAX_IDLE, Reports
+from ray_mixopt.tune.scheduler import _is_over
 
 SPACE = MixtureSpace(domains=("a", "b"), scales=(Scale("S", 1.0),), steps=(100, 300, 1000))
 NONE: dict[str, Any] = {"loss": 1.0}
@@ -163,3 +167,16 @@ def test_without_a_scheduler_reports_without_a_step_end_the_search_too(searcher:
         searcher.on_trial_result("t", NONE | {"training_iteration": number})
     with pytest.raises(RuntimeError, match="trains on after that"):
         searcher.on_trial_result("t", NONE | {"training_iteration": 4})
+
+
+@pytest.mark.parametrize(
+    ("steps", "over", "warned"),
+    [("100", True, 0), (100, True, 0), (np.int64(300), False, 0), (99.9, True, 0), (None, False, 1), ("all", False, 1)],
+)
+def test_trials_of_other_searchers_are_over_at_their_steps_where_these_are_a_number(
+    steps: object, over: bool, warned: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    reset_log_once("mixopt_no_steps")
+    trial = tune.experiment.Trial("any", config={"steps": steps}, stub=True)
+    assert [_is_over(trial, 100, {"step": 100}) for _ in range(3)] == [over] * 3
+    assert caplog.text.count(f"has config['steps'] = {steps!r}, so that") == warned == len(caplog.records)
