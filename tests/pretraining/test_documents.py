@@ -195,6 +195,16 @@ def test_packed_files_that_end_early_are_refused(tmp_path: Path, suffix: str, sh
         read(path, packed[: int(share * len(packed))])
 
 
+@pytest.mark.parametrize("suffix", [suffix for suffix in PACKERS if suffix])
+def test_what_stands_behind_the_end_is_a_stream_or_refused(tmp_path: Path, suffix: str) -> None:
+    one = PACKERS[suffix](lines(TEXTS))
+    padding = bytes(4096) if suffix in (".gz", ".xz") else b""
+    assert read(tmp_path / f"a.jsonl{suffix}", one + padding + one + padding) == TEXTS * 2
+    for junk in (b"junkjunk" * 1000, b"jnk"):
+        with pytest.raises(ValueError, match=f"a.jsonl{suffix} cannot be read"):
+            read(tmp_path / f"a.jsonl{suffix}", one + junk)
+
+
 def test_many_frames_are_one_file_and_a_part_of_one_is_none(tmp_path: Path) -> None:
     skipped = b"\x50\x2a\x4d\x18\x04\0\0\0info"  # as parallel writers put in front
     frames = [zstandard.compress(lines([text])) for text in TEXTS]

@@ -131,12 +131,57 @@ def unpacked(path: Path, packed: str | None) -> IO[bytes]:
     file = path.open("rb")
     if packed is None:
         return file
-    openers: dict[str, Callable[[Any], Any]] = {"gzip": _gzip, "bzip2": bz2.BZ2File, "xz": lzma.LZMAFile, "zstd": _Zstd}
+    openers: dict[str, Callable[[Any], Any]] = {"gzip": _gzip, "bzip2": _bzip2, "xz": _xz, "zstd": _Zstd}
     return io.BufferedReader(Unpacked(path, openers[packed](file), file), _HEAD)
 
 
 def _gzip(file: IO[bytes]) -> gzip.GzipFile:
     return gzip.GzipFile(fileobj=file)
+
+
+def _bzip2(file: IO[bytes]) -> io.RawIOBase:
+    return _Streams(file, bz2.BZ2Decompressor)
+
+
+def _xz(file: IO[bytes]) -> io.RawIOBase:
+    return _Streams(file, lzma.LZMADecompressor)
+
+
+class _Streams(io.RawIOBase):
+    """All streams of a bzip2 or xz file. The library's own readers take what stands behind one for its end."""
+
+    def __init__(self, file: IO[bytes], make: Callable[[], Any]) -> None:
+        self._file, self._make = file, make
+        self._stream, self._begun = make(), False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        while True:
+            packed = b""
+            if self._stream.eof:
+                packed = self._stream.unused_data
+                self._stream, self._begun = self._make(), False
+            if not self._begun and self._make is lzma.LZMADecompressor:
+                packed = packed.lstrip(b"\0")  # streams of xz may be padded
+            if not packed and self._stream.needs_input:
+                packed = self._file.read(_PIECE)
+                if not packed and self._begun:
+                    raise EOFError("it ends within a stream")
+                if not packed:
+                    return 0
+                if not self._begun and self._make is lzma.LZMADecompressor and not (packed := packed.lstrip(b"\0")):
+                    continue
+            unpacked = self._stream.decompress(packed, len(buffer))
+            self._begun = True
+            if unpacked:
+                buffer[: len(unpacked)] = unpacked
+                return len(unpacked)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 class _Zstd(io.RawIOBase):
