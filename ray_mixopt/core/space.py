@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ray_mixopt.core.safety import check_fields, check_version, parse_json
+from ray_mixopt.core.safety import MOST_WHOLE, check_fields, check_version, parse_json
 from ray_mixopt.core.simplex import CappedSimplex, Group, GroupedSimplex
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Scale:
             value: Any = getattr(self, label)
             if value is None and label == "parameters":
                 continue
-            if not _is_number(value) or not value > 0 or not math.isfinite(value):
+            if not _is_finite(value) or not value > 0:
                 raise ValueError(f"Scale {self.name!r}: {label} must be a positive finite number, got {value!r}.")
             object.__setattr__(self, label, float(value))
 
@@ -352,7 +352,7 @@ class MixtureSpace:
         for name, value in values.items():
             if name not in self.domains:
                 raise ValueError(f"{label} names the unknown domain {name!r}: the space has {', '.join(self.domains)}.")
-            if not _is_number(value) or not math.isfinite(value) or value < 0:
+            if not _is_finite(value) or value < 0:
                 raise ValueError(f"{label}[{name!r}] must be a finite number >= 0, got {value!r}.")
             if label != "token_supply" and value > 1:
                 raise ValueError(f"{label}[{name!r}] is a share of the tokens and cannot be above 1, got {value!r}.")
@@ -365,7 +365,7 @@ class MixtureSpace:
             value = getattr(self, label)
             if value is None and label == "target_tokens":
                 continue
-            if not _is_number(value) or not math.isfinite(value) or value <= 0:
+            if not _is_finite(value) or value <= 0:
                 raise ValueError(f"{label} must be a positive finite number, got {value!r}.")
             object.__setattr__(self, label, float(value))
         if self.target_tokens is None and self.max_epochs != 1:
@@ -383,8 +383,13 @@ class MixtureSpace:
         return lower, upper
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+def _is_finite(value: object) -> bool:
+    """Whether a value is a number that a float can hold."""
+    known = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    try:
+        return known and math.isfinite(value)  # type: ignore[arg-type]
+    except OverflowError:  # a whole number beyond all floats
+        return False
 
 
 def _checked_domains(domains: Sequence[str]) -> tuple[str, ...]:
@@ -420,6 +425,8 @@ def _checked_steps(steps: Sequence[int]) -> tuple[int, ...]:
     for value in values:
         if not isinstance(value, int | np.integer) or isinstance(value, bool) or value <= 0:
             raise ValueError(f"Rungs must be positive whole numbers of training steps, got {value!r}.")
+        if value > MOST_WHOLE:
+            raise ValueError(f"A rung of {value!r:.20} steps is beyond {MOST_WHOLE}, which no run reaches.")
     if any(b <= a for a, b in zip(values, values[1:], strict=False)):
         raise ValueError(f"Rungs must be strictly ascending, got {list(values)}: sort them and drop repeats.")
     return tuple(int(value) for value in values)

@@ -195,7 +195,8 @@ class Reports:
         if not metrics:
             self.warn_once(
                 f"Trial {run.trial_id} reported no number for {', '.join(names)}: nothing is learned from such a "
-                "report, though it is paid for. Report the metric with every step."
+                "report, though it is paid for. Report the metric with every step.",
+                "no metric",
             )
         optimizer.history.unkept += self._repeated(optimizer, run, result, step)
         optimizer.tell(run.trial_id, step, others_of(result, names) | metrics)

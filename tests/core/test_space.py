@@ -38,6 +38,7 @@ BAD_SPACES = {
     "repeated steps": ({"steps": (10, 10, 20)}, r"strictly ascending, got \[10, 10, 20\]: sort them and drop repeats"),
     "zero steps": ({"steps": (0, 10)}, "positive whole numbers of training steps, got 0"),
     "negative steps": ({"steps": (-10, 10)}, "positive whole numbers of training steps, got -10"),
+    "steps beyond all floats": ({"steps": (10, 10**400)}, "A rung of 1000.* steps is beyond 9007199254740992"),
     "fractional steps": ({"steps": (10.5,)}, "positive whole numbers of training steps, got 10.5"),
     "unknown target scale": ({"target": ("huge", 40)}, "target's scale 'huge' is unknown: the space has small, large"),
     "unknown target steps": ({"target": ("large", 50)}, r"steps 50 are not one of the rungs \(10, 20, 40\): add it"),
@@ -65,6 +66,10 @@ BAD_SPACES = {
         {"token_supply": {"a": 1e9}, "target_tokens": 0},
         "target_tokens must be a positive finite number, got 0",
     ),
+    "target tokens beyond all floats": (
+        {"token_supply": {"a": 1e9}, "target_tokens": 10**400},
+        "target_tokens must be a positive finite number, got 1000",
+    ),
     "zero epochs": (
         {"token_supply": {"a": 1e9}, "target_tokens": 1e9, "max_epochs": 0},
         "max_epochs must be a positive finite number, got 0",
@@ -86,13 +91,13 @@ def test_bad_spaces_are_refused(changes, sentence) -> None:
         make(**changes)
 
 
-@pytest.mark.parametrize("cost", [0, -1.0, math.nan, math.inf, "3", None, True])
+@pytest.mark.parametrize("cost", [0, -1.0, math.nan, math.inf, 10**400, np.float64("inf"), "3", None, True])
 def test_scale_needs_a_positive_cost(cost) -> None:
     with pytest.raises(ValueError, match=r"Scale 'x': cost_per_step must be a positive finite number, got "):
         Scale("x", cost)
 
 
-@pytest.mark.parametrize("parameters", [0, -5, math.nan, math.inf, "20M"])
+@pytest.mark.parametrize("parameters", [0, -5, math.nan, math.inf, 10**400, "20M"])
 def test_scale_needs_positive_parameters(parameters) -> None:
     with pytest.raises(ValueError, match=r"Scale 'x': parameters must be a positive finite number, got "):
         Scale("x", 1.0, parameters)
