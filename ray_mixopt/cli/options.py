@@ -145,7 +145,7 @@ def objective_options(command: Callable[..., Any]) -> Callable[..., Any]:
         help="No worse than the baseline by more than this share (0.02 is 2%); repeatable.",
     )
     @click.option("--guard-max", metavar="METRIC", multiple=True, help="Guardrail metric of which more is better.")
-    @click.option("--baseline", default="proportional", show_default=True, help="Of guardrails and --closeness.")
+    @click.option("--baseline", help="Of guardrails and --closeness.  [default: proportional]")
     @click.option("--closeness", type=float, default=0.0, help="Objective units a nat of distance from it is worth.")
     @functools.wraps(command)
     def wrapped(
@@ -156,13 +156,19 @@ def objective_options(command: Callable[..., Any]) -> Callable[..., Any]:
         relative_to: str | None,
         guardrail: Sequence[str],
         guard_max: Sequence[str],
-        baseline: str,
+        baseline: str | None,
         closeness: float,
         **rest: Any,
     ) -> Any:
         with bad_arguments():
             weights = pairs(weight, "--weight", "METRIC=WEIGHT, for instance loss=1")
             rails = pairs(guardrail, "--guardrail", "METRIC=TOLERANCE, for instance loss=0.02")
+            if baseline is not None and not rails and not closeness:
+                raise ValueError(
+                    f"--baseline {baseline} is what --guardrail and --closeness compare with: give one of them, or "
+                    "drop it."
+                )
+            baseline = "proportional" if baseline is None else baseline
             extras: dict[str, Any] = {"relative_to": relative_to, "closeness": closeness, "prior": baseline}
             mode = "min" if weights and mode is None else mode
             objective = _objective(weights, mode, flip, rails, guard_max, baseline, extras)

@@ -67,6 +67,8 @@ def recommend(
     from ray_mixopt.io.blends import olmo_core, weight_list
 
     one_thread()
+    if yaml is not None and as_json:
+        raise click.UsageError("--yaml does not go with --json: drop one of them.")
     with bad_arguments(), Console(stderr=True, markup=False, emoji=False).status("Asking the surrogate"):
         compare = pairs(reference, "--reference", "DOMAIN=SHARE, for instance web=0.7") or None
         optimizer = _optimizer(histories, changes, target, own, objective, mode, limits, compare)

@@ -371,7 +371,7 @@ def _trial(entry: Mapping[str, Any]) -> Trial:
     if (status in ("paused", "diverged") and not observations) or (entry["evaluated"] and status == "running"):
         raise ValueError(f"Trial {name!r} cannot be {status}.")
     noise = named_numbers(entry.get("noise", {}), f"the noise of trial {name!r}")
-    if not all(value >= 0 for value in noise.values()):
+    if not all(0 <= value < EXPLODED for value in noise.values()):
         raise ValueError(f"Trial {name!r} has a noise that is no standard deviation: {noise}.")
     acquisition = entry["acquisition"]
     return Trial(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ray_mixopt.core.history import History, Trial
+from ray_mixopt.core.history import EXPLODED, History, Trial
 from ray_mixopt.core.space import MixtureSpace, Scale, by_size, priced
 from ray_mixopt.io import searches
 from ray_mixopt.io.read import PICKLES, Rows, read_rows
@@ -42,8 +42,11 @@ class Source:
 
     def __post_init__(self) -> None:
         for metric, value in self.noise.items():
-            if not 0 <= value < math.inf:
-                raise ValueError(f"The noise of {metric} must be a standard deviation, 0 or more, got {value!r}.")
+            if not 0 <= value < EXPLODED:
+                raise ValueError(
+                    f"The noise of {metric} must be a standard deviation, 0 or more and less than {EXPLODED:g}, as "
+                    f"metrics are, got {value!r}."
+                )
 
 
 def read_runs(path: str | Path, source: Source | None = None) -> History:

@@ -353,6 +353,9 @@ def test_runs_are_exported(swarm: Path, tmp_path: Path) -> None:
         (["--weight", "x=1", "--target", "model:7"], "not one of the rungs"),
         (["--weight", "x=1", "--metric-noise", "x"], "--metric-noise is METRIC=DEVIATION, for instance loss=0.01"),
         (["--weight", "x=1", "--metric-noise", "x=-1"], "The noise of x must be a standard deviation"),
+        (["--weight", "x=1", "--metric-noise", "x=1e300"], "The noise of x must be a standard deviation"),
+        (["--weight", "x=1", "--baseline", "zz"], "--baseline zz is what --guardrail and --closeness compare with"),
+        (["--weight", "x=1", "--yaml", "olmo", "--json"], "--yaml does not go with --json: drop one of them"),
         (["--weight", "x=1", "--metric-noise", "z=1"], "The noise is of z, which no run reports: they have x, y"),
     ],
 )

@@ -95,6 +95,8 @@ class Adoption:
     def _matches(self, pattern: str) -> list[Path]:
         if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
             raise ValueError(f"{pattern!r} must be relative to {self.folder} and stay in it.")
+        if not Path(pattern).parts:
+            raise ValueError(f"{pattern!r} is the folder itself: name its files, for instance web/*.bin.")
         paths = [path for path in self.folder.glob(pattern) if path.is_file()]
         if not paths:
             raise ValueError(f"No file in {self.folder} matches {pattern!r}.")

@@ -36,7 +36,7 @@ ODDITIES = {
 """What ``read`` counts documents by, and what it does with them."""
 
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"  # of Arrow's streams
-_SURROGATE = re.compile("[\ud800-\udfff]")
+SURROGATE = re.compile("[\ud800-\udfff]")
 _HELD_OUT = "(test|validation|valid|val|dev|eval)"
 _SPLIT = re.compile(rf"{_HELD_OUT}(?![a-z])")  # of a DatasetDict: also "test_unseen"
 _SHARD = re.compile(rf"(?:.*[-_.])?{_HELD_OUT}(?:[-_.]\d+)?(?:[-_.]of[-_.]\d+)?")
@@ -266,5 +266,5 @@ def _put_right(text: str, counts: Counter[str]) -> str:
         text.encode()
     except UnicodeEncodeError:
         counts["replaced"] += 1
-        text = _SURROGATE.sub("\ufffd", text)
+        text = SURROGATE.sub("\ufffd", text)
     return text

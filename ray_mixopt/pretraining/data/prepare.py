@@ -91,6 +91,10 @@ class Preparation:
                 f"eos={self.eos!r} is the token of a tokenizer, and bytes are tokens here: give --tokenizer or "
                 "--train-bpe."
             )
+        if self.eos is not None and (not self.eos or documents.SURROGATE.search(self.eos)):
+            raise ValueError(
+                f"The token that ends a document, --eos, must be text of whole characters, got {self.eos!r}."
+            )
         check_file_names(self.sources, "A domain")
 
     def run(self, progress: Advance = lambda domain, done, total: None) -> Manifest:

@@ -76,7 +76,7 @@ class JsonTokenizer:
             found = {made.id_to_token(eos): eos}
             names = [f"of the id {eos}"]
         else:
-            names = [eos] if eos else list(_KNOWN_EOS)
+            names = [eos] if eos is not None else list(_KNOWN_EOS)
             found = {name: number for name in names if (number := made.token_to_id(name)) is not None}
         if not found or None in found:
             raise ValueError(f"{path} has no token {' or '.join(names)}: name the one that ends a document with --eos.")
@@ -186,7 +186,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, path: Path, eos: str | None
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[eos or EOS],
+        special_tokens=[EOS if eos is None else eos],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
