@@ -13,7 +13,7 @@ from ray_mixopt.cli.options import INTERRUPTED
 SHORT_HELP = {
     "replay": "Searches with Ray Tune over simulated or logged pre-training runs.",
     "recommend": "Recommends a mixture from old runs alone, without a search.",
-    "backtest": "Says how well old runs would have been predicted: their largest scale is hidden.",
+    "backtest": "Says how well old runs would have been predicted.",
     "report": "Writes report.html, which works offline, and figures/*.png about a search.",
     "export": "Writes runs as files that other programs read, with all their digits.",
     "prepare": "Turns documents into token shards with a manifest in the folder OUT.",
