@@ -96,8 +96,8 @@ def test_answers_from_files_import_no_ray(places: dict[str, str], tmp_path: Path
         "recommend --from {table} --json",
         "backtest --runs {table} --mixtures all",
         "recommend --from {experiment} --json",
-        "export --from {table} --format csv --out {out}",
-        "export --from {experiment} --format csv --out {out}",
+        "export --from {table} --format csv --out {out}/1",
+        "export --from {experiment} --format csv --out {out}/2",
         "report {experiment} --out {out}",
     )
     words = [[word.format(**places, out=tmp_path / "out") for word in command.split()] for command in commands]
