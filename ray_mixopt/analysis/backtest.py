@@ -18,6 +18,7 @@ from scipy.stats import spearmanr
 from ray_mixopt.core.history import History, Trial
 from ray_mixopt.core.problem import Problem, Settings
 from ray_mixopt.core.recommendation import NORMAL_95
+from ray_mixopt.core.simplex import distinct_mixtures
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.optimizer import MixtureOptimizer
 
@@ -216,6 +217,7 @@ def backtest(
             "A backtest compares with what was measured: leave relative_to, guardrails and closeness out of the "
             "objective (--relative-to, --guardrail, --closeness)."
         )
+    history = _canonical(history)
     cells = _cells(history, Problem(space=history.space, settings=settings))
     hidden = _hidden(history.space, cells, hide)
     space = _smaller(history.space, hidden, given)
@@ -302,7 +304,7 @@ def _cells(history: History, problem: Problem) -> dict[Cell, dict[Mixture, float
         for step, metrics in trial.observations.items():
             value = problem.value(metrics)
             if value is not None:
-                seen.setdefault((trial.scale, step), {}).setdefault(_key(trial.mixture), []).append(value)
+                seen.setdefault((trial.scale, step), {}).setdefault(trial.mixture, []).append(value)
     if not seen:
         raise ValueError(f"No run reports {', '.join(problem.weights)}: there are {', '.join(history.metrics)}.")
     return {cell: {mixture: float(np.mean(y)) for mixture, y in found.items()} for cell, found in seen.items()}
@@ -355,15 +357,27 @@ def _smaller(space: MixtureSpace, hidden: Cell, given: Sequence[str]) -> Mixture
     return replace(space, scales=(*kept, space.scale(hidden[0])), target=hidden, earlier_scales=())
 
 
+def _canonical(history: History) -> History:
+    """The same runs, sorted, and with the same shares where their mixtures are the same: nothing hangs on the rows."""
+    runs = sorted(history, key=lambda t: (t.mixture, t.scale, [(z, sorted(v.items())) for z, v in _sorted(t)]))
+    mixtures, which = distinct_mixtures(np.array([trial.mixture for trial in runs]).reshape(len(runs), -1))
+    result = History(history.space)
+    for trial, place in zip(runs, which, strict=True):
+        _add(result, replace(trial, mixture=tuple(mixtures[place].tolist())), [step for step, _ in _sorted(trial)])
+    return result
+
+
+def _sorted(trial: Trial) -> list[tuple[int, dict[str, float]]]:
+    return sorted(trial.observations.items(), key=lambda report: report[0])
+
+
 def _given(history: History, space: MixtureSpace, chosen: set[Mixture], shown: set[Mixture]) -> History:
-    """The runs of the mixtures chosen, and at the hidden scale of those shown, sorted: their order tells nothing."""
+    """The runs of the mixtures chosen at the smaller scales, and of those shown at the hidden one."""
+    wanted = {name: shown if name == space.target_scale else chosen for name in space.scale_names}
     result = History(space)
-    places = {name: place for place, name in enumerate(space.scale_names)}
-    runs = [
-        t for t in history if t.scale in places and _key(t.mixture) in (chosen, shown)[t.scale == space.target_scale]
-    ]
-    for trial in sorted(runs, key=lambda t: (places[t.scale], t.mixture, sorted(t.observations))):
-        _add(result, trial, sorted(trial.observations))
+    for trial in history:
+        if trial.mixture in wanted.get(trial.scale, ()):
+            _add(result, trial, list(trial.observations))
     return result
 
 
@@ -423,11 +437,6 @@ def _proxies(
 
 def _spread(values: np.ndarray) -> float:
     return max(float(values.std()), 1e-300)
-
-
-def _key(mixture: Sequence[float]) -> Mixture:
-    """Files write a mixture with few digits: what agrees in six of them is one."""
-    return tuple(round(float(share), 6) for share in mixture)
 
 
 def _named(cell: Cell) -> str:

@@ -10,7 +10,7 @@ from ray_mixopt.core.history import History
 from ray_mixopt.core.recommendation import Recommendation
 from ray_mixopt.optimizer import MixtureOptimizer
 
-_EASY = 160**2 * 20  # of a search of which all points are computed
+_EASY = 160**2 * 20  # ``size``, below, of a search up to which no point is left out
 
 
 def prefix(history: History, n: int) -> History:

@@ -32,6 +32,19 @@ def same_mixture(mixtures: ArrayLike, other: ArrayLike) -> np.ndarray:
     return same
 
 
+def distinct_mixtures(mixtures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct ones of ``k x d`` mixtures, ``n x d`` in order of appearance, and the nearest for each, ``(k,)``."""
+    from scipy.spatial import KDTree
+
+    first = np.sort(np.unique(mixtures, axis=0, return_index=True)[1])
+    distinct, n = mixtures[first], 0  # the first n are those found so far
+    for mixture in mixtures[first]:
+        if not same_mixture(distinct[:n], mixture).any():
+            distinct[n] = mixture
+            n += 1
+    return distinct[:n], KDTree(distinct[:n]).query(mixtures, p=np.inf)[1]
+
+
 class CappedSimplex:
     """``{w : sum(w) = 1, lower <= w <= upper}`` in ``d`` dimensions.
 

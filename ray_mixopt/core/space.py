@@ -83,6 +83,22 @@ def by_size(scales: Iterable[Scale]) -> tuple[Scale, ...]:
     return tuple(sorted(given, key=_size(given)))
 
 
+def largest(scales: Iterable[Scale]) -> Scale:
+    """The largest of some scales, which is the target where none is named.
+
+    Raises:
+        ValueError: if two scales have the same claim to it.
+    """
+    ordered = by_size(scales)
+    size, twins = _size(ordered), ordered[-2:]
+    if len(twins) == 2 and size(twins[0]) == size(twins[1]):
+        raise ValueError(
+            f"The scales {twins[0].name} and {twins[1].name} cost the same, and nothing else says which is larger: "
+            "give the parameters of all scales, or say what is wanted, target=(scale, steps) or --target SCALE:STEPS."
+        )
+    return ordered[-1]
+
+
 def _size(scales: Sequence[Scale]) -> Callable[[Scale], tuple[float, float]]:
     """What tells which of some scales is larger."""
     sized = all(scale.parameters is not None for scale in scales)
@@ -326,13 +342,7 @@ class MixtureSpace:
 
     def _checked_target(self) -> tuple[str, int]:
         if self.target is None:
-            size, twins = _size(self.scales), self.scales[-2:]
-            if len(twins) == 2 and size(twins[0]) == size(twins[1]):
-                raise ValueError(
-                    f"The scales {twins[0].name} and {twins[1].name} cost the same, and nothing else says which is "
-                    "larger: give the parameters of all scales, or say what is wanted, target=(scale, steps)."
-                )
-            return self.scales[-1].name, self.steps[-1]
+            return largest(self.scales).name, self.steps[-1]
         try:
             scale, steps = self.target
         except (TypeError, ValueError):

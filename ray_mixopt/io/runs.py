@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ray_mixopt.core.history import EXPLODED, History, Trial
-from ray_mixopt.core.space import MixtureSpace, Scale, by_size, priced
+from ray_mixopt.core.space import MixtureSpace, Scale, by_size, largest, priced
 from ray_mixopt.io import searches
 from ray_mixopt.io.read import PICKLES, Rows, read_rows
 
@@ -119,11 +119,13 @@ def _space(rows: Rows, source: Source) -> MixtureSpace:
     )
     parameters = dict(rows.parameters) | dict(source.parameters)
     scales = by_size(Scale(name, cost[name], parameters.get(name)) for name in names)
-    steps, largest = sorted(set(rows.steps.tolist())), scales[-1].name
-    last = max(int(z) for z, name in zip(rows.steps, rows.scale, strict=True) if name == largest)
+    target = source.target
+    if target is None:
+        name = largest(scales).name
+        target = name, max(int(step) for step, scale in zip(rows.steps, rows.scale, strict=True) if scale == name)
     return MixtureSpace(
         domains=rows.domains,
         scales=scales,
-        steps=tuple(steps),
-        target=source.target or (largest, last),
+        steps=tuple(sorted(set(rows.steps.tolist()))),
+        target=target,
     )

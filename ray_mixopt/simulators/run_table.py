@@ -12,8 +12,8 @@ import numpy as np
 
 from ray_mixopt.core.pool import Pool
 from ray_mixopt.core.safety import check_count
-from ray_mixopt.core.simplex import same_mixture
-from ray_mixopt.core.space import MixtureSpace, Scale, by_size
+from ray_mixopt.core.simplex import distinct_mixtures
+from ray_mixopt.core.space import MixtureSpace, Scale, by_size, largest
 from ray_mixopt.io.read import DERIVED_METRIC, Rows, read_rows
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def _tabulate(
     scales = by_size(Scale(n, cost_per_step=cost[n], parameters=rows.parameters.get(n)) for n in names)
     names = [scale.name for scale in scales]
     steps = sorted(set(rows.steps.tolist()))
-    mixtures, which = _distinct(rows.mixtures)
+    mixtures, which = distinct_mixtures(rows.mixtures)
     cell = (which, np.array([names.index(s) for s in rows.scale]), np.searchsorted(steps, rows.steps))
     cells = len(mixtures) * len(names) * len(steps) * len(rows.metrics)
     check_count(name, cells, MOST_CELLS, "mixtures x scales x steps x metrics")
@@ -175,7 +175,7 @@ def _tabulate(
     np.add.at(seen, cell, ~np.isnan(rows.values))
     values = np.divide(total, seen, out=np.full(shape, np.nan), where=seen > 0)
     if target is None:
-        target = names[-1], steps[int(np.flatnonzero(counts[:, -1].any(axis=0)).max())]
+        target = largest(scales).name, steps[int(np.flatnonzero(counts[:, -1].any(axis=0)).max())]
     space = MixtureSpace(
         domains=rows.domains,
         scales=scales,
@@ -195,16 +195,3 @@ def _tabulate(
         values=values,
         counts=counts,
     )
-
-
-def _distinct(mixtures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct mixtures ``(n, d)``, in order of appearance, and the nearest of them for each row ``(k,)``."""
-    from scipy.spatial import KDTree
-
-    first = np.sort(np.unique(mixtures, axis=0, return_index=True)[1])
-    distinct, n = mixtures[first], 0  # the first n are those found so far
-    for mixture in mixtures[first]:
-        if not same_mixture(distinct[:n], mixture).any():
-            distinct[n] = mixture
-            n += 1
-    return distinct[:n], KDTree(distinct[:n]).query(mixtures, p=np.inf)[1]

@@ -76,6 +76,16 @@ def test_the_order_of_the_rows_does_not_matter(found):
     assert scores_of(backtest(shuffled, LOSS, mixtures=(6, None), draws=2)) == scores_of(found)
 
 
+def test_shares_that_were_rounded_are_the_same_mixture(found):
+    history = runs()
+    for trial in history:
+        if trial.scale == "large":
+            shares = np.round(trial.mixture, 3)
+            trial.mixture = tuple((shares / shares.sum()).tolist())
+    other = backtest(history, LOSS, mixtures=(None,))
+    assert other.cases[0].mixtures == 12 and other.cases[0].scores["same differences as at medium x 400"].n == 12
+
+
 def test_more_is_better_turns_the_pick_around():
     upside = backtest(runs(loss=lambda *at: -BOWL(*at)), replace(LOSS, mode="max"), mixtures=(None,))
     assert upside.cases[0].scores[SURROGATE].regret < 0.2

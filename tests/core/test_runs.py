@@ -24,6 +24,7 @@ from ray_mixopt.io import searches
 from ray_mixopt.io.cells import beside, guarded, metric_of, unguarded
 from ray_mixopt.io.export import WRITERS
 from ray_mixopt.io.runs import Source, read_runs
+from ray_mixopt.simulators import RunTable
 
 COST = {scale.name: scale.cost_per_step for scale in OLD.scales}
 PARAMETERS = {scale.name: scale.parameters for scale in OLD.scales}
@@ -323,3 +324,14 @@ def test_the_target_of_a_table_is_its_largest_scale_not_its_dearest(tmp_path: Pa
         "\n".join(["scale,parameters,cost_per_step,step,mixture/a,mixture/b,loss", *rows]) + "\n"
     )
     assert read_runs(tmp_path / "runs.csv").space.target == ("1B", 1000)
+
+
+def test_of_scales_of_a_table_that_cost_the_same_the_target_must_be_said(tmp_path: Path) -> None:
+    (tmp_path / "runs.csv").write_text(
+        "scale,cost_per_step,step,mixture/a,mixture/b,loss\n1B,1,9,0.2,0.8,2\n60M,1,9,0.3,0.7,3\n"
+    )
+    for read in (read_runs, RunTable.read):
+        with pytest.raises(ValueError, match="The scales 1B and 60M cost the same"):
+            read(tmp_path / "runs.csv")
+    assert read_runs(tmp_path / "runs.csv", Source(target=("1B", 9))).space.target == ("1B", 9)
+    assert RunTable.read(tmp_path / "runs.csv", target=("60M", 9)).space.target == ("60M", 9)
