@@ -15,7 +15,6 @@ from functools import partial
 
 import numpy as np
 from harness import arguments, side_by_side, write
-from torch import Tensor
 
 from ray_mixopt import Problem, Strategy
 from ray_mixopt.acquisition.gain import RegretPerCost
@@ -25,17 +24,9 @@ from ray_mixopt.benchmark.methods import Entry
 from ray_mixopt.benchmark.problem import BenchmarkProblem
 from ray_mixopt.strategies.default import DefaultSettings, DefaultStrategy
 from ray_mixopt.surrogate.belief import FitSettings
-from ray_mixopt.surrogate.kernels import MixtureFidelityKernel, matern
+from ray_mixopt.surrogate.kernels import MixtureFidelityKernel, Moments
 
 SUITES = ("headline", "synthetic")
-
-
-class Smooth(MixtureFidelityKernel):
-    """Fidelities agree as a smooth function would, so that neighbours have almost everything in common."""
-
-    def along(self, distance: Tensor) -> Tensor:
-        """Correlation of two fidelities at a distance in its range: Matern-5/2."""
-        return matern(distance)
 
 
 def with_settings(**changes: object) -> Callable[[Problem], Strategy]:
@@ -43,26 +34,24 @@ def with_settings(**changes: object) -> Callable[[Problem], Strategy]:
     return partial(DefaultStrategy, settings=DefaultSettings(**changes))
 
 
-def with_kernel(
-    kernel: type[MixtureFidelityKernel] = MixtureFidelityKernel, **changes: object
-) -> Callable[[Problem], Strategy]:
-    """The default strategy with another kernel, or with other priors or constants of its own."""
-    return partial(DefaultStrategy, kernel=partial(kernel, **changes))
+def with_priors(**priors: Moments) -> Callable[[Problem], Strategy]:
+    """The default strategy with other priors of its kernel."""
+    return partial(DefaultStrategy, kernel=partial(MixtureFidelityKernel, priors=priors))
 
 
-WIDE = math.log(1.5), 0.4  # ranges of a smooth kernel that fidelities share as much over
+NONE, FIXED = -12.0, 0.01  # a logarithm of nothing; the width of what is not learned
 VARIANTS: dict[str, Callable[[Problem], Strategy]] = {
     "default": DefaultStrategy,
     "no pairs late in the budget": with_settings(paired_share=0.0),
     "no limit on a single run": with_settings(largest_share=math.inf),
     "regret per cost, not cost^0.3": partial(DefaultStrategy, acquisition=RegretPerCost(cost_exponent=1.0)),
     "one draw of the hyper-parameters": with_settings(fit=FitSettings(draws=1)),
-    "no rough effect": with_kernel(priors={"logit_rough": (-7.0, 0.01)}),
-    "no linear effect": with_kernel(priors={"log_linear": (-12.0, 0.01)}),
-    "shares instead of log-shares": with_kernel(small_share=1e4),
-    "fidelities share smoothly (Matérn 5/2)": with_kernel(
-        Smooth, priors={"scale.raw_lengthscale": WIDE, "steps.raw_lengthscale": WIDE}
-    ),
+    "no caution": with_settings(caution=0.0),
+    "no rough effect, no level of its own": with_priors(log_own=(NONE, FIXED)),
+    "no linear effect in log-shares": with_priors(log_linear=(NONE, FIXED)),
+    "no linear effect in shares": with_priors(log_plain=(NONE, FIXED)),
+    "shares instead of log-shares": with_priors(log_knee=(math.log(1e4), FIXED)),
+    "the same effect at all fidelities": with_priors(log_fading=(NONE, FIXED)),
     "no continued runs": DefaultStrategy,
 }
 

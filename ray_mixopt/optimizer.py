@@ -347,8 +347,7 @@ class MixtureOptimizer:
         Raises:
             ValueError: if fewer than two runs reported the metric.
         """
-        worst = -1.0 if self.problem.sign * self.problem.weights.get(metric, 1.0) < 0 else 1.0
-        model = self.belief.model(metric, self.space, self.history, worst)
+        model = self.belief.model(metric, self.space, self.history)
         if model is None:
             known = ", ".join(self.history.metrics) or "none yet"
             raise ValueError(f"Fewer than two reports have the metric {metric!r}: metrics reported are {known}.")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from ray_mixopt.core.history import History, Trial
+from ray_mixopt.core.history import History, Status, Trial
 from ray_mixopt.core.problem import Problem, Settings
 from ray_mixopt.core.recommendation import NORMAL_95
 from ray_mixopt.core.simplex import distinct_mixtures
@@ -392,7 +392,8 @@ def _alone(history: History, cell: Cell) -> History:
 
 def _add(history: History, trial: Trial, steps: Sequence[int]) -> None:
     seen = {step: trial.observations[step] for step in steps}
-    history.add(replace(trial, observations=seen, status="done" if trial.status != "diverged" else "diverged"))
+    status: Status = "diverged" if trial.status == "diverged" else "done"
+    history.add(replace(trial, observations=seen, status=status, evaluated=True))
     history.arrivals += [(trial.trial_id, step) for step in steps]
 
 

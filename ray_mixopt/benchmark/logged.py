@@ -33,10 +33,12 @@ class Log:
 LOGS = {
     "regmix": Log(path="regmix", target=("1B", 1), scale_cost={"1m": 0.001, "60m": 0.06, "1B": 1.0}),
     "mixinglaws": Log(path="mixinglaws/redpajama_runs.csv", target=("410M", 30_000)),
+    "dmsl": Log(path="dmsl/slimpajama_7_domains.csv", target=("1235M", 46_080)),
 }
 # The average loss and some single domains; any metric of a table can be asked for by name.
 OBJECTIVES = {
     "regmix": ("loss", *(f"val_loss/{d}" for d in ("arxiv", "github", "pile_cc", "pubmed_central", "wikipedia_en"))),
+    "dmsl": ("loss", *(f"val_loss/{d}" for d in ("arxiv", "book", "github", "openhermes", "stackexchange"))),
     "mixinglaws": ("loss", *(f"val_loss/{d}" for d in ("ArXiv", "Books3", "Github", "Pile-CC", "Wikipedia_en"))),
 }
 

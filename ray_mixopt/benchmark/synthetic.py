@@ -9,6 +9,9 @@ plus the mean of ``k_i exp(-t_i . w)``. For positive ``k`` that is convex in ``w
 if the gradient there is the same in every domain that ``w*`` uses and no smaller in those it does not:
 ``sum_i y_i t_ij = 1 - s_j`` with ``y_i = k_i exp(-t_i . w*)``, ``s_j = 0`` where ``w*_j > 0`` and ``s_j >= 0``
 elsewhere. So draw ``t``, choose ``w*`` and ``s``, solve for ``y``, and read off ``k``.
+
+In families of power laws a domain's loss is ``k_i (w_i + e)^-g_i`` instead, a function of its own share, and ``w*`` is
+the optimum if and only if ``k_i`` is in proportion to ``(w*_i + e)^(1 + g_i) / g_i``.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from ray_mixopt.core.space import MixtureSpace, Scale
 FAMILY = "synthetic"
 PARAMETERS = {"30M": 30e6, "100M": 100e6, "300M": 300e6, "1B": 1e9}
 STEPS = (2000, 6000, 12000, 20000)
+LEAST_SHARE = 0.01  # e, of power laws
 SLACK = 0.3  # s_j of a domain that the best mixture does without
 
 Amplitude = Callable[[float, float], float]
@@ -54,6 +58,7 @@ class Recipe:
         moves: whether the best mixture of the smallest scale is another one, and moves to the target's with log scale.
         amplitude: of the mixture's effect, given scale and steps relative to the target.
         uneven_noise: whether the noise is up to ten times as strong, the more so the more of the first domain there is.
+        power: whether each domain's loss is a power of its own share.
     """
 
     d: int = 5
@@ -61,6 +66,7 @@ class Recipe:
     moves: bool = False
     amplitude: Amplitude = _steady
     uneven_noise: bool = False
+    power: bool = False
 
 
 RECIPES = {
@@ -71,6 +77,12 @@ RECIPES = {
     "uneven_noise": Recipe(uneven_noise=True),
     "2_domains": Recipe(d=2),
     "50_domains": Recipe(d=50, unused=35),
+    "3_domains": Recipe(d=3, moves=True),
+    "8_domains": Recipe(d=8, moves=True),
+    "20_domains": Recipe(d=20, unused=8),
+    "3_powers": Recipe(d=3, power=True),
+    "8_powers": Recipe(d=8, power=True, moves=True),
+    "20_powers": Recipe(d=20, power=True),
 }
 PROBLEMS = ("mixing_law", "moving_optimum", "rank_reversal", "30_domains", "uneven_noise+noise=0.02")
 
@@ -100,7 +112,11 @@ class Landscape:
         )
         rng = np.random.default_rng([number, list(RECIPES.values()).index(recipe)])
         self._exponents = rng.uniform(0.0, 0.3, d)  # b
-        while True:
+        if recipe.power:
+            self._powers = rng.uniform(0.1, 0.6, d)  # g
+            self.optimum = _mixture(rng, d, 0)
+            self._start = 0.7 * self.optimum + 0.3 * _mixture(rng, d, 0) if recipe.moves else self.optimum
+        while not recipe.power:
             self._t = rng.uniform(0.0, 0.5, (d, d))  # (losses, domains)
             np.fill_diagonal(self._t, d * rng.uniform(0.5, 1.5, d))
             self.optimum = _mixture(rng, d, recipe.unused)
@@ -120,6 +136,11 @@ class Landscape:
         """The mean loss of ``n x d`` mixtures, ``n x 1``."""
         size, length = PARAMETERS[scale] / PARAMETERS["1B"], steps / STEPS[-1]
         base = 1.5 + 0.4 * size**-0.25 + 0.3 * length**-0.3
+        if self.recipe.power:
+            factors = (self.optimum_at(scale) + LEAST_SHARE) ** (1 + self._powers) / self._powers
+            losses = factors * (mixtures + LEAST_SHARE) ** -self._powers * (size * length) ** -(self._exponents / 3)
+            effect = 0.2 * losses.sum(axis=1, keepdims=True)
+            return np.asarray(base + self.recipe.amplitude(size, length) * effect)
         exponents = (self.optimum_at(scale) - mixtures) @ self._t.T  # (n, losses)
         weights = self._y * (size * length) ** -self._exponents
         effect = (np.exp(exponents) * weights).mean(axis=1, keepdims=True)

@@ -256,6 +256,12 @@ class History:
         rest = (self.space.cost(t.scale, t.steps, start=t.reached) for t in self if t.pending)
         return math.fsum([self.spent, *rest])
 
+    @property
+    def furthest(self) -> tuple[str, int] | None:
+        """Scale and steps of the dearest report of all runs; None before the first one."""
+        seen = [(self.space.cost(t.scale, t.reached), t.scale, t.reached) for t in self if t.reached]
+        return max(seen)[1:] if seen else None
+
     def spent_by_scale(self) -> dict[str, float]:
         """``spent``, by scale name."""
         totals = dict.fromkeys(self.space.scale_names, 0.0)

@@ -12,6 +12,11 @@ import numpy as np
 NORMAL_95 = 1.959963984540054
 """Half the width of a 95% interval, in standard deviations of a normal."""
 
+SURE = 0.95
+"""Probability from which on a mixture is worth a full run."""
+
+_MOST_NAMED = 5  # of the reports that are left out
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
@@ -233,6 +238,22 @@ class Details:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Whether to train a mixture, in words.
+
+    Attributes:
+        ready: whether it is better than what one would train without a search, with a probability of ``SURE``.
+        text: what to do, how sure it is, and what it rests on.
+    """
+
+    ready: bool
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recommendation:
     """The mixture to train, and why to believe it.
 
@@ -244,7 +265,10 @@ class Recommendation:
         uniform: the same for the mixture nearest to equal shares.
         proportional: the same for the mixture nearest to the token supply; None without a supply.
         reference: the same for the reference mixture; None without one.
-        probability_better: than each of these, by name; None where it is the same mixture.
+        probability_better: than each of these, by name; None where it is the same mixture. The last of them is the
+            mixture that one would train without a search.
+        difference: from that last one, at the target; None before anything was observed.
+        furthest: scale and steps of the dearest report so far; None before the first.
         spent: cost paid so far.
         target_runs: ``spent`` in full runs at the target.
         value_of_next_run: expected improvement of the predicted optimum by the next run; None where the strategy has
@@ -253,6 +277,7 @@ class Recommendation:
         calibration: leave-one-run-out check of the intervals; None where the strategy has none.
         diverged: number of runs that reported NaN or inf.
         left_out: number of values, of all metrics, beyond what the model holds: those of the smallest fidelities.
+        absurd: reports that no other makes likely and that count for nothing, a few words each.
         details: what else is known, where asked for.
     """
 
@@ -264,6 +289,8 @@ class Recommendation:
     proportional: Prediction | None = None
     reference: Prediction | None = None
     probability_better: dict[str, float | None] = field(default_factory=dict)
+    difference: Prediction | None = None
+    furthest: tuple[str, int] | None = None
     spent: float
     target_runs: float
     value_of_next_run: float | None = None
@@ -271,16 +298,42 @@ class Recommendation:
     calibration: Calibration | None = None
     diverged: int = 0
     left_out: int = 0
+    absurd: tuple[str, ...] = ()
     details: Details | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able copy."""
-        return asdict(self)
+        verdict = self.verdict
+        lists = {"absurd": list(self.absurd), "furthest": None if self.furthest is None else list(self.furthest)}
+        return asdict(self) | lists | {"verdict": None if verdict is None else asdict(verdict)}
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Whether to train it; None where the strategy predicts nothing."""
+        if self.predicted is None or self.difference is None or not self.probability_better:
+            return None
+        name, probability = list(self.probability_better.items())[-1]
+        ready = probability is not None and probability >= SURE
+        if probability is None:
+            text = f"Not yet: no mixture is surely better than the {name} one so far."
+        else:
+            size = f"{self.difference} against the {name} mixture, better with probability {probability:.0%}"
+            text = f"{'Train it' if ready else 'Not yet'}: {size}."
+        if self.furthest is not None:
+            scale, steps = self.furthest
+            text += f" It rests on runs of up to {scale} x {steps:,} steps"
+            text += ", none of them at the target's scale." if scale != self.scale else "."
+        if not ready and self.next_run is not None:
+            run = self.next_run
+            text += f" What would tell most is {run.scale} to step {run.steps:,}, for {run.cost:.4g}."
+        return Verdict(ready=ready, text=text)
 
     def __str__(self) -> str:
         width = max(map(len, self.mixture), default=0)
         lines = [f"Recommended mixture for {self.scale} x {self.steps} steps"]
         lines += [f"  {domain:<{width}}  {share:7.2%}" for domain, share in self.mixture.items()]
+        if self.verdict is not None:
+            lines.append(f"Verdict: {self.verdict}")
         rows: Mapping[str, Prediction | None] = {
             "recommended": self.predicted,
             "uniform": self.uniform,
@@ -300,6 +353,8 @@ class Recommendation:
             lines.append(f"Calibration: {self.calibration}")
         if self.diverged:
             lines.append(f"Diverged runs: {self.diverged}")
+        if self.absurd:
+            lines.append(f"Left out as absurd, {len(self.absurd)}: {', '.join(self.absurd[:_MOST_NAMED])}")
         if self.left_out:
             lines.append(f"Left out of the model, which is full: {self.left_out} values of the smallest runs")
         if self.details is not None:

@@ -20,6 +20,7 @@ from ray_mixopt.report import evidence, landscape, runs
 from ray_mixopt.report.drawing import Drawing
 
 PAGE, FIGURES = "report.html", "figures"
+_MOST_NAMED = 5  # of the reports that are left out
 SECTIONS = (
     ("How sure is it?", (evidence.incumbent, evidence.mixtures, evidence.predictions, evidence.agreement)),
     ("What matters?", (landscape.slices, landscape.maps, landscape.prices, landscape.front)),
@@ -101,7 +102,10 @@ def findings(study: Study) -> Iterator[Finding]:
     if answer.predicted is None:
         yield Finding(text="Too few runs have reported to recommend anything: what is shown is the uniform mixture.")
         return
-    yield Finding(text=f"Train {_shares(answer.mixture)}.")
+    verdict = answer.verdict
+    yield Finding(text=f"{'Train' if verdict is None or verdict.ready else 'Best so far:'} {_shares(answer.mixture)}.")
+    if verdict is not None:
+        yield Finding(text=verdict.text, warning=not verdict.ready)
     yield Finding(
         text=f"Predicted {study.objective_name} at {answer.scale} x {answer.steps:,} steps: {answer.predicted} (95%)."
     )
@@ -128,6 +132,10 @@ def findings(study: Study) -> Iterator[Finding]:
         yield Finding(text=text, warning=True)
     if answer.calibration is not None:
         yield Finding(text=f"Calibration: {answer.calibration}.", warning=not answer.calibration.trustworthy)
+    if answer.absurd:
+        some = "; ".join(answer.absurd[:_MOST_NAMED])
+        text = f"Reports that no other makes likely are left out, {len(answer.absurd)} in all: {some}."
+        yield Finding(text=text, warning=True)
     if answer.left_out:
         text = f"The model is full: {answer.left_out:,} values of the smallest runs are left out of it."
         yield Finding(text=text, warning=True)

@@ -31,10 +31,11 @@ from ray_mixopt.core.strategy import Proposal
 from ray_mixopt.strategies.candidates import candidates_of
 from ray_mixopt.strategies.design import corners_again, initial_design
 from ray_mixopt.surrogate.belief import Belief, FitSettings
+from ray_mixopt.surrogate.divergence import LARGE_RISK
 from ray_mixopt.surrogate.encoding import encode
 from ray_mixopt.surrogate.fit import KernelMaker
 from ray_mixopt.surrogate.kernels import MixtureFidelityKernel
-from ray_mixopt.surrogate.posterior import ObjectivePosterior, Points
+from ray_mixopt.surrogate.posterior import CAUTION, ObjectivePosterior, Points
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,7 @@ class DefaultSettings:
         largest_share: of what has been committed so far, that one more run may cost, unless none costs less.
         again_at: share of the budget committed when near-corners are run again, further up.
         paired_share: share of the budget, the last, in which runs are valued in pairs too.
+        caution: standard deviations of the difference from the reference that an answer pays for.
     """
 
     fit: FitSettings = field(default_factory=FitSettings)
@@ -58,6 +60,7 @@ class DefaultSettings:
     largest_share: float = 0.5
     again_at: float = 0.4
     paired_share: float = 0.5
+    caution: float = CAUTION
 
 
 class DefaultStrategy:
@@ -85,9 +88,16 @@ class DefaultStrategy:
         self.settings = settings or DefaultSettings()
         self.acquisition = acquisition or RegretPerCost()
         given = problem.settings
-        self.belief = Belief(given.seed, settings=self.settings.fit, kernel=kernel, callbacks=given.callbacks)
+        self.belief = Belief(
+            given.seed,
+            settings=self.settings.fit,
+            kernel=kernel,
+            callbacks=given.callbacks,
+            caution=self.settings.caution,
+        )
         self.candidates = candidates_of(problem)
-        self.design = self.candidates.restrict(initial_design(problem.space, problem.rng(0, 0)))
+        baselines = list(problem.baselines().values())
+        self.design = self.candidates.restrict(initial_design(problem.space, problem.rng(0, 0), baselines))
         self.corners: list[Proposal] = []
         if given.budget is not None and problem.pool is None:  # a logged run can be had only once
             self.corners = corners_again(problem.space, given.budget)
@@ -146,6 +156,12 @@ class DefaultStrategy:
         runs, costs = self._purchases(contenders, history, affordable)
         if not runs:
             return None
+        if posterior.divergence is not None:
+            risk = posterior.divergence.risk(self._encode(runs))
+            safe = [i for i, of_run in enumerate(risk.tolist()) if of_run < LARGE_RISK]
+            runs, costs = [runs[i] for i in safe], [costs[i] for i in safe]
+            if not runs:
+                return None
         limit = self.settings.largest_share * history.committed
         small = [i for i, cost in enumerate(costs) if cost <= limit]
         if small:
@@ -196,7 +212,7 @@ class DefaultStrategy:
         solved = len(base) <= posterior.most_points  # else what comes into question is solved for again
         points = posterior.solve(base) if solved else None
         mean, variance = posterior.marginal(base if points is None else points)
-        near = self.candidates.near(base, posterior.score(base, mean.mean(0)).numpy(), rng)
+        near = self.candidates.near(base, posterior.shunned(base, mean.mean(0)).numpy(), rng)
         around = posterior.solve(near) if solved else None
         moments = posterior.marginal(near if around is None else around)
         mean, variance = torch.cat([mean, moments[0]], -1), torch.cat([variance, moments[1]], -1)
@@ -263,11 +279,18 @@ class DefaultStrategy:
             target_runs=history.spent / space.target_cost,
             diverged=sum(t.status == "diverged" for t in history),
             left_out=sum(belief.left_out(values) for values in data),
+            absurd=belief.absurd(problem, history),
+            furthest=history.furthest,
         )
         if posterior is None:
             return answer, None, np.empty((0, space.n_domains)), rng
-        optima = self.candidates.best(self.candidates.at_target(rng, 2048, history), posterior.score, rng)
-        compared = posterior.compared(optima[0], problem.baselines())
+        baselines = problem.baselines()
+        start = self.candidates.at_target(rng, 2048, history)
+        if problem.pool is None:
+            known = np.stack(list(baselines.values()))
+            start = np.concatenate([start, known[space.simplex.contains(known)]])  # a reference may be outside
+        optima = self.candidates.best(start, posterior.score, rng)
+        compared = posterior.compared(optima[0], baselines)
         return replace(answer, mixture=space.named(optima[0]), **compared), posterior, optima, rng
 
 

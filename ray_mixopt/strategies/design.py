@@ -1,14 +1,16 @@
 """The initial design, derived from the space.
 
 Nothing is known before it, so it spends a fixed share of one target run on two questions: what do mixtures do at the
-cheapest fidelity, and do they do the same further up? The second matters because differences between mixtures at small
-scales can be noise, or point the wrong way.
+smallest scale, and do the same mixtures do the same at a larger one? Only such pairs show what transfers. The first
+runs of it are a design as well: every third one is at the larger scale, so that six runs tell something of both.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
+from itertools import zip_longest
 
 import numpy as np
 
@@ -18,75 +20,104 @@ from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.core.strategy import Proposal
 
 MAX_TRIES = 3  # of a run that is lost again and again
-_BRIDGE_SHARE = 0.15  # of a target run's cost, for the runs between the cheapest fidelity and the target
-_CHEAP_SHARE = 0.05  # of a target run's cost, for the runs at the cheapest fidelity
-_FAR = 1 / 3  # of the way to the target on a log scale, in scale and in steps: how far a bridge should reach
-# Of the budget, for the near-corners further up where the bridge does not reach far; at most one target run in all.
+_LOW_SHARE = 0.05  # of a target run's cost, for the runs at the smallest scale
+_HIGH_SHARE = 0.15  # of a target run's cost, for the runs at the larger one
+_FEWEST = 3  # mixtures at the larger scale, for their differences to tell something
+_TILTED_SHARE = 0.8  # of the tokens, from the domain that a mixture is about
+_N_RANDOM = 512  # mixtures, to choose distant ones from
+_FAR = 1 / 3  # of the way to the target on a log scale, in scale and in steps: how far the larger scale should reach
+# Of the budget, for the near-corners further up where the design does not reach far; at most one target run in all.
 _AGAIN_SHARE = 0.3
 _CORNER_SHARE = 0.95  # of the tokens, from the domain a near-corner is about
 
 
-def initial_design(space: MixtureSpace, rng: np.random.Generator) -> list[Proposal]:
-    """The first runs, cheapest first.
+def initial_design(
+    space: MixtureSpace, rng: np.random.Generator, baselines: Sequence[np.ndarray] = ()
+) -> list[Proposal]:
+    """The first runs, in the order in which they are worth most.
 
-    At the cheapest fidelity: the uniform mixture and up to ``2 d + 2`` Dirichlet(1) draws. At the bridge, the fidelity
-    furthest from it in both scale and steps that the design can pay for: the uniform mixture and the near-corners, in
-    which one domain has 95% of the tokens (within the bounds). Where even the cheapest fidelity cannot hold all
-    near-corners, a random subset is taken. No run is there twice.
+    At the smallest scale, trained for as long as the share of money allows: the baselines, mixtures tilted towards one
+    domain each, and mixtures far from all of these, ``2 d + 2`` in all where so many can be paid for. At the largest
+    scale that can be paid for, trained for no shorter: the baselines and the tilted ones again. No run is there twice.
+
+    Args:
+        space: the search space.
+        rng: source of randomness.
+        baselines: mixtures that answers are compared with, ``(d,)`` each; equal shares if there are none.
     """
-    d = space.n_domains
-    cheap = min(_cells(space), key=lambda cell: space.cost(*cell))
-    n_cheap = min(2 * d + 2, max(4, math.floor(_CHEAP_SHARE * space.target_cost / space.cost(*cheap))))
-    mixtures = [space.uniform(), *space.sample(n_cheap, rng)]
-    design = [Proposal(mixture=w, scale=cheap[0], steps=cheap[1]) for w in mixtures]
-    bridge = _bridge(space, cheap, (d + 1))
-    n_corners = min(d, max(2, math.floor(_BRIDGE_SHARE * space.target_cost / space.cost(*bridge)) - 1))
-    chosen = np.sort(rng.permutation(d)[:n_corners])
-    corners = _near_corners(space)[chosen]
-    design += [Proposal(mixture=w, scale=bridge[0], steps=bridge[1]) for w in [space.uniform(), *corners]]
-    # The bridge may be the cheapest fidelity, and tight bounds leave little room between corners.
+    d, first = space.n_domains, list(baselines) or [space.uniform()]
+    low = min(space.scale_names, key=lambda name: space.cost(name, space.steps[0]))
+    money = _LOW_SHARE * space.target_cost
+    n = min(2 * d + 2, max(4, math.floor(money / space.cost(low, space.steps[0]))))
+    steps = max((z for z in space.steps if n * space.cost(low, z) <= money), default=space.steps[0])
+    tilted = list(_towards_corners(space, _TILTED_SHARE)[rng.permutation(d)[: max(1, n // 2)]])
+    distant = _distant(space.sample(_N_RANDOM, rng), [*first, *tilted], max(0, n - len(first) - len(tilted)))
+    mixed = [mixture for pair in zip_longest(tilted, distant) for mixture in pair if mixture is not None]
+    further = [(m, z) for m, z in _cells(space) if m != low and z >= steps]
+    money, cheapest = _HIGH_SHARE * space.target_cost, min((space.cost(*cell) for cell in further), default=math.inf)
+    again = [*first, *tilted][: min(d + 1, math.floor(money / cheapest))]
+    if len(again) < _FEWEST:
+        again = []
+    high = max(
+        (cell for cell in further if len(again) * space.cost(*cell) <= money),
+        key=lambda cell: (space.cost(cell[0], space.steps[0]), cell[1]),
+        default=(low, steps),
+    )
+    at_low = [Proposal(mixture=w, scale=low, steps=steps) for w in [*first, *mixed]]
+    at_high = [Proposal(mixture=w, scale=high[0], steps=high[1]) for w in again]
+    design = []
+    while at_low or at_high:
+        design += [*at_low[:2], *at_high[:1]]
+        at_low, at_high = at_low[2:], at_high[1:]
+    # Tight bounds leave little room between mixtures.
     return list({(*run.mixture.tolist(), run.scale, run.steps): run for run in reversed(design)}.values())[::-1]
 
 
-def corners_again(space: MixtureSpace, budget: float) -> list[Proposal]:
-    """The near-corners further up, if the bridge of the design does not reach a third of the way in scale and in steps.
+def _distant(mixtures: np.ndarray, others: Sequence[np.ndarray], n: int) -> list[np.ndarray]:
+    """``n`` of ``c x d`` mixtures, each the one furthest from ``others`` and those chosen before (Hellinger)."""
+    roots = np.sqrt(mixtures)
+    gap = np.min([np.square(roots - np.sqrt(other)).sum(1) for other in others], axis=0)
+    chosen = []
+    for _ in range(n):
+        chosen.append(int(gap.argmax()))
+        gap = np.minimum(gap, np.square(roots - roots[chosen[-1]]).sum(1))
+    return [mixtures[i] for i in chosen]
 
-    Larger models and longer runs may turn the order of mixtures around, as HellaSwag does: what a short bridge has
-    shown to be bad would not be looked at again. Where the budget is not enough for all near-corners, there are none.
+
+def corners_again(space: MixtureSpace, budget: float) -> list[Proposal]:
+    """The near-corners further up, if the design does not reach a third of the way in scale and in steps.
+
+    Larger models and longer runs may turn the order of mixtures around, as HellaSwag does: what small ones have shown
+    to be bad would not be looked at again. Where the budget is not enough for all near-corners, there are none.
     """
-    cheap = min(_cells(space), key=lambda cell: space.cost(*cell))
-    if min(_progress(space, cheap, _bridge(space, cheap, space.n_domains + 1))) >= _FAR:
+    start = min(_cells(space), key=lambda cell: space.cost(*cell))
+    design = initial_design(space, np.random.default_rng(0))
+    reached = [_progress(space, start, cell) for cell in {(run.scale, run.steps) for run in design}]
+    if max(map(min, reached)) >= _FAR:
         return []
     limit = min(_AGAIN_SHARE * budget, space.target_cost) / space.n_domains
-    far = [c for c in _cells(space) if space.cost(*c) <= limit and min(_progress(space, cheap, c)) >= _FAR]
+    far = [c for c in _cells(space) if space.cost(*c) <= limit and min(_progress(space, start, c)) >= _FAR]
     if not far:
         return []
-    scale, steps = max(far, key=lambda cell: _ranked(_progress(space, cheap, cell)))
-    return [Proposal(mixture=w, scale=scale, steps=steps) for w in _near_corners(space)]
+    scale, steps = max(far, key=lambda cell: _ranked(_progress(space, start, cell)))
+    return [Proposal(mixture=w, scale=scale, steps=steps) for w in _towards_corners(space, _CORNER_SHARE)]
 
 
-def _near_corners(space: MixtureSpace) -> np.ndarray:
-    """Mixtures in which one domain has nearly all tokens, within the bounds, ``d x d``."""
-    return space.simplex.project(_CORNER_SHARE * space.corners() + (1 - _CORNER_SHARE) * space.uniform())
+def _towards_corners(space: MixtureSpace, share: float) -> np.ndarray:
+    """Mixtures in which one domain has that share of the tokens and more, within the bounds, ``d x d``."""
+    return space.simplex.project(share * space.corners() + (1 - share) * space.uniform())
 
 
 def _cells(space: MixtureSpace) -> list[tuple[str, int]]:
     return [(scale, steps) for scale in space.scale_names for steps in space.steps]
 
 
-def _bridge(space: MixtureSpace, cheap: tuple[str, int], n_runs: int) -> tuple[str, int]:
-    """The affordable fidelity that goes furthest towards the target on both axes, on a log scale."""
-    limit = _BRIDGE_SHARE * space.target_cost / n_runs
-    affordable = [cell for cell in _cells(space) if space.cost(*cell) <= limit]
-    return max(affordable, key=lambda cell: _ranked(_progress(space, cheap, cell)), default=cheap)
-
-
-def _progress(space: MixtureSpace, cheap: tuple[str, int], cell: tuple[str, int]) -> tuple[float, float]:
-    """How far a fidelity is from the cheapest to the target, 0 to 1, in scale and in steps, on a log scale."""
-    price = [space.scale(name).cost_per_step for name in (cheap[0], cell[0], space.target_scale)]
-    steps = [cheap[1], cell[1], space.target_steps]
+def _progress(space: MixtureSpace, start: tuple[str, int], cell: tuple[str, int]) -> tuple[float, float]:
+    """How far a fidelity is from a first one to the target, 0 to 1, in scale and in steps, on a log scale."""
+    price = [space.scale(name).cost_per_step for name in (start[0], cell[0], space.target_scale)]
+    steps = [start[1], cell[1], space.target_steps]
     along = [
-        math.log(here / start) / math.log(end / start) if end > start else 1.0 for start, here, end in (price, steps)
+        math.log(here / begin) / math.log(end / begin) if end > begin else 1.0 for begin, here, end in (price, steps)
     ]
     return along[0], along[1]
 

@@ -108,7 +108,7 @@ class _Inquiry:
         A search pushes each share up and down; the ranges are those it reached, so that they are never too wide.
         """
         rng, d, best = self._rng(1), self.space.n_domains, self.best
-        limit = float(self.posterior.score(best[None])) + tolerance
+        limit = float(self._predicted(best[None])[0]) + tolerance
         inside = best[None]
         towards = np.eye(d)[:, None] - np.eye(d)[None]  # (d, d, d): from the second domain to the first
         moves = towards[~np.eye(d, dtype=bool)]
@@ -119,9 +119,13 @@ class _Inquiry:
             swapped = centers + reach * rng.random((len(centers), len(some), 1)) * some
             near = centers + reach * rng.random((len(centers), 16, 1)) * (rng.dirichlet(np.full(d, 0.3), 16) - centers)
             new = self.space.simplex.project(np.concatenate([swapped.reshape(-1, d), near.reshape(-1, d)]))
-            inside = np.concatenate([inside, new[self.posterior.score(new).numpy() <= limit]])
+            inside = np.concatenate([inside, new[self._predicted(new) <= limit]])
         low, high = inside.min(0), inside.max(0)
         return {name: (float(low[i]), float(high[i])) for i, name in enumerate(self.space.domains)}
+
+    def _predicted(self, mixtures: np.ndarray) -> np.ndarray:
+        """The mean of each of ``c x d`` mixtures, far above it where a guardrail does not hold, ``(c,)``."""
+        return self.posterior.shunned(mixtures, self.posterior.mean(mixtures)).numpy()
 
     # -- what limits cost
 

@@ -22,11 +22,13 @@ from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.core.strategy import Callback
 from ray_mixopt.surrogate.bundles import Bundle, alone, bundled
 from ray_mixopt.surrogate.correlation import error_correlation
+from ray_mixopt.surrogate.divergence import Divergence
+from ray_mixopt.surrogate.doubt import sound
 from ray_mixopt.surrogate.encoding import Observations, observations
 from ray_mixopt.surrogate.fit import KernelMaker, laplace_draws, map_estimate
 from ray_mixopt.surrogate.gp import MixtureGP, Standardisation
 from ray_mixopt.surrogate.kernels import MixtureFidelityKernel
-from ray_mixopt.surrogate.posterior import Guard, ObjectivePosterior
+from ray_mixopt.surrogate.posterior import CAUTION, Guard, ObjectivePosterior
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +78,7 @@ class Belief:
         settings: how they are fitted.
         kernel: makes their kernel.
         callbacks: told of every fit.
+        caution: of the objective's posterior, see ``ObjectivePosterior``.
     """
 
     def __init__(
@@ -85,10 +88,13 @@ class Belief:
         settings: FitSettings | None = None,
         kernel: KernelMaker = MixtureFidelityKernel,
         callbacks: tuple[Callback, ...] = (),
+        caution: float = CAUTION,
     ) -> None:
         self.seed, self.settings, self.kernel, self.callbacks = seed, settings or FitSettings(), kernel, callbacks
+        self.caution = caution
         self._fits: dict[str, tuple[bytes, Tensor]] = {}  # by metric: what was fitted to, and the draws
         self._models: dict[str, tuple[tuple[bytes, int], MixtureGP]] = {}
+        self._sound: dict[str, tuple[bytes, Tensor]] = {}  # by metric: all observations, and which are no absurdities
         self._warned = False
 
     def posterior(self, problem: Problem, history: History) -> ObjectivePosterior | None:
@@ -100,43 +106,60 @@ class Belief:
         models = [self._model(bundle.name, bundle.data, n_draws) for bundle in bundles]
         correlation = error_correlation([self.used(bundle.data) for bundle in bundles], models)
         space, goal = problem.space, problem.goal
-        weights = {bundle.name: bundle.weight for bundle in bundles}
-        if goal is None:
-            return ObjectivePosterior(space, problem.sign, weights, models, correlation=correlation)
         return ObjectivePosterior(
             space,
             problem.sign,
-            weights,
+            {bundle.name: bundle.weight for bundle in bundles},
             models,
             correlation=correlation,
-            relative_to=None if goal.relative_to is None else resolve(goal.relative_to, space),
-            prior=resolve(goal.prior, space) if goal.closeness else None,
-            closeness=goal.closeness,
-            guards=[self._guard(guardrail, space, history) for guardrail in goal.guardrails],
+            anchor=problem.anchor,
+            caution=self.caution,
+            divergence=Divergence.of(space, history),
+            relative_to=None if goal is None or goal.relative_to is None else resolve(goal.relative_to, space),
+            prior=None if goal is None or not goal.closeness else resolve(goal.prior, space),
+            closeness=0.0 if goal is None else goal.closeness,
+            guards=[] if goal is None else [self._guard(rail, space, history) for rail in goal.guardrails],
         )
 
-    def model(self, metric: str, space: MixtureSpace, history: History, worst: float = 1.0) -> MixtureGP | None:
+    def model(self, metric: str, space: MixtureSpace, history: History) -> MixtureGP | None:
         """The model of one metric; None while it has fewer than two values.
 
         Args:
             metric: its name.
             space: the search space.
             history: what was seen.
-            worst: +1 if larger values of the metric are worse, -1 if smaller ones are.
         """
-        data = observations(space, history, metric, worst=worst)
+        data, _ = self._observed(metric, space, history)
         return None if len(data.y) < 2 else self._model(metric, data, self.settings.draws_of(len(data.y)))
 
     def data(self, problem: Problem, history: History) -> Mapping[str, Observations]:
         """The observations of each model of the objective, by name: of a metric, or of the sum of many."""
         return {bundle.name: bundle.data for bundle in self._bundles(problem, history)}
 
+    def absurd(self, problem: Problem, history: History) -> tuple[str, ...]:
+        """The reports that no model believes, see ``doubt``: each a few words that name metric, run and value."""
+        found = []
+        for metric in problem.weights:
+            _, left_out = self._observed(metric, problem.space, history)
+            found += [f"{metric} = {y:.4g} of {run}" for run, y in zip(left_out.runs, left_out.y.tolist(), strict=True)]
+        return tuple(found)
+
+    def _observed(self, metric: str, space: MixtureSpace, history: History) -> tuple[Observations, Observations]:
+        """What is believed of what was reported, and the rest."""
+        every = observations(space, history, metric)
+        content = every.content()
+        if metric not in self._sound or self._sound[metric][0] != content:
+            self._sound[metric] = content, sound(every, self.kernel)
+        rows = self._sound[metric][1]
+        if len(rows) == len(every.y):
+            return every, every.take(rows[:0])
+        others = torch.ones(len(every.y), dtype=torch.bool)
+        others[rows] = False
+        return every.take(rows), every.take(others.nonzero().squeeze(-1))
+
     def _bundles(self, problem: Problem, history: History) -> list[Bundle]:
         """The metrics of the objective, many of them in few bundles."""
-        data = {
-            metric: observations(problem.space, history, metric, worst=problem.sign * weight)
-            for metric, weight in problem.weights.items()
-        }
+        data = {metric: self._observed(metric, problem.space, history)[0] for metric in problem.weights}
         settings, weights = self.settings, problem.weights
         if len(data) <= settings.most_models:
             return alone(data, weights)
@@ -163,7 +186,7 @@ class Belief:
         return max(len(data.y) - self.settings.most_used, 0)
 
     def _guard(self, guardrail: Guardrail, space: MixtureSpace, history: History) -> Guard:
-        model = self.model(guardrail.metric, space, history, worst=guardrail.sign)
+        model = self.model(guardrail.metric, space, history)
         alone = {guardrail.metric: 1.0}
         posterior = None if model is None else ObjectivePosterior(space, guardrail.sign, alone, [model])
         return Guard(guardrail=guardrail, baseline=resolve(guardrail.baseline, space), posterior=posterior)
@@ -182,7 +205,7 @@ class Belief:
 
     def _theta(self, metric: str, data: Observations) -> tuple[Tensor, bool]:
         """Hyper-parameters fitted to the data of the last refit point, and whether they were fitted just now."""
-        n = self.settings.refit_size(len(data.y))
+        n = max(data.given, self.settings.refit_size(len(data.y)))
         rows = torch.linspace(0, n - 1, min(n, self.settings.most_fitted)).round().long()
         part = data.take(rows)
         key = part.content()

@@ -20,19 +20,21 @@ THINNING = 1.25  # least ratio between the steps of two reports of a run that bo
 class Observations:
     """Data of one metric: inputs ``n x d+2``, values ``(n,)``, the run each belongs to, and its known noise.
 
-    The noise is a variance, ``(n,)``, in the metric's unit squared; None if no run says any.
+    The noise is a variance, ``(n,)``, in the metric's unit squared; None if no run says any. The first ``given`` are of
+    runs made elsewhere, in an order that does not depend on that in which they were given.
     """
 
     x: Tensor
     y: Tensor
     runs: tuple[str, ...]
     noise: Tensor | None = None
+    given: int = 0
 
     def take(self, rows: Tensor) -> Observations:
-        """Some of them, by index."""
+        """Some of them, by ascending index."""
         noise = None if self.noise is None else self.noise[rows]
-        runs = tuple(self.runs[i] for i in rows.tolist())
-        return Observations(x=self.x[rows], y=self.y[rows], runs=runs, noise=noise)
+        runs, given = tuple(self.runs[i] for i in rows.tolist()), int((rows < self.given).sum())
+        return Observations(x=self.x[rows], y=self.y[rows], runs=runs, noise=noise, given=given)
 
     def largest(self, n: int) -> Observations:
         """The ``n`` of largest fidelity, by log size plus log steps, in their order; of equals the earlier ones."""
@@ -62,44 +64,40 @@ def encode(space: MixtureSpace, mixtures: np.ndarray, fidelities: Sequence[tuple
     return torch.from_numpy(np.concatenate([mixtures, both], axis=1))
 
 
-def observations(space: MixtureSpace, history: History, metric: str, worst: float) -> Observations:
-    """What the reports say of a metric, in the order of their arrival.
+def observations(space: MixtureSpace, history: History, metric: str) -> Observations:
+    """What the reports say of a metric: of runs made elsewhere first, then in the order of their arrival.
 
-    Reports that lack the metric are left out, and so are those within 25% of the run's previous one (except at the
-    target): neighbours on a learning curve say nearly the same and cost cubic time. The report in which a run diverged
-    counts as the worst value seen at its scale so far: the mixture is priced as bad there, not forgotten.
+    Reports that lack the metric are left out, and so are those within 25% of one of the run before (except the last of
+    a run that has ended): neighbours on a learning curve say nearly the same and cost cubic time.
 
     Args:
         space: the search space.
         history: trials and reports.
         metric: name of the metric.
-        worst: +1 if larger values of the metric are worse, -1 if smaller ones are.
     """
-    mixtures, fidelities, values, runs = [], [], [], []
-    worst_at: dict[str, float] = {}
-    kept: dict[str, int] = {}
-    trials, target_steps = history.trials, space.target_steps
-    for trial_id, step in history.arrivals:
-        trial = trials[trial_id]
-        value = trial.observations[step].get(metric)
-        if value is None and trial.status == "diverged" and step == trial.reached:
-            value = worst_at.get(trial.scale)
-        if value is None:
-            continue
-        last = kept.get(trial_id, math.inf)
-        if last < step < THINNING * last and step != target_steps:
-            continue
-        kept[trial_id] = step
-        mixtures.append(trial.mixture)
-        fidelities.append((trial.scale, step))
-        values.append(value)
-        runs.append(trial_id)
-        seen = worst_at.get(trial.scale, value)
-        worst_at[trial.scale] = max(seen, value) if worst > 0 else min(seen, value)
-    noise = torch.tensor([trials[run].noise.get(metric, 0.0) ** 2 for run in runs], dtype=torch.float64)
-    x = encode(space, np.array(mixtures, dtype=np.float64).reshape(-1, space.n_domains), fidelities)
-    y = torch.tensor(values, dtype=torch.float64)
-    return Observations(x=x, y=y, runs=tuple(runs), noise=noise if noise.any() else None)
+    rows: dict[tuple[str, int], float] = {}
+    for trial in history:
+        values = {step: found[metric] for step, found in sorted(trial.observations.items()) if metric in found}
+        kept, last = 0, 0 if trial.pending else max(values, default=0)
+        for step, value in values.items():
+            if step == last or step >= THINNING * kept:
+                rows[trial.trial_id, step], kept = value, step
+    trials = history.trials
+    elsewhere = sorted(
+        (row for row in rows if trials[row[0]].evaluated),
+        key=lambda row: (trials[row[0]].mixture, trials[row[0]].scale, row[1], rows[row]),
+    )
+    ordered = elsewhere + [row for row in history.arrivals if row in rows and not trials[row[0]].evaluated]
+    of = [trials[name] for name, _ in ordered]
+    noise = torch.tensor([trial.noise.get(metric, 0.0) ** 2 for trial in of], dtype=torch.float64)
+    mixtures = np.array([trial.mixture for trial in of], dtype=np.float64).reshape(-1, space.n_domains)
+    return Observations(
+        x=encode(space, mixtures, [(trial.scale, step) for trial, (_, step) in zip(of, ordered, strict=True)]),
+        y=torch.tensor([rows[row] for row in ordered], dtype=torch.float64),
+        runs=tuple(name for name, _ in ordered),
+        noise=noise if noise.any() else None,
+        given=len(elsewhere),
+    )
 
 
 def reports(data: Observations) -> dict[str, dict[tuple[float, ...], int]]:

@@ -3,22 +3,26 @@
 Inputs are rows ``x = [w, s, t]``: the mixture ``w`` (``d`` shares), ``s`` the log size of the model and ``t`` the log
 training steps, both relative to the target, where ``s = t = 0``. With ``f = (s, t)``,
 
-    k(x, x') = g(f) g(f') a1 (c <w, w'> (o ko + (1 - o) (r + (1 - r) kf)) + (1 - q) kw(u, u') kf + q kw(2u, 2u') ko)
-               + a2 kc + l                                      with kf, ko, kc and l functions of f and f'
+    k(x, x') = a m(w, w') (1 + r_s e^(-alpha (s + s'))) (1 + r_t e^(-beta (t + t'))) + (a q kw(2u, 2u') + b) kn
+               + c kc + l,    m(w, w') = sum_i c_i v_i v_i' + c_0 <w, w'> + kw(u, u')
 
-an effect of the mixture that is linear in the shares, of which most is shared by all fidelities; a smooth one that
-neighbouring fidelities share (``kf``, range learned); and a rough one that hardly two fidelities share (``ko``, range
-fixed). ``kf`` falls off exponentially: neighbours agree less than a smooth kernel of that range would have it, and what
-is far off still more, so that many runs half-way to the target do not pass for runs at the target. The finer the
-structure, the less of it transfers: small models tell which domains help long before they tell how much of each. How
-much is rough, ``q``, is learned: a fixed share would pull optima that do transfer to the corners. An amplitude ``g(f) =
-exp(b . f)`` of all three may grow or shrink with the fidelity; a scaling curve ``kc`` common to all mixtures stands on
-a linear trend ``l`` with a wide fixed prior. ``<w, w'>`` is the inner product of the deviations from equal shares, 1
-for a corner with itself.
+which is that of a scaling law ``E(w) + A(w) e^(-alpha s) + B(w) e^(-beta t) + C(w) e^(-alpha s - beta t)`` whose
+coefficients are Gaussian processes over the mixture (Hoffmann et al. 2022, Eq. 2, has constants and no ``C``). The
+effect of the mixture on what is left of the loss in the end is the same at all fidelities, and small models and short
+runs add effects of their own that fade at the rates of the law: size and length have amplitudes of their own, since on
+real runs size transfers and shortness does not. What the law does not say has a short range ``kn = exp(-|s - s'| /
+rho_s - |t - t'| / rho_t)``: a rough effect of the mixture, so that the finer the structure, the less of it transfers,
+and a level. A curve ``kc`` common to all mixtures stands on a linear trend ``l`` with a wide fixed prior. Nothing grows
+freely from fidelity to fidelity: what the data seem to say of growth, by marginal likelihood, is wrong at the next
+scale.
 
-The smooth and the rough effect are stationary in ``u = log(1 + w / e) / log(1 + 1 / e)`` with ``e`` 15% of an equal
-share: losses fall like powers of the tokens of a domain, so that going from none to 3% matters about as much as from
-45% to 100%.
+Gains diminish, losses fall like powers of the tokens of a domain: the effects are functions of
+
+    u = log(1 + w / e) / log(1 + 1 / e)
+
+in [0, 1], linear in a share below the knee ``e``, logarithmic above. ``v`` is ``u`` less that of equal shares, divided
+by its length in a corner. The knee is learned, and so is how much of the effect is linear in the shares after all:
+``<w, w'>`` is the inner product of the deviations from equal shares, 1 for a corner with itself.
 """
 
 from __future__ import annotations
@@ -33,10 +37,7 @@ from gpytorch.constraints import Positive
 from gpytorch.kernels import Kernel, MaternKernel, RBFKernel
 from torch import Tensor
 
-SMALL_SHARE = 0.15  # of an equal share: below it the effect of a share is linear, above it logarithmic
-_OWN = 0.1  # share of the linear effect that hardly two fidelities share
 _FINER = 2.0  # lengthscale of the smooth effect over that of the rough one
-_OWN_RANGE = 0.4  # e-folds of size or steps over which fidelities share what is rough
 # Prior variance of the linear trend in units of the standardised metric: level 2 sd, slope 0.5 sd an e-fold.
 _LEVEL_VARIANCE = 4.0
 _SLOPE_VARIANCE = 0.25
@@ -49,22 +50,18 @@ Moments = tuple[float | Sequence[float], float | Sequence[float]]
 
 # Weakly informative: lengthscales of the order of the simplex, mixture effects that are small next to the curve.
 PRIORS: Mapping[str, Moments] = {
-    "log_amplitudes": ((math.log(0.1), 0.0), (1.5, 1.0)),
+    "log_amplitude": (math.log(0.2), 1.5),
     "log_linear": (0.0, 1.5),
-    "logit_shared": (2.0, 1.5),
-    "logit_rough": (0.0, 1.5),
-    "growth": (0.0, 0.4),
-    "mixture.raw_lengthscale": (math.log(0.8), 0.8),
-    "scale.raw_lengthscale": (math.log(3.0), 0.5),
-    "steps.raw_lengthscale": (math.log(2.0), 0.5),
+    "log_plain": (-1.0, 1.5),
+    "log_knee": (math.log(0.15), 0.7),
+    "mixture.raw_lengthscale": (0.0, 0.7),
+    "log_fading": (math.log(0.1), 1.0),
+    "log_rates": (math.log(0.3), 0.4),
+    "log_own": ((math.log(0.05), math.log(0.01)), 1.5),
+    "log_ranges": (0.0, 0.5),
+    "log_curve": (0.0, 1.0),
     "curve.raw_lengthscale": (math.log(3.0), 0.7),
 }
-
-
-def log_shares(mixtures: Tensor, small_share: float = SMALL_SHARE) -> Tensor:
-    """Shares ``... x d`` on the scale on which the surrogate is stationary, in [0, 1]."""
-    small = small_share / mixtures.shape[-1]
-    return torch.log1p(mixtures / small) / math.log1p(1 / small)
 
 
 class MixtureKernel(Kernel):
@@ -96,14 +93,14 @@ class MixtureKernel(Kernel):
 class MixtureFidelityKernel(MixtureKernel):
     """The covariance above, batched over hyper-parameter draws.
 
-    All positive hyper-parameters are stored as logarithms, ``r`` and ``q`` as their logits, so that their priors are
-    Gaussian in the parameters.
+    All hyper-parameters are stored as logarithms, in which their priors are Gaussian: ``a`` is the amplitude, ``c_i``
+    linear, ``c_0`` plain, ``e`` the knee in equal shares, ``r`` fading, ``alpha`` and ``beta`` rates, ``q`` and ``b``
+    own, ``rho`` ranges and ``c`` the curve.
 
     Args:
         n_domains: number of domains, ``d``; inputs have ``d + 2`` columns.
         batch_shape: batch of hyper-parameter draws.
         priors: in place of ``PRIORS``, for the parameters that it names.
-        small_share: part of an equal share up to which the effect of a share is linear, and logarithmic beyond.
     """
 
     def __init__(
@@ -112,22 +109,26 @@ class MixtureFidelityKernel(MixtureKernel):
         batch_shape: torch.Size | None = None,
         *,
         priors: Mapping[str, Moments] | None = None,
-        small_share: float = SMALL_SHARE,
     ) -> None:
         batch = torch.Size() if batch_shape is None else batch_shape
         super().__init__(n_domains, batch)
         self.priors = {**PRIORS, **(priors or {})}
-        self.small_share = small_share
-        # Of these three only the lengthscales are used: the covariances are computed without rounding, below.
-        self.mixture = MaternKernel(2.5, ard_num_dims=n_domains, batch_shape=batch, lengthscale_constraint=_log())
-        self.scale = MaternKernel(0.5, batch_shape=batch, lengthscale_constraint=_log())
-        self.steps = MaternKernel(0.5, batch_shape=batch, lengthscale_constraint=_log())
+        # Of this one only the lengthscale is used: the covariance is computed without rounding, below.
+        self.mixture = MaternKernel(2.5, batch_shape=batch, lengthscale_constraint=_log())
         self.curve = RBFKernel(ard_num_dims=2, batch_shape=batch, lengthscale_constraint=_log())
-        self.register_parameter("log_amplitudes", torch.nn.Parameter(torch.zeros(*batch, 2)))
-        self.register_parameter("log_linear", torch.nn.Parameter(torch.zeros(*batch, 1)))
-        self.register_parameter("logit_shared", torch.nn.Parameter(torch.zeros(*batch, 1)))
-        self.register_parameter("logit_rough", torch.nn.Parameter(torch.zeros(*batch, 1)))
-        self.register_parameter("growth", torch.nn.Parameter(torch.zeros(*batch, 2)))
+        sizes = {
+            "amplitude": 1,
+            "linear": n_domains,
+            "plain": 1,
+            "knee": 1,
+            "fading": 2,
+            "rates": 2,
+            "own": 2,
+            "ranges": 2,
+            "curve": 1,
+        }
+        for name, size in sizes.items():
+            self.register_parameter(f"log_{name}", torch.nn.Parameter(torch.zeros(*batch, size)))
 
     def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **params: Any) -> Tensor:
         """Covariance of ``x1`` (``batch_shape x n x d+2``) with ``x2`` (``batch_shape x m x d+2``)."""
@@ -150,7 +151,7 @@ class MixtureFidelityKernel(MixtureKernel):
         # Many mixtures at the same fidelities, as runs that could be bought are: cheaper with those that are missing.
         is_grid = len(w2) * len(f2) < 1.5 * m
         # Not the kernel's batch_shape: asking for it imports a compiler, which takes longer than a suggestion.
-        n_rows = max(1, _CACHED // max(1, self.log_linear.numel() * m))
+        n_rows = max(1, _CACHED // max(1, self.log_knee.numel() * m))
         blocks = []
         for of_mixtures, j in zip(i1.split(n_rows), j1.split(n_rows), strict=True):
             here, i = of_mixtures.unique(return_inverse=True)
@@ -167,35 +168,43 @@ class MixtureFidelityKernel(MixtureKernel):
             blocks.append(block)
         return torch.cat(blocks, -2)
 
-    def along(self, distance: Tensor) -> Tensor:
-        """Correlation of two fidelities at a distance along one axis, in its range: Matern-1/2."""
-        return torch.exp(-distance)
+    def log_shares(self, mixtures: Tensor) -> Tensor:
+        """Shares ``... x d`` on the scale on which gains diminish, in [0, 1], ``batch_shape x ... x d``."""
+        knee = self.log_knee.exp().unsqueeze(-1) / self.n_domains
+        return torch.log1p(mixtures / knee) / torch.log1p(1 / knee)
 
     def _effects(self, w1: Tensor, w2: Tensor, diag: bool) -> Iterator[Tensor]:
-        """The linear, the smooth and the rough effect of the mixture, one at a time: of many runs each is large."""
-        v1, v2 = w1 - 1 / self.n_domains, w2 - 1 / self.n_domains
-        inner = (v1 * v2).sum(-1) if diag else v1 @ v2.transpose(-1, -2)
-        yield _column(self.log_linear.exp(), diag) / (1 - 1 / self.n_domains) * inner
-        u1, u2 = (log_shares(w, self.small_share) / self.mixture.lengthscale for w in (w1, w2))
+        """The mixture's effect and its rough one, one at a time: of many runs each is large."""
+        d = self.n_domains
+        # Of each row, ``v`` and last what a plain linear effect is an inner product of.
+        equal, shares = self.log_shares(w1.new_full((1, 1), 1 / d)), [w - 1 / d for w in (w1, w2)]
+        u1, u2 = self.log_shares(w1), self.log_shares(w2)
+        sizes = (1 - equal).square() + (d - 1) * equal.square()
+        weight = self.log_linear.exp().unsqueeze(-2) / sizes
+        plain = self.log_plain.exp().unsqueeze(-2) / (1 - 1 / d)
+        v1, v2 = ((torch.cat([u - equal, w.expand(u.shape)], -1)) for u, w in zip((u1, u2), shares, strict=True))
+        weight = torch.cat([weight, plain.expand(weight.shape)], -1)
+        inner = (weight * v1 * v2).sum(-1) if diag else (weight * v1) @ v2.mT
+        u1, u2 = (u / self.mixture.lengthscale for u in (u1, u2))
         distance = (u1 - u2).norm(dim=-1) if diag else _distance(u1, u2)
-        yield matern(distance)
+        yield inner + matern(distance)
         yield matern(_FINER * distance)
 
-    def _weights(self, f1: Tensor, f2: Tensor, diag: bool) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+    def _weights(self, f1: Tensor, f2: Tensor, diag: bool) -> tuple[tuple[Tensor, Tensor], Tensor]:
         """What multiplies each effect, and what is added."""
-        g1, g2 = ((f * self.growth.unsqueeze(-2)).sum(-1).exp() for f in (f1, f2))
-        growth = g1 * g2 if diag else g1.unsqueeze(-1) * g2.unsqueeze(-2)
-        trend = (f1 * f2).sum(-1) if diag else f1 @ f2.transpose(-1, -2)
-        amplitude, curve = (_column(a, diag) for a in self.log_amplitudes.exp().split(1, -1))
-        gaps = [_gap(*pair, diag) for pair in zip(f1.unbind(-1), f2.unbind(-1), strict=True)]
-        own = matern(gaps[0] / _OWN_RANGE) * matern(gaps[1] / _OWN_RANGE)
-        ranges = [_column(axis.lengthscale.squeeze(-1), diag) for axis in (self.scale, self.steps)]
-        near = self.along(gaps[0] / ranges[0]) * self.along(gaps[1] / ranges[1])
-        shared, rough = (_column(p.sigmoid(), diag) for p in (self.logit_shared, self.logit_rough))
-        total = amplitude * growth
-        on_linear = total * (_OWN * own + (1 - _OWN) * (shared + (1 - shared) * near))
+        amplitude, curve = (_column(a.exp(), diag) for a in (self.log_amplitude, self.log_curve))
+        law, near = torch.ones_like(amplitude), torch.zeros_like(amplitude)
+        parts = (p.exp().split(1, -1) for p in (self.log_fading, self.log_rates, self.log_ranges))
+        for of1, of2, *axis in zip(f1.unbind(-1), f2.unbind(-1), *parts, strict=True):
+            fading, rate, reach = (_column(p, diag) for p in axis)
+            total = of1 + of2 if diag else of1.unsqueeze(-1) + of2.unsqueeze(-2)
+            law = law * (1 + fading * torch.exp(-rate * total))
+            near = near + _gap(of1, of2, diag) / reach
+        near = torch.exp(-near)
+        rough, level = (_column(p, diag) for p in self.log_own.exp().split(1, -1))
+        trend = (f1 * f2).sum(-1) if diag else f1 @ f2.mT
         offset = curve * self.curve.forward(f1, f2, diag=diag) + _LEVEL_VARIANCE + _SLOPE_VARIANCE * trend
-        return (on_linear, total * (1 - rough) * near, total * rough * own), offset
+        return (amplitude * law, amplitude * rough * near), offset + level * near
 
 
 def _gap(f1: Tensor, f2: Tensor, diag: bool) -> Tensor:

@@ -26,9 +26,14 @@ from ray_mixopt.core.recommendation import NORMAL_95, Calibration, Forecast, Pre
 from ray_mixopt.core.simplex import same_mixture
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.surrogate.correlation import square_root
+from ray_mixopt.surrogate.divergence import SMALL_RISK, Divergence
 from ray_mixopt.surrogate.encoding import Observations, encode, reports
 from ray_mixopt.surrogate.gp import AveragedGP, MixtureGP, Solved
 
+CAUTION = 1.0
+"""Standard deviations of the difference from the anchor that an answer pays for."""
+
+_AT_ONCE = 256  # mixtures of which the uncertainty is looked at together
 _MOST_ENTRIES = 2**24  # of what is solved for at a time, 128 MiB
 
 
@@ -80,6 +85,9 @@ class ObjectivePosterior(Model):
         prior: the mixture ``(d,)`` to stay close to.
         closeness: what a nat of divergence from ``prior`` adds to the objective. Predictions are without it.
         guards: what must hold for a mixture to be recommended.
+        anchor: the mixture ``(d,)`` that one would train without a search; equal shares by default.
+        caution: standard deviations of the difference from it that ``score`` adds.
+        divergence: the risk that runs diverge; None where none did.
 
     Raises:
         ValueError: if a metric's mean for ``relative_to`` is 0.
@@ -100,9 +108,14 @@ class ObjectivePosterior(Model):
         prior: np.ndarray | None = None,
         closeness: float = 0.0,
         guards: Sequence[Guard] = (),
+        anchor: np.ndarray | None = None,
+        caution: float = CAUTION,
+        divergence: Divergence | None = None,
     ) -> None:
         super().__init__()
         self.space, self.sign, self.models = space, sign, tuple(models)
+        self.anchor, self.caution = space.uniform() if anchor is None else anchor, caution
+        self.divergence = divergence
         self.prior, self.closeness, self.guards = prior, closeness, tuple(guards)
         self._fidelity = [(space.target_scale, space.target_steps)]
         if relative_to is not None:
@@ -173,25 +186,50 @@ class ObjectivePosterior(Model):
             total += weight * torch.cat([model.mean(part).mean(0) for part in x.split(size)])
         return total
 
-    def score(self, mixtures: np.ndarray, mean: Tensor | None = None) -> Tensor:
-        """The mean, far above it where a guardrail does not hold: what a recommendation minimises, ``(c,)``.
+    def score(self, mixtures: np.ndarray) -> Tensor:
+        """What a recommendation minimises, for ``c x d`` mixtures, ``(c,)``.
 
-        Args:
-            mixtures: ``c x d``.
-            mean: theirs, ``(c,)``, if it is known.
+        The mean, and ``caution`` standard deviations of the difference from the anchor: the loss that a mixture stays
+        below, with a probability of 84% for one of them, if the anchor's is what it is thought to be. What is far from
+        all that was tried is the less sure, so that an answer leaves the anchor as far as the evidence carries it.
+        Where a guardrail does not hold, or runs diverge, it is far above that.
         """
-        total = self.mean(mixtures) if mean is None else mean
-        scale = math.fsum(map(abs, self.weights))
-        for guard in self.guards:
-            missing = guard.shortfall(mixtures)
+        total = self.shunned(mixtures, self.mean(mixtures))
+        if not self.caution:
+            return total
+        anchor, order = self.solve(self.anchor[None]), total.argsort(stable=True)
+        best, largest = float(self.shunned(self.anchor[None], self.mean(self.anchor[None]))), 0.0
+        for rows in order.split(_AT_ONCE):
+            if total[rows[0]] > best:  # and so is the rest
+                total[rows] += self.caution * largest
+                continue
+            mean, variance = self.marginal(mixtures[rows.numpy()], anchor)
+            doubt = (mean.var(0, correction=0) + variance.mean(0)).sqrt()
+            total[rows] += self.caution * doubt
+            best, largest = min(best, float(total[rows].min())), max(largest, float(doubt.max()))
+        return total
+
+    def shunned(self, mixtures: np.ndarray, mean: Tensor) -> Tensor:
+        """The mean ``(c,)`` of ``c x d`` mixtures, far above it where a guardrail does not hold or runs diverge."""
+        total, scale = mean.clone(), math.fsum(map(abs, self.weights))
+        for missing in self._shortfalls(mixtures):
             total = total + torch.where(missing > 0, 10 * scale * (1 + missing), 0.0)
         return total
 
+    def _shortfalls(self, mixtures: np.ndarray) -> list[Tensor]:
+        """By how much each guardrail is missed, and by how much the risk to diverge is too large, ``(c,)`` each."""
+        found = [guard.shortfall(mixtures) for guard in self.guards]
+        if self.divergence is not None:
+            risk = self.divergence.risk(encode(self.space, mixtures, self._fidelity))
+            found.append((risk - SMALL_RISK).clamp_min(0.0))
+        return found
+
     def allowed(self, mixtures: np.ndarray, least: int = 32) -> np.ndarray:
-        """Indices of the ``c x d`` mixtures for which all guardrails hold, or of the ``least`` that come closest."""
-        if not self.guards:
+        """Indices of the ``c x d`` mixtures that are not shunned, or of the ``least`` that come closest."""
+        found = self._shortfalls(mixtures)
+        if not found:
             return np.arange(len(mixtures))
-        missing = torch.stack([guard.shortfall(mixtures) for guard in self.guards]).amax(0)
+        missing = torch.stack(found).amax(0)
         n = max(int((missing <= 0).sum()), min(least, len(mixtures)))
         return np.sort(missing.argsort(stable=True)[:n].numpy())
 
@@ -290,7 +328,8 @@ class ObjectivePosterior(Model):
         """What is predicted of a mixture ``(d,)`` beside others by name: fields of a ``Recommendation``."""
         predicted = {name: self.prediction(other) for name, other in others.items()}
         better = {name: self.probability_better(mixture, other) for name, other in others.items()}
-        return {"predicted": self.prediction(mixture), **predicted, "probability_better": better}
+        difference = {} if not others else {"difference": self.prediction(mixture, list(others.values())[-1])}
+        return {"predicted": self.prediction(mixture), **predicted, "probability_better": better, **difference}
 
     def calibration(self, data: Sequence[Observations]) -> Calibration:
         """Coverage of 95% intervals of the objective when each run is predicted from all the others.

@@ -47,7 +47,8 @@ def test_many_metrics_are_a_few_sums_of_like_ones() -> None:
     data = optimizer.belief.data(optimizer.problem, optimizer.history)
     assert len(data) == 4
     total = torch.stack([values.y for values in data.values()]).sum(0)
-    seen = [sum(next(iter(run.observations.values())).values()) for run in optimizer.history]
+    runs = next(iter(data.values())).runs
+    seen = [sum(next(iter(optimizer.history[run].observations.values())).values()) for run in runs]
     assert total.numpy() == pytest.approx(np.array(seen))
     parts = {
         name: optimizer.belief.data(replace_objective(optimizer, name), optimizer.history)[name] for name in METRICS

@@ -311,22 +311,59 @@ def test_several_metrics_are_modelled_and_combined():
     assert loss(answer.mixture, "large", 400) - best["loss"] < 0.02
 
 
-def test_a_diverged_mixture_is_priced_as_bad():
-    optimizer = searched(MixtureOptimizer(SPACE, seed=7), 14)
-    best = SPACE.mixture(optimizer.recommend().mixture)
-    reports = [report for t in optimizer.history if t.scale == "small" for report in t.observations.values()]
-    worst = max(report["value"] for report in reports)
+def test_runs_that_diverge_are_not_bought_again_and_again_nor_recommended():
+    space = MixtureSpace(
+        domains=("web", "code", "math"),
+        scales=(Scale("small", 0.05, 6e7), Scale("large", 1.0, 1e9)),
+        steps=(100, 1000),
+    )
+    optimizer = MixtureOptimizer(space, seed=0, budget=12 * space.target_cost)
 
-    def expected():
-        return float(optimizer.predict(best[None], scale="small", steps=400).mean[0])
+    def value(mixture, scale, step):
+        diverges = scale == "large" and mixture["web"] > 0.6
+        return math.nan if diverges else 3 - 0.9 * mixture["web"] + 10 / step
 
-    before = expected()
-    run = optimizer.accept(Proposal(mixture=best, scale="small", steps=400))
-    train(optimizer, run, lambda mixture, scale, step: math.nan if step == 400 else loss(mixture, scale, step))
-    assert optimizer.history[run.trial_id].status == "diverged"
-    assert expected() - before > 0.5 * (worst - before) > 0.1, "as bad as the worst of its scale, if not for noise"
-    assert optimizer.recommend().diverged == 1
-    assert optimizer.ask() is not None
+    search(optimizer, 45, value)
+    large = [trial for trial in optimizer.history if trial.scale == "large"]
+    diverged = [trial for trial in large if trial.status == "diverged"]
+    assert 1 <= len(diverged) <= 8, "the cheap runs say that all web is best"
+    answer = optimizer.recommend()
+    assert 0.4 < answer.mixture["web"] < 0.62
+    assert answer.diverged == len(diverged)
+
+
+def test_divergence_teaches_the_same_whatever_the_order():
+    def answer(*kinds):
+        optimizer = MixtureOptimizer(SPACE, seed=0)
+        given(optimizer, 16, loss, cells=[("small", 400)])
+        for kind in kinds:
+            near, far = SPACE.named(BEST), SPACE.named([0.2, 0.2, 0.6])
+            for number in range(2):
+                value = math.nan if kind == "diverged" else loss(far, "large", 400)
+                mixture = near if kind == "diverged" else far
+                optimizer.add_evaluated_point(mixture, "large", 400, value, trial_id=f"{kind} {number}")
+        return optimizer.recommend()
+
+    first, second = answer("sound", "diverged"), answer("diverged", "sound")
+    assert first.mixture == pytest.approx(second.mixture)
+    assert np.abs(SPACE.mixture(first.mixture) - BEST).sum() > 0.05, "not what diverged"
+    assert first.diverged == second.diverged == 2
+
+
+@pytest.mark.parametrize("spike", [10.0, 1e4, 9e9, -50.0])
+def test_one_absurd_report_counts_for_nothing_and_is_said(spike):
+    def answer(value):
+        optimizer = MixtureOptimizer(SPACE, seed=0)
+        given(optimizer, 30, loss, cells=[("small", 400), ("large", 400)])
+        if value is not None:
+            optimizer.add_evaluated_point(SPACE.named([0.3, 0.4, 0.3]), "small", 400, value, trial_id="odd")
+        return optimizer.recommend()
+
+    without, with_it = answer(None), answer(spike)
+    assert with_it.mixture == pytest.approx(without.mixture, abs=1e-3)
+    assert without.absurd == ()
+    assert with_it.absurd == (f"value = {spike:.4g} of odd",)
+    assert "Left out as absurd, 1: value" in str(with_it)
 
 
 def test_a_constant_metric_and_an_empty_history_still_get_answers():

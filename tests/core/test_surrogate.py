@@ -95,9 +95,9 @@ def test_kernel_follows_a_permutation_of_the_domains():
     x, _ = data(10)
     order = [2, 0, 1]
     one, other = MixtureFidelityKernel(D).double(), MixtureFidelityKernel(D).double()
-    lengthscale = torch.tensor([[0.3, 0.6, 1.2]], dtype=torch.float64)
-    for kernel, scales in ((one, lengthscale), (other, lengthscale[:, order])):
-        kernel.mixture.lengthscale = scales
+    linear = torch.tensor([0.3, 0.6, 1.2], dtype=torch.float64)
+    for kernel, weights in ((one, linear), (other, linear[order])):
+        kernel.log_linear.data = weights
     moved = x[:, [*order, D, D + 1]]
     with torch.no_grad():
         assert torch.allclose(one.forward(x, x), other.forward(moved, moved))
@@ -427,7 +427,7 @@ def test_prediction_is_in_the_objectives_own_direction(model):
     assert up.prediction(w).low < up.prediction(w).mean < up.prediction(w).high
 
 
-def test_observations_price_divergence_thin_curves_and_skip_unknown_metrics():
+def test_observations_thin_curves_keep_the_last_report_and_skip_unknown_metrics():
     history = History(SPACE)
     for name in ("a", "b"):
         history.add(Trial(trial_id=name, mixture=(0.2, 0.3, 0.5), scale="small", steps=400))
@@ -436,12 +436,12 @@ def test_observations_price_divergence_thin_curves_and_skip_unknown_metrics():
     history.observe("a", 200, {"other": 1.5})
     history.observe("a", 390, {"loss": 2.0})
     history.observe("a", 400, {"loss": 1.9})
-    history.observe("b", 100, {"loss": float("nan")})
-    found = observations(SPACE, history, "loss", worst=1.0)
-    assert found.y.tolist() == [3.0, 2.0, 1.9, 3.0]  # 110 is thinned, 400 is the target's, the last is the worst seen
-    assert found.runs == ("a", "a", "a", "b")
-    assert observations(SPACE, history, "loss", worst=-1.0).y.tolist()[-1] == 1.9
-    assert observations(SPACE, history, "other", worst=1.0).y.tolist() == [1.0, 1.5, 1.5]
+    history.observe("b", 100, {"loss": 2.5, "other": float("nan")})
+    history.observe("b", 110, {"loss": 2.4})
+    found = observations(SPACE, history, "loss")
+    assert found.y.tolist() == [3.0, 2.0, 1.9, 2.5, 2.4], "110 is thinned of a run that goes on"
+    assert found.runs == ("a", "a", "a", "b", "b")
+    assert observations(SPACE, history, "other").y.tolist() == [1.0, 1.5]
 
 
 def test_the_largest_observations_keep_their_order():
@@ -449,7 +449,7 @@ def test_the_largest_observations_keep_their_order():
     for i, (scale, steps) in enumerate([("small", 400), ("large", 100), ("large", 400), ("small", 400)]):
         history.add(Trial(trial_id=str(i), mixture=(0.2, 0.3, 0.5), scale=scale, steps=steps, noise={"loss": 0.1 * i}))
         history.observe(str(i), steps, {"loss": float(i)})
-    every = observations(SPACE, history, "loss", worst=1.0)
+    every = observations(SPACE, history, "loss")
     assert every.largest(4) is every
     found = every.largest(3)
     assert (found.y.tolist(), found.runs) == ([0.0, 1.0, 2.0], ("0", "1", "2"))
