@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
@@ -79,15 +79,33 @@ class MixtureOptimizer:
 
     # -- ask and tell
 
-    def ask(self, trial_id: str | None = None) -> Suggestion | None:
+    @overload
+    def ask(self, trial_id: str | None = None) -> Suggestion | None: ...
+
+    @overload
+    def ask(self, trial_id: int) -> list[Suggestion]: ...
+
+    def ask(self, trial_id: str | int | None = None) -> Suggestion | None | list[Suggestion]:
         """The next run; None when the budget allows nothing more, no run is worth it, or a pool is used up.
 
         A run that was lost before it showed anything is asked for again first, under a new name; then come the
-        ``points_to_evaluate``.
+        ``points_to_evaluate``. Runs that have not reported yet are taken into account: several asked for at once
+        differ, since each is worth what it adds to those before it.
 
         Args:
             trial_id: name for a new run; made up if not given. A continuation keeps the name of the run it continues.
+                Or a number of runs: ``ask(8)`` is a list of the next eight, of fewer when there are no more.
+
+        Raises:
+            ValueError: for a number of runs below 1.
         """
+        if isinstance(trial_id, int):
+            if isinstance(trial_id, bool) or trial_id < 1:
+                raise ValueError(f"ask takes a number of runs from 1 on, or a name, got {trial_id!r}.")
+            batch: list[Suggestion] = []
+            while len(batch) < trial_id and (one := self.ask()) is not None:
+                batch.append(one)
+            return batch
         filed = self._next(trial_id)
         return None if filed is None else self._announced(*filed)
 

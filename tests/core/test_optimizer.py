@@ -392,6 +392,25 @@ def test_a_new_process_goes_on_bit_for_bit(space, drive, loss) -> None:
         assert optimizer.recommend().to_dict() == recommended, note
 
 
+# -- several at a time
+
+
+def test_a_batch_is_what_asking_one_by_one_gives(space) -> None:
+    together, apart = (MixtureOptimizer(space, seed=3, budget=3 * space.target_cost) for _ in range(2))
+    batch = together.ask(8)
+    assert [vars(run) for run in batch] == [vars(apart.ask()) for _ in range(8)]
+    assert len({(*run.mixture.values(), run.scale) for run in batch}) == 8
+    for wrong in (0, -1, True):
+        with pytest.raises(ValueError, match="number of runs from 1 on"):
+            together.ask(wrong)
+
+
+def test_a_batch_ends_with_the_money(space) -> None:
+    optimizer = MixtureOptimizer(space, strategy="random", budget=2.5 * space.target_cost)
+    assert len(optimizer.ask(8)) == 2
+    assert optimizer.ask(8) == []
+
+
 # -- lost runs
 
 
