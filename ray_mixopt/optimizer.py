@@ -13,7 +13,7 @@ import numpy as np
 from ray_mixopt.core.history import History, Trial
 from ray_mixopt.core.merging import DomainMap, take_in, translated
 from ray_mixopt.core.pool import Pool
-from ray_mixopt.core.problem import SINGLE, Problem, Settings
+from ray_mixopt.core.problem import Problem, Settings
 from ray_mixopt.core.recommendation import Forecast, Recommendation
 from ray_mixopt.core.safety import check_version
 from ray_mixopt.core.space import MixtureSpace
@@ -195,7 +195,7 @@ class MixtureOptimizer:
         Raises:
             ValueError: for an unknown trial, a bad step, or a value of the wrong kind.
         """
-        self.history.observe(trial_id, step, self._metrics(value), self._others(value))
+        self.history.observe(trial_id, step, *self.problem.reported(value))
 
     @_books
     def finish(self, trial_id: str, failed: bool = False, *, lost: bool = False, continuable: bool = True) -> None:
@@ -236,7 +236,7 @@ class MixtureOptimizer:
         Raises:
             ValueError: if the mixture, scale, step or value does not fit the space.
         """
-        metrics = self._metrics(value)
+        report = self.problem.reported(value)
         name = f"evaluated_{len(self.history):05d}" if trial_id is None else trial_id
         shares = tuple(self.space.mixture(mixture).tolist())
         known = self.history.trials.get(name)
@@ -247,7 +247,7 @@ class MixtureOptimizer:
         elif (known.mixture, known.scale) != (shares, scale):
             raise ValueError(f"Trial {name!r} has another mixture or scale: every run needs an id of its own.")
         try:
-            self.history.observe(name, step, metrics, self._others(value))
+            self.history.observe(name, step, *report)
         except ValueError:
             if known is None:
                 del self.history.trials[name]
@@ -428,34 +428,7 @@ class MixtureOptimizer:
         optimizer._strategy, optimizer.history = create(optimizer.problem), history
         return optimizer
 
-    def _metrics(self, value: float | Mapping[str, float]) -> dict[str, float]:
-        if isinstance(value, Mapping):
-            if self.settings.single_valued:
-                raise ValueError("tell got several metrics: pass objective={name: weight} to MixtureOptimizer.")
-            return {name: _number(value[name], name) for name in self.problem.metrics if value.get(name) is not None}
-        if not self.settings.single_valued:
-            raise ValueError(f"tell needs the metrics {list(self.problem.weights)} by name, got {value!r}.")
-        return {SINGLE: _number(value, "the objective")}
-
-    def _others(self, value: float | Mapping[str, float]) -> dict[str, float]:
-        """Finite numbers in a report that the objective does not need."""
-        if not isinstance(value, Mapping):
-            return {}
-        rest = {name: number for name, number in value.items() if name not in self.problem.metrics}
-        return {
-            str(name): float(number)
-            for name, number in rest.items()
-            if isinstance(number, int | float | np.number) and not isinstance(number, bool) and math.isfinite(number)
-        }
-
 
 def _kept(acquisition: float | None) -> float | None:
     """What a state keeps of an acquisition: an infinity, or NaN, says nothing, and JSON has neither."""
     return None if acquisition is None or not math.isfinite(acquisition) else float(acquisition)
-
-
-def _number(value: object, name: str) -> float:
-    try:
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise ValueError(f"The value of {name} must be a number, got {value!r}.") from None

@@ -9,12 +9,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 from scipy.stats import spearmanr
 
+from ray_mixopt.analysis.scores import (
+    SURROGATE,
+    Backtest,
+    Case,
+    Cell,
+    Differences,
+    Proxy,
+    Scores,
+    contrast_deviations,
+    spread_of,
+)
 from ray_mixopt.core.history import History, Status, Trial
 from ray_mixopt.core.problem import Problem, Settings
 from ray_mixopt.core.recommendation import NORMAL_95
@@ -23,163 +33,8 @@ from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.optimizer import MixtureOptimizer
 
 LEAST_HIDDEN = 5  # mixtures: fewer have no rank correlation to speak of
-SUFFICIENT_RANK = 0.9
-SURROGATE = "ray-mixopt"
 
 Mixture = tuple[float, ...]
-Cell = tuple[str, int]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scores:
-    """How well hidden mixtures were predicted; None for what a method does not say.
-
-    Attributes:
-        n: number of mixtures that were predicted.
-        rank: Spearman's correlation of predicted and true values; None where one of them is constant.
-        error: root mean square error of the contrasts over their standard deviation, 1 for "all are equal".
-        covered: share of the contrasts inside their 95% interval.
-        stated: standard deviation of a contrast as stated, over its true error: 1 is right, more is too wide.
-        level: error of the mean of all, over the true mean.
-        level_covered: share of the draws whose level was inside its 95% interval.
-        regret: how much worse the mixture is that was predicted best than the best one, over their standard deviation.
-        seconds: to fit and to predict.
-    """
-
-    n: float
-    rank: float | None
-    error: float | None
-    covered: float | None
-    stated: float | None
-    level: float | None
-    level_covered: float | None
-    regret: float | None
-    seconds: float
-
-    @classmethod
-    def of(
-        cls, truth: np.ndarray, mean: np.ndarray, covariance: np.ndarray | None, sign: float, seconds: float
-    ) -> Scores:
-        """The scores of one prediction.
-
-        Args:
-            truth: what ``n`` mixtures showed.
-            mean: predicted for each, ``(n,)``; NaN for those that are not predicted.
-            covariance: of the predictions, ``(n, n)``, where the method states one: then it also has a level.
-            sign: +1 where less is better, -1 where more is.
-            seconds: taken.
-        """
-        known = np.isfinite(mean)
-        regret, spread = None, _spread(truth)
-        if known.any():
-            pick = int(np.argmin(np.where(known, sign * mean, np.inf)))
-            regret = float(sign * truth[pick] - (sign * truth).min()) / spread
-        y, m = truth[known], mean[known]
-        rank = error = covered = stated = level = level_covered = None
-        if len(y) > 2 and np.ptp(y) > 0:
-            rank = None if np.ptp(m) == 0 else float(spearmanr(m, y).statistic)
-            contrasts, found = y - y.mean(), m - m.mean()
-            wrong = float(np.sqrt(np.square(found - contrasts).mean()))
-            error = wrong / _spread(y)
-            if covariance is not None:
-                center = np.eye(len(y)) - 1 / len(y)
-                std = np.sqrt(np.maximum((center @ covariance @ center).diagonal(), 0.0))
-                covered = float((np.abs(found - contrasts) <= NORMAL_95 * std).mean())
-                stated = float(np.sqrt(np.square(std).mean())) / max(wrong, 1e-300)
-        if covariance is not None:
-            off = abs(m.mean() - y.mean())
-            level = off / max(abs(y.mean()), 1e-300)
-            level_covered = float(off <= NORMAL_95 * np.sqrt(max(covariance.mean(), 0.0)))
-        return cls(
-            n=len(y),
-            rank=rank,
-            error=error,
-            covered=covered,
-            stated=stated,
-            level=level,
-            level_covered=level_covered,
-            regret=regret,
-            seconds=seconds,
-        )
-
-    @classmethod
-    def mean(cls, scores: Sequence[Scores]) -> Scores:
-        """The mean over draws, of those draws in which a score is known."""
-        means = {}
-        for field in fields(cls):
-            known = [getattr(score, field.name) for score in scores if getattr(score, field.name) is not None]
-            means[field.name] = float(np.mean(known)) if known else None
-        return cls(**means)  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """Some mixtures given at the smaller scales, and what each method made of them.
-
-    Attributes:
-        mixtures: number of mixtures given.
-        draws: number of times that they were drawn anew.
-        scores: by method, means over the draws.
-    """
-
-    mixtures: int
-    draws: int
-    scores: Mapping[str, Scores]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Proxy:
-    """A smaller scale and length by itself: how the hidden mixtures that ran there too were ordered.
-
-    Attributes:
-        scale: its name.
-        steps: its length.
-        cost: of a run, in runs at the hidden scale and length.
-        n: hidden mixtures that ran there.
-        rank: Spearman's correlation with what they showed at the hidden scale.
-        regret: as in ``Scores``, of the mixture that was best there.
-    """
-
-    scale: str
-    steps: int
-    cost: float
-    n: int
-    rank: float
-    regret: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Backtest:
-    """What was hidden, and how well it was predicted.
-
-    Attributes:
-        objective: what was predicted, in a few words.
-        hidden: scale and steps that were predicted.
-        n_hidden: number of mixtures known there, those that were given included.
-        known: number of the hidden mixtures whose runs at the hidden scale were given.
-        given: scales whose runs were given, small to large.
-        spread: standard deviation between the hidden mixtures, in the objective's unit.
-        cases: by the number of mixtures given.
-        proxies: each smaller scale and length, cheapest first.
-    """
-
-    objective: str
-    hidden: Cell
-    n_hidden: int
-    known: int
-    given: tuple[str, ...]
-    spread: float
-    cases: tuple[Case, ...]
-    proxies: tuple[Proxy, ...]
-
-    @property
-    def sufficient(self) -> Proxy | None:
-        """The cheapest smaller scale and length that ordered the hidden mixtures well; None if none did."""
-        return next((proxy for proxy in self.proxies if proxy.rank >= SUFFICIENT_RANK), None)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able."""
-        return asdict(self) | {"sufficient": None if self.sufficient is None else asdict(self.sufficient)}
 
 
 def backtest(
@@ -235,6 +90,7 @@ def backtest(
     for size in sizes:
         n_draws = 1 if size == len(at_smaller) and not known else draws
         found: dict[str, list[Scores]] = {}
+        first: Differences | None = None
         for draw in range(n_draws):
             tick(f"{size} mixtures, draw {draw + 1} of {n_draws}")
             rng = np.random.default_rng([seed, draw])
@@ -242,17 +98,20 @@ def backtest(
             shown = {sorted(truth)[i] for i in rng.permutation(len(truth))[:known]}
             runs = _given(history, space, chosen, shown)
             asked = [mixture for mixture in sorted(truth) if mixture not in shown]
-            for method, scores in _predicted(problem, runs, cells, chosen, asked, hidden).items():
+            of_draw, differences = _predicted(problem, runs, cells, chosen, asked, hidden)
+            first = first or differences
+            for method, scores in of_draw.items():
                 found.setdefault(method, []).append(scores)
+        assert first is not None
         means = {method: Scores.mean(scores) for method, scores in found.items()}
-        cases.append(Case(mixtures=size, draws=n_draws, scores=means))
+        cases.append(Case(mixtures=size, draws=n_draws, scores=means, differences=first))
     return Backtest(
         objective=" + ".join(f"{weight:g} {metric}" for metric, weight in problem.weights.items()).removeprefix("1 "),
         hidden=hidden,
         n_hidden=len(truth),
         known=known,
         given=space.scale_names[:-1],
-        spread=_spread(np.array(list(truth.values()))),
+        spread=spread_of(np.array(list(truth.values()))),
         cases=tuple(cases),
         proxies=_proxies(space, cells, hidden, problem.sign),
     )
@@ -265,30 +124,37 @@ def _predicted(
     chosen: set[Mixture],
     asked: Sequence[Mixture],
     hidden: Cell,
-) -> dict[str, Scores]:
-    """The scores of each method for the mixtures ``asked``, given some runs."""
+) -> tuple[dict[str, Scores], Differences]:
+    """The scores of each method for the mixtures ``asked``, given some runs, and what the surrogate said of each."""
     truth, shares = np.array([cells[hidden][mixture] for mixture in asked]), np.array(asked)
     largest = _last(cells, given.space.scale_names[:-1], chosen)
-    result = {SURROGATE: _by_surrogate(problem, given, truth, shares)}
+    scores, differences = _by_surrogate(problem, given, truth, shares)
+    result = {SURROGATE: scores}
     if largest is None:
-        return result
+        return result, differences
     only = {mixture: value for mixture, value in cells[largest].items() if mixture in chosen}
     name = _named(largest)
     if len(only) > 1:
-        result[f"surrogate of {name} alone"] = _by_surrogate(problem, _alone(given, largest), truth, shares)
+        result[f"surrogate of {name} alone"] = _by_surrogate(problem, _alone(given, largest), truth, shares)[0]
     same = np.array([only.get(mixture, np.nan) for mixture in asked])
     result[f"same differences as at {name}"] = Scores.of(truth, same, None, problem.sign, 0.0)
     start = time.perf_counter()
     linear = _linear(np.array(list(only)), np.array(list(only.values())), shares)
     seconds = time.perf_counter() - start
     result[f"linear regression of {name}"] = Scores.of(truth, linear, None, problem.sign, seconds)
-    return result
+    return result, differences
 
 
-def _by_surrogate(problem: Problem, given: History, truth: np.ndarray, asked: np.ndarray) -> Scores:
+def _by_surrogate(problem: Problem, given: History, truth: np.ndarray, asked: np.ndarray) -> tuple[Scores, Differences]:
     start = time.perf_counter()
     forecast = MixtureOptimizer.of_history(given, problem.settings).predict(asked)
-    return Scores.of(truth, forecast.mean, forecast.covariance, problem.sign, time.perf_counter() - start)
+    scores = Scores.of(truth, forecast.mean, forecast.covariance, problem.sign, time.perf_counter() - start)
+    differences = Differences(
+        measured=tuple((truth - truth.mean()).tolist()),
+        predicted=tuple((forecast.mean - forecast.mean.mean()).tolist()),
+        half=tuple((NORMAL_95 * contrast_deviations(forecast.covariance)).tolist()),
+    )
+    return scores, differences
 
 
 def _linear(mixtures: np.ndarray, values: np.ndarray, asked: np.ndarray) -> np.ndarray:
@@ -414,7 +280,7 @@ def _proxies(
 ) -> tuple[Proxy, ...]:
     found = []
     truth, full = cells[hidden], space.cost(*hidden)
-    spread = _spread(np.array(list(truth.values())))
+    spread = spread_of(np.array(list(truth.values())))
     for (scale, steps), values in cells.items():
         common = sorted(truth.keys() & values.keys())
         if scale not in space.scale_names[:-1] or len(common) < LEAST_HIDDEN:
@@ -434,10 +300,6 @@ def _proxies(
             )
         )
     return tuple(sorted(found, key=lambda proxy: (proxy.cost, proxy.scale)))
-
-
-def _spread(values: np.ndarray) -> float:
-    return max(float(values.std()), 1e-300)
 
 
 def _named(cell: Cell) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -21,16 +22,11 @@ from ray_mixopt.cli.options import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ray_mixopt.analysis.backtest import Backtest
+    from ray_mixopt.analysis.scores import Backtest
     from ray_mixopt.core.history import History
     from ray_mixopt.core.merging import DomainMap
     from ray_mixopt.core.objective import Mode, Objective
     from ray_mixopt.optimizer import MixtureOptimizer
-
-_WORDS = """Rank: Spearman's correlation of predicted and measured. Error: of the differences between mixtures, over how
-much the mixtures differ (1: as if all were equal). 95%: share of the differences inside their interval. Level: error
-of what all mixtures have in common. Picked: how much worse the mixture picked is than the best one, over how much the
-mixtures differ. Over the mixtures that a method can say something of (n)."""
 
 
 @click.command(
@@ -50,6 +46,7 @@ mixtures differ. Over the mixtures that a method can say something of (n)."""
 )
 @click.option("--draws", type=click.IntRange(min=1), default=5, show_default=True, help="How often they are drawn.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the draws.")
+@click.option("--page", type=click.Path(dir_okay=False, path_type=Path), help="Write an HTML page there, too.")
 @as_json_option
 def backtest(
     histories: Mapping[str, History],
@@ -64,6 +61,7 @@ def backtest(
     known: int,
     draws: int,
     seed: int,
+    page: Path | None,
     as_json: bool,
 ) -> None:
     """Says how well old runs would have been predicted.
@@ -82,6 +80,8 @@ def backtest(
     with bad_arguments(), Console(stderr=True, markup=False, emoji=False).status("Reading the runs") as status:
         if target is not None:
             raise ValueError("A backtest hides a scale of the runs instead of looking for a target: use --hide.")
+        if page is not None and not page.parent.is_dir():
+            raise ValueError(f"There is no folder {page.parent} for the page: make it, or choose another (--page).")
         history = joined(histories, common_space(histories, changes), changes)
         asked, direction = objective_of(history, objective, mode, own)
         found = analysis.backtest(
@@ -95,6 +95,10 @@ def backtest(
             seed=seed,
             tick=lambda what: status.update(Text(f"Predicting from {what}")),
         )
+        if page is not None:
+            from ray_mixopt.report.backtest import write_backtest
+
+            write_backtest(found, page)
     if as_json:
         click.echo(json.dumps(found.to_dict()))
     else:
@@ -105,47 +109,19 @@ def _print(found: Backtest, console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    scale, steps = found.hidden
-    console.print(
-        f"Hidden: {scale} x {steps:,} steps, where {found.n_hidden} mixtures are known. Given: {', '.join(found.given)}"
-        + (f", and {found.known} of the hidden mixtures" if found.known else "")
-        + f". Predicted: {found.objective}, in which the mixtures differ by {found.spread:.4g}.",
-        highlight=False,
-    )
+    from ray_mixopt.report import backtest as words
+
+    console.print(words.summary(found), highlight=False)
     table = Table(box=None, pad_edge=False)
-    for name, side in (("given", "right"), ("method", "left"), *((head, "right") for head in _HEADS)):
+    for name, side in (("given", "right"), ("method", "left"), *((head, "right") for head in words.HEADS)):
         table.add_column(name, justify=side, overflow="fold")  # type: ignore[arg-type]
-    for case in found.cases:
-        for place, (method, scores) in enumerate(case.scores.items()):
-            table.add_row(
-                "" if place else f"{case.mixtures}",
-                Text(method),
-                f"{scores.n:.3g}",
-                _number(scores.rank, ".2f"),
-                _number(scores.error, ".2f"),
-                _number(scores.covered, ".0%"),
-                _number(scores.level, ".1%"),
-                _number(scores.regret, ".2f"),
-                f"{scores.seconds:.1f}",
-            )
+    last = None
+    for mixtures, method, cells in words.rows(found):
+        table.add_row("" if mixtures == last else f"{mixtures}", Text(method), *cells)
+        last = mixtures
     console.print(table)
-    console.print(" ".join(_WORDS.split()), style="dim", highlight=False)
-    proxy = found.sufficient
-    if proxy is None:
-        text = "No smaller scale and length by itself ranks the hidden mixtures with a correlation of 0.9."
-    else:
-        text = (
-            f"Cheapest runs that rank the hidden mixtures well by themselves: {proxy.scale} x {proxy.steps:,} steps, "
-            f"{proxy.cost:.2%} of a hidden run's cost (rank {proxy.rank:.2f}, {proxy.n} mixtures)."
-        )
-    console.print(text, highlight=False)
-
-
-_HEADS = ("n", "rank", "error", "95%", "level", "picked", "seconds")
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+    console.print(words.WORDS, style="dim", highlight=False)
+    console.print(words.sufficient(found), highlight=False)
 
 
 def _hidden(text: str | None) -> tuple[str, int | None] | None:

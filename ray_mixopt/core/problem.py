@@ -321,6 +321,29 @@ class Problem:
             return None
         return math.fsum(weight * metrics[name] for name, weight in self.weights.items())
 
+    def reported(self, value: float | Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:
+        """What a report says of the objective, by metric, and other finite numbers in it, which are kept for later.
+
+        Raises:
+            ValueError: if it is of the wrong kind: several metrics where a number is wanted, a number where metrics
+                are, or a metric that is no number.
+        """
+        if not isinstance(value, Mapping):
+            if not self.settings.single_valued:
+                raise ValueError(f"tell needs the metrics {list(self.weights)} by name, got {value!r}.")
+            return {SINGLE: _as_number(value, "the objective")}, {}
+        if self.settings.single_valued:
+            raise ValueError("tell got several metrics: pass objective={name: weight} to MixtureOptimizer.")
+        others = {
+            str(name): float(one)
+            for name, one in value.items()
+            if name not in self.metrics
+            and isinstance(one, int | float | np.number)
+            and not isinstance(one, bool)
+            and math.isfinite(one)
+        }
+        return {name: _as_number(value[name], name) for name in self.metrics if value.get(name) is not None}, others
+
     def rng(self, *stream: int) -> np.random.Generator:
         """A random stream that depends on the seed and the given numbers only."""
         return np.random.default_rng([self.settings.seed, *stream])
@@ -402,6 +425,13 @@ def _checked_reference(reference: Any) -> Any:
         raise ValueError(
             f"reference must be weights by domain, 'uniform' or 'proportional', got {reference!r}."
         ) from None
+
+
+def _as_number(value: object, name: str) -> float:
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise ValueError(f"The value of {name} must be a number, got {value!r}.") from None
 
 
 def _is_number(value: object) -> bool:

@@ -52,8 +52,6 @@ def write_report(study: Study, folder: Path, *, refresh: float | None = None) ->
     Returns:
         The path of the page.
     """
-    from jinja2 import Environment, StrictUndefined
-
     (folder / FIGURES).mkdir(parents=True, exist_ok=True)
     sections = []
     for heading, draws in SECTIONS:
@@ -62,13 +60,13 @@ def write_report(study: Study, folder: Path, *, refresh: float | None = None) ->
             study.tick(f"Figure: {draw.__name__}")
             drawing = draw(study)
             if drawing is not None:
-                group.append(_embedded(drawing, folder / FIGURES / f"{drawing.name}.png"))
+                group.append(embedded(drawing, folder / FIGURES / f"{drawing.name}.png"))
         if group:
             sections.append((heading, group))
     answer, problem = study.recommendation, study.problem
     details = answer.details
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    page = environment.from_string(files("ray_mixopt.report").joinpath("page.html.j2").read_text()).render(
+    page = rendered(
+        "page.html.j2",
         study=study,
         answer=answer,
         details=details,
@@ -94,6 +92,17 @@ def write_report(study: Study, folder: Path, *, refresh: float | None = None) ->
     path = folder / PAGE
     write_atomically(path, page)
     return path
+
+
+def rendered(template: str, **values: Any) -> str:
+    """A page: a template of this folder with its values, and the style of all."""
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    here = files("ray_mixopt.report")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    style = Markup(here.joinpath("style.css").read_text())  # noqa: S704
+    return environment.from_string(here.joinpath(template).read_text()).render(style=style, **values)
 
 
 def findings(study: Study) -> Iterator[Finding]:
@@ -152,12 +161,13 @@ def _shares(mixture: dict[str, float]) -> str:
     return ", ".join(shown)
 
 
-def _embedded(drawing: Drawing, path: Path) -> dict[str, Any]:
-    """A drawing as the page needs it; also written as PNG."""
+def embedded(drawing: Drawing, path: Path | None = None) -> dict[str, Any]:
+    """A drawing as the page needs it; also written as PNG where there is a path."""
     buffer = io.BytesIO()
     drawing.figure.savefig(buffer, format="png", metadata={"Title": drawing.title, "Description": drawing.alt})
     content = buffer.getvalue()
-    write_atomically(path, content)
+    if path is not None:
+        write_atomically(path, content)
     width, height = struct.unpack(">II", content[16:24])  # of a PNG's header
     return {
         "name": drawing.name,

@@ -11,11 +11,13 @@ from click.testing import CliRunner
 from scipy.stats import spearmanr
 from worlds import DOMAINS, THREE_SCALES, Bowl
 
-from ray_mixopt.analysis.backtest import SURROGATE, Scores, backtest
+from ray_mixopt.analysis.backtest import backtest
+from ray_mixopt.analysis.scores import SURROGATE, Scores
 from ray_mixopt.cli.main import main
 from ray_mixopt.core.history import History, Trial
 from ray_mixopt.core.objective import Objective
 from ray_mixopt.core.problem import Settings
+from ray_mixopt.report.backtest import write_backtest
 
 LOSS = Settings(objective={"loss": 1.0})
 BOWL = Bowl(space=THREE_SCALES, best=(0.5, 0.3, 0.2))
@@ -192,3 +194,29 @@ def test_the_command_prints_the_table_and_json(tmp_path):
     ):
         refused = CliRunner().invoke(main, [*words, *option])
         assert refused.exit_code == 2 and text in refused.output
+
+
+def test_a_page_shows_every_hidden_mixture_and_works_offline(found, tmp_path):
+    page = write_backtest(found, tmp_path / "page.html").read_text()
+    assert page.count("data:image/png;base64,") == len(found.cases)
+    assert "http" not in page.replace("http-equiv", "")
+    for case in found.cases:
+        of, scores = case.differences, case.scores[SURROGATE]
+        assert len(of.measured) == len(of.predicted) == len(of.half) == found.n_hidden
+        assert np.abs([sum(of.measured), sum(of.predicted)]).max() < 1e-9
+        assert f"From {case.mixtures} mixtures, the hidden ones were ranked" in page
+        if case.draws == 1:
+            inside = np.abs(np.subtract(of.measured, of.predicted)) <= np.array(of.half)
+            assert inside.mean() == pytest.approx(scores.covered)
+    assert "same differences as at medium x 400" in page
+    assert page.count('scope="row"') == 4 * len(found.cases) + len(found.proxies)
+
+
+def test_a_page_needs_a_folder_before_anything_is_computed(tmp_path):
+    table = tmp_path / "runs.csv"
+    table.write_text("scale,step,cost_per_step,mixture/a,mixture/b,loss\nS,1,1,0.5,0.5,2\n")
+    result = CliRunner().invoke(
+        main, ["backtest", "--runs", str(table), "--page", str(tmp_path / "none" / "page.html")]
+    )
+    assert result.exit_code != 0
+    assert "There is no folder" in result.output
