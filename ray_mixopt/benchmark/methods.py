@@ -17,7 +17,6 @@ from ray_mixopt.benchmark.problem import Task
 from ray_mixopt.core.problem import Problem
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.core.strategy import Strategy, Suggestion
-from ray_mixopt.strategies.paper import paper_rungs
 
 # Our strategies by the name of the method, which results are kept under.
 OURS = {
@@ -118,6 +117,8 @@ class Ours:
         from ray_mixopt.optimizer import MixtureOptimizer
 
         if isinstance(strategy, str) and strategy.startswith("paper") and task.any_steps:
+            from ray_mixopt.strategies.paper import paper_rungs  # imports PyTorch, which not every method needs
+
             task = task.with_rungs(paper_rungs(task.space.target_steps))
         self.space, self.continuation = task.space, continuation
         self.optimizer = MixtureOptimizer(

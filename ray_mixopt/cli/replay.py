@@ -124,12 +124,15 @@ def _costs(texts: Sequence[str]) -> dict[str, float] | None:
 def _simulator(name: str, strategy: str, noise: float, seed: int, target: tuple[str, int] | None) -> Simulator:
     """The simulator, with the rungs that the strategy and the target ask for."""
     from ray_mixopt import simulators
-    from ray_mixopt.strategies.paper import paper_rungs
 
     space = simulators.load(name).space
     scale, steps = target or (space.target_scale, space.target_steps)
     space.scale(scale)
-    rungs = paper_rungs(steps) if strategy.startswith("paper") else sorted({*space.steps, steps})
+    rungs: Sequence[int] = sorted({*space.steps, steps})
+    if strategy.startswith("paper"):
+        from ray_mixopt.strategies.paper import paper_rungs  # imports PyTorch
+
+        rungs = paper_rungs(steps)
     loaded = simulators.load(name, noise=noise, seed=seed, steps=rungs)
     return replace(loaded, space=replace(loaded.space, target=(scale, steps)))
 

@@ -175,7 +175,7 @@ def test_checkpoints_include_the_scored_costs_and_the_budget(problem: BenchmarkP
     assert {0.25, 0.5, 1.0, 2.0, 3.0, 3.3} <= set(costs) and list(costs) == sorted(costs) and costs[-1] == 3.3
 
 
-@pytest.mark.parametrize(("strategy", "budget"), [("default", 2.0), ("paper", 3.0), ("random", 30.0)])
+@pytest.mark.parametrize(("strategy", "budget"), [("default", 1.0), ("paper", 2.0), ("random", 30.0)])
 def test_our_strategies_run(strategy: str, budget: float) -> None:
     problem = problems.load("slimpajama/sum/code_and_commonsense@300M+noise+failures", None)
     record = search(problem, methods.find(strategy), 0, budget)

@@ -130,7 +130,7 @@ def test_one_worker_is_the_clock_itself(problem: BenchmarkProblem) -> None:
 def test_without_continuation_every_run_starts_afresh(problem: BenchmarkProblem) -> None:
     asked: dict[str, list[str | None]] = {}
     for name in ("default", "default-afresh"):
-        method = methods.find(name).start(problem.task(0.5, 1))
+        method = methods.find(name).start(problem.task(0.2, 1))
         asked[name] = []
         while (suggestion := method.ask()) is not None:
             asked[name].append(suggestion.continues)

@@ -176,7 +176,7 @@ def test_the_best_cell_and_mixture_are_found(space, drive, monkeypatch) -> None:
 def test_twenty_short_runs_come_first(space, drive) -> None:
     scales: list[str] = []
     for seed in range(5):
-        runs = drive(MixtureOptimizer(space, strategy="paper", seed=seed), 24)
+        runs = drive(MixtureOptimizer(space, strategy="paper", seed=seed), 22)
         assert all(run.steps <= 900 for run in runs[:20])
         assert all(run.steps in (6000, 12000, 19700) for run in runs[20:])
         scales += [run.scale for run in runs[:20]]
@@ -242,7 +242,7 @@ def test_variants_are_chosen_by_name_and_search(space, drive, loss, strategy) ->
     assert isinstance(optimizer._strategy, PaperStrategy)
     assert optimizer._strategy.kernel == {"paper:kernel=tv": "tv", "paper:kernel=jsd": "jsd"}.get(strategy, "rbf")
     assert optimizer._strategy.noise == ("script" if strategy.endswith("script") else "printed")
-    drive(optimizer, 26)
+    drive(optimizer, 23)
     found = loss(optimizer.recommend().mixture, "1B", 19700)
     assert found < loss(space.named(space.uniform()), "1B", 19700)
 

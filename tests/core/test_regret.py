@@ -126,7 +126,7 @@ def test_it_finds_the_optimum_for_less_than_a_random_target_run_costs():
 def test_it_ends_when_no_run_is_worth_its_cost():
     spent = {}
     for gain in (0.0, 1e-6, 1e-3):
-        optimizer = MixtureOptimizer(SPACE, budget=3 * SPACE.target_cost, seed=0, min_gain_per_cost=gain)
+        optimizer = MixtureOptimizer(SPACE, budget=2 * SPACE.target_cost, seed=0, min_gain_per_cost=gain)
         spent[gain] = searched(optimizer, 200).history.spent
         recommendation = optimizer.recommend()
         assert recommendation.value_of_next_run is not None and recommendation.next_run is not None
@@ -302,7 +302,7 @@ def test_several_metrics_are_modelled_and_combined():
         return {"loss": value, "accuracy": 0.5 - 0.1 * value}
 
     optimizer = MixtureOptimizer(SPACE, objective={"loss": 1.0, "accuracy": -2.0}, seed=6, budget=SPACE.target_cost)
-    searched(optimizer, 45, metrics)
+    searched(optimizer, 30, metrics)
     trial = next(iter(optimizer.history))
     optimizer.history.observe(trial.trial_id, 200, {"loss": 2.5})  # a report that lacks the other metric
     answer = optimizer.recommend()
