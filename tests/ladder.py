@@ -57,5 +57,5 @@ def wait_until(condition: Any, *, timeout_s: float, what: str) -> Any:
     while time.monotonic() < deadline:
         if found := condition():
             return found
-        time.sleep(0.02)
+        time.sleep(0.1)
     raise AssertionError(f"{what} did not happen within {timeout_s} s.")

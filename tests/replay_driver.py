@@ -17,6 +17,7 @@ from curve import load
 from ladder import LadderStrategy
 from ray import tune
 from ray.tune.experiment import Trial
+from small_ray import start_ray
 
 import ray_mixopt
 from ray_mixopt import MixOptScheduler, MixOptSearcher, simulators
@@ -85,7 +86,7 @@ def finish(folder: str) -> None:
 
 def main(mode: str, folder: str, concurrency: str, budget: str, seed: str) -> None:
     slots = int(concurrency)
-    ray.init(address="local", num_cpus=slots, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    start_ray(slots=slots)
     if mode == "restore":
         finish(folder)
     else:

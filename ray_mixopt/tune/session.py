@@ -45,10 +45,7 @@ def running_ray(environment: Mapping[str, str] | None = None, **own: Any) -> Ite
         if started:
             # "local": never someone else's cluster that happens to run on this machine.
             where: dict[str, Any] = {} if "RAY_ADDRESS" in os.environ else {"address": "local", **own}
-            try:
-                ray.init(logging_level=logging.ERROR, log_to_driver=False, **where)
-            except Exception as error:  # Ray raises plain ones, too
-                raise RuntimeError(f"Ray did not start: {error}") from error
+            start(**where)
         logger = logging.getLogger("ray")
         level = logger.level
         logger.setLevel(logging.ERROR)
@@ -58,6 +55,27 @@ def running_ray(environment: Mapping[str, str] | None = None, **own: Any) -> Ite
             logger.setLevel(level)
             if started:
                 ray.shutdown()
+
+
+def start(**options: Any) -> None:
+    """Initialises Ray, which says nothing below an error.
+
+    On a busy machine Ray may need longer than the half minute that it grants itself. It is then tried once more.
+
+    Args:
+        **options: of ``ray.init``.
+
+    Raises:
+        RuntimeError: if Ray does not start.
+    """
+    for retry in (True, False):
+        try:
+            ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
+            return
+        except Exception as error:  # Ray raises plain ones, too
+            if not retry or "timed out" not in str(error):
+                raise RuntimeError(f"Ray did not start: {error}") from error
+            ray.shutdown()
 
 
 @contextlib.contextmanager

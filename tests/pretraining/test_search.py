@@ -33,7 +33,7 @@ INSTALLED = [name for name in TRACKERS if find_spec(TRACKER_PACKAGES[name])]
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> None:
-    start_ray()
+    start_ray("ray_mixopt.pretraining.trainable", "ray_mixopt.pretraining.training.train")
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,7 @@ from ray_mixopt.pretraining.training.settings import TrainingRun
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> None:
-    start_ray()
+    start_ray("ray_mixopt.pretraining.trainable", "ray_mixopt.pretraining.training.train")
 
 
 @pytest.fixture(autouse=True)

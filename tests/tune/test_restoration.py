@@ -24,6 +24,7 @@ import ray_mixopt
 from ray_mixopt import MixOptSearcher, MixtureSpace
 from ray_mixopt.core.history import History
 from ray_mixopt.io.lease import LeaseError
+from ray_mixopt.tune import storage
 
 BUDGET = 100.0
 SEED = 11
@@ -78,9 +79,13 @@ def test_kill_9_of_four_trials_at_once(
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished experiment with two sessions of files."""
+    """A finished experiment with two sessions of files, and all that is kept, however fast it was."""
     folder = tmp_path_factory.mktemp("finished")
-    curve_tuner(folder, MixOptSearcher(strategy=LadderStrategy, budget=100), num_samples=-1).fit()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "0")
+        patch.setattr(storage, "PERIOD_S", 0.0)
+        patch.setattr(storage, "SHARE", 1.0)
+        curve_tuner(folder, MixOptSearcher(strategy=LadderStrategy, budget=100), num_samples=-1).fit()
     for kind in ("experiment_state", "search_gen_state", "searcher-state"):
         file = newest(folder / "run", kind)
         file.with_name(f"{kind}-2001-01-01_00-00-00.json").write_bytes(file.read_bytes())
