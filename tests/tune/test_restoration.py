@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 import subprocess
 from collections.abc import Callable, Collection
@@ -84,7 +85,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "0")
         patch.setattr(storage, "PERIOD_S", 0.0)
-        patch.setattr(storage, "SHARE", 1.0)
+        patch.setattr(storage, "SHARE", math.inf)
         curve_tuner(folder, MixOptSearcher(strategy=LadderStrategy, budget=100), num_samples=-1).fit()
     for kind in ("experiment_state", "search_gen_state", "searcher-state"):
         file = newest(folder / "run", kind)

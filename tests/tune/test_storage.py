@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import shutil
 import signal
@@ -49,7 +50,7 @@ def attentive(monkeypatch: pytest.MonkeyPatch) -> None:
     """Snapshots and looks at the storage in every step."""
     monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "0")
     monkeypatch.setattr(storage, "PERIOD_S", 0.0)
-    monkeypatch.setattr(storage, "SHARE", 1.0)
+    monkeypatch.setattr(storage, "SHARE", math.inf)
 
 
 def test_a_storage_that_cannot_be_written_to_for_a_while_does_not_end_the_search(
