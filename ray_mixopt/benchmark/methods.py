@@ -146,7 +146,7 @@ class Ours:
 
     def recommend(self) -> dict[str, float]:
         """Share of training tokens by domain that the strategy recommends for the target."""
-        return self.optimizer.recommend().mixture
+        return self.optimizer.answer().mixture
 
 
 @cache

@@ -109,6 +109,38 @@ class Calibration:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Hindsight:
+    """How well the largest runs of a search are predicted from its smaller ones.
+
+    Attributes:
+        scale: the scale that was predicted, from smaller ones only.
+        steps: the length.
+        n: mixtures known there.
+        coverage: share of their differences from the mean of all that were inside the 95% interval.
+        rank: Spearman's correlation of what was predicted and what was seen; None where one of them is constant.
+    """
+
+    scale: str
+    steps: int
+    n: int
+    coverage: float
+    rank: float | None
+
+    @property
+    def trustworthy(self) -> bool:
+        """Whether the coverage is at least 90%, give or take what ``n`` mixtures can tell."""
+        return self.coverage >= 0.90 - 2 * (0.95 * 0.05 / max(self.n, 1)) ** 0.5
+
+    def __str__(self) -> str:
+        rank = "" if self.rank is None else f", ranked with {self.rank:.2f}"
+        note = "" if self.trustworthy else ": too sure, read the intervals with care"
+        return (
+            f"{self.coverage:.0%} of the differences of {self.n} mixtures at {self.scale} x {self.steps:,} steps "
+            f"inside their 95% interval when predicted from smaller scales{rank}{note}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class NextRun:
     """The run that the search would buy next.
 
@@ -274,7 +306,9 @@ class Recommendation:
         value_of_next_run: expected improvement of the predicted optimum by the next run; None where the strategy has
             no estimate of it.
         next_run: that run; None where the strategy does not say.
-        calibration: leave-one-run-out check of the intervals; None where the strategy has none.
+        calibration: leave-one-run-out check of the intervals; None where the strategy has none. Neighbours help: it
+            says nothing of larger scales.
+        hindsight: its largest runs as predicted from the smaller ones; None where there is nothing to test on.
         diverged: number of runs that reported NaN or inf.
         left_out: number of values, of all metrics, beyond what the model holds: those of the smallest fidelities.
         absurd: reports that no other makes likely and that count for nothing, a few words each.
@@ -296,6 +330,7 @@ class Recommendation:
     value_of_next_run: float | None = None
     next_run: NextRun | None = None
     calibration: Calibration | None = None
+    hindsight: Hindsight | None = None
     diverged: int = 0
     left_out: int = 0
     absurd: tuple[str, ...] = ()
@@ -306,6 +341,12 @@ class Recommendation:
         verdict = self.verdict
         lists = {"absurd": list(self.absurd), "furthest": None if self.furthest is None else list(self.furthest)}
         return asdict(self) | lists | {"verdict": None if verdict is None else asdict(verdict)}
+
+    @property
+    def calibration_text(self) -> str:
+        """What is known of the intervals at larger scales."""
+        untested = "not known, since no scale has five mixtures at one length and a smaller scale to predict them from"
+        return untested if self.hindsight is None else str(self.hindsight)
 
     @property
     def verdict(self) -> Verdict | None:
@@ -350,7 +391,9 @@ class Recommendation:
             which = "" if run is None else f" ({run.scale} to step {run.steps}, cost {run.cost:.4g})"
             lines.append(f"Expected gain of the next run{which}: {self.value_of_next_run:.2g}")
         if self.calibration is not None:
-            lines.append(f"Calibration: {self.calibration}")
+            lines.append(f"Fit: {self.calibration}")
+        if self.predicted is not None:
+            lines.append(f"Calibration: {self.calibration_text}")
         if self.diverged:
             lines.append(f"Diverged runs: {self.diverged}")
         if self.absurd:

@@ -140,7 +140,9 @@ def findings(study: Study) -> Iterator[Finding]:
         text = f"Besides, {unkept:.4g} ({full_runs:.2f} full runs) were trained and not kept: lost, or trained again."
         yield Finding(text=text, warning=True)
     if answer.calibration is not None:
-        yield Finding(text=f"Calibration: {answer.calibration}.", warning=not answer.calibration.trustworthy)
+        yield Finding(text=f"Fit: {answer.calibration}.", warning=not answer.calibration.trustworthy)
+    doubtful = answer.hindsight is None or not answer.hindsight.trustworthy
+    yield Finding(text=f"Calibration: {answer.calibration_text}.", warning=doubtful)
     if answer.absurd:
         some = "; ".join(answer.absurd[:_MOST_NAMED])
         text = f"Reports that no other makes likely are left out, {len(answer.absurd)} in all: {some}."

@@ -73,8 +73,12 @@ class Display:
             answer = self._answer
             shares = sorted(answer.mixture.items(), key=lambda item: -item[1])[:N_DOMAINS]
             rows.append(("incumbent", ", ".join(f"{domain} {share:.0%}" for domain, share in shares)))
-            value = "this strategy does not say" if answer.predicted is None else f"{answer.predicted} (95%)"
-            rows.append((f"predicted at {answer.scale} x {answer.steps:,}", value))
+            if answer.predicted is not None:
+                rows.append((f"predicted at {answer.scale} x {answer.steps:,}", f"{answer.predicted} (95%)"))
+            if answer.difference is not None:
+                name, probability = list(answer.probability_better.items())[-1]
+                sure = "the same mixture" if probability is None else f"better with probability {probability:.0%}"
+                rows.append((f"against {name}", f"{answer.difference}, {sure}"))
         return rows
 
     def _table(self, history: History) -> Table:

@@ -108,7 +108,8 @@ def tables(summary: Mapping[str, Any]) -> Iterator[RenderableType]:
     money.add_row("all", str(summary["runs"]), f"{summary['spent']:.4g}", "")
     yield money
 
-    lines = [
+    lines = [] if summary["verdict"] is None else [f"Verdict: {summary['verdict']['text']}"]
+    lines += [
         "Regret: 0 is the best mixture there is, 1 the median random one.",
         f"Spent {summary['spent']:.4g} of {summary['budget']:.4g}, {summary['target_runs']:.2f} times a full run.",
         f"{summary['runs']} runs and {summary['continued']} continuations in {summary['seconds']:.0f} s.",
@@ -116,7 +117,9 @@ def tables(summary: Mapping[str, Any]) -> Iterator[RenderableType]:
     if summary["value_of_next_run"] is not None:
         lines.append(f"Expected gain of the next run: {summary['value_of_next_run']:.2g}.")
     if summary["calibration"] is not None:
-        lines.append(f"Calibration: {summary['calibration']}.")
+        lines.append(f"Fit: {summary['calibration']}.")
+    if summary["hindsight"] is not None:
+        lines.append(f"Calibration: {summary['hindsight']}.")
     lines += [f"{summary[key]} runs {key}." for key in ("diverged", "failed") if summary[key]]
     yield Text("\n".join(lines))
 

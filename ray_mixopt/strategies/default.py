@@ -30,6 +30,7 @@ from ray_mixopt.core.simplex import same_mixture
 from ray_mixopt.core.strategy import Proposal
 from ray_mixopt.strategies.candidates import candidates_of
 from ray_mixopt.strategies.design import corners_again, initial_design
+from ray_mixopt.strategies.hindsight import hindsight
 from ray_mixopt.surrogate.belief import Belief, FitSettings
 from ray_mixopt.surrogate.divergence import LARGE_RISK
 from ray_mixopt.surrogate.encoding import encode
@@ -255,7 +256,13 @@ class DefaultStrategy:
             )
         data = belief.data(self.problem, history).values()
         calibration = posterior.calibration([belief.used(values) for values in data])
-        return replace(answer, value_of_next_run=gain, next_run=announced, calibration=calibration)
+        return replace(
+            answer,
+            value_of_next_run=gain,
+            next_run=announced,
+            calibration=calibration,
+            hindsight=hindsight(self.problem, history, self.belief),
+        )
 
     def answer(self, history: History) -> Recommendation:
         """The mixture that ``recommend`` would say, with its prediction, without the rest."""

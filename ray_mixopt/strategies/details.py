@@ -18,6 +18,7 @@ from ray_mixopt.core.problem import Problem
 from ray_mixopt.core.recommendation import Agreement, Details, GuardrailCheck, LimitPrice, Recommendation
 from ray_mixopt.core.simplex import SAME_SHARE
 from ray_mixopt.strategies.candidates import SimplexCandidates
+from ray_mixopt.strategies.hindsight import hindsight
 from ray_mixopt.surrogate.belief import Belief
 from ray_mixopt.surrogate.posterior import ObjectivePosterior
 
@@ -61,6 +62,7 @@ def detailed(recommendation: Recommendation, problem: Problem, history: History,
         used = [belief.used(values) for values in belief.data(problem, history).values()]
         predicted = posterior.compared(best, problem.baselines())
         recommendation = replace(recommendation, **predicted, calibration=posterior.calibration(used))
+        recommendation = replace(recommendation, hindsight=hindsight(problem, history, belief))
     return replace(recommendation, details=_Inquiry(problem, history, belief, posterior, best).details())
 
 

@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -96,6 +97,11 @@ class Belief:
         self._models: dict[str, tuple[tuple[bytes, int], MixtureGP]] = {}
         self._sound: dict[str, tuple[bytes, Tensor]] = {}  # by metric: all observations, and which are no absurdities
         self._warned = False
+
+    @cached_property
+    def apart(self) -> Belief:
+        """Another one of the same kind, for a part of the history: neither forgets what it has fitted."""
+        return Belief(self.seed, settings=self.settings, kernel=self.kernel, caution=self.caution)
 
     def posterior(self, problem: Problem, history: History) -> ObjectivePosterior | None:
         """The objective at the target given the history; None while one of its metrics has fewer than two values."""

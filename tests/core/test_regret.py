@@ -350,6 +350,42 @@ def test_divergence_teaches_the_same_whatever_the_order():
     assert first.diverged == second.diverged == 2
 
 
+def test_calibration_is_that_of_the_largest_runs_predicted_from_the_smaller_ones():
+    optimizer = given(MixtureOptimizer(SPACE, seed=0), 24, loss, cells=[("small", 400), ("medium", 400)])
+    given(optimizer, 4, loss, cells=[("large", 400)])  # too few mixtures
+    answer = optimizer.recommend()
+    found = answer.hindsight
+    assert (found.scale, found.steps, found.n) == ("medium", 400, 12)
+    assert found.rank > 0.9 and 0.7 <= found.coverage <= 1
+    assert f"Calibration: {found}" in str(answer)
+    alone = given(MixtureOptimizer(SPACE, seed=0), 8, loss, cells=[("small", 400)]).recommend()
+    assert alone.hindsight is None
+    assert "Calibration: not known" in str(alone)
+
+
+def test_the_order_in_which_old_runs_are_given_does_not_matter():
+    rows = [
+        (w, cell)
+        for cell in (("small", 200), ("small", 400), ("medium", 400))
+        for w in SPACE.sample(12, np.random.default_rng(1))
+    ]
+
+    def answer(order):
+        optimizer = MixtureOptimizer(SPACE, seed=0)
+        for i in order:
+            mixture, (scale, step) = SPACE.named(rows[i][0]), rows[i][1]
+            optimizer.add_evaluated_point(mixture, scale, step, loss(mixture, scale, step))
+        return optimizer.recommend()
+
+    first, *others = (
+        answer(order) for order in (range(36), reversed(range(36)), np.random.default_rng(2).permutation(36))
+    )
+    for other in others:
+        assert other.mixture == pytest.approx(first.mixture, abs=1e-6)
+        assert other.difference.mean == pytest.approx(first.difference.mean, rel=1e-5)
+        assert other.difference.low == pytest.approx(first.difference.low, rel=1e-5)
+
+
 @pytest.mark.parametrize("spike", [10.0, 1e4, 9e9, -50.0])
 def test_one_absurd_report_counts_for_nothing_and_is_said(spike):
     def answer(value):

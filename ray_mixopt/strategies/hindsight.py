@@ -1,0 +1,76 @@
+"""Would the model have been right? A search's own largest runs, predicted from its smaller ones.
+
+Neighbours that are left out one by one are predicted well by a model that extrapolates badly: what intervals at the
+target are worth shows where runs at a larger scale were predicted without any of its size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from ray_mixopt.core.history import History
+from ray_mixopt.core.problem import Problem
+from ray_mixopt.core.recommendation import NORMAL_95, Hindsight
+from ray_mixopt.core.space import by_size
+from ray_mixopt.surrogate.belief import Belief
+
+LEAST_MIXTURES = 5  # at the scale that is predicted: fewer say nothing of intervals
+
+
+def hindsight(problem: Problem, history: History, belief: Belief) -> Hindsight | None:
+    """The largest scale at which enough mixtures are known, predicted from all smaller ones.
+
+    Args:
+        problem: what is searched.
+        history: what was seen.
+        belief: the models of all runs, which has those of the smaller ones made alike and keeps them.
+
+    Returns:
+        How well it was predicted; None where no scale has five mixtures at one length and a smaller one to learn from.
+    """
+    goal = problem.goal
+    if goal is not None:  # compared is what was measured, and that is the weighted sum
+        settings = replace(problem.settings, objective=dict(problem.weights), mode=problem.mode)
+        problem = replace(problem, settings=settings)
+    seen: dict[tuple[str, int], dict[tuple[float, ...], float]] = {}
+    for trial in history:
+        for step, metrics in trial.observations.items():
+            value = problem.value(metrics)
+            if value is not None:
+                seen.setdefault((trial.scale, step), {})[trial.mixture] = value
+    names = [scale.name for scale in by_size((*history.space.scales, *history.space.earlier_scales))]
+    size = {name: place for place, name in enumerate(names)}
+    known = [cell for cell, found in seen.items() if len(found) >= LEAST_MIXTURES]
+    for scale in sorted({scale for scale, _ in known}, key=lambda name: -size[name]):
+        steps = max((len(seen[cell]), cell[1]) for cell in known if cell[0] == scale)[1]
+        smaller = _only(history, {name for name in names if size[name] < size[scale]})
+        posterior = belief.apart.posterior(problem, smaller) if len(smaller) else None
+        if posterior is None:
+            continue
+        truth = seen[scale, steps]
+        y, forecast = np.array(list(truth.values())), posterior.at(scale, steps).forecast(np.array(list(truth)))
+        center = np.eye(len(y)) - 1 / len(y)
+        error = np.abs((forecast.mean - forecast.mean.mean()) - (y - y.mean()))
+        deviations = np.sqrt(np.maximum((center @ forecast.covariance @ center).diagonal(), 0.0))
+        constant = np.ptp(forecast.mean) == 0 or np.ptp(y) == 0
+        return Hindsight(
+            scale=scale,
+            steps=steps,
+            n=len(y),
+            coverage=float((error <= NORMAL_95 * deviations).mean()),
+            rank=None if constant else float(spearmanr(forecast.mean, y).statistic),
+        )
+    return None
+
+
+def _only(history: History, scales: set[str]) -> History:
+    """The runs at some scales, as if given."""
+    result = History(history.space)
+    for trial in history:
+        if trial.scale in scales:
+            result.add(replace(trial, evaluated=True, status=trial.status if not trial.pending else "done"))
+    result.arrivals = [arrival for arrival in history.arrivals if arrival[0] in result.trials]
+    return result
