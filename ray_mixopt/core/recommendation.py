@@ -12,9 +12,6 @@ import numpy as np
 NORMAL_95 = 1.959963984540054
 """Half the width of a 95% interval, in standard deviations of a normal."""
 
-SURE = 0.95
-"""Probability from which on a mixture is worth a full run."""
-
 _MOST_NAMED = 5  # of the reports that are left out
 
 
@@ -274,7 +271,7 @@ class Verdict:
     """Whether to train a mixture, in words.
 
     Attributes:
-        ready: whether it is better than what one would train without a search, with a probability of ``SURE``.
+        ready: whether it is surely better than what one would train without a search, see ``Recommendation.sure``.
         text: what to do, how sure it is, and what it rests on.
     """
 
@@ -300,6 +297,8 @@ class Recommendation:
         probability_better: than each of these, by name; None where it is the same mixture. The last of them is the
             mixture that one would train without a search.
         difference: from that last one, at the target; None before anything was observed.
+        sure: whether it is better than that last one with a probability of 95%, when the interval is widened by ``1 + d
+            / n`` for ``d`` domains and ``n`` mixtures seen: few say little of how much they do not say.
         furthest: scale and steps of the dearest report so far; None before the first.
         spent: cost paid so far.
         target_runs: ``spent`` in full runs at the target.
@@ -324,6 +323,7 @@ class Recommendation:
     reference: Prediction | None = None
     probability_better: dict[str, float | None] = field(default_factory=dict)
     difference: Prediction | None = None
+    sure: bool = False
     furthest: tuple[str, int] | None = None
     spent: float
     target_runs: float
@@ -354,7 +354,7 @@ class Recommendation:
         if self.predicted is None or self.difference is None or not self.probability_better:
             return None
         name, probability = list(self.probability_better.items())[-1]
-        ready = probability is not None and probability >= SURE
+        ready = probability is not None and self.sure
         if probability is None:
             text = f"Not yet: no mixture is surely better than the {name} one so far."
         else:

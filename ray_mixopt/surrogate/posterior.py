@@ -31,7 +31,10 @@ from ray_mixopt.surrogate.encoding import Observations, encode, reports
 from ray_mixopt.surrogate.gp import AveragedGP, MixtureGP, Solved
 
 CAUTION = 1.0
-"""Standard deviations of the difference from the anchor that an answer pays for."""
+"""Standard deviations of the difference from the anchor that an answer pays for, once many mixtures were seen."""
+
+SURE = 1.645
+"""Standard deviations by which an answer must beat the anchor to be worth a full run: a probability of 95%."""
 
 _AT_ONCE = 256  # mixtures of which the uncertainty is looked at together
 _MOST_ENTRIES = 2**24  # of what is solved for at a time, 128 MiB
@@ -116,6 +119,8 @@ class ObjectivePosterior(Model):
         self.space, self.sign, self.models = space, sign, tuple(models)
         self.anchor, self.caution = space.uniform() if anchor is None else anchor, caution
         self.divergence = divergence
+        n_mixtures = len(self.models[0].x[:, :-2].unique(dim=0))
+        self.widening = 1.0 + space.n_domains / n_mixtures
         self.prior, self.closeness, self.guards = prior, closeness, tuple(guards)
         self._fidelity = [(space.target_scale, space.target_steps)]
         if relative_to is not None:
@@ -191,21 +196,24 @@ class ObjectivePosterior(Model):
 
         The mean, and ``caution`` standard deviations of the difference from the anchor: the loss that a mixture stays
         below, with a probability of 84% for one of them, if the anchor's is what it is thought to be. What is far from
-        all that was tried is the less sure, so that an answer leaves the anchor as far as the evidence carries it.
+        all that was tried is the less sure, so that an answer leaves the anchor as far as the evidence carries it. With
+        few mixtures to the number of domains the standard deviation is itself little known: it is widened by ``1 + d /
+        n`` for ``n`` mixtures.
         Where a guardrail does not hold, or runs diverge, it is far above that.
         """
         total = self.shunned(mixtures, self.mean(mixtures))
         if not self.caution:
             return total
+        caution = self.caution * self.widening
         anchor, order = self.solve(self.anchor[None]), total.argsort(stable=True)
         best, largest = float(self.shunned(self.anchor[None], self.mean(self.anchor[None]))), 0.0
         for rows in order.split(_AT_ONCE):
             if total[rows[0]] > best:  # and so is the rest
-                total[rows] += self.caution * largest
+                total[rows] += caution * largest
                 continue
             mean, variance = self.marginal(mixtures[rows.numpy()], anchor)
             doubt = (mean.var(0, correction=0) + variance.mean(0)).sqrt()
-            total[rows] += self.caution * doubt
+            total[rows] += caution * doubt
             best, largest = min(best, float(total[rows].min())), max(largest, float(doubt.max()))
         return total
 
@@ -328,8 +336,14 @@ class ObjectivePosterior(Model):
         """What is predicted of a mixture ``(d,)`` beside others by name: fields of a ``Recommendation``."""
         predicted = {name: self.prediction(other) for name, other in others.items()}
         better = {name: self.probability_better(mixture, other) for name, other in others.items()}
-        difference = {} if not others else {"difference": self.prediction(mixture, list(others.values())[-1])}
-        return {"predicted": self.prediction(mixture), **predicted, "probability_better": better, **difference}
+        found = {"predicted": self.prediction(mixture), **predicted, "probability_better": better}
+        if others:
+            last = list(others.values())[-1]
+            mean, variance = self.marginal(mixture[None], last[None])
+            doubt = self.widening * math.sqrt(float(mean.var(correction=0) + variance.mean()))
+            found["difference"] = self.prediction(mixture, last)
+            found["sure"] = not same_mixture(mixture, last) and float(mean.mean()) + SURE * doubt < 0
+        return found
 
     def calibration(self, data: Sequence[Observations]) -> Calibration:
         """Coverage of 95% intervals of the objective when each run is predicted from all the others.
