@@ -89,6 +89,18 @@ def opened(path: str, **asked: Any) -> MixtureOptimizer:
         return searches.load(path, strategy="default", **asked)
 
 
+def nothing_known(optimizer: MixtureOptimizer) -> str:
+    """A sentence for a search whose runs have shown nothing of the objective, since it has no answer; else ""."""
+    history, problem = optimizer.history, optimizer.problem
+    reports = (values for trial in history for values in trial.observations.values())
+    if any(problem.value(values) is not None for values in reports):
+        return ""
+    if not history.arrivals:
+        return "Nothing is known yet: no run has reported, so that there is no mixture to recommend."
+    metrics = ", ".join(problem.weights)
+    return f"Nothing is known yet: no report has a number for {metrics}, so that there is no mixture to recommend."
+
+
 def pairs(texts: Sequence[str], option: str, example: str) -> dict[str, float]:
     """``NAME=NUMBER`` options as a mapping.
 

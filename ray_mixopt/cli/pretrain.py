@@ -10,7 +10,15 @@ from pathlib import Path
 
 import click
 
-from ray_mixopt.cli.options import INTERRUPTED, as_json_option, bad_arguments, examples, resumable, scatter_option
+from ray_mixopt.cli.options import (
+    INTERRUPTED,
+    as_json_option,
+    bad_arguments,
+    examples,
+    nothing_known,
+    resumable,
+    scatter_option,
+)
 
 
 @click.command(
@@ -86,14 +94,16 @@ def pretrain(
         ):
             outcome = search(settings, shown.update, resume=resume)
         recommendation = outcome.searcher.recommend()
-        console.print(str(recommendation))
+        nothing = nothing_known(outcome.searcher.optimizer)
+        console.print(nothing or str(recommendation))
         for message in outcome.errors:
             click.echo(f"A run failed: {message}", err=True)
         if outcome.interrupted:
-            click.echo(f"Interrupted: this is what is known so far. Go on with: {again}", err=True)
+            so_far = "go" if nothing else "this is what is known so far. Go"
+            click.echo(f"Interrupted: {so_far} on with: {again}", err=True)
         reports = []
-        if final and not outcome.interrupted and not outcome.searcher.optimizer.history.arrivals:
-            raise RuntimeError("no run has reported, so there is no mixture to train the target with")
+        if final and not outcome.interrupted and nothing:
+            raise RuntimeError(f"{nothing[0].lower()}{nothing[1:-1]}, nor to train the target with")
         if final and not outcome.interrupted:
             with redirect_stdout(sys.stderr), resumable(f"the search is done. Go on with the final run: {again}"):
                 for report in final_run(settings, recommendation.mixture):
@@ -102,6 +112,7 @@ def pretrain(
     except (TuneError, RuntimeError, OSError) as error:
         raise click.ClickException(f"The search broke down: {error}") from error
     if as_json:
-        answer = {"recommendation": recommendation.to_dict(), "final": reports, "interrupted": outcome.interrupted}
+        known = None if nothing else recommendation.to_dict()
+        answer = {"recommendation": known, "final": reports, "interrupted": outcome.interrupted}
         click.echo(json.dumps(answer))
     sys.exit(INTERRUPTED if outcome.interrupted else 1 if outcome.errors else 0)

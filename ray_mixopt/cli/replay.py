@@ -18,6 +18,7 @@ from ray_mixopt.cli.options import (
     as_json_option,
     bad_arguments,
     examples,
+    nothing_known,
     one_thread,
     pairs,
     parsed_target,
@@ -181,6 +182,7 @@ def _run(search: Replay, metric: str, folder: Path, as_json: bool) -> int:
             raise click.ClickException(f"The search broke down: {error}") from error
         with errors.status("Looking back at what it would have recommended on the way"):
             truth = Truth(search.source, metric, settings.mode)
+            nothing = nothing_known(outcome.optimizer)
             found = result(outcome.optimizer, truth, trajectory(outcome.optimizer))
         summary = {
             "version": RESULT_VERSION,
@@ -189,6 +191,7 @@ def _run(search: Replay, metric: str, folder: Path, as_json: bool) -> int:
             **{key: getattr(settings, key) for key in ("mode", "strategy", "budget", "seed")},
             "concurrency": search.concurrency,
             **found,
+            **({"recommended": None} if nothing else {}),  # equal shares are no answer
             "failed": len(outcome.errors),
             "interrupted": outcome.interrupted,
             "seconds": outcome.seconds,
@@ -200,14 +203,17 @@ def _run(search: Replay, metric: str, folder: Path, as_json: bool) -> int:
         click.echo(json.dumps(summary))
     else:
         console = Console(markup=False, emoji=False)
-        for part in tables(summary):
+        for part in tables(summary, nothing):
             console.print(part)
         files = f"{RESULT}, {searches.HISTORY}, {FIGURE}; Tune's own in {searches.EXPERIMENT}/"
         console.print(f"Results: {folder}/ ({files})", soft_wrap=True)
     for message in outcome.errors:
         click.echo(f"A run failed: {message}", err=True)
     if outcome.interrupted:
-        click.echo("Interrupted: this is what is known so far. To go on from it, give the same command", err=True)
-        click.echo(f"with --from {folder}, another --out, and the budget that is left.", err=True)
+        if nothing:
+            click.echo(f"Interrupted. {nothing} Give the same command again, with another --out.", err=True)
+        else:
+            click.echo("Interrupted: this is what is known so far. To go on from it, give the same command", err=True)
+            click.echo(f"with --from {folder}, another --out, and the budget that is left.", err=True)
         return INTERRUPTED
     return 1 if outcome.errors else 0

@@ -77,12 +77,18 @@ def _draw_spending(axes: Axes, summary: Mapping[str, Any]) -> None:
     axes.set_axisbelow(True)
 
 
-def tables(summary: Mapping[str, Any]) -> Iterator[RenderableType]:
+def tables(summary: Mapping[str, Any], nothing: str = "") -> Iterator[RenderableType]:
     """The answer, where the money went, and the rest in sentences.
 
     Args:
         summary: what was searched, and what ``analysis.result.result`` says of it.
+        nothing: why there is no answer, where ``recommended`` is None.
     """
+    yield _answer(summary) if summary["recommended"] is not None else Text(nothing)
+    yield from _money(summary)
+
+
+def _answer(summary: Mapping[str, Any]) -> Table:
     columns = [summary["recommended"], summary["uniform"]]
     answer = Table(
         title=f"{summary['metric']} ({summary['mode']}) at {_target(summary)}",
@@ -97,8 +103,10 @@ def tables(summary: Mapping[str, Any]) -> Iterator[RenderableType]:
     answer.add_row("predicted (95%)", *(_interval(c["predicted"]) for c in columns))
     answer.add_row("true", *(_number(c["true"]) for c in columns))
     answer.add_row("regret", *(_number(c["regret"], 3) for c in columns))
-    yield answer
+    return answer
 
+
+def _money(summary: Mapping[str, Any]) -> Iterator[RenderableType]:
     money = Table(title="Where the money went", title_justify="left")
     for name in ("scale", "runs", "cost", "share"):
         money.add_column(name, justify="left" if name == "scale" else "right")

@@ -424,3 +424,30 @@ def test_a_command_takes_one_thread_unless_told_otherwise(monkeypatch: pytest.Mo
     monkeypatch.delenv("OMP_NUM_THREADS")
     one_thread()
     assert torch.get_num_threads() == 1
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [(False, "no run has reported"), (True, "no report has a number for val_loss/common_crawl")],
+    ids=["no report", "a divergence"],
+)
+def test_a_replay_that_knows_nothing_yet_has_no_answer(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, told: bool, why: str
+) -> None:
+    from ray_mixopt.simulators.replay import Outcome, Replay
+
+    def interrupted(search: Replay, experiment: Path, watch: object) -> Outcome:
+        optimizer = search.optimizer()
+        run = optimizer.ask()
+        assert run is not None
+        if told:
+            optimizer.tell(run.trial_id, run.steps, {"val_loss/common_crawl": float("nan")})
+        return Outcome(optimizer=optimizer, errors=(), interrupted=True, seconds=1.0)
+
+    monkeypatch.setattr(Replay, "run", interrupted)
+    result = call("replay", "--strategy", "random", "--budget", 200, "--out", "out")
+    assert result.exit_code == INTERRUPTED, result.output
+    assert f"Nothing is known yet: {why}, so that there is no mixture to recommend." in " ".join(result.stdout.split())
+    assert "20.0%" not in result.stdout and "known so far" not in result.stderr
+    assert json.loads((folder / "out" / "result.json").read_text())["recommended"] is None
+    assert json.loads(call("replay", "--strategy", "random", "--budget", 200, "--json").stdout)["recommended"] is None

@@ -6,14 +6,17 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
+from runs import tiny_search
 
 from ray_mixopt.cli.main import main
+from ray_mixopt.optimizer import MixtureOptimizer
 from ray_mixopt.pretraining.config import PretrainConfig
 from ray_mixopt.pretraining.data.manifest import Manifest
 from ray_mixopt.pretraining.plan import check_resources, earlier_runs
@@ -288,3 +291,24 @@ def test_the_shown_configurations_are_valid(small: Path) -> None:
         assert config.domain_map.renamed == settings.get("search", {}).get("domain_map", {}).get("renamed", {})
     (run,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
     TrainingRun.model_validate_json(run)
+
+
+def test_a_search_that_knows_nothing_yet_has_no_answer(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether Ctrl-C came before the first report, or all runs failed before theirs."""
+    from ray_mixopt.pretraining import search as module
+
+    settings = tiny_search(small, tmp_path, search={"strategy": "random", "budget": 5})
+    (tmp_path / "search.yaml").write_text(yaml.safe_dump(json.loads(settings.model_dump_json(exclude_none=True))))
+    optimizer = MixtureOptimizer(settings.space, settings.search_settings)
+    searcher = SimpleNamespace(optimizer=optimizer, recommend=optimizer.recommend)
+    outcome = SimpleNamespace(searcher=searcher, errors=(), interrupted=True)
+    monkeypatch.setattr(module, "search", lambda *args, **options: outcome)
+    result = CliRunner().invoke(main, ["pretrain", str(tmp_path / "search.yaml"), "--json"])
+    assert (result.exit_code, json.loads(result.stdout)["recommendation"]) == (130, None), result.stderr
+    assert "Nothing is known yet: no run has reported" in " ".join(result.stderr.split())
+    assert "Recommended mixture" not in result.stderr and "Interrupted: go on with: ray-mixopt" in result.stderr
+    outcome.interrupted = False
+    result = CliRunner().invoke(main, ["pretrain", str(tmp_path / "search.yaml"), "--final"])
+    assert result.exit_code == 1 and "no mixture to recommend, nor to train the target with" in result.stderr
