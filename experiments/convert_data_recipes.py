@@ -5,10 +5,10 @@
 
 Needs Python alone. Reading a pickle runs whatever it says, and even numpy's own constructors are not safe from hostile
 arguments. So nothing that a pickle names is built, and nothing is unpickled in this process. A child process, which can
-neither open nor write a file nor start another process, and has little memory and time, reads it with a stand-in for
-every class and function of numpy and pandas, which only notes what it is called with; other names are refused. The
-numbers are then decoded from the bytes of the arrays. What the child says is limited in length and checked once more by
-the parent. Columns of text must be objects, as pandas 2 keeps them.
+neither open nor write a file nor, unless it is root's, start another process, and has little memory and time, reads it
+with a stand-in for every class and function of numpy and pandas, which only notes what it is called with; other names
+are refused. The numbers are then decoded from the bytes of the arrays. What the child says is limited in length and
+checked once more by the parent. Columns of text must be objects, as pandas 2 keeps them.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ import numpy as np
 from ray_mixopt.core.history import History, Trial
 from ray_mixopt.core.merging import DomainMap, take_in, translated
 from ray_mixopt.core.pool import Pool
-from ray_mixopt.core.problem import Problem, Settings
+from ray_mixopt.core.problem import SETTINGS, Problem, Settings
 from ray_mixopt.core.recommendation import Forecast, Recommendation
-from ray_mixopt.core.safety import check_version
+from ray_mixopt.core.safety import check_known, check_version
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.core.strategy import Proposal, Strategy, Suggestion
 from ray_mixopt.core.turns import Turn, in_turn
@@ -398,6 +398,7 @@ class MixtureOptimizer:
             ValueError: if the state is of another version or malformed.
         """
         check_version(state, "an optimizer", STATE_VERSION)
+        check_known(state, ("version", *SETTINGS, "history", "continuation", "pool"), "optimizer")
         history = History.from_state_dict(state.get("history", {}))
         optimizer = cls.of_history(history, Settings.from_dict(state, strategy=strategy), pool=pool)
         continuation = state.get("continuation", True)

@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from ray_mixopt.core.curves import described, understood
-from ray_mixopt.core.safety import MOST_WHOLE, check_version, named_numbers, number, whole
+from ray_mixopt.core.safety import MOST_WHOLE, check_known, check_version, named_numbers, number, whole
 from ray_mixopt.core.space import MixtureSpace
 
 logger = logging.getLogger(__name__)
@@ -27,6 +27,9 @@ MANY_REPORTS = 1000  # of one run
 SUM_TOLERANCE = 1e-9
 MOST_INCIDENTS = 100  # the last ones
 EXPLODED = 1e10  # no loss, perplexity or accuracy of a run that learns anything gets there
+
+_COUNTERS = ("n_asked", "n_apart", "n_duplicates", "n_missing")
+_FIELDS = ("version", "space", "trials", "arrivals", *_COUNTERS, "unkept", "incidents")  # of a state
 
 Status = Literal["running", "paused", "done", "diverged", "failed", "lost"]
 """``running``: asked for and not yet at its rung. ``paused``: at its rung, can be continued. ``done``: over, cannot be
@@ -310,10 +313,7 @@ class History:
             "space": self.space.to_dict(),
             "trials": trials,
             "arrivals": [list(arrival) for arrival in self.arrivals],
-            "n_asked": self.n_asked,
-            "n_apart": self.n_apart,
-            "n_duplicates": self.n_duplicates,
-            "n_missing": self.n_missing,
+            **{counter: getattr(self, counter) for counter in _COUNTERS},
         }
         befallen = {"unkept": self.unkept, "incidents": list(self.incidents)}
         return state | {key: value for key, value in befallen.items() if value}
@@ -337,14 +337,15 @@ class History:
             ValueError: if the state is of another version, malformed or inconsistent.
         """
         check_version(state, "a history", FORMAT_VERSION, PACKED_VERSION)
+        check_known(state, _FIELDS, "history")
         try:
             history = cls(MixtureSpace.from_dict(state["space"]))
             for entry in state["trials"]:
                 history.add(_trial(entry))
             history.arrivals = [(history[name].trial_id, whole(z, "a step", 1)) for name, z in state["arrivals"]]
-            history.n_apart = whole(state.get("n_apart", 0), "n_apart")  # version 0.1 did not count them
-            for counter in ("n_asked", "n_duplicates", "n_missing"):
-                setattr(history, counter, whole(state[counter], counter))
+            for counter in _COUNTERS:
+                count = state.get(counter, 0) if counter == "n_apart" else state[counter]  # new since version 0.1
+                setattr(history, counter, whole(count, counter))
             history.unkept = number(state.get("unkept", 0.0), "unkept")
             history.incidents = state.get("incidents", [])
         except (KeyError, TypeError, AttributeError, OverflowError) as error:

@@ -6,7 +6,7 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, get_args
 
@@ -188,6 +188,10 @@ class Settings:
         elif isinstance(made_with, str):
             given["strategy"] = RENAMED.get(made_with, made_with)
         return cls(**given)
+
+
+SETTINGS = tuple(field.name for field in fields(Settings) if field.name != "callbacks")
+"""The fields of ``Settings.to_dict``."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -234,6 +234,21 @@ def named_numbers(values: object, name: str) -> dict[str, float]:
     return {key: number(value, f"{name}, {key!r},") for key, value in values.items()}
 
 
+def check_known(data: Mapping[Any, Any], known: Iterable[str], what: str) -> None:
+    """Raises ValueError if JSON has fields that are not known: whoever wrote them meant something by them.
+
+    Args:
+        data: what was read.
+        known: names of the fields.
+        what: what the error calls malformed: "history".
+    """
+    known = list(known)
+    if unknown := sorted(set(map(str, data)) - set(known)):
+        raise ValueError(
+            f"Malformed {what}: it has the unknown fields {', '.join(unknown)}; known are {', '.join(known)}."
+        )
+
+
 def check_fields(kind: Any, data: object, what: str) -> None:
     """Checks that what JSON says of a dataclass has its fields, and these have their types; lists stand for tuples.
 
@@ -248,10 +263,7 @@ def check_fields(kind: Any, data: object, what: str) -> None:
     if not isinstance(data, Mapping):
         raise ValueError(f"Malformed {what}: it is {_short(data)}, not a JSON object.")
     known = {field.name: field for field in fields(kind)}
-    if unknown := sorted(set(map(str, data)) - set(known)):
-        raise ValueError(
-            f"Malformed {what}: it has the unknown fields {', '.join(unknown)}; known are {', '.join(known)}."
-        )
+    check_known(data, known, what)
     hints = get_type_hints(kind)
     for name, field in known.items():
         if name not in data:

@@ -14,18 +14,21 @@ MISSING = frozenset({"", "na", "nan", "none", "null", "<na>"})
 MIXTURE = "mixture/"
 _BESIDE = "metric/"
 # Spreadsheets compute cells that begin so; the last four are the wide forms that some take for the same. An apostrophe
-# in front makes it text, to them too.
-_FORMULA = re.compile(r"'*\s*[=+\-@\t\r\n＝＋－＠]")
+# in front makes it text, to them too. Where a decimal comma is usual, semicolons separate the cells, and some programs
+# take tabs for that; quotes around a cell that holds them are no help then.
+_START = r"(?:(?<=[;\t\r\n])|^)"
+_COMPUTED = r"(?=['\"]*\s*[=+\-@\t\r\n＝＋－＠])"
+_FORMULA, _GUARDED = re.compile(_START + _COMPUTED), re.compile(f"{_START}'{_COMPUTED}")
 
 
 def guarded(text: str) -> str:
-    """The text of a CSV cell, behind an apostrophe where a spreadsheet would compute it."""
-    return f"'{text}" if _FORMULA.match(text) else text
+    """The text of a CSV cell, with an apostrophe before whatever a spreadsheet would compute."""
+    return _FORMULA.sub("'", text)
 
 
 def unguarded(text: str) -> str:
     """What ``guarded`` was given."""
-    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
+    return _GUARDED.sub("", text)
 
 
 def beside(metric: str, own: Collection[str]) -> str:

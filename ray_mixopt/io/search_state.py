@@ -9,10 +9,11 @@ from typing import Any, get_args
 from ray_mixopt.core.history import History
 from ray_mixopt.core.objective import Mode
 from ray_mixopt.core.pool import Pool
-from ray_mixopt.core.problem import Problem, Settings, checked_pool
-from ray_mixopt.core.safety import check_version, named_numbers, whole
+from ray_mixopt.core.problem import SETTINGS, Problem, Settings, checked_pool
+from ray_mixopt.core.safety import check_known, check_version, named_numbers, whole
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.core.strategy import Strategy
+from ray_mixopt.io.snapshots import WRITTEN
 from ray_mixopt.optimizer import MixtureOptimizer
 from ray_mixopt.strategies import check
 
@@ -20,6 +21,8 @@ AnyStrategy = str | Callable[[Problem], Strategy]
 """A strategy of this package by name, or one's own as what makes it of a problem."""
 
 STATE_VERSION = 1
+_FIELDS = ("version", "metric", "mode", "settings", "space", "history", "evaluated")
+_BESIDE = ("layout", "cost_per_step", "max_wait_s", "n_recoveries", WRITTEN)  # what the searcher keeps with them
 AT_STEPS = -1  # stands for "at the steps of the configuration"
 
 
@@ -123,7 +126,7 @@ class SearchState:
         settings: Settings | None = None,
         strategy: AnyStrategy | None = None,
     ) -> SearchState:
-        """The search that ``state_dict`` described, with its optimizer where it had one. Other keys are ignored.
+        """The search that ``state_dict`` described, with its optimizer where it had one.
 
         Args:
             state: the description.
@@ -137,7 +140,9 @@ class SearchState:
                 is one's own and neither ``settings`` nor ``strategy`` have it. Nothing named in a state is imported.
         """
         check_version(state, "a searcher's state", STATE_VERSION)
+        check_known(state, (*_FIELDS, *_BESIDE), "state of a searcher")
         try:
+            check_known(state["settings"], SETTINGS, "settings of a search")
             saved = None if state["space"] is None else MixtureSpace.from_dict(state["space"])
             history = None if state["history"] is None else History.from_state_dict(state["history"])
             described = state["settings"]
@@ -191,6 +196,7 @@ def _listed(values: Sequence[Any]) -> list[Any]:
 
 def _checked(point: Mapping[str, Any]) -> dict[str, Any]:
     """A point of a state. Its values may be NaN: the run then diverged."""
+    check_known(point, ("mixture", "scale", "steps", "values"), "evaluated point")
     scale, steps, values = point["scale"], point["steps"], []
     if not isinstance(scale, str | None):
         raise ValueError(f"An evaluated point has the scale {scale!r}, which is no name.")

@@ -10,11 +10,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ray_mixopt import MixOptSearcher, MixtureOptimizer, MixtureSpace
 from ray_mixopt.io import searches
+from ray_mixopt.io.search_state import SearchState
 
 ROOT = Path(__file__).parents[2]
 OLD = Path(__file__).parent / "states_0_1"
@@ -104,3 +106,29 @@ def test_an_optimizer_of_0_1_goes_on(path: Path) -> None:
     if path.stem == "optimizer-random":
         assert suggestion.mixture == {"web": 0.1693965812806606, "code": 0.8306034187193394}
     optimizer.recommend()
+
+
+@pytest.mark.parametrize(
+    ("place", "what"),
+    [
+        (("optimizer",), "optimizer"),
+        (("optimizer", "history"), "history"),
+        (("searcher",), "state of a searcher"),
+        (("searcher", "settings"), "settings of a search"),
+        (("searcher", "evaluated", 0), "evaluated point"),
+    ],
+    ids=lambda part: "" if isinstance(part, str) else ".".join(map(str, part)),
+)
+def test_a_field_that_nobody_knows_is_an_error(space: MixtureSpace, place: tuple[str | int, ...], what: str) -> None:
+    waiting = MixOptSearcher(points_to_evaluate=None, strategy="random")
+    waiting.add_evaluated_point({"mixture": dict.fromkeys(space.domains, 1.0), "scale": "S", "steps": 10}, 1.0)
+    states = {"optimizer": MixtureOptimizer(space).state_dict(), "searcher": waiting.state_dict()}
+    state: Any = states
+    for key in place:
+        state = state[key]
+    state["colour"] = "red"
+    with pytest.raises(ValueError, match=f"Malformed {what}: it has the unknown fields colour; known are "):
+        if place[0] == "optimizer":
+            MixtureOptimizer.from_state_dict(states["optimizer"])
+        else:
+            SearchState.from_state_dict(states["searcher"])
