@@ -36,8 +36,9 @@ class MixtureOptimizer:
     """Multi-fidelity, multi-scale search over {mixture, scale, steps}.
 
     Use: ``ask`` for a run, ``tell`` each rung as it is seen, ``finish`` the run, ``recommend`` at any time. Several
-    ``ask`` before any ``tell`` are distinct and informed by each other. Threads may share an optimizer: what one does
-    waits for what another is doing. Only ``propose`` leaves the history to the others while it thinks.
+    ``ask`` before any ``tell`` are distinct and informed by each other. Threads may share an optimizer: what one does,
+    or asks the history, waits for what another is doing. Only ``propose`` leaves the history to the others while it
+    thinks.
 
     Args:
         space: the search space.
@@ -59,7 +60,7 @@ class MixtureOptimizer:
     ) -> None:
         if not isinstance(space, MixtureSpace):
             raise ValueError(f"MixtureOptimizer needs a MixtureSpace, got {type(space).__name__}.")
-        self._model_turn, self._history_turn = Turn(), Turn()
+        self._model_turn = Turn()
         self.problem = Problem(space=space, settings=Settings.of(settings, **given), pool=pool)
         self._strategy = create(self.problem)
         self._belief: Belief | None = None
@@ -71,6 +72,10 @@ class MixtureOptimizer:
     def space(self) -> MixtureSpace:
         """The search space."""
         return self.problem.space
+
+    @property
+    def _history_turn(self) -> Turn:
+        return self.history.turn
 
     @property
     def settings(self) -> Settings:

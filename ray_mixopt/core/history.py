@@ -19,6 +19,7 @@ import numpy as np
 from ray_mixopt.core.curves import described, understood
 from ray_mixopt.core.safety import MOST_WHOLE, check_known, check_version, named_numbers, number, whole
 from ray_mixopt.core.space import MixtureSpace
+from ray_mixopt.core.turns import Turn, in_turn
 
 logger = logging.getLogger(__name__)
 
@@ -80,14 +81,21 @@ def is_sound(value: float) -> bool:
     return abs(value) < EXPLODED  # so that NaN is not
 
 
+_turn = in_turn("turn")
+
+
 class History:
     """Trials in the order they were asked for, and their observations in the order they arrived.
+
+    Threads may share a history: each of its methods is done before another begins. Who goes through the trials gets
+    those that there were at that moment; to look into their reports while another thread adds some, take a ``copy``.
 
     Args:
         space: the search space the trials live in.
     """
 
     def __init__(self, space: MixtureSpace) -> None:
+        self.turn = Turn()  # of the threads that share it; held by who needs several things done at once
         self.space = space
         self.trials: dict[str, Trial] = {}
         self.arrivals: list[tuple[str, int]] = []  # (trial_id, step), oldest first
@@ -101,26 +109,30 @@ class History:
         self._described: dict[str, tuple[dict[int, dict[str, float]], int, dict[str, Any]]] = {}  # see ``_reports``
 
     def __iter__(self) -> Iterator[Trial]:
-        return iter(self.trials.values())
+        return iter(list(self.trials.values()))  # made at once, whatever other threads add
 
     def __len__(self) -> int:
         return len(self.trials)
 
+    @_turn
     def copy(self) -> History:
         """A history of the same trials that does not change with this one."""
         other = copy.copy(self)
+        other.turn = Turn()
         other.trials = {t.trial_id: replace(t, observations=dict(t.observations)) for t in self}
         other.arrivals = list(self.arrivals)
         other.incidents = list(self.incidents)
         other._described = {}
         return other
 
+    @_turn
     def fingerprint(self) -> int:
         """A number of this process that changes with everything that happens to the trials."""
         return hash((self.n_asked, len(self.arrivals), *((t.trial_id, t.status, t.steps) for t in self)))
 
     # -- events
 
+    @_turn
     def add(self, trial: Trial) -> None:
         """File a new trial.
 
@@ -135,6 +147,7 @@ class History:
         self.space.scale(trial.scale)
         self.trials[trial.trial_id] = trial
 
+    @_turn
     def observe(
         self, trial_id: str, step: int, values: Mapping[str, float], others: Mapping[str, float] | None = None
     ) -> bool:
@@ -175,6 +188,7 @@ class History:
             self.n_missing += 1
         return True
 
+    @_turn
     def resume(self, trial_id: str, steps: int) -> Trial:
         """A paused run goes on to a further rung; gives the trial.
 
@@ -187,6 +201,7 @@ class History:
         trial.steps, trial.status = steps, "running"
         return trial
 
+    @_turn
     def withdraw(self, trial_id: str, steps: int | None = None) -> None:
         """What was asked for is not, before anybody ran it: a new run goes, a resumed one is paused as it was.
 
@@ -203,6 +218,7 @@ class History:
         else:
             trial.steps, trial.status = steps, "paused"
 
+    @_turn
     def retry(self, trial_id: str) -> Trial:
         """A run that was over short of its rung, or paused without a checkpoint, is on its way again; gives the trial.
 
@@ -215,6 +231,7 @@ class History:
         trial.status = "running"
         return trial
 
+    @_turn
     def finish(self, trial_id: str, *, failed: bool = False, lost: bool = False, continuable: bool = True) -> None:
         """A run stopped: at its rung, or before it. What it showed is kept, and a diverged run stays one.
 
@@ -235,6 +252,7 @@ class History:
         else:
             trial.status = "paused" if continuable and trial.reached > 0 else "done"
 
+    @_turn
     def note(self, incident: str) -> None:
         """Keeps a sentence about what befell the search, with the time."""
         self.incidents.append(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: {incident}")
@@ -249,22 +267,26 @@ class History:
     # -- money
 
     @property
+    @_turn
     def spent(self) -> float:
         """Cost of all steps seen so far."""
         return math.fsum(self.space.cost(t.scale, t.reached) for t in self if not t.evaluated)
 
     @property
+    @_turn
     def committed(self) -> float:
         """``spent`` plus what the running trials will still cost to reach their rungs."""
         rest = (self.space.cost(t.scale, t.steps, start=t.reached) for t in self if t.pending)
         return math.fsum([self.spent, *rest])
 
     @property
+    @_turn
     def furthest(self) -> tuple[str, int] | None:
         """Scale and steps of the dearest report of all runs; None before the first one."""
         seen = [(self.space.cost(t.scale, t.reached), t.scale, t.reached) for t in self if t.reached]
         return max(seen)[1:] if seen else None
 
+    @_turn
     def spent_by_scale(self) -> dict[str, float]:
         """``spent``, by scale name."""
         totals = dict.fromkeys(self.space.scale_names, 0.0)
@@ -274,6 +296,7 @@ class History:
         return totals
 
     @property
+    @_turn
     def n_continued(self) -> int:
         """How often a paused run was asked to go on."""
         return max(self.n_asked + self.n_apart - sum(not trial.evaluated for trial in self), 0)
@@ -281,24 +304,29 @@ class History:
     # -- views
 
     @property
+    @_turn
     def metrics(self) -> tuple[str, ...]:
         """Names of all metrics that some run reported, in the order of appearance."""
         return tuple(dict.fromkeys(name for trial in self for values in trial.observations.values() for name in values))
 
+    @_turn
     def mixtures(self) -> np.ndarray:
         """The mixtures of all trials, ``n_trials x d``."""
         return np.array([t.mixture for t in self], dtype=np.float64).reshape(len(self), self.space.n_domains)
 
+    @_turn
     def pending(self) -> list[Trial]:
         """Trials whose rung is still on its way."""
         return [t for t in self if t.pending]
 
+    @_turn
     def paused(self) -> list[Trial]:
         """Trials that can be continued."""
         return [t for t in self if t.status == "paused"]
 
     # -- exchange
 
+    @_turn
     def state_dict(self) -> dict[str, Any]:
         """JSON-able state; floats survive the round trip exactly."""
         trials: list[dict[str, Any]] = []

@@ -93,3 +93,46 @@ def test_a_copy_waits_for_nobody(again) -> None:
         thread.start()
         thread.join(30)
         assert list(other.history.trials) == ["a"] and not optimizer.history.trials
+
+
+def test_what_is_read_of_the_history_is_whole_while_others_write() -> None:
+    optimizer = MixtureOptimizer(TINY, objective={"loss": 1.0}, strategy="random", seed=3)
+    history, errors, over = optimizer.history, [], threading.Event()
+
+    def read() -> None:
+        try:
+            while not over.is_set():
+                assert history.spent <= history.committed
+                assert history.spent_by_scale() and history.mixtures().ndim == 2
+                assert not history.metrics or set(history.metrics) >= {"loss"}
+                state, other = history.state_dict(), history.copy()
+                assert sum(len(trial["observations"]) for trial in state["trials"]) == len(state["arrivals"])
+                check_history(other)
+                assert all(trial.trial_id in history.trials for trial in history)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for number in range(60):
+        run = optimizer.ask()
+        for step in range(1, 30):
+            optimizer.tell(run.trial_id, step, {"loss": 1 / step, f"other_{number}_{step}": 1.0})
+        optimizer.finish(run.trial_id)
+    over.set()
+    for thread in threads:
+        thread.join(60)
+    assert not errors
+
+
+def test_a_reader_waits_for_who_holds_the_turn() -> None:
+    history = MixtureOptimizer(TINY, strategy="random").history
+    found: list[float] = []
+    thread = threading.Thread(target=lambda: found.append(history.spent))
+    with history.turn:
+        thread.start()
+        thread.join(0.2)
+        assert not found and history.copy().spent == 0.0
+    thread.join(30)
+    assert found == [0.0]
