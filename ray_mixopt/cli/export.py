@@ -43,6 +43,10 @@ def export(
     from ray_mixopt.io.export import WRITERS
 
     with bad_arguments():
+        if target is not None:
+            raise ValueError("--target says where a mixture is wanted, which no file of runs has a place for: drop it.")
+        if click.get_current_context().params.get("scatter"):
+            raise ValueError("--metric-noise says how to read runs, which no file of runs has a place for: drop it.")
         if len(histories) == 1 and changes is None:
             (history,) = histories.values()
         else:

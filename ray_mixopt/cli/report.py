@@ -29,9 +29,7 @@ if TYPE_CHECKING:
     "--out", type=click.Path(file_okay=False, path_type=Path), help="Folder of the report.  [default: PATH/report]"
 )
 @click.option("--follow", is_flag=True, help="Write it again while the search runs, until Ctrl-C.")
-@click.option(
-    "--every", type=click.FloatRange(min=1), default=30.0, show_default=True, help="--follow: seconds between."
-)
+@click.option("--every", type=click.FloatRange(min=1), help="--follow: seconds between.  [default: 30]")
 @click.option("--name", help="Heading.  [default: that of PATH]")
 @objective_options
 @as_json_option
@@ -39,7 +37,7 @@ def report(
     path: str,
     out: Path | None,
     follow: bool,
-    every: float,
+    every: float | None,
     name: str | None,
     objective: Objective | None,
     mode: Mode | None,
@@ -50,6 +48,9 @@ def report(
     PATH is the folder or URI of a Tune experiment, running or done, the folder of a replay, or a history's JSON file.
     """
     with bad_arguments():
+        if every is not None and not follow:
+            raise ValueError("--every is about --follow: give that, too, or drop it.")
+        every = 30.0 if every is None else every
         folder = out or _folder(path)
         page = _write(path, folder, name, objective, mode, every if follow else None)
     if follow:

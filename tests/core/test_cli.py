@@ -337,6 +337,37 @@ def test_runs_are_exported(swarm: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("source", "arguments", "message"),
+    [
+        ("runs.csv", ["--scale", "30M"], "--scale 30M is for files that do not say it, and these do: their"),
+        ("runs.csv", ["--steps", 7], "--steps 7 is for files that do not say it, and these do: their"),
+        ("history.json", ["--scale", "30M"], "their runs are of scale S. Drop it."),
+        ("history.json", ["--steps", 7], "their runs were seen at 10 steps. Drop it."),
+        ("history.json", ["--scale-cost", "S=5"], "--scale-cost S=5 is for tables of runs, and a saved search says it"),
+        ("history.json", ["--scale-parameters", "S=5"], "says it itself: there it is unknown. Drop it."),
+    ],
+)
+@pytest.mark.parametrize("command", ["recommend", "backtest", "export"])
+def test_what_runs_say_themselves_is_not_said_again(
+    command: str, source: str, arguments: list[object], message: str, runs: Path
+) -> None:
+    space = MixtureSpace(domains=("a", "b"), scales=(Scale("S", 1.0),), steps=(10,))
+    optimizer = MixtureOptimizer(space, strategy="random", objective={"loss": 1.0})
+    optimizer.add_evaluated_point({"a": 1, "b": 1}, "S", 10, {"loss": 1.0})
+    searches.save(optimizer, runs.parent / "history.json")
+    more = ["--format", "csv", "--out", runs.parent / "new"] if command == "export" else []
+    assert message in refused(command, "--from", runs.parent / source, *arguments, *more)
+
+
+def test_what_is_said_of_some_of_the_runs_is_heeded(swarm: Path, runs: Path) -> None:
+    given = ["--from", swarm, "--scale", "S", "--steps", 100, "--scale-cost", "S=1", "--out", runs.parent / "new"]
+    assert call("export", *given, "--format", "csv").exit_code == 0
+    assert "--target says where" in refused("export", *given, "--format", "csv", "--target", "S:100")
+    assert "--metric-noise says how" in refused("export", *given, "--format", "csv", "--metric-noise", "x=1")
+    assert "--every is about --follow" in refused("report", runs, "--every", 5)
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "Say what the mixture is to be best for, --weight METRIC=1: x, y"),
