@@ -290,7 +290,8 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
             source = Source(
                 cost=pairs(scale_cost, "--scale-cost", "SCALE=COST, for instance 60M=0.03"),
                 parameters=pairs(scale_parameters, "--scale-parameters", "SCALE=NUMBER, for instance 60M=6e7"),
-                **{key: value for key, value in (("scale", scale), ("steps", steps)) if value is not None},
+                scale=Source.scale if scale is None else scale,
+                steps=Source.steps if steps is None else steps,
                 target=parsed_target(target),
                 noise=scatter,
             )
