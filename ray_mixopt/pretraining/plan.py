@@ -14,6 +14,8 @@ from ray_mixopt.io.runs import Source, read_runs
 from ray_mixopt.pretraining.config import MEAN_LOSS, TRACKER_PACKAGES, PretrainConfig, ScaleSettings
 from ray_mixopt.strategies import check as check_strategy
 
+_MOST_NAMED = 5  # tasks in an error
+
 
 def check(config: PretrainConfig) -> None:
     """Checks all that can be checked before a worker starts, without Ray.
@@ -30,11 +32,13 @@ def check(config: PretrainConfig) -> None:
     space = config.space
     check_strategy(config.search_settings, groups=bool(space.groups))
     metrics = {f"val_loss/{name}" for name in config.manifest.domains} | {MEAN_LOSS, "train_loss"}
-    tasks = () if config.evaluation is None else config.evaluation.tasks
+    tasks = () if config.evaluation is None else check_evaluation(config.evaluation, config.manifest)
     if unknown := sorted(
         name for name in set(config.objective) - metrics if not name.startswith(tuple(f"lm_eval/{t}/" for t in tasks))
     ):
-        raise ValueError(f"No run reports the metric {unknown[0]!r}: there are {', '.join(sorted(metrics))}.")
+        there = sorted(metrics) + [f"lm_eval/{task}/..." for task in tasks[:_MOST_NAMED]]
+        more = f" and {len(tasks) - _MOST_NAMED} more tasks" if len(tasks) > _MOST_NAMED else ""
+        raise ValueError(f"No run reports the metric {unknown[0]!r}: there are {', '.join(there)}{more}.")
     for scale in config.scales:
         run = config.run(space.named(space.uniform()), scale.name, config.target_steps)
         if run.batch_sequences % scale.resources.workers:
@@ -45,8 +49,6 @@ def check(config: PretrainConfig) -> None:
     open_data(run)
     if config.decay is not None and config.decay.steps > config.target_steps:
         raise ValueError(f"decay.steps={config.decay.steps} is more than the target's {config.target_steps} steps.")
-    if config.evaluation is not None:
-        check_evaluation(config.evaluation, config.manifest)
     for name in config.tracking:
         if find_spec(TRACKER_PACKAGES[name]) is None:
             raise ValueError(f"tracking with {name} needs a package: pip install {TRACKER_PACKAGES[name]}.")

@@ -205,6 +205,53 @@ def test_a_task_that_generates_is_refused(data: Path) -> None:
         lm.generate_until([SimpleNamespace(task_name="story")])
 
 
+def test_groups_and_tags_are_looked_into(data: Path, tmp_path: Path) -> None:
+    def write(name: str, content: dict[str, Any]) -> None:
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content))
+
+    scores = {"dataset_path": "json", "output_type": "multiple_choice"}
+    for name in ("one", "two"):
+        write(name, {"task": name, "tag": ["pair_of_mine"], **scores})
+    write(
+        "silent", {"task": "silent", "tag": "loud_of_mine", "dataset_path": "json"}
+    )  # lm-eval's default: it generates
+    (tmp_path / "python.yaml").write_text("task: python\nclass: !function code.Task\n")
+    (tmp_path / "vouched.yaml").write_text("task: vouched\nclass: !function code.Task\noutput_type: loglikelihood\n")
+    average = {"aggregate_metric_list": [{"metric": "acc"}]}
+    write("inner", {"group": "inner", "task": ["two", {"task": "own", **scores}], **average})
+    write("outer", {"group": "outer", "task": ["one", "inner", "pair_of_mine"]})
+    write("bad", {"group": "bad", "task": ["one", "silent"]})
+    write("said", {"group": "said", "task": [{"task": "silent", "output_type": "loglikelihood"}]})
+    write("void", {"group": "void", "task": []})
+    write("round", {"group": "round", "task": ["one", "round"]})
+    manifest = Manifest.read(data)
+
+    def check_tasks(*tasks: str) -> tuple[str, ...]:
+        return check_evaluation(Evaluation(tasks=tasks, folder=tmp_path), manifest)
+
+    assert check_tasks("outer", "vouched") == ("one", "two", "inner::own", "inner", "vouched")
+    assert check_tasks("pair_of_mine", "said") == ("one", "two", "silent")
+    for name, message in {
+        "silent": "The task 'silent' generates text: only tasks that score given texts can be used",
+        "bad": "The task 'silent', which is one of 'bad', generates text",
+        "loud_of_mine": "The task 'silent', which is one of 'loud_of_mine', generates text",
+        "python": "The task 'python' is made by Python code, which does not say whether it generates text",
+        "void": "'void' of lm-eval is a group or a tag without tasks",
+        "round": "The group 'round' of lm-eval is in itself",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            check_tasks("one", name)
+    evaluation = {"tasks": ["pair_of_mine"], "folder": tmp_path}
+    for metric, message in (("lm_eval/one/acc", None), ("lm_eval/pair_of_mine/acc", "there are .*, lm_eval/one/...")):
+        wanted = {"objective": {metric: 1.0}, "mode": "max"}
+        settings = tiny_search(data, tmp_path, search=wanted, evaluation=evaluation, max_repetition_ratio=100)
+        if message is None:
+            check(settings)  # a tag's tasks have metrics, and the tag has none
+        else:
+            with pytest.raises(ValueError, match=message):
+                check(settings)
+
+
 def test_refusals(data: Path, small: Path, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluation = Evaluation(tasks=("toy", "nonesuch"), folder=tasks)
     with pytest.raises(ValueError, match="lm-eval has no task 'nonesuch'"):

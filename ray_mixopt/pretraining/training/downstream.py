@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,13 +22,17 @@ from ray_mixopt.pretraining.training.settings import Evaluation, TrainingRun
 from ray_mixopt.pretraining.training.workers import Workers, autocast
 
 PREFIX = "lm_eval"
+_DEFAULT_OUTPUT = "generate_until"  # lm-eval's, of a task whose file does not say
 _GENERATES = "The task {!r} generates text: only tasks that score given texts can be used."
 
 logger = logging.getLogger(__name__)
 
 
-def check_evaluation(evaluation: Evaluation, manifest: Manifest) -> None:
-    """Checks that the tasks exist and that the data say how to tokenize them; downloads nothing.
+def check_evaluation(evaluation: Evaluation, manifest: Manifest) -> tuple[str, ...]:
+    """Checks that the tasks exist, score texts, and that the data say how to tokenize them; downloads nothing.
+
+    Returns:
+        What will have metrics: the tasks, for groups and tags all of theirs, and groups that have a score as a whole.
 
     Raises:
         ValueError: if not.
@@ -39,9 +44,71 @@ def check_evaluation(evaluation: Evaluation, manifest: Manifest) -> None:
     known = _task_manager(evaluation.folder).task_index
     if unknown := [task for task in evaluation.tasks if task not in known]:
         raise ValueError(f"lm-eval has no task {unknown[0]!r}: `lm-eval ls tasks` lists them; `folder` adds your own.")
+    scored: list[str] = []
     for task in evaluation.tasks:
-        if (getattr(known[task], "cfg", None) or {}).get("output_type") == "generate_until":
-            raise ValueError(_GENERATES.format(task))
+        found = list(_members(task, known))
+        if all(member.kind == "GROUP" for member in found):
+            raise ValueError(f"{task!r} of lm-eval is a group or a tag without tasks: leave it out.")
+        for member in found:
+            what = f"The task {member.name!r}" + (f", which is one of {task!r}," if member.name != task else "")
+            if member.kind == "PY_TASK" and member.output is None:
+                raise ValueError(
+                    f"{what} is made by Python code, which does not say whether it generates text. If it only scores "
+                    "given texts, say so in its file, with an output_type; else leave it out."
+                )
+            if member.kind != "GROUP" and (member.output or _DEFAULT_OUTPUT) == "generate_until":
+                raise ValueError(f"{what} generates text: only tasks that score given texts can be used.")
+        scored += [member.name for member in found if member.scored]
+    return tuple(dict.fromkeys(scored))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Member:
+    """A task, or a group: its name in the results, kind, and type of output where files say it; if it has a score."""
+
+    name: str
+    kind: str
+    output: str | None = None
+    scored: bool = True
+
+
+def _members(
+    item: str | Mapping[str, Any], known: Mapping[str, Any], above: tuple[str, ...] = (), output: str | None = None
+) -> Iterator[_Member]:
+    """The tasks that an item of a list stands for, and the groups on the way to them, as lm-eval makes them.
+
+    Args:
+        item: the name of a task, group or tag; or what a group says of one, which counts more than its own file.
+        known: what lm-eval found in its files, by name.
+        above: groups that the item is in.
+        output: what these say of the type of output.
+
+    Raises:
+        ValueError: for a group that is in itself.
+    """
+    said = item if isinstance(item, Mapping) else {}
+    name = str(said.get("group", said.get("task"))) if said else str(item)
+    output, entry = said.get("output_type", output), known.get(name)
+    config = said if entry is None else getattr(entry, "cfg", None) or {}
+    # Before lm-eval 0.4.10 the index had no kinds and no contents of the files.
+    kind = getattr(getattr(entry, "kind", None), "name", "")
+    if entry is None:  # defined within a group
+        kind = "GROUP" if "group" in said else "TASK"
+    if name in above:
+        raise ValueError(f"The group {name!r} of lm-eval is in itself, by way of {', '.join(above)}: mend its file.")
+    inner = f"{above[-1]}::{name}" if entry is None and above else name
+    if kind == "TAG":
+        for one in sorted(entry.tags):  # type: ignore[union-attr]
+            if one in known:
+                yield from _members(one, known, (*above, name), output)
+    elif kind == "GROUP":
+        inside = config.get("task")
+        for one in inside if isinstance(inside, list) else []:
+            yield from _members(one, known, (*above, inner), output or config.get("output_type"))
+        yield _Member(name=inner, kind=kind, scored=bool(config.get("aggregate_metric_list")))
+    else:
+        output = output or config.get("output_type") or (None if kind else "unknown")
+        yield _Member(name=inner, kind=kind, output=output)
 
 
 class Downstream:
