@@ -357,7 +357,7 @@ def llmc(tokens: np.ndarray, magic: int = 20240520, version: int = 1) -> bytes:
 def megatron(folder: Path, tokens: np.ndarray, code: int, lengths: list[int]) -> None:
     (folder / "text.bin").write_bytes(tokens.tobytes())
     head = b"MMIDIDX\0\0" + struct.pack("<QBQQ", 1, code, len(lengths), len(lengths) + 1)
-    (folder / "text.idx").write_bytes(head + np.array(lengths, "<i4").tobytes() + bytes(12 * len(lengths) + 8))
+    (folder / "text.idx").write_bytes(head + np.array(lengths, "<i4").tobytes() + bytes(16 * len(lengths) + 8))
 
 
 def test_shards_of_others_are_used_in_place(tmp_path: Path) -> None:
@@ -426,8 +426,10 @@ def test_token_files_that_are_not_what_they_seem(tmp_path: Path, name: str, cont
         (8, [2000, 999], 0, "the index text.idx promises 2999 uint16 tokens, 5998 bytes; it has 6000"),
         (8, [2000, 1001], 0, "ends early: the index text.idx promises 3001"),
         (5, [3000], 0, "holds int64 by the index text.idx"),
-        (8, [3000], 40, "text.idx has the name of an index of Megatron and is none"),
-        (8, [3000], 21, "text.idx ends early: it promises 1 sequences"),
+        (8, [3000], 44, "text.idx has the name of an index of Megatron and is none"),
+        (8, [3000], 25, "text.idx ends early: it promises 1 sequences"),
+        (8, [3000], 24, "text.idx ends early: it promises 1 sequences in 2 documents, 62 bytes; it has 38"),
+        (8, [1000, 2000], 1, "text.idx ends early: it promises 2 sequences in 3 documents, 82 bytes; it has 81"),
     ],
 )
 def test_tokens_of_megatron_fit_their_index(
@@ -438,6 +440,24 @@ def test_tokens_of_megatron_fit_their_index(
     (tmp_path / "text.idx").write_bytes(index[: len(index) - cut])
     with pytest.raises(ValueError, match=message):
         Adoption(folder=tmp_path, sources={"a": ["*.bin"]}, vocab_size=5000, val_tokens=100).run()
+
+
+@pytest.mark.parametrize("vocab_size", [50_000, 2**16 + 1, 128_256, 262_144])
+def test_a_wrong_width_is_noticed_whatever_the_vocabulary(tmp_path: Path, vocab_size: int) -> None:
+    draw = np.random.default_rng(0)
+    tokens = (vocab_size * draw.random(3000) ** 3).astype(np.int64)  # small ids are frequent
+    tokens.astype("<u4").tofile(tmp_path / "wide.bin")
+    (tokens % 2**16).astype("<u2").tofile(tmp_path / "narrow.bin")
+
+    def adopt(name: str, dtype: str, most: int) -> None:
+        Adoption(folder=tmp_path, sources={"a": [name]}, dtype=dtype, vocab_size=most, val_tokens=100).run()
+
+    with pytest.raises(ValueError, match="wide.bin holds wider numbers than uint16.*say --dtype uint32"):
+        adopt("wide.bin", "uint16", 2**16)
+    with pytest.raises(ValueError, match="narrow.bin holds narrower numbers than uint32.*say --dtype uint16"):
+        adopt("narrow.bin", "uint32", 2**32)
+    adopt("wide.bin", "uint32", 2**32)
+    adopt("narrow.bin", "uint16", 2**16)
 
 
 def test_a_width_that_an_earlier_release_took_is_noticed(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ _MEGATRON_MAGIC = b"MMIDIDX\0\0"
 _MEGATRON_DTYPES = {1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float64", 7: "float32", 8: "uint16"}
 _READ_AS = {"uint16": "uint16", "uint32": "uint32", "int32": "uint32"}  # ids are not negative: the bytes are the same
 _FEWEST = 64  # tokens that tell a wrong width
+_UNLIKE = 64  # times: the lower half of a wide id has numbers up to 2^16, its upper half those below vocabulary / 2^16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +105,13 @@ def _inspect_megatron(path: Path, size: int, index: Path) -> ShardFile:
                 f"{index} has the name of an index of Megatron and is none: move it away from {path.name}."
             )
         dtype, n = _MEGATRON_DTYPES.get(head[17], "unknown numbers"), int.from_bytes(head[18:26], "little")
-        if index.stat().st_size < len(head) + 4 * n:
-            raise ValueError(f"{index} ends early: it promises {n} sequences.")
+        n_documents, found = int.from_bytes(head[26:34], "little"), index.stat().st_size
+        promised = len(head) + (4 + 8) * n + 8 * n_documents  # lengths and places of sequences, beginnings of documents
+        if found < promised:
+            raise ValueError(
+                f"{index} ends early: it promises {n} sequences in {n_documents} documents, {promised} bytes; it has "
+                f"{found}. Copy it again, with {path.name}."
+            )
         lengths = np.fromfile(file, "<i4", n)
     return _whole(path, size, 0, int(lengths.sum(dtype=np.int64)), dtype, f"the index {index.name}")
 
@@ -249,7 +255,9 @@ def check_ids(tokens: NDArray[np.integer], vocab_size: int, what: str) -> None:
 
 
 def check_width(tokens: Tokens, what: str) -> None:
-    """Checks that the numbers are not halves of wider ones, of which every second one is 0.
+    """Checks that the numbers are not halves of wider ones, and not pairs of narrower ones.
+
+    The halves of a wide id are unlike each other: the upper one is 0 or a small number. Neighbours in a text are not.
 
     Args:
         tokens: some of a file, ``(n,)``.
@@ -258,8 +266,21 @@ def check_width(tokens: Tokens, what: str) -> None:
     Raises:
         ValueError: if they are.
     """
-    if len(tokens) >= _FEWEST and tokens[::2].any() != tokens[1::2].any():
+    if len(tokens) < _FEWEST:
+        return
+    kind = tokens.dtype.name
+    if _unlike(tokens[::2], tokens[1::2]):
         raise ValueError(
-            f"{what} holds wider numbers than {tokens.dtype.name}, of which every second one would be 0: say --dtype "
+            f"{what} holds wider numbers than {kind}, of which every second one would be the upper half: say --dtype "
             "uint32, or convert it if these are wider still."
         )
+    if kind == "uint32" and tokens.any() and not _unlike(tokens & 0xFFFF, tokens >> 16):
+        raise ValueError(
+            f"{what} holds narrower numbers than {kind}, of which each one would be two: say --dtype uint16."
+        )
+
+
+def _unlike(one: NDArray[np.integer], other: NDArray[np.integer]) -> bool:
+    """Whether one row has much larger numbers than the other."""
+    less, more = sorted((int(one.max()), int(other.max())))
+    return less * _UNLIKE < more
