@@ -232,6 +232,31 @@ def test_words_without_a_token_are_refused(tmp_path: Path, kind: str) -> None:
         tokenizer.encode(["日"])
 
 
+def test_characters_that_a_bpe_passes_over_are_counted_and_said(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    letters = [chr(code) for code in range(32, 127)]
+    model = models.BPE(vocab={letter: n for n, letter in enumerate([*letters, "ab"])}, merges=[("a", "b")])
+    made = Tokenizer(model)
+    made.pre_tokenizer = pre_tokenizers.Split(" ", "isolated")
+    made.add_special_tokens(["</s>"])
+    made.add_tokens(["日本"])
+    made.save(str(tmp_path / "t.json"))
+    tokenizer = JsonTokenizer(tmp_path / "t.json")
+    assert tokenizer.lost(["plain ab </s>", "naïve 日本 日", "aéb"]) == [0, 2, 1]
+    assert tokenizer.encode(["aéb"])[0].tolist() == [*made.encode("aéb").ids, tokenizer.eos_id]
+    assert ByteTokenizer().lost(["é", "日"]) == [0, 0]
+    assert JsonTokenizer(tokenizer_file(tmp_path / "b.json", ["</s>"])).lost(["é", "日"]) == [0, 0]
+    (tmp_path / "in.jsonl").write_text(lines([f"{n} naïve" if n < 7 else f"{n} été" for n in range(50)]))
+    sources = {"a": [str(tmp_path / "in.jsonl")]}
+    preparation = Preparation(out=tmp_path / "out", sources=sources, tokenizer=tmp_path / "t.json", val_share=0.3)
+    said = ["a: 50 documents with characters that the tokenizer has no token for: left out, 93 characters."]
+    assert preparation.run().remarks == said == preparation.run().remarks
+    given = ["--domain", f"a={tmp_path / 'in.jsonl'}", "--tokenizer", tmp_path / "t.json", "--val-share", 0.3]
+    result = CliRunner().invoke(main, ["prepare", str(tmp_path / "out"), *map(str, given)])
+    assert said[0] in result.output
+
+
 @pytest.mark.parametrize("kind", ["special", "plain", "words", "trained"])
 def test_special_tokens_in_a_document_are_text(tmp_path: Path, kind: str) -> None:
     eos = "<|endoftext|>"

@@ -40,8 +40,9 @@ from ray_mixopt.pretraining.data.tokenizer import ByteTokenizer, JsonTokenizer, 
 
 TOKENIZER = "tokenizer.json"
 _NOTES = ".prepare"
-_METHOD = 3  # how documents become tokens: what an earlier release made otherwise is made again
+_METHOD = 4  # how documents become tokens: what an earlier release made otherwise is made again
 _ENDS = "spelling the token that ends a document, also as text: left out"
+_LOST = "with characters that the tokenizer has no token for: left out, {:,} characters"
 _UNIT_BYTES = 16 * 2**20
 _BATCH = 256  # documents that are tokenized together
 _BPE_SAMPLE = 64 * 2**20  # characters that a BPE is trained on
@@ -233,13 +234,16 @@ class Unit:
         oddities: Counter[str] = Counter()
         texts = (text for path in self.paths for text in documents.read(path, self.field, oddities))
         while batch := list(itertools.islice(texts, _BATCH)):
+            lost = tokenizer.lost(batch)
+            oddities["lost"] += sum(n > 0 for n in lost)
+            oddities["lost characters"] += sum(lost)
             for text, tokens in zip(batch, tokenizer.encode(batch), strict=True):
                 if (tokens[:-1] == tokenizer.eos_id).any():  # where even as text it is that token
                     oddities["ends"] += 1
                     tokens = np.append(tokens[tokens != tokenizer.eos_id], tokens[-1])
                 writers["val" if self._is_validation(text) else "train"].add(tokens)
         shards = {label: writer.close(self.out) for label, writer in writers.items()}
-        note = {"key": self._key(), "oddities": dict(oddities), **shards}
+        note = {"key": self._key(), "oddities": {what: n for what, n in oddities.items() if n}, **shards}
         write_atomically(self.note, json.dumps(note))
         return note
 
@@ -326,7 +330,8 @@ def _domain(name: str, notes: Sequence[Mapping[str, Any]]) -> Domain:
 def _remarks(notes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """What was odd about the documents of a domain, in sentences."""
     counts = sum((Counter(note["oddities"]) for note in notes), Counter())
-    for key, what in {**documents.ODDITIES, "ends": _ENDS}.items():
+    lost = _LOST.format(counts["lost characters"])
+    for key, what in {**documents.ODDITIES, "ends": _ENDS, "lost": lost}.items():
         if counts[key]:
             yield f"{counts[key]:,} documents {what}."
 

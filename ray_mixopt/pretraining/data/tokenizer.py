@@ -19,6 +19,7 @@ EOS = "<|endoftext|>"
 _KNOWN_EOS = (EOS, "</s>", "<eos>", "<|end_of_text|>", "<|eos|>", "[EOS]", "[SEP]")
 _MOST_BYTES = 256 * MiB
 _HIDDEN = "\U0010ffff"  # no character, which no text has
+_UNKNOWN_ID = 2**31  # beyond all vocabularies
 
 
 class Tokenizer(Protocol):
@@ -32,6 +33,10 @@ class Tokenizer(Protocol):
 
     def encode(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
         """Token ids of each document, ``(n_tokens,)`` each."""
+        ...
+
+    def lost(self, texts: Sequence[str]) -> list[int]:
+        """The number of characters of each document that no token stands for, which are not in its ids."""
         ...
 
 
@@ -48,6 +53,10 @@ class ByteTokenizer:
             content = np.frombuffer(text.encode("utf-8", errors="replace"), dtype=np.uint8)
             result.append(np.append(content.astype(np.uint32), np.uint32(self.eos_id)))
         return result
+
+    def lost(self, texts: Sequence[str]) -> list[int]:
+        """None of any document."""
+        return [0] * len(texts)
 
 
 class JsonTokenizer:
@@ -85,6 +94,7 @@ class JsonTokenizer:
         self._tokenizer = _ending_with(made, str(word))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
+        self._counting = _noting_what_it_lacks(self._tokenizer)
 
     def encode(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
         """Token ids of each document, ``(n_tokens + 1,)`` each.
@@ -92,15 +102,48 @@ class JsonTokenizer:
         Raises:
             ValueError: if a text has what the vocabulary does not know, and no token stands for that.
         """
-        sound = [text.encode("utf-8", errors="replace").decode() for text in texts]  # no halves of characters
         try:
-            encoded = self._tokenizer.encode_batch_fast(sound, add_special_tokens=False)
+            encoded = self._tokenizer.encode_batch_fast(_sound(texts), add_special_tokens=False)
         except Exception as error:  # the library raises plain Exception
             raise ValueError(
                 f"{self._path} cannot take a document: {str(error).rstrip('.')}. A tokenizer of words or pieces needs "
                 "a token for unknown ones; one of bytes does not."
             ) from error
         return [np.array([*one.ids, self.eos_id], dtype=np.uint32) for one in encoded]
+
+    def lost(self, texts: Sequence[str]) -> list[int]:
+        """The number of characters of each document that a BPE of characters without an unknown token passes over."""
+        if self._counting is None:
+            return [0] * len(texts)
+        return [one.ids.count(_UNKNOWN_ID) for one in self._counting.encode_batch_fast(_sound(texts), False, False)]
+
+
+def _sound(texts: Sequence[str]) -> list[str]:
+    """The texts without halves of characters."""
+    return [text.encode("utf-8", errors="replace").decode() for text in texts]
+
+
+def _noting_what_it_lacks(tokenizer: Any) -> Any:
+    """The tokenizer with ``_UNKNOWN_ID`` for each character that it passes over; None if it passes over none.
+
+    Only a BPE does: vocabularies of words and pieces raise errors. To count is to encode twice, so that a BPE that has
+    tokens for all bytes is not asked.
+    """
+    import tokenizers
+
+    content = json.loads(tokenizer.to_str())
+    model = content["model"]
+    if not _is_bpe(tokenizer) or model["unk_token"] is not None:
+        return None
+    byte_level = any('"ByteLevel"' in json.dumps(content[part]) for part in ("normalizer", "pre_tokenizer"))
+    if byte_level and set(tokenizers.pre_tokenizers.ByteLevel.alphabet()) <= model["vocab"].keys():
+        return None
+    if model["byte_fallback"] and {f"<0x{byte:02X}>" for byte in range(256)} <= model["vocab"].keys():
+        return None
+    model["vocab"][_HIDDEN], model["unk_token"], model["fuse_unk"] = _UNKNOWN_ID, _HIDDEN, False
+    result = tokenizers.Tokenizer.from_str(json.dumps(content))
+    result.encode_special_tokens = True
+    return result
 
 
 def _ending_with(tokenizer: Any, word: str) -> Any:
