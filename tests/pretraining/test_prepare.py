@@ -19,7 +19,7 @@ import zstandard
 from click.testing import CliRunner
 
 from ray_mixopt.cli.main import main
-from ray_mixopt.pretraining.data import documents
+from ray_mixopt.pretraining.data import documents, prepare
 from ray_mixopt.pretraining.data.adopt import Adoption
 from ray_mixopt.pretraining.data.demo import DOMAINS, write_demo
 from ray_mixopt.pretraining.data.manifest import Manifest, TokenizerCard
@@ -120,6 +120,48 @@ def test_what_is_refused_leaves_a_finished_folder(
     with pytest.raises(ValueError, match="was made by prepare from documents"):
         Adoption(folder=tmp_path / "out", sources={"plain": ["plain/*.bin"]}, vocab_size=257, val_tokens=9).run()
     assert Manifest.read(tmp_path / "out") == manifest and intact(Corpus(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("how", ["another field", "another tokenizer", "a BPE", "other documents"])
+def test_what_is_refused_halfway_leaves_a_finished_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(prepare, "_UNIT_BYTES", 1)  # each file is a unit
+    (tmp_path / "in").mkdir()
+    first, last = (tmp_path / "in" / f"{name}.jsonl" for name in "az")
+    first.write_text("".join(json.dumps({"text": text, "body": text[::-1]}) + "\n" for text in TEXTS))
+    last.write_text(lines(TEXTS[:60]))
+    settings: dict[str, Any] = {"out": tmp_path / "out", "sources": {"a": [str(tmp_path / "in")]}, "val_share": 0.3}
+    manifest = Preparation(**settings, train_bpe=280).run()
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert len(manifest.domains["a"].train.shards) == 2 and not list((tmp_path / "out" / ".prepare").glob("*/"))
+    options: dict[str, Any] = {
+        "another field": {"train_bpe": 280, "field": "body"},
+        "another tokenizer": {"tokenizer": tokenizer_file(tmp_path / "t.json", ["</s>"])},
+        "a BPE": {"train_bpe": 270},
+        "other documents": {"train_bpe": 280},
+    }[how]
+    good = first.read_text(), last.read_text()
+    if how != "another field":
+        first.write_text(lines(TEXTS[:90]))
+        last.write_text(lines(TEXTS[:60]) + "{")
+    with pytest.raises(ValueError, match="z.jsonl, line|has no text under 'body'"):
+        Preparation(**settings, **options).run()
+    assert {path: path.read_bytes() for path in before} == before and intact(Corpus(tmp_path / "out"))
+    last.write_text(lines([text[::-1] for text in TEXTS[:60]]).replace('"text"', '"body"'))
+    if how != "another field":
+        last.write_text(good[1])
+    assert Preparation(**settings, **options).run() != manifest and intact(Corpus(tmp_path / "out"))
+    assert not (tmp_path / "out" / ".prepare" / "new").exists()
+    fresh = Preparation(**settings | {"out": tmp_path / "fresh"}, **options).run()
+    assert fresh == Manifest.read(tmp_path / "out")
+
+
+def test_a_bpe_is_not_taken_for_the_one_trained_before(tmp_path: Path, sources: dict[str, list[str]]) -> None:
+    settings: dict[str, Any] = {"out": tmp_path / "out", "sources": {"plain": sources["plain"]}}
+    trained = Preparation(**settings, train_bpe=300).run()
+    Preparation(**settings, tokenizer=tokenizer_file(tmp_path / "t.json", ["</s>"])).run()
+    assert Preparation(**settings, train_bpe=300).run() == trained
 
 
 def test_adopted_shards_keep_their_manifest(tmp_path: Path, sources: dict[str, list[str]]) -> None:

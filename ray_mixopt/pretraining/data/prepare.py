@@ -2,8 +2,8 @@
 
 The input files of a domain are cut into units of a few megabytes. A worker process turns a unit into one shard of
 training and one of validation tokens, and then writes a note of it. A unit whose note fits its inputs and settings is
-not done again. The manifest comes last: a folder without one is not finished. One that is there goes when the first of
-the files it names is replaced, and no sooner: what is refused before leaves a finished folder as it was.
+not done again. What is new waits in a folder of its own until all of it is there and nothing can be refused any more: a
+finished folder stays as it was until then. The manifest comes last: a folder without one is not finished.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ from ray_mixopt.pretraining.data.tokenizer import ByteTokenizer, JsonTokenizer, 
 
 TOKENIZER = "tokenizer.json"
 _NOTES = ".prepare"
+_NEW = "new"  # within the notes: what is to take its place in the folder, where it has the same paths
+_BPE = "bpe.json"
 _METHOD = 4  # how documents become tokens: what an earlier release made otherwise is made again
 _ENDS = "spelling the token that ends a document, also as text: left out"
 _LOST = "with characters that the tokenizer has no token for: left out, {:,} characters"
@@ -113,9 +115,9 @@ class Preparation:
             made_elsewhere |= any(any((self.out / name).glob("*.bin")) for name in files)
         if made_elsewhere:
             raise ValueError(f"{self.out} holds shards that were made elsewhere: choose another folder.")
-        (self.out / _NOTES).mkdir(parents=True, exist_ok=True)
-        card = self._card(files)
-        units = [unit for name, paths in files.items() for unit in self._units(name, paths, card)]
+        self._new.mkdir(parents=True, exist_ok=True)
+        card, tokenizer = self._card(files)
+        units = [unit for name, paths in files.items() for unit in self._units(name, paths, card, tokenizer)]
         totals = {name: sum(unit.size for unit in units if unit.domain == name) for name in files}
         notes: dict[Unit, dict[str, Any]] = {}
         for unit in units:
@@ -127,15 +129,26 @@ class Preparation:
             progress(unit.domain, unit.size, totals[unit.domain])
         by_domain = {name: [notes[unit] for unit in units if unit.domain == name] for name in files}
         domains = {name: _domain(name, found) for name, found in by_domain.items()}
-        _unfinish(self.out)
-        _remove_stale(self.out, units, domains)
         for name, found in by_domain.items():
             remarks += [f"{name}: {sentence}" for sentence in _remarks(found)]
         manifest = Manifest.of(dtype=_dtype(card), tokenizer=card, domains=domains, remarks=remarks)
-        manifest.write(self.out)
+        manifest.write(self._new)  # from here on nothing takes room on the disk
+        (self.out / MANIFEST).unlink(missing_ok=True)  # before what it describes changes
+        for unit in units:
+            if unit.in_place() is None:
+                unit.settle()
+        if tokenizer != self.out:
+            self._settle_tokenizer()
+        _remove_stale(self.out, units, domains)
+        os.replace(self._new / MANIFEST, self.out / MANIFEST)
+        shutil.rmtree(self._new)
         return manifest
 
-    def _units(self, domain: str, paths: Sequence[Path], card: TokenizerCard) -> Iterator[Unit]:
+    @property
+    def _new(self) -> Path:
+        return self.out / _NOTES / _NEW
+
+    def _units(self, domain: str, paths: Sequence[Path], card: TokenizerCard, tokenizer: Path) -> Iterator[Unit]:
         group: list[Path] = []
         size, number = 0, 0
         for path in [*paths, None]:
@@ -151,42 +164,56 @@ class Preparation:
                     val_share=self.val_share,
                     seed=self.seed,
                     card=card,
+                    tokenizer=tokenizer,
                 )
                 group, size, number = [], 0, number + 1
             if path is not None:
                 group.append(path)
                 size += step
 
-    def _card(self, files: Mapping[str, Sequence[Path]]) -> TokenizerCard:
-        """The tokenizer, whose file is put next to the shards."""
-        path = self.out / TOKENIZER
+    def _card(self, files: Mapping[str, Sequence[Path]]) -> tuple[TokenizerCard, Path]:
+        """The tokenizer, and the folder that its file is in: that of the shards, or the one of what is new."""
         if self.train_bpe is not None:
-            self._train(files, self.train_bpe, path)
+            folder = self._trained(files, self.train_bpe)
         elif self.tokenizer is not None:
-            JsonTokenizer(self.tokenizer, self.eos)
-            if not path.is_file() or self.tokenizer.read_bytes() != path.read_bytes():
-                _unfinish(self.out)
-                shutil.copyfile(self.tokenizer, path)
+            folder = self._given(self.tokenizer)
         else:
-            return TokenizerCard(kind="bytes", vocab_size=ByteTokenizer.vocab_size, eos_id=ByteTokenizer.eos_id)
-        made = JsonTokenizer(path, self.eos)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        return TokenizerCard(kind="json", vocab_size=made.vocab_size, eos_id=made.eos_id, path=TOKENIZER, sha256=digest)
+            card = TokenizerCard(kind="bytes", vocab_size=ByteTokenizer.vocab_size, eos_id=ByteTokenizer.eos_id)
+            return card, self.out
+        path = folder / TOKENIZER
+        made, digest = JsonTokenizer(path, self.eos), hashlib.sha256(path.read_bytes()).hexdigest()
+        card = TokenizerCard(kind="json", vocab_size=made.vocab_size, eos_id=made.eos_id, path=TOKENIZER, sha256=digest)
+        return card, folder
 
-    def _train(self, files: Mapping[str, Sequence[Path]], vocab_size: int, path: Path) -> None:
+    def _given(self, tokenizer: Path) -> Path:
+        JsonTokenizer(tokenizer, self.eos)
+        content, known = tokenizer.read_bytes(), self.out / TOKENIZER
+        if known.is_file() and known.read_bytes() == content:
+            return self.out
+        (self._new / _BPE).unlink(missing_ok=True)
+        write_atomically(self._new / TOKENIZER, content)
+        return self._new
+
+    def _trained(self, files: Mapping[str, Sequence[Path]], vocab_size: int) -> Path:
         """Trains a BPE on equal amounts of each domain, unless that was done before."""
         stamps = {name: _stamps(paths) for name, paths in files.items()}
         key = _key(_METHOD, self.seed, vocab_size, self.eos, self.field, stamps)
-        note = self.out / _NOTES / "bpe.json"
-        if path.is_file() and note.is_file() and json.loads(note.read_text()) == key:
-            return
+        for folder, note in ((self.out, self.out / _NOTES / _BPE), (self._new, self._new / _BPE)):
+            if (folder / TOKENIZER).is_file() and note.is_file() and json.loads(note.read_text()) == key:
+                return folder
         each = _BPE_SAMPLE // len(files)
         texts = (text for paths in files.values() for text in _sample(paths, self.field, each, self.seed))
-        made = path.with_suffix(".tmp")
-        train_bpe(texts, vocab_size, made, self.eos)
-        _unfinish(self.out)
-        os.replace(made, path)
-        note.write_text(json.dumps(key))
+        (self._new / _BPE).unlink(missing_ok=True)
+        train_bpe(texts, vocab_size, self._new / TOKENIZER, self.eos)
+        write_atomically(self._new / _BPE, json.dumps(key))
+        return self._new
+
+    def _settle_tokenizer(self) -> None:
+        note = self.out / _NOTES / _BPE
+        note.unlink(missing_ok=True)  # it is of the tokenizer that goes
+        os.replace(self._new / TOKENIZER, self.out / TOKENIZER)
+        if (self._new / _BPE).is_file():
+            os.replace(self._new / _BPE, note)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,22 +229,49 @@ class Unit:
     val_share: float
     seed: int
     card: TokenizerCard
+    tokenizer: Path
 
     @property
     def note(self) -> Path:
         """Where the note of the finished unit lies."""
         return self.out / _NOTES / f"{self.domain}-{self.number:05d}.json"
 
+    @property
+    def _new(self) -> Path:
+        return self.out / _NOTES / _NEW
+
     def _key(self) -> str:
         return _key(_METHOD, _stamps(self.paths), self.field, self.val_share, self.seed, self.card.model_dump())
 
     def finished(self) -> dict[str, Any] | None:
-        """The note of an earlier run, if it and its shards are whole and fit."""
+        """The note of an earlier run, if it and its shards are whole and fit, in their place or not yet."""
+        return self.in_place() or self._read(self._new / self.note.name, self._new)
+
+    def in_place(self) -> dict[str, Any] | None:
+        """The note, if it and the shards are whole and fit, and where they are to be."""
+        return self._read(self.note, self.out)
+
+    def settle(self) -> None:
+        """Puts the shards, and then the note, in the place of earlier ones."""
+        note = json.loads((self._new / self.note.name).read_text())
+        self.note.unlink(missing_ok=True)  # it is of the shards that go
+        (self.out / self.domain).mkdir(exist_ok=True)
+        for label in SPLITS:
+            if note[label]["shards"]:
+                os.replace(self._new / self._shard(label), self.out / self._shard(label))
+            else:
+                (self.out / self._shard(label)).unlink(missing_ok=True)
+        os.replace(self._new / self.note.name, self.note)
+
+    def _shard(self, label: str) -> str:
+        return f"{self.domain}/{label}-{self.number:05d}.bin"
+
+    def _read(self, path: Path, folder: Path) -> dict[str, Any] | None:
         try:
-            note: dict[str, Any] = json.loads(self.note.read_text())
+            note: dict[str, Any] = json.loads(path.read_text())
             width = np.dtype(_dtype(self.card)).itemsize
             fits = note["key"] == self._key() and all(
-                (self.out / shard["path"]).stat().st_size == shard["tokens"] * width
+                (folder / shard["path"]).stat().st_size == shard["tokens"] * width
                 for label in SPLITS
                 for shard in note[label]["shards"]
             )
@@ -226,11 +280,11 @@ class Unit:
         return note if fits else None
 
     def tokenize(self) -> dict[str, Any]:
-        """Writes the shards and the note, and returns the note."""
-        tokenizer = load(self.card, self.out)
-        folder = self.out / self.domain
-        folder.mkdir(exist_ok=True)
-        writers = {label: _ShardWriter(folder / f"{label}-{self.number:05d}.bin", self.card) for label in SPLITS}
+        """Writes the shards and the note to where what is new waits, and returns the note."""
+        tokenizer = load(self.card, self.tokenizer)
+        (self._new / self.note.name).unlink(missing_ok=True)
+        (self._new / self.domain).mkdir(exist_ok=True)
+        writers = {label: _ShardWriter(self._new / self._shard(label), self.card) for label in SPLITS}
         oddities: Counter[str] = Counter()
         texts = (text for path in self.paths for text in documents.read(path, self.field, oddities))
         while batch := list(itertools.islice(texts, _BATCH)):
@@ -242,9 +296,9 @@ class Unit:
                     oddities["ends"] += 1
                     tokens = np.append(tokens[tokens != tokenizer.eos_id], tokens[-1])
                 writers["val" if self._is_validation(text) else "train"].add(tokens)
-        shards = {label: writer.close(self.out) for label, writer in writers.items()}
+        shards = {label: writer.close(self._shard(label)) for label, writer in writers.items()}
         note = {"key": self._key(), "oddities": {what: n for what, n in oddities.items() if n}, **shards}
-        write_atomically(self.note, json.dumps(note))
+        write_atomically(self._new / self.note.name, json.dumps(note))
         return note
 
     def _is_validation(self, text: str) -> bool:
@@ -256,8 +310,8 @@ class _ShardWriter:
     """Writes one headerless file of tokens; none at all if there are no tokens."""
 
     def __init__(self, path: Path, card: TokenizerCard) -> None:
-        self._path, self._temporary = path, path.with_suffix(".tmp")
-        self._file = self._temporary.open("wb")
+        self._path = path
+        self._file = path.open("wb")
         self._digest = hashlib.sha256()
         self._dtype = np.dtype(_dtype(card)).newbyteorder("<")
         self._vocab_size = card.vocab_size
@@ -271,15 +325,12 @@ class _ShardWriter:
         self._tokens += len(tokens)
         self._documents += 1
 
-    def close(self, out: Path) -> dict[str, Any]:
+    def close(self, path: str) -> dict[str, Any]:
+        """What the note says of the file, which is ``path`` to a manifest."""
         self._file.close()
-        _unfinish(out)
         if not self._tokens:
-            self._temporary.unlink()
-            self._path.unlink(missing_ok=True)
+            self._path.unlink()
             return {"documents": 0, "shards": []}
-        os.replace(self._temporary, self._path)
-        path = self._path.relative_to(out).as_posix()
         shard = Shard(path=path, tokens=self._tokens, sha256=self._digest.hexdigest())
         return {"documents": self._documents, "shards": [shard.model_dump()]}
 
@@ -305,12 +356,7 @@ def _one_thread() -> None:
 
 def is_prepared(folder: Path) -> bool:
     """Whether shards in a folder were made here, rather than adopted or not at all."""
-    return any((folder / _NOTES).glob("*.json"))
-
-
-def _unfinish(folder: Path) -> None:
-    """Takes the manifest away before what it describes changes."""
-    (folder / MANIFEST).unlink(missing_ok=True)
+    return any((folder / _NOTES).rglob("*.json"))
 
 
 def _domain(name: str, notes: Sequence[Mapping[str, Any]]) -> Domain:
