@@ -29,7 +29,7 @@ from ray_mixopt.simulators.reference import (
     simulator_of,
     with_loss,
 )
-from ray_mixopt.simulators.simulator import Simulator
+from ray_mixopt.simulators.simulator import Network, Simulator
 
 if TYPE_CHECKING:
     import torch
@@ -107,9 +107,9 @@ def _distill(reference: Simulator, seed: int, iterations: int, progress: Callabl
 
     rng = np.random.default_rng([seed, 0])
     generator = torch.Generator().manual_seed(seed)
-    teacher = [
-        (_tensor(w), _tensor(b)) for w, b in zip(reference.network.weights, reference.network.biases, strict=True)
-    ]
+    network = reference.model
+    assert isinstance(network, Network)
+    teacher = [(_tensor(w), _tensor(b)) for w, b in zip(network.weights, network.biases, strict=True)]
 
     def answers(x: torch.Tensor) -> torch.Tensor:
         for w, b in teacher[:-1]:

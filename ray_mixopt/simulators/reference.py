@@ -119,7 +119,7 @@ def simulator_of(
         metrics=metrics,
         modes={name: "max" if name.startswith("accuracy/") else "min" for name in metrics},
         default_metric="val_loss/common_crawl",  # web text that no domain contains
-        network=Network(
+        model=Network(
             weights=tuple(w.astype(dtype) for w in weights),
             biases=tuple(b.astype(dtype) for b in biases),
             activation=activation,

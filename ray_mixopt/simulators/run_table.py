@@ -141,6 +141,11 @@ class RunTable:
         return rows
 
 
+def default_mode(metric: str) -> str:
+    """The direction of a metric of which no one says it: "max" for accuracies, by their names, else "min"."""
+    return "max" if "acc" in metric.lower() else "min"
+
+
 def _tabulate(
     name: str,
     rows: Rows,
@@ -184,7 +189,7 @@ def _tabulate(
     )
     if not counts[:, names.index(space.target_scale), steps.index(space.target_steps)].any():
         raise ValueError(f"No run is logged at the target {target!r}: choose a scale and steps that have runs.")
-    by_metric = {metric: modes.get(metric, "max" if "acc" in metric.lower() else "min") for metric in rows.metrics}
+    by_metric = {metric: modes.get(metric) or default_mode(metric) for metric in rows.metrics}
     return RunTable(
         name=name,
         space=space,

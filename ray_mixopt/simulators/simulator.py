@@ -1,8 +1,8 @@
-"""A simulator of pre-training runs: a small network from (mixture, scale, steps) to every metric.
+"""A simulator of pre-training runs: a small model from (mixture, scale, steps) to every metric.
 
 Notation: ``n`` mixtures of ``d`` domains; ``m`` the number of parameters of a scale and ``z`` the training steps,
-measured against the largest scale and longest run, ``m*`` and ``z*``, of the fit. The network's inputs are the ``d``
-shares and the four fidelity features ``log(m/m*), m/m*, log(z/z*), z/z*``.
+measured against the largest scale and longest run, ``m*`` and ``z*``, of the fit. The model's inputs are the ``d``
+shares and the four fidelity features ``log(m/m*), m/m*, log(z/z*), z/z*``. It is a network, or a law.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ import numpy as np
 
 from ray_mixopt.core.safety import MiB, check_size, check_version, parse_json
 from ray_mixopt.core.space import MixtureSpace
+from ray_mixopt.simulators.law import Law
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 FOLDER = Path(__file__).parent  # of the simulators that come with the package
-FORMAT_VERSION = 1
+FORMAT_VERSION, LAW_VERSION = 1, 2  # of files with a network, and with a law
 MOST_BYTES = 256 * MiB
 # What zipfile and numpy raise for archives and headers that are damaged, encrypted or packed in an unknown way.
 _NO_ARCHIVE = (
@@ -37,6 +38,7 @@ _NO_ARCHIVE = (
     *(TokenError, struct.error, zlib.error),
 )
 SUM_TOLERANCE = 1e-6
+_LAW = "law_"  # before the names of a law's arrays in a file
 CHUNK = 512  # mixtures at a time: the activations of one chunk stay in a core's cache
 
 
@@ -67,6 +69,16 @@ class Network:
             raise ValueError(
                 f"Layers do not fit each other: weights {shapes}, biases {[b.shape for b in self.biases]}."
             )
+
+    @property
+    def inputs(self) -> int:
+        """Number of domains."""
+        return self.weights[0].shape[1] - 4
+
+    @property
+    def outputs(self) -> int:
+        """Number of metrics."""
+        return len(self.weights[-1])
 
     def __call__(self, shares: np.ndarray, features: np.ndarray) -> np.ndarray:
         """Outputs for many mixtures at one fidelity.
@@ -115,7 +127,7 @@ class Network:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Simulator:
-    """What a pre-training run of a mixture would report, as far as a network fitted on real runs can tell.
+    """What a pre-training run of a mixture would report, as far as a model fitted on real runs can tell.
 
     Args:
         name: what it is called.
@@ -123,8 +135,8 @@ class Simulator:
         metrics: names of the outputs, in order.
         modes: "min" or "max" for each metric.
         default_metric: the metric to optimise unless said otherwise.
-        network: the fitted model.
-        fitted_steps: shortest and longest training the network was fitted on, in steps.
+        model: a fitted network or law.
+        fitted_steps: shortest and longest training the model was fitted on, in steps.
         unit_parameters: ``m*``, the parameters that fidelity features are measured against.
         spread: standard deviation of each metric over Dirichlet(1) mixtures at the target of the fit, ``(n_metrics,)``.
         noise: standard deviation of ``observe``'s noise, as a share of ``spread``.
@@ -139,7 +151,7 @@ class Simulator:
     metrics: tuple[str, ...]
     modes: dict[str, str]
     default_metric: str
-    network: Network
+    model: Network | Law
     fitted_steps: tuple[int, int]
     unit_parameters: float
     spread: np.ndarray
@@ -153,11 +165,11 @@ class Simulator:
             raise ValueError(f"modes must give 'min' or 'max' for each metric, got {self.modes!r}.")
         if self.default_metric not in self.metrics:
             raise ValueError(f"default_metric {self.default_metric!r} is not one of {', '.join(self.metrics)}.")
-        outputs, inputs = len(self.network.weights[-1]), self.network.weights[0].shape[1]
-        if outputs != len(self.metrics) or inputs != self.space.n_domains + 4 or self.spread.shape != (outputs,):
+        outputs, inputs = self.model.outputs, self.model.inputs
+        if outputs != len(self.metrics) or inputs != self.space.n_domains or self.spread.shape != (outputs,):
             raise ValueError(
-                f"A network from {inputs} inputs to {outputs} outputs does not fit {self.space.n_domains} domains, "
-                f"4 fidelity features and {len(self.metrics)} metrics."
+                f"A model from {inputs} domains to {outputs} metrics does not fit {self.space.n_domains} domains and "
+                f"{len(self.metrics)} metrics."
             )
         unsized = [scale.name for scale in self.space.scales if scale.parameters is None]
         if unsized:
@@ -185,7 +197,7 @@ class Simulator:
             ValueError: for mixtures, scales and steps that the simulator was not fitted on.
         """
         shares = self._checked_mixtures(mixtures)
-        return self.network(shares, self.features(scale, steps))
+        return self.model(shares, self.features(scale, steps))
 
     def observe(self, mixture: Mapping[str, float] | ArrayLike, scale: str, steps: int) -> dict[str, float]:
         """What one run would report at one rung.
@@ -214,7 +226,7 @@ class Simulator:
         return self.space.steps
 
     def features(self, scale: str, steps: int) -> np.ndarray:
-        """Fidelity features ``(4,)`` of a scale and a number of steps, as the network takes them.
+        """Fidelity features ``(4,)`` of a scale and a number of steps, as the model takes them.
 
         Raises:
             ValueError: for a scale or steps that the simulator was not fitted on.
@@ -229,16 +241,20 @@ class Simulator:
 
     def save(self, path: str | Path) -> None:
         """Writes an ``.npz`` that ``read`` takes back; noise and seed are not kept."""
+        model = self.model
         header = {
-            "version": FORMAT_VERSION,
+            "version": LAW_VERSION if isinstance(model, Law) else FORMAT_VERSION,
             "space": self.space.to_dict(),
-            "activation": self.network.activation,
+            **({} if isinstance(model, Law) else {"activation": model.activation}),
             **{key: getattr(self, key) for key in ("name", "metrics", "modes", "default_metric")},
             **{key: getattr(self, key) for key in ("fitted_steps", "unit_parameters")},
         }
         arrays = {"header": np.array(json.dumps(header)), "spread": self.spread}
-        arrays |= {f"weight_{i}": w for i, w in enumerate(self.network.weights)}
-        arrays |= {f"bias_{i}": b for i, b in enumerate(self.network.biases)}
+        if isinstance(model, Law):
+            arrays |= {f"{_LAW}{field.name}": getattr(model, field.name) for field in fields(Law)}
+        else:
+            arrays |= {f"weight_{i}": w for i, w in enumerate(model.weights)}
+            arrays |= {f"bias_{i}": b for i, b in enumerate(model.biases)}
         with open(path, "wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
 
@@ -259,20 +275,25 @@ class Simulator:
         if "header" not in arrays:
             raise ValueError(f"{str(path)!r} is not a simulator: write one with `ray-mixopt simulator fit`.")
         header = parse_json(str(arrays["header"]))
-        check_version(header, f"the simulator {str(path)!r}", FORMAT_VERSION, remedy="fit it again")
+        what = f"the simulator {str(path)!r}"
+        version = check_version(header, what, FORMAT_VERSION, LAW_VERSION, remedy="fit it again")
         del header["version"]
-        layers = range(sum(key.startswith("weight_") for key in arrays))
-        network = Network(
-            weights=tuple(arrays[f"weight_{i}"] for i in layers),
-            biases=tuple(arrays[f"bias_{i}"] for i in layers),
-            activation=header.pop("activation"),
-        )
+        model: Network | Law
+        if version == LAW_VERSION:
+            model = Law(**{field.name: arrays[f"{_LAW}{field.name}"] for field in fields(Law)})
+        else:
+            layers = range(sum(key.startswith("weight_") for key in arrays))
+            model = Network(
+                weights=tuple(arrays[f"weight_{i}"] for i in layers),
+                biases=tuple(arrays[f"bias_{i}"] for i in layers),
+                activation=header.pop("activation"),
+            )
         header["space"] = MixtureSpace.from_dict(header["space"])
         header = {key: tuple(value) if isinstance(value, list) else value for key, value in header.items()}
         known = {field.name for field in fields(cls)}
         if not set(header) <= known:
             raise ValueError(f"{str(path)!r} has unknown fields {sorted(set(header) - known)}.")
-        return cls(network=network, spread=arrays["spread"], **header)
+        return cls(model=model, spread=arrays["spread"], **header)
 
     # -- inside
 

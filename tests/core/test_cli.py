@@ -64,7 +64,7 @@ def refused(*arguments: object) -> str:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--simulator", "nonesuch"], "Unknown simulator 'nonesuch': use one of slimpajama"),
+        (["--simulator", "nonesuch"], "Unknown simulator 'nonesuch': use one of dmsl, slimpajama"),
         (["--simulator", "nonesuch.npz"], "There is no simulator file 'nonesuch.npz'"),
         (["--metric", "val_loss/nonesuch"], "Unknown metric 'val_loss/nonesuch': choose one of train_loss"),
         (["--strategy", "nonesuch"], "Unknown strategy 'nonesuch': choose one of default, paper"),

@@ -329,10 +329,10 @@ def test_parquet_tables(tmp_path: Path, content: bytes) -> None:
     assert refuses_or_reads(lambda: RunTable.read(file)) is None
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+@pytest.fixture(scope="module", params=simulators.names())
+def weights(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     file = tmp_path_factory.mktemp("simulator") / "s.npz"
-    simulators.load("slimpajama").save(file)
+    simulators.load(request.param).save(file)
     return file.read_bytes()
 
 

@@ -81,7 +81,7 @@ def test_importing_costs_nothing_that_is_not_needed() -> None:
 
 
 def test_public_names() -> None:
-    assert simulators.names() == ("slimpajama",)
+    assert simulators.names() == ("dmsl", "slimpajama")
     assert simulators.RunTable.__name__ == "RunTable"
     with pytest.raises(AttributeError, match="nonsense"):
         simulators.nonsense  # noqa: B018
@@ -212,7 +212,7 @@ def test_refuses_scales_and_steps_it_was_not_fitted_on(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "nonsense"}, "Unknown simulator 'nonsense': use one of slimpajama"),
+        ({"name": "nonsense"}, "Unknown simulator 'nonsense': use one of dmsl, slimpajama"),
         ({"name": "missing/file.npz"}, "no simulator file 'missing/file.npz'"),
         ({"name": "slimpajama", "noise": -1}, "noise .* must be >= 0, got -1"),
         ({"name": "slimpajama", "noise": float("nan")}, "noise"),
@@ -258,7 +258,7 @@ def test_a_foreign_npz_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not a simulator"):
         simulators.load(str(tmp_path / "other.npz"))
     np.savez(tmp_path / "old.npz", header=np.array(json.dumps({"version": 0})))
-    with pytest.raises(ValueError, match="of version 0: this release reads 1; fit it again"):
+    with pytest.raises(ValueError, match="of version 0: this release reads 1 and 2; fit it again"):
         simulators.load(str(tmp_path / "old.npz"))
 
 
