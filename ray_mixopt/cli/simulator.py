@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,6 +71,8 @@ def fit(
         if (runs is None) == (reference is None):
             raise ValueError("Give one of --runs, for a fit to real runs, and --reference, for a fit to a network.")
         if runs is not None:
+            # Read when NumPy is loaded, as it is below. For such small matrices threads only wait for each other.
+            os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
             from ray_mixopt.io.runs import Source
             from ray_mixopt.simulators.emulator_card import fit_emulator
 

@@ -252,18 +252,19 @@ def _combination(found: Measurements) -> np.ndarray:
 # -- how well
 
 
-def predictions_left_out(found: Measurements, groups: np.ndarray, progress: Progress) -> np.ndarray:
+def predictions_left_out(found: Measurements, groups: np.ndarray, what: str, progress: Progress) -> np.ndarray:
     """What a fit to all other groups says of each row, ``k x n_metrics``; NaN where too little is left to fit.
 
     Args:
         found: the measurements.
         groups: number of each row's group, ``(k,)``.
+        what: what the groups are called.
         progress: called with a line of text now and then.
     """
     predicted = np.full(found.values.shape, np.nan)
     kinds = np.unique(groups)
-    for n, group in enumerate(kinds):
-        progress(f"fit without group {n + 1} of {len(kinds)}")
+    for n, group in enumerate(kinds if len(kinds) > 1 else ()):
+        progress(f"fit without number {n + 1} of {len(kinds)} {what}")
         out = groups == group
         seen = [len(np.unique(found.mixture[~out & ~np.isnan(column)])) for column in found.values.T]
         if min(seen) < LEAST_MIXTURES // 2:

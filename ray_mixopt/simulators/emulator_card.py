@@ -144,8 +144,8 @@ def fit_emulator(
     start = time.process_time()
     say(f"fit to {len(found.steps):,} measurements of {found.n_mixtures} mixtures")
     simulator = emulate(found, place.stem)
-    groups = (mixture_groups(found, seed), found.scale)
-    by_mixture, by_scale = (errors(found, predictions_left_out(found, g, say)) for g in groups)
+    groups = {"groups of mixtures": mixture_groups(found, seed), "scales": found.scale}
+    by_mixture, by_scale = (errors(found, predictions_left_out(found, g, kind, say)) for kind, g in groups.items())
     simulator.save(place)
     report = EmulatorReport(
         simulator=simulator,

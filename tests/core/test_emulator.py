@@ -350,5 +350,5 @@ def test_the_shipped_emulator_agrees_with_the_runs_and_holds_none() -> None:
 @needs_table
 def test_left_out_mixtures_of_real_runs_are_ranked() -> None:
     found = measurements(read_runs(TABLE), ["val_loss/arxiv"])
-    left_out = errors(found, predictions_left_out(found, mixture_groups(found, 7), lambda line: None))
+    left_out = errors(found, predictions_left_out(found, mixture_groups(found, 7), "groups", lambda line: None))
     assert np.nanmean(left_out.spearman) > 0.97 and np.nanmean(left_out.contrast) < 0.15
