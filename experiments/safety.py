@@ -21,7 +21,7 @@ from ray_mixopt.benchmark.markdown import table
 from ray_mixopt.benchmark.problem import BenchmarkProblem
 
 RECIPES = ("3_domains", "8_domains", "20_domains", "3_powers", "8_powers", "20_powers")
-MEMBERS = (5, 6, 7)  # of each recipe; smaller ones served for tuning
+MEMBERS = (8, 9, 10)  # of each recipe; smaller ones served for tuning
 NOISE = (0.0, 0.01, 0.05)
 RUNS = (4, 6, 8, 10, 15, 20, 40)
 TOLERANCE = 0.02  # of the spread: worse by less is not worse

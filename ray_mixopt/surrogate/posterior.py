@@ -30,7 +30,7 @@ from ray_mixopt.surrogate.divergence import SMALL_RISK, Divergence
 from ray_mixopt.surrogate.encoding import Observations, encode, reports
 from ray_mixopt.surrogate.gp import AveragedGP, MixtureGP, Solved
 
-CAUTION = 1.0
+CAUTION = 0.5
 """Standard deviations of the difference from the anchor that an answer pays for, once many mixtures were seen."""
 
 SURE = 1.645
@@ -120,7 +120,7 @@ class ObjectivePosterior(Model):
         self.anchor, self.caution = space.uniform() if anchor is None else anchor, caution
         self.divergence = divergence
         n_mixtures = len(self.models[0].x[:, :-2].unique(dim=0))
-        self.widening = 1.0 + space.n_domains / n_mixtures
+        self.fewness = space.n_domains / n_mixtures
         self.prior, self.closeness, self.guards = prior, closeness, tuple(guards)
         self._fidelity = [(space.target_scale, space.target_steps)]
         if relative_to is not None:
@@ -194,17 +194,15 @@ class ObjectivePosterior(Model):
     def score(self, mixtures: np.ndarray) -> Tensor:
         """What a recommendation minimises, for ``c x d`` mixtures, ``(c,)``.
 
-        The mean, and ``caution`` standard deviations of the difference from the anchor: the loss that a mixture stays
-        below, with a probability of 84% for one of them, if the anchor's is what it is thought to be. What is far from
-        all that was tried is the less sure, so that an answer leaves the anchor as far as the evidence carries it. With
-        few mixtures to the number of domains the standard deviation is itself little known: it is widened by ``1 + d /
-        n`` for ``n`` mixtures.
+        The mean, and ``caution + d / n`` standard deviations of the difference from the anchor, with ``n`` mixtures
+        seen: with few of them to the number of domains the standard deviation is itself little known. What is far from
+        all that was tried is the less sure, so that an answer leaves the anchor as far as the evidence carries it.
         Where a guardrail does not hold, or runs diverge, it is far above that.
         """
         total = self.shunned(mixtures, self.mean(mixtures))
         if not self.caution:
             return total
-        caution = self.caution * self.widening
+        caution = self.caution + self.fewness
         anchor, order = self.solve(self.anchor[None]), total.argsort(stable=True)
         best, largest = float(self.shunned(self.anchor[None], self.mean(self.anchor[None]))), 0.0
         for rows in order.split(_AT_ONCE):
@@ -340,7 +338,7 @@ class ObjectivePosterior(Model):
         if others:
             last = list(others.values())[-1]
             mean, variance = self.marginal(mixture[None], last[None])
-            doubt = self.widening * math.sqrt(float(mean.var(correction=0) + variance.mean()))
+            doubt = (1 + self.fewness) * math.sqrt(float(mean.var(correction=0) + variance.mean()))
             found["difference"] = self.prediction(mixture, last)
             found["sure"] = not same_mixture(mixture, last) and float(mean.mean()) + SURE * doubt < 0
         return found
