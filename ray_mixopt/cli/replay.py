@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ray_mixopt.simulators import RunTable, Simulator
     from ray_mixopt.simulators.replay import Replay
 
-DEFAULT_SIMULATOR = "slimpajama"
+DEFAULT_SIMULATOR = "dmsl"
 DEFAULT_TARGET_RUNS = 0.5
 RESULT, FIGURE = "result.json", "replay.png"
 RESULT_VERSION = 1
@@ -39,9 +39,9 @@ RESULT_VERSION = 1
 @click.command(
     epilog=examples(
         "ray-mixopt replay",
-        "ray-mixopt replay --metric accuracy/hellaswag --budget 394 --noise 0.1 --out results/hellaswag",
+        "ray-mixopt replay --metric val_loss/github --budget 400 --noise 0.1 --out results/github",
         "ray-mixopt replay --runs regmix/data --scale-cost 1m=0.001 --scale-cost 60m=0.06 --scale-cost 1B=1",
-        "ray-mixopt replay --from results/interrupted --budget 200",
+        "ray-mixopt replay --from results/interrupted --budget 400",
     )
 )
 @click.option("--simulator", metavar="NAME", help=f"Simulator, by name or .npz file.  [default: {DEFAULT_SIMULATOR}]")

@@ -66,7 +66,7 @@ def refused(*arguments: object) -> str:
     [
         (["--simulator", "nonesuch"], "Unknown simulator 'nonesuch': use one of dmsl, slimpajama"),
         (["--simulator", "nonesuch.npz"], "There is no simulator file 'nonesuch.npz'"),
-        (["--metric", "val_loss/nonesuch"], "Unknown metric 'val_loss/nonesuch': choose one of train_loss"),
+        (["--metric", "val_loss/nonesuch"], "Unknown metric 'val_loss/nonesuch': choose one of val_loss/arxiv"),
         (["--strategy", "nonesuch"], "Unknown strategy 'nonesuch': choose one of default, paper"),
         (["--mode", "least"], "'least' is not one of 'min', 'max'"),
         (["--budget", "much"], "'much' is not a valid float"),
@@ -79,8 +79,11 @@ def refused(*arguments: object) -> str:
         (["--noise", "-0.5"], "must be >= 0, got -0.5"),
         (["--target", "1B"], "--target is SCALE:STEPS, for instance 1B:19700, got '1B'"),
         (["--target", "1B:many"], "--target is SCALE:STEPS"),
-        (["--target", "7B:19700"], "Unknown scale '7B': the space has 20M, 60M"),
-        (["--target", "1B:50000"], "was fitted on 100 to 19700 steps, not on 50000"),
+        (["--target", "7B:19700"], "Unknown scale '7B': the space has 122M, 310M"),
+        (
+            ["--simulator", "slimpajama", "--target", "1B:50000"],
+            "was fitted on 100 to 19700 steps, not on 50000",
+        ),
         (["--scale-cost", "1B=1"], "--scale-cost is about logged runs: give --runs, too"),
         (["--metric-noise", "loss=1"], "--metric-noise is about earlier runs: give --from, too"),
         (["--runs", "nonesuch.csv"], "'nonesuch.csv' does not exist"),
@@ -459,7 +462,7 @@ def test_a_command_takes_one_thread_unless_told_otherwise(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(
     ("told", "why"),
-    [(False, "no run has reported"), (True, "no report has a number for val_loss/common_crawl")],
+    [(False, "no run has reported"), (True, "no report has a number for loss")],
     ids=["no report", "a divergence"],
 )
 def test_a_replay_that_knows_nothing_yet_has_no_answer(
@@ -472,13 +475,13 @@ def test_a_replay_that_knows_nothing_yet_has_no_answer(
         run = optimizer.ask()
         assert run is not None
         if told:
-            optimizer.tell(run.trial_id, run.steps, {"val_loss/common_crawl": float("nan")})
+            optimizer.tell(run.trial_id, run.steps, {"loss": float("nan")})
         return Outcome(optimizer=optimizer, errors=(), interrupted=True, seconds=1.0)
 
     monkeypatch.setattr(Replay, "run", interrupted)
-    result = call("replay", "--strategy", "random", "--budget", 200, "--out", "out")
+    result = call("replay", "--strategy", "random", "--budget", 400, "--out", "out")
     assert result.exit_code == INTERRUPTED, result.output
     assert f"Nothing is known yet: {why}, so that there is no mixture to recommend." in " ".join(result.stdout.split())
-    assert "20.0%" not in result.stdout and "known so far" not in result.stderr
+    assert "14.3%" not in result.stdout and "known so far" not in result.stderr
     assert json.loads((folder / "out" / "result.json").read_text())["recommended"] is None
-    assert json.loads(call("replay", "--strategy", "random", "--budget", 200, "--json").stdout)["recommended"] is None
+    assert json.loads(call("replay", "--strategy", "random", "--budget", 400, "--json").stdout)["recommended"] is None

@@ -74,7 +74,9 @@ def replay(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., tuple[i
 def test_a_replay_says_the_same_to_machines_and_in_its_files(tmp_path: Path) -> None:
     """In this process and its Ray."""
     folder = tmp_path / "out"
-    options = "--strategy random --budget 600 --metric val_loss/book --concurrency 1 --json --out"
+    options = (
+        "--simulator slimpajama --strategy random --budget 600 --metric val_loss/book --concurrency 1 --json --out"
+    )
     replayed = CliRunner().invoke(main, ["replay", *options.split(), str(folder)])
     assert replayed.exit_code == 0, replayed.output
     result = json.loads(replayed.stdout)
@@ -100,11 +102,11 @@ def test_a_replay_says_the_same_to_machines_and_in_its_files(tmp_path: Path) -> 
 
 def test_the_default_strategy_runs_small_and_continues(tmp_path: Path) -> None:
     """In this process and its Ray."""
-    arguments = ["replay", "--budget", "12", "--concurrency", "1", "--json", "--out", str(tmp_path / "out")]
+    arguments = ["replay", "--budget", "60", "--concurrency", "1", "--json", "--out", str(tmp_path / "out")]
     replayed = CliRunner().invoke(main, arguments)
     assert replayed.exit_code == 0, replayed.output
     result = json.loads(replayed.stdout)
-    assert 0 < result["spent"] <= 12
+    assert 0 < result["spent"] <= 60
     assert result["runs"] > 5
     assert result["recommended"]["predicted"]["low"] < result["recommended"]["predicted"]["high"]
 
@@ -137,7 +139,7 @@ def test_ctrl_c_ends_it_with_what_is_known(tmp_path: Path, start: Command) -> No
 
 def test_a_search_that_breaks_down_is_no_usage_error(tmp_path: Path, replay: Command) -> None:
     code, out, err = replay(
-        "--strategy", "random", "--budget", 200, "--out", tmp_path / "out", RAY_TMPDIR="/dev/null/ray"
+        "--strategy", "random", "--budget", 400, "--out", tmp_path / "out", RAY_TMPDIR="/dev/null/ray"
     )
     assert (code, out) == (1, "")
     assert "The search broke down" in err
