@@ -314,11 +314,6 @@ class Problem:
             found["reference"] = resolve(reference, space)
         return {name: mixture for name, mixture in found.items() if mixture is not None}
 
-    @property
-    def anchor(self) -> np.ndarray:
-        """The mixture that one would train without a search: reference, else proportional, else uniform, ``(d,)``."""
-        return list(self.baselines().values())[-1]
-
     def value(self, metrics: Mapping[str, float]) -> float | None:
         """The objective of a report, None where a metric is missing."""
         if not self.weights.keys() <= metrics.keys():

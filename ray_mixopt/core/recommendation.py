@@ -294,8 +294,8 @@ class Recommendation:
         uniform: the same for the mixture nearest to equal shares.
         proportional: the same for the mixture nearest to the token supply; None without a supply.
         reference: the same for the reference mixture; None without one.
-        probability_better: than each of these, by name; None where it is the same mixture. The last of them is the
-            mixture that one would train without a search.
+        probability_better: than each of these, by name; None where it is the same mixture. The last of them is the one
+            of lowest mean: the best that one would train without a search, and what the answer is careful about.
         difference: from that last one, at the target; None before anything was observed.
         sure: whether it is better than that last one with a probability of 95%, when the interval is widened by ``1 + d
             / n`` for ``d`` domains and ``n`` mixtures seen: few say little of how much they do not say.

@@ -118,7 +118,7 @@ class Belief:
             {bundle.name: bundle.weight for bundle in bundles},
             models,
             correlation=correlation,
-            anchor=problem.anchor,
+            anchors=list(problem.baselines().values()),
             caution=self.caution,
             divergence=Divergence.of(space, history),
             relative_to=None if goal is None or goal.relative_to is None else resolve(goal.relative_to, space),

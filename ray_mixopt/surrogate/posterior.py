@@ -88,7 +88,7 @@ class ObjectivePosterior(Model):
         prior: the mixture ``(d,)`` to stay close to.
         closeness: what a nat of divergence from ``prior`` adds to the objective. Predictions are without it.
         guards: what must hold for a mixture to be recommended.
-        anchor: the mixture ``(d,)`` that one would train without a search; equal shares by default.
+        anchors: mixtures ``(d,)`` that one might train without a search; equal shares by default.
         caution: standard deviations of the difference from it that ``score`` adds.
         divergence: the risk that runs diverge; None where none did.
 
@@ -111,13 +111,13 @@ class ObjectivePosterior(Model):
         prior: np.ndarray | None = None,
         closeness: float = 0.0,
         guards: Sequence[Guard] = (),
-        anchor: np.ndarray | None = None,
+        anchors: Sequence[np.ndarray] = (),
         caution: float = CAUTION,
         divergence: Divergence | None = None,
     ) -> None:
         super().__init__()
         self.space, self.sign, self.models = space, sign, tuple(models)
-        self.anchor, self.caution = space.uniform() if anchor is None else anchor, caution
+        self.caution = caution
         self.divergence = divergence
         n_mixtures = len(self.models[0].x[:, :-2].unique(dim=0))
         self.fewness = space.n_domains / n_mixtures
@@ -131,6 +131,8 @@ class ObjectivePosterior(Model):
         self.n_draws = len(self.models[0].theta)
         self.correlation = torch.eye(len(pairs), dtype=torch.float64) if correlation is None else correlation
         self.root = square_root(self.correlation)
+        known = np.stack(anchors) if len(anchors) else space.uniform()[None]
+        self.anchor = known[int(self.mean(known).argmin())]  # the one of lowest mean: what answers are careful about
 
     def _relative(self, objective: Mapping[str, float], reference: np.ndarray) -> dict[str, float]:
         """The weights, each over the size of its metric for the reference."""
@@ -334,9 +336,11 @@ class ObjectivePosterior(Model):
         """What is predicted of a mixture ``(d,)`` beside others by name: fields of a ``Recommendation``."""
         predicted = {name: self.prediction(other) for name, other in others.items()}
         better = {name: self.probability_better(mixture, other) for name, other in others.items()}
+        # Last comes what answers are careful about.
+        better = dict(sorted(better.items(), key=lambda item: bool(same_mixture(others[item[0]], self.anchor))))
         found = {"predicted": self.prediction(mixture), **predicted, "probability_better": better}
         if others:
-            last = list(others.values())[-1]
+            last = others[list(better)[-1]]
             mean, variance = self.marginal(mixture[None], last[None])
             doubt = (1 + self.fewness) * math.sqrt(float(mean.var(correction=0) + variance.mean()))
             found["difference"] = self.prediction(mixture, last)
