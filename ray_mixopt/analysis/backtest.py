@@ -22,12 +22,11 @@ from ray_mixopt.analysis.scores import (
     Differences,
     Proxy,
     Scores,
-    contrast_deviations,
     spread_of,
 )
 from ray_mixopt.core.history import History, Status, Trial
 from ray_mixopt.core.problem import Problem, Settings
-from ray_mixopt.core.recommendation import NORMAL_95
+from ray_mixopt.core.recommendation import NORMAL_95, contrast_deviations
 from ray_mixopt.core.simplex import distinct_mixtures
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.optimizer import MixtureOptimizer

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from ray_mixopt.core.recommendation import NORMAL_95
+from ray_mixopt.core.recommendation import NORMAL_95, contrast_deviations
 
 SUFFICIENT_RANK = 0.9
 SURROGATE = "ray-mixopt"
@@ -183,13 +183,6 @@ class Backtest:
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
         return asdict(self) | {"sufficient": None if self.sufficient is None else asdict(self.sufficient)}
-
-
-def contrast_deviations(covariance: np.ndarray) -> np.ndarray:
-    """Standard deviations of the differences from the mean of all, ``(n,)``, given ``(n, n)`` covariances."""
-    center = np.eye(len(covariance)) - 1 / len(covariance)
-    deviations: np.ndarray = np.sqrt(np.maximum((center @ covariance @ center).diagonal(), 0.0))
-    return deviations
 
 
 def spread_of(values: np.ndarray) -> float:

@@ -82,6 +82,13 @@ class Forecast:
         return Prediction.of(float(self.mean[i] - self.mean[j]), math.sqrt(max(variance, 0.0)))
 
 
+def contrast_deviations(covariance: np.ndarray) -> np.ndarray:
+    """Standard deviations of the differences from the mean of all, ``(n,)``, given ``(n, n)`` covariances."""
+    center = np.eye(len(covariance)) - 1 / len(covariance)
+    deviations: np.ndarray = np.sqrt(np.maximum((center @ covariance @ center).diagonal(), 0.0))
+    return deviations
+
+
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
     """How often 95% intervals held when each run was predicted from all the others.

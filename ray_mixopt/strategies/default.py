@@ -238,7 +238,7 @@ class DefaultStrategy:
     # -- what to answer
 
     def recommend(self, history: History) -> Recommendation:
-        """The mixture of lowest predicted objective at the target, what comes next, and whether intervals held."""
+        """The mixture that ``ObjectivePosterior.score`` prefers, what comes next, and whether intervals held."""
         answer, posterior, optima, rng = self._answer(history)
         if posterior is None:
             return answer

@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 
 from ray_mixopt.core.history import History
 from ray_mixopt.core.problem import Problem
-from ray_mixopt.core.recommendation import NORMAL_95, Hindsight
+from ray_mixopt.core.recommendation import NORMAL_95, Hindsight, contrast_deviations
 from ray_mixopt.core.space import by_size
 from ray_mixopt.surrogate.belief import Belief
 
@@ -52,15 +52,13 @@ def hindsight(problem: Problem, history: History, belief: Belief) -> Hindsight |
             continue
         truth = seen[scale, steps]
         y, forecast = np.array(list(truth.values())), posterior.at(scale, steps).forecast(np.array(list(truth)))
-        center = np.eye(len(y)) - 1 / len(y)
         error = np.abs((forecast.mean - forecast.mean.mean()) - (y - y.mean()))
-        deviations = np.sqrt(np.maximum((center @ forecast.covariance @ center).diagonal(), 0.0))
         constant = np.ptp(forecast.mean) == 0 or np.ptp(y) == 0
         return Hindsight(
             scale=scale,
             steps=steps,
             n=len(y),
-            coverage=float((error <= NORMAL_95 * deviations).mean()),
+            coverage=float((error <= NORMAL_95 * contrast_deviations(forecast.covariance)).mean()),
             rank=None if constant else float(spearmanr(forecast.mean, y).statistic),
         )
     return None
