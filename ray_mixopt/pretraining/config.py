@@ -8,13 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from ray_mixopt.core.merging import DomainMap
 from ray_mixopt.core.problem import Settings
-from ray_mixopt.core.safety import MiB, check_file_name, check_size
+from ray_mixopt.core.safety import check_file_name
 from ray_mixopt.core.space import MixtureSpace, Scale
+from ray_mixopt.io.yaml_file import read_yaml
 from ray_mixopt.pretraining.data.manifest import Manifest
 from ray_mixopt.pretraining.training.settings import (
     PRESETS,
@@ -32,21 +32,8 @@ from ray_mixopt.pretraining.training.settings import (
 if TYPE_CHECKING:
     from ray_mixopt.pretraining.training.model import ModelCost
 
-MOST_BYTES = MiB
 MEAN_LOSS = "mean_loss"
 TRACKER_PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML of plain values, in which no setting is given twice: one of them would not be used."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        known: set[str] = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in known:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
-            known.add(key.value)
-        return super().construct_mapping(node, deep)
 
 
 class ScaleSettings(Section):
@@ -193,15 +180,7 @@ class PretrainConfig(Section):
         Raises:
             ValueError: if the file cannot be read or used; the message says where.
         """
-        if not path.is_file():
-            raise ValueError(f"There is no configuration {path}.")
-        check_size(path, path.stat().st_size, MOST_BYTES)
-        try:
-            data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-            raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
-        if not isinstance(data, dict):
-            raise ValueError(f"{path} holds {type(data).__name__}, not the settings of a search.")
+        data = read_yaml(path, "configuration")
         try:
             config = cls.model_validate(data)
         except ValidationError as error:
