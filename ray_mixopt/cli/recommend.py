@@ -29,11 +29,13 @@ if TYPE_CHECKING:
     from ray_mixopt.core.space import MixtureSpace
     from ray_mixopt.optimizer import MixtureOptimizer
 
+BLENDS = ("json", "yaml", "olmo-core", "megatron")  # of io.blends, which the command does not load to say so
+
 
 @click.command(
     epilog=examples(
         "ray-mixopt recommend --from runs.csv --weight val_loss/arxiv=1",
-        "ray-mixopt recommend --from swarm/ --scale 30M --steps 10000 --weight mmlu_bpb=1 --cap code=0.3 --yaml olmo",
+        "ray-mixopt recommend --from swarm/ --scale 30M --steps 10000 --weight mmlu_bpb=1 --cap code=0.3 --as megatron",
         "ray-mixopt recommend --from regmix/data --scale-cost 1m=0.001 --scale-cost 1B=1 --json",
         "ray-mixopt recommend --from ~/ray_results/my-search --group code+math=0:0.3 --report decision",
     )
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
 @objective_options
 @limit_options
 @click.option("--reference", metavar="DOMAIN=SHARE", multiple=True, help="Mixture to compare with; once a domain.")
-@click.option("--yaml", type=click.Choice(["olmo", "weights"]), help="Print the mixture for training code instead.")
+@click.option("--as", "kind", type=click.Choice(BLENDS), help="Print the mixture as training code takes it.")
 @click.option("--report", type=click.Path(file_okay=False, path_type=Path), help="Also write a report to this folder.")
 @as_json_option
 def recommend(
@@ -54,7 +56,7 @@ def recommend(
     mode: Mode | None,
     limits: Callable[[MixtureSpace], MixtureSpace],
     reference: Sequence[str],
-    yaml: str | None,
+    kind: str | None,
     report: Path | None,
     as_json: bool,
 ) -> None:
@@ -64,11 +66,11 @@ def recommend(
     """
     from rich.console import Console
 
-    from ray_mixopt.io.blends import olmo_core, weight_list
+    from ray_mixopt.io.blends import blend, remarks
 
     one_thread()
-    if yaml is not None and as_json:
-        raise click.UsageError("--yaml does not go with --json: drop one of them.")
+    if kind is not None and as_json:
+        raise click.UsageError("--as does not go with --json: drop one of them.")
     with bad_arguments(), Console(stderr=True, markup=False, emoji=False).status("Asking the surrogate"):
         compare = pairs(reference, "--reference", "DOMAIN=SHARE, for instance web=0.7") or None
         optimizer = _optimizer(histories, changes, target, own, objective, mode, limits, compare)
@@ -84,8 +86,11 @@ def recommend(
         click.echo(f"Report: {page}", err=True)
     if as_json:
         click.echo(json.dumps(answer.to_dict()))
-    elif yaml is not None:
-        text = olmo_core(answer.mixture, optimizer.space) if yaml == "olmo" else weight_list(answer.mixture)
+    elif kind is not None:
+        with bad_arguments():
+            text = blend(kind, answer.mixture, optimizer.space)
+        for remark in remarks(kind, answer.mixture):
+            click.echo(remark, err=True)
         click.echo(text, nl=False)
     else:
         click.echo(str(answer))

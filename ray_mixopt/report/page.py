@@ -15,11 +15,12 @@ from typing import Any
 
 from ray_mixopt.analysis.study import Study
 from ray_mixopt.core.safety import write_atomically
-from ray_mixopt.io.blends import olmo_core, weight_list
+from ray_mixopt.io.blends import blend
 from ray_mixopt.report import evidence, landscape, runs
 from ray_mixopt.report.drawing import Drawing
 
 PAGE, FIGURES = "report.html", "figures"
+FILES = {"YAML": "yaml", "YAML for OLMo-core": "olmo-core"}  # by the heading on the page
 _MOST_NAMED = 5  # of the reports that are left out
 SECTIONS = (
     ("How sure is it?", (evidence.incumbent, evidence.mixtures, evidence.predictions, evidence.agreement)),
@@ -81,7 +82,7 @@ def write_report(study: Study, folder: Path, *, refresh: float | None = None) ->
         sections=sections,
         failed=study.ledger.bad,
         incidents=study.history.incidents,
-        files={"YAML for OLMo-core": olmo_core(answer.mixture, study.space), "Weights": weight_list(answer.mixture)},
+        files={name: blend(kind, answer.mixture, study.space) for name, kind in FILES.items()},
         counts=", ".join(f"{n.sum()} {end} runs" for end, n in study.ledger.ends.items()) or "No runs",
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         version=version("ray-mixopt"),

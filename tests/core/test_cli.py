@@ -322,10 +322,11 @@ def test_old_runs_alone_answer(swarm: Path) -> None:
         call("recommend", "--from", swarm, "--weight", "x=1", "--metric-noise", "x=0.5", "--json").stdout
     )
     assert doubted["predicted"]["high"] - doubted["predicted"]["low"] > 2 * width
-    other = call(
-        "recommend", "--from", swarm, "--weight", "y=1", "--mode", "max", "--cap", "a=0.7", "--yaml", "weights"
-    )
-    assert other.stdout == 'datasets: ["a", "b"]\nweights: [0.700000, 0.300000]\n'
+    asked = ["--from", swarm, "--weight", "y=1", "--mode", "max", "--cap", "a=0.7"]
+    assert call("recommend", *asked, "--as", "yaml").stdout == '"a": 0.700000\n"b": 0.300000\n'
+    other = call("recommend", *asked, "--as", "megatron")
+    assert other.stdout == "0.700000 a\n0.300000 b\n"
+    assert "No path is known for 'a', 'b': the name stands where Megatron-LM looks" in other.stderr
     text = call(
         "recommend", "--from", swarm, "--weight", "x=1", "--floor", "a=0.6", "--reference", "a=1", "--reference", "b=1"
     )
@@ -389,7 +390,7 @@ def test_what_is_said_of_some_of_the_runs_is_heeded(swarm: Path, runs: Path) -> 
         (["--weight", "x=1", "--metric-noise", "x=-1"], "The noise of x must be a standard deviation"),
         (["--weight", "x=1", "--metric-noise", "x=1e300"], "The noise of x must be a standard deviation"),
         (["--weight", "x=1", "--baseline", "zz"], "--baseline zz is what --guardrail and --closeness compare with"),
-        (["--weight", "x=1", "--yaml", "olmo", "--json"], "--yaml does not go with --json: drop one of them"),
+        (["--weight", "x=1", "--as", "yaml", "--json"], "--as does not go with --json: drop one of them"),
         (["--weight", "x=1", "--metric-noise", "z=1"], "The noise is of z, which no run reports: they have x, y"),
     ],
 )
