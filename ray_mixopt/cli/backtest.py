@@ -16,8 +16,8 @@ from ray_mixopt.cli.options import (
     objective_of,
     objective_options,
     one_thread,
-    source_options,
 )
+from ray_mixopt.cli.sources import source_options
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ray_mixopt.cli.options import as_json_option, bad_arguments, examples, source_options
+from ray_mixopt.cli.options import as_json_option, bad_arguments, examples
+from ray_mixopt.cli.sources import source_options
 
 if TYPE_CHECKING:
     from ray_mixopt.core.history import History

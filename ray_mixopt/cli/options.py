@@ -1,4 +1,4 @@
-"""What the commands have in common: exit codes, examples, and options about old runs, the objective and the limits."""
+"""What the commands have in common: exit codes, examples, and options about the objective and the limits."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from ray_mixopt.core.objective import Mode, Objective
     from ray_mixopt.core.simplex import Group
     from ray_mixopt.core.space import MixtureSpace
-    from ray_mixopt.io.runs import Source
     from ray_mixopt.optimizer import MixtureOptimizer
 
 INTERRUPTED = 130  # the shell's exit code of a program that Ctrl-C ended
@@ -240,106 +238,6 @@ def objective_of(
     return objective, mode or "min"
 
 
-def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options that say where old runs are.
-
-    The command gets ``histories`` by name; ``changes``, what became of domains; the ``target``; and ``own``, the
-    optimizer of the one source if that is a search. All but the histories may be None.
-    """
-
-    @click.option(
-        "--from",
-        "--runs",
-        "sources",
-        metavar="PATH",
-        multiple=True,
-        required=True,
-        help="Tune experiment, replay, history JSON, CSV, Parquet, RegMix or olmix folder; repeatable.",
-    )
-    @click.option("--scale-cost", metavar="SCALE=COST", multiple=True, help="Cost of a step; once a scale.")
-    @click.option("--scale-parameters", metavar="SCALE=NUMBER", multiple=True, help="Parameters; once a scale.")
-    @click.option("--scale", help="Scale of olmix's runs, which do not say.  [default: model]")
-    @click.option("--steps", type=click.IntRange(min=1), help="Of olmix and RegMix runs.  [default: 1]")
-    @click.option(
-        "--target", metavar="SCALE:STEPS", help="Where the best mixture is wanted.  [default: the largest run]"
-    )
-    @scatter_option
-    @click.option(
-        "--domains",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="JSON file with what became of domains: renamed, split, dropped.",
-    )
-    @functools.wraps(command)
-    def wrapped(
-        *,
-        sources: Sequence[str],
-        scale_cost: Sequence[str],
-        scale_parameters: Sequence[str],
-        scale: str | None,
-        steps: int | None,
-        target: str | None,
-        scatter: Mapping[str, float],
-        domains: Path | None,
-        **rest: Any,
-    ) -> Any:
-        from ray_mixopt.core.merging import DomainMap
-        from ray_mixopt.io import searches
-        from ray_mixopt.io.runs import Source, read_runs
-
-        with bad_arguments():
-            source = Source(
-                cost=pairs(scale_cost, "--scale-cost", "SCALE=COST, for instance 60M=0.03"),
-                parameters=pairs(scale_parameters, "--scale-parameters", "SCALE=NUMBER, for instance 60M=6e7"),
-                scale=Source.scale if scale is None else scale,
-                steps=Source.steps if steps is None else steps,
-                target=parsed_target(target),
-                noise=scatter,
-            )
-            histories = {_name(path, sources): read_runs(path, source) for path in sources}
-            _check_heeded(source, scale, steps, histories.values())
-            own = opened(sources[0]) if len(sources) == 1 and searches.is_search(sources[0]) else None
-            changes = None if domains is None else DomainMap.read(domains)
-        return command(histories=histories, changes=changes, target=source.target, own=own, **rest)
-
-    return wrapped
-
-
-def _check_heeded(source: Source, scale: str | None, steps: int | None, histories: Collection[History]) -> None:
-    """Checks that what options say of old runs is so: files that say it themselves are not asked twice.
-
-    Args:
-        source: as the options have it.
-        scale: what ``--scale`` says.
-        steps: what ``--steps`` says.
-        histories: what was read.
-
-    Raises:
-        ValueError: naming an option that was not heeded.
-    """
-    scales = [one for history in histories for one in history.space.scales]
-    names = sorted({one.name for one in scales})
-    if unknown := sorted({*source.cost, *source.parameters} - set(names)):
-        raise ValueError(f"No run is of scale {unknown[0]!r}: there are {', '.join(names)}.")
-    theirs = "is for files that do not say it, and these do"
-    if scale is not None and scale not in names:
-        raise ValueError(f"--scale {scale} {theirs}: their runs are of scale {', '.join(names)}. Drop it.")
-    lengths = {step for history in histories for trial in history for step in trial.observations}
-    if steps is not None and lengths and steps not in lengths:
-        known = f"{min(lengths)} to {max(lengths)} steps" if len(lengths) > 1 else f"{min(lengths)} steps"
-        raise ValueError(f"--steps {steps} {theirs}: their runs were seen at {known}. Drop it.")
-    for option, given, field in (
-        ("--scale-cost", source.cost, "cost_per_step"),
-        ("--scale-parameters", source.parameters, "parameters"),
-    ):
-        for name, value in given.items():
-            known_values = [getattr(one, field) for one in scales if one.name == name]
-            if value not in known_values:
-                raise ValueError(
-                    f"{option} {name}={value:g} is for tables of runs, and a saved search says it itself: there it is "
-                    f"{' and '.join('unknown' if one is None else f'{one:g}' for one in known_values)}. Drop it."
-                )
-
-
 def limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that limit the mixture; the command gets ``limits``, a function of a space."""
 
@@ -405,8 +303,3 @@ def _group(text: str) -> Group:
     if not separator or not colon:
         raise ValueError(f"--group is A+B=LEAST:MOST, for instance code+math=0:0.3, got {text!r}.")
     return Group(domains=tuple(names.split("+")), least=shares[0], most=shares[1])
-
-
-def _name(path: str, sources: Sequence[str]) -> str:
-    name = Path(path.rstrip("/")).name or path
-    return name if sum(Path(other.rstrip("/")).name == name for other in sources) == 1 else path

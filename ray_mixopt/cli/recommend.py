@@ -19,8 +19,8 @@ from ray_mixopt.cli.options import (
     objective_options,
     one_thread,
     pairs,
-    source_options,
 )
+from ray_mixopt.cli.sources import source_options
 
 if TYPE_CHECKING:
     from ray_mixopt.core.history import History

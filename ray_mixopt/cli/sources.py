@@ -1,0 +1,154 @@
+"""Options of commands that say where old runs are, and what these do not say about themselves."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ray_mixopt.cli.options import bad_arguments, opened, pairs, parsed_target, scatter_option
+
+if TYPE_CHECKING:
+    from ray_mixopt.core.history import History
+    from ray_mixopt.core.space import MixtureSpace
+    from ray_mixopt.io.runs import Source
+
+
+def source_options(command: Callable[..., Any], *, with_space: bool = False) -> Callable[..., Any]:
+    """Options that say where old runs are.
+
+    The command gets ``histories`` by name; ``changes``, what became of domains; the ``target``; and ``own``, the
+    optimizer of the one source if that is a search. All but the histories may be None.
+
+    Args:
+        command: that gets them.
+        with_space: whether there is an option ``--space``, too. There need not be any runs, then, and the command also
+            gets ``space``, that of the file, which may be None.
+    """
+
+    @click.option(
+        "--from",
+        "--runs",
+        "sources",
+        metavar="PATH",
+        multiple=True,
+        required=not with_space,
+        help="Tune experiment, replay, history JSON, CSV, Parquet, RegMix or olmix folder; repeatable.",
+    )
+    @click.option("--scale-cost", metavar="SCALE=COST", multiple=True, help="Cost of a step; once a scale.")
+    @click.option("--scale-parameters", metavar="SCALE=NUMBER", multiple=True, help="Parameters; once a scale.")
+    @click.option("--scale", help="Scale of olmix's runs, which do not say.  [default: model]")
+    @click.option("--steps", type=click.IntRange(min=1), help="Of olmix and RegMix runs.  [default: 1]")
+    @click.option(
+        "--target", metavar="SCALE:STEPS", help="Where the best mixture is wanted.  [default: the largest run]"
+    )
+    @scatter_option
+    @click.option(
+        "--domains",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="JSON file with what became of domains: renamed, split, dropped.",
+    )
+    @functools.wraps(command)
+    def wrapped(
+        *,
+        sources: Sequence[str],
+        scale_cost: Sequence[str],
+        scale_parameters: Sequence[str],
+        scale: str | None,
+        steps: int | None,
+        target: str | None,
+        scatter: Mapping[str, float],
+        domains: Path | None,
+        space_file: Path | None = None,
+        **rest: Any,
+    ) -> Any:
+        from ray_mixopt.core.merging import DomainMap
+        from ray_mixopt.io import searches
+        from ray_mixopt.io.runs import Source, read_runs
+        from ray_mixopt.io.space_file import read_space
+
+        with bad_arguments():
+            if not sources and (scale_cost or scale_parameters or scale or steps or scatter or domains):
+                raise ValueError(
+                    "--scale-cost, --scale-parameters, --scale, --steps, --metric-noise and --domains are about old "
+                    "runs: give --from, too."
+                )
+            source = Source(
+                cost=pairs(scale_cost, "--scale-cost", "SCALE=COST, for instance 60M=0.03"),
+                parameters=pairs(scale_parameters, "--scale-parameters", "SCALE=NUMBER, for instance 60M=6e7"),
+                scale=Source.scale if scale is None else scale,
+                steps=Source.steps if steps is None else steps,
+                target=parsed_target(target),
+                noise=scatter,
+            )
+            asked = source
+            if with_space:
+                rest["space"] = space = None if space_file is None else read_space(space_file)
+                asked = source if space is None else _knowing(source, space)
+            histories = {_name(path, sources): read_runs(path, asked) for path in sources}
+            _check_heeded(source, scale, steps, histories.values())
+            own = opened(sources[0]) if len(sources) == 1 and searches.is_search(sources[0]) else None
+            changes = None if domains is None else DomainMap.read(domains)
+        return command(histories=histories, changes=changes, target=source.target, own=own, **rest)
+
+    if with_space:
+        return click.option(
+            "--space",
+            "space_file",
+            type=click.Path(dir_okay=False, path_type=Path),
+            help="YAML file with the domains, scales and steps to search.  [default: those of the runs]",
+        )(wrapped)
+    return wrapped
+
+
+def _knowing(source: Source, space: MixtureSpace) -> Source:
+    """What is said of old runs, and what the search space says of its scales besides; its target need not be theirs."""
+    scales = (*space.scales, *space.earlier_scales)
+    cost = {scale.name: scale.cost_per_step for scale in scales}
+    parameters = {scale.name: scale.parameters for scale in scales if scale.parameters is not None}
+    return replace(source, cost=cost | dict(source.cost), parameters=parameters | dict(source.parameters), target=None)
+
+
+def _check_heeded(source: Source, scale: str | None, steps: int | None, histories: Collection[History]) -> None:
+    """Checks that what options say of old runs is so: files that say it themselves are not asked twice.
+
+    Args:
+        source: as the options have it.
+        scale: what ``--scale`` says.
+        steps: what ``--steps`` says.
+        histories: what was read.
+
+    Raises:
+        ValueError: naming an option that was not heeded.
+    """
+    scales = [one for history in histories for one in history.space.scales]
+    names = sorted({one.name for one in scales})
+    if unknown := sorted({*source.cost, *source.parameters} - set(names)):
+        raise ValueError(f"No run is of scale {unknown[0]!r}: there are {', '.join(names)}.")
+    theirs = "is for files that do not say it, and these do"
+    if scale is not None and scale not in names:
+        raise ValueError(f"--scale {scale} {theirs}: their runs are of scale {', '.join(names)}. Drop it.")
+    lengths = {step for history in histories for trial in history for step in trial.observations}
+    if steps is not None and lengths and steps not in lengths:
+        known = f"{min(lengths)} to {max(lengths)} steps" if len(lengths) > 1 else f"{min(lengths)} steps"
+        raise ValueError(f"--steps {steps} {theirs}: their runs were seen at {known}. Drop it.")
+    for option, given, field in (
+        ("--scale-cost", source.cost, "cost_per_step"),
+        ("--scale-parameters", source.parameters, "parameters"),
+    ):
+        for name, value in given.items():
+            known_values = [getattr(one, field) for one in scales if one.name == name]
+            if value not in known_values:
+                raise ValueError(
+                    f"{option} {name}={value:g} is for tables of runs, and a saved search says it itself: there it is "
+                    f"{' and '.join('unknown' if one is None else f'{one:g}' for one in known_values)}. Drop it."
+                )
+
+
+def _name(path: str, sources: Sequence[str]) -> str:
+    name = Path(path.rstrip("/")).name or path
+    return name if sum(Path(other.rstrip("/")).name == name for other in sources) == 1 else path
