@@ -148,6 +148,57 @@ def test_columns_of_anything_else_are_refused(tmp_path: Path, values: list[objec
         list(documents.read(tmp_path / "a.parquet"))
 
 
+PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(range(256))
+JAPANESE = "日本語の文章です。 Some ASCII, too.\n"
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4d7a" * 16 + b"\nsize 12345\n"
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        (PNG, "holds an image, no documents: leave it out"),
+        (gzip.compress(b"text"), "holds gzip, no documents: unpack it"),
+        (zstandard.compress(b"text"), "holds zstd, no documents"),
+        (
+            "Text in two bytes each.".encode("utf-16-le"),
+            "holds bytes that are not UTF-8, which (49|50)% of the first ones",
+        ),
+        (JAPANESE.encode("utf-16"), "holds bytes that are not UTF-8"),
+        ("où ça, déjà vu".encode("latin-1"), "holds bytes that are not UTF-8"),
+        (JAPANESE.encode("iso-2022-jp"), "is ISO 2022 .*, not UTF-8: write the column as text"),
+    ],
+)
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.dictionary(pa.int32(), pa.binary())], ids=str)
+def test_columns_of_bytes_that_are_no_text_are_refused(
+    tmp_path: Path, kind: pa.DataType, cell: bytes, message: str
+) -> None:
+    column = pa.array([None, cell, cell[:-1]], pa.binary())
+    column = column.dictionary_encode() if pa.types.is_dictionary(kind) else column.cast(kind)
+    pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
+    found = pa.table({"text": column})
+    with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as file, pa.ipc.new_stream(file, found.schema) as stream:
+        stream.write_table(found)
+    for name in ("a.parquet", "a.arrow"):
+        with pytest.raises(ValueError, match=f"The column 'text' of .*{name} {message}"):
+            list(documents.read(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a + b, 1+1=2, C++11, call +49-123-4567 or +foo-bar; x+abc- " * 50,
+        "\x1b[1mbold\x1b[0m output of a terminal, esc ( and $ B\n" * 50,
+        "Rar! cried the PDF, OggS, and %PDF is only a word here. BZh9 too.",
+        "RIFF about the version https://git-lfs.github.com/spec/v1 of git-lfs",
+        "A text about {\\rtf1 and \x89PNG",
+    ],
+)
+def test_text_that_looks_a_little_like_something_else_is_text(tmp_path: Path, text: str) -> None:
+    assert read(tmp_path / "a.txt", text.encode()) == [text]
+    pq.write_table(pa.table({"text": [text.encode(), r"{\rtf1 code}", POINTER]}), tmp_path / "a.parquet")
+    assert list(documents.read(tmp_path / "a.parquet"))[0] == text
+
+
 TOKENS = np.random.default_rng(0).integers(0, 50_257, 5000)
 
 
@@ -175,6 +226,19 @@ TOKENS = np.random.default_rng(0).integers(0, 50_257, 5000)
         ("a.pkl", b"(dp0\nVtext\np1\ns.", "a pickle by its name"),
         ("a.jsonl.gz", lines(TEXTS), "its name says gzip, its first bytes do not"),
         ("a.arrow.gz", gzip.compress(b"ARROW1\0\0", mtime=0), "a table within gzip: unpack it"),
+        ("a.txt.gz", gzip.compress(gzip.compress(b"a", mtime=0), mtime=0), "holds gzip, no documents: unpack it"),
+        ("a.txt", PNG, "an image, no documents: leave it out"),
+        ("a.csv", b"\xff\xd8\xff\xe0\0\x10JFIF", "an image"),
+        ("a.md", rb"{\rtf1\ansi Text\par}", "RTF, a format of word processors, no documents: convert it"),
+        ("a.txt", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old document of Office"),
+        ("a.txt", JAPANESE.encode("iso-2022-jp"), r"is ISO 2022 \(as ISO-2022-JP\), not UTF-8: convert it"),
+        ("a.jsonl", lines([JAPANESE], ascii=False).decode().encode("iso-2022-jp"), "is ISO 2022"),
+        ("a.txt", (JAPANESE * 3).encode("utf-7"), "is UTF-7, not UTF-8"),
+        *(
+            (name, POINTER, "says where they are, as Git LFS or git-annex has it: fetch .* `git lfs pull`")
+            for name in ("a.txt", "a.jsonl", "a.parquet", "a.jsonl.zst", "train.arrow", "part-00000")
+        ),
+        ("a.parquet", b"/annex/objects/SHA256E-s9--ab.parquet\n", "`git annex get`"),
     ],
 )
 def test_what_holds_no_documents_is_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import zstandard
 
 from ray_mixopt.core.safety import check_count, check_unpacked
-from ray_mixopt.pretraining.data.formats import Format, is_known, is_table, recognise, stem, unpacked
+from ray_mixopt.pretraining.data.formats import Cells, Format, is_known, is_table, recognise, stem, unpacked
 
 MAX_TEXT = 2**20  # characters; longer text files become several documents
 MAX_LINE = 2**28  # characters of one line of JSON, or cell of a CSV file
@@ -203,8 +203,10 @@ def _read_parquet(path: Path, field: str) -> Iterator[str | None]:
     with pq.ParquetFile(path, read_dictionary=[field]) as table:
         # Rows of less than a byte hold the same text again and again, or none.
         check_count(path, table.metadata.num_rows, max(2**20, path.stat().st_size), "rows")
+        cells = Cells(f"The column {field!r} of {path}")
         for batch in table.iter_batches(batch_size=1024, columns=[field]):
-            yield from _texts(batch.column(0))
+            yield from _texts(batch.column(0), cells)
+        cells.end()
 
 
 def _read_arrow(path: Path, field: str, *, stream: bool) -> Iterator[str | None]:
@@ -217,19 +219,20 @@ def _read_arrow(path: Path, field: str, *, stream: bool) -> Iterator[str | None]
             _check_column(path, field, table.schema.names)
             _check_type(path, field, table.schema.field(field).type)
             batches = table if stream else map(table.get_batch, range(table.num_record_batches))
-            n_rows = 0
+            n_rows, cells = 0, Cells(f"The column {field!r} of {path}")
             for batch in batches:
                 n_rows += batch.num_rows
                 check_count(path, n_rows, max(2**20, source.size()), "rows")
-                yield from _texts(batch.column(batch.schema.names.index(field)))
+                yield from _texts(batch.column(batch.schema.names.index(field)), cells)
+            cells.end()
 
 
-def _texts(column: pa.Array) -> Iterator[str | None]:
+def _texts(column: pa.Array, cells: Cells) -> Iterator[str | None]:
     """The text of each row: as bytes, since what is written as text may be no UTF-8 after all."""
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         column = column.view(pa.binary() if pa.types.is_string(column.type) else pa.large_binary())
     if pa.types.is_dictionary(column.type):
-        words, places = list(_texts(column.dictionary)), column.indices
+        words, places = list(_texts(column.dictionary, cells)), column.indices
         places.validate(full=True)
         if len(places) > places.null_count and not 0 <= pc.min(places).as_py() <= pc.max(places).as_py() < len(words):
             raise pa.ArrowInvalid("a row has the number of a text that is not there")
@@ -237,6 +240,8 @@ def _texts(column: pa.Array) -> Iterator[str | None]:
         return
     column.validate(full=True)  # a damaged file may say that a text lies beyond the memory it has
     for value in column.cast(pa.large_binary()).to_pylist():
+        if value is not None:
+            cells.look(value)
         yield None if value is None else value.decode("utf-8", "surrogateescape")
 
 

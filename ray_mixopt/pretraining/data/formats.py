@@ -33,18 +33,41 @@ _PIECE = 2**11  # bytes of zstd unpacked together: at the very most they become 
 _NUL_HEAD = 8000  # of them, where a NUL means that it is no text, as Git has it
 _MOST_WRONG = 0.01  # of the head's bytes may be no UTF-8; more is another encoding
 _CONVERT = "convert it to JSONL, Parquet or text"
-_FOREIGN = (
-    (b"\x93NUMPY", "an array of NumPy", "token files are taken with --in-place"),
-    (b"MMIDIDX\0", "an index of Megatron", "token files are taken with --in-place"),
-    (b"PK\x03\x04", "a zip archive", "unpack it"),
-    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it"),
-    (b"Rar!", "a rar archive", "unpack it"),
-    (b"\x04\x22\x4d\x18", "lz4", "unpack it"),
-    (b"\xff\x06\0\0sNaPpY", "snappy", "unpack it"),
-    (b"\x1f\x9d", "the output of compress", "unpack it"),
-    (b"%PDF", "a PDF", _CONVERT),
-    (b"WARC/", "a WARC archive", _CONVERT),
+_SHORT = 2**10  # bytes of a file that only says where another one is, at most
+_FOREIGN = (  # what no text begins with
+    (rb"\x93NUMPY", "an array of NumPy", "token files are taken with --in-place"),
+    (rb"MMIDIDX\0", "an index of Megatron", "token files are taken with --in-place"),
+    (rb"PK\x03\x04", "a zip archive", "unpack it"),
+    (rb"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it"),
+    (rb"Rar!\x1a\x07", "a rar archive", "unpack it"),
+    (rb"\x1f\x8b\x08", "gzip", "unpack it"),
+    (rb"\x28\xb5\x2f\xfd", "zstd", "unpack it"),
+    (rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)", "bzip2", "unpack it"),
+    (rb"\xfd7zXZ\0", "xz", "unpack it"),
+    (rb"\x04\x22\x4d\x18", "lz4", "unpack it"),
+    (rb"\xff\x06\0\0sNaPpY", "snappy", "unpack it"),
+    (rb"\x1f\x9d", "the output of compress", "unpack it"),
+    (rb"%PDF-", "a PDF", _CONVERT),
+    (rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old document of Office", _CONVERT),
+    (rb"SQLite format 3\0", "a database of SQLite", _CONVERT),
+    (rb"\x89HDF\r\n", "HDF5", _CONVERT),
+    (rb"Obj\x01", "Avro", _CONVERT),
+    (rb"ORC[\0-\x1f]", "ORC", _CONVERT),
+    (rb"\x89PNG\r\n|\xff\xd8\xff|GIF8[79]a|RIFF.{4}WEBP|BM.{4}\0{4}|II\x2a\0|MM\0\x2a", "an image", "leave it out"),
+    (rb"RIFF.{4}WAVE|OggS\0|fLaC\0|ID3[\x02-\x04]\0|\0\0\0.ftyp", "sound or a film", "leave it out"),
+    (rb"\x7fELF|MZ.\0", "a program", "leave it out"),
 )
+_FOREIGN_TEXT = (  # a file that begins so holds no documents, though one of its documents may
+    (rb"WARC/\d", "a WARC archive", _CONVERT),
+    (rb"\{\\rtf\d", "RTF, a format of word processors", _CONVERT),
+    (rb"%!PS-", "PostScript", _CONVERT),
+)
+_POINTER = re.compile(
+    rb"version https://[\w.-]+/spec/v\d+\n(?:ext-.*\n)*oid sha256:|(?:\.\./)*\.?/?(?:git/)?annex/objects/"
+)
+_ESCAPES = re.compile(rb"\x1b(?:\$[@AB]|\$\([CD]|\$\)[ACG]|\([IJ])")  # of ISO 2022: "from here on, two bytes each"
+_SHIFTS = re.compile(rb"\+[A-Za-z0-9+/]{3,}")  # of UTF-7: "from here on, UTF-16 in base64"
+_MANY_SHIFTS = 3
 _BOMS = (  # longer ones first: one begins like another
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -101,6 +124,11 @@ def recognise(path: Path) -> Format:
     """
     with path.open("rb") as file:
         head = file.read(_HEAD)
+    if len(head) <= _SHORT and _POINTER.match(head):
+        raise ValueError(
+            f"{path} holds no documents, but says where they are, as Git LFS or git-annex has it: fetch the file "
+            "itself with `git lfs pull` or `git annex get`."
+        )
     packed, named = _packed(head), _PACKED_NAMES.get(path.suffix.lower())
     if named is not None and packed != named:
         raise ValueError(f"{path} cannot be read: its name says {named}, its first bytes do not.")
@@ -242,9 +270,7 @@ def _encoding(path: Path, head: bytes) -> str:
     Raises:
         ValueError: if it is no text.
     """
-    for magic, what, remedy in _FOREIGN:
-        if head.startswith(magic):
-            raise ValueError(f"{path} holds {what}, no documents: {remedy}.")
+    _refuse_foreign(f"{path}", head, (*_FOREIGN, *_FOREIGN_TEXT))
     if _suffix(path) in _TOKEN_NAMES:
         raise ValueError(f"{path} holds tokens by its name, no documents: token files are taken with --in-place.")
     if _suffix(path) in _PICKLE_NAMES:
@@ -257,14 +283,74 @@ def _encoding(path: Path, head: bytes) -> str:
             f"{path} holds binary data, or UTF-16 without its mark, but no text: {_CONVERT}. Compressed files end with "
             f"{', '.join(_PACKED_NAMES)}; token files are taken with --in-place."
         )
+    if (wrong := _wrong(head)) > _MOST_WRONG:
+        raise ValueError(
+            f"{path} is not UTF-8, which {wrong:.0%} of its first bytes do not fit: convert it, for instance with "
+            "iconv."
+        )
+    if (other := _seven_bits(head)) is not None:
+        raise ValueError(f"{path} is {other}, not UTF-8: convert it, for instance with iconv.")
+    return "utf-8"
+
+
+class Cells:
+    """Looks at the first cells of a column of text, or bytes, as ``recognise`` does at a file.
+
+    Args:
+        column: its name, to begin an error with.
+    """
+
+    def __init__(self, column: str) -> None:
+        self._column, self._head, self._looks = column, bytearray(), True
+
+    def look(self, cell: bytes) -> None:
+        """Takes the next cell. Raises ValueError if there is no text in this one or in those so far."""
+        if self._looks:
+            _refuse_foreign(self._column, cell, _FOREIGN)
+            self._head += cell[:_HEAD]
+            if len(self._head) >= _HEAD:
+                self.end()
+
+    def end(self) -> None:
+        """There are no more. Raises ValueError if they hold no UTF-8."""
+        head, self._looks = bytes(self._head), False
+        wrong = _wrong(head) + head.count(b"\0") / max(len(head), 1)
+        if wrong > _MOST_WRONG:
+            raise ValueError(
+                f"{self._column} holds bytes that are not UTF-8, which {wrong:.0%} of the first ones do not fit: "
+                "write the column as text."
+            )
+        if (other := _seven_bits(head)) is not None:
+            raise ValueError(f"{self._column} is {other}, not UTF-8: write the column as text.")
+
+
+def _refuse_foreign(name: str, head: bytes, kinds: tuple[tuple[bytes, str, str], ...]) -> None:
+    """Raises ValueError if bytes begin as those of something else than text."""
+    for magic, what, remedy in kinds:
+        if re.match(magic, head, re.DOTALL):
+            raise ValueError(f"{name} holds {what}, no documents: {remedy}.")
+
+
+def _wrong(head: bytes) -> float:
+    """The share of bytes that are no UTF-8."""
     begun = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode(head)
     wrong = sum("\udc80" <= character <= "\udcff" for character in begun) if not begun.isascii() else 0
-    if wrong > _MOST_WRONG * len(head):
-        raise ValueError(
-            f"{path} is not UTF-8, which {wrong / len(head):.0%} of its first bytes do not fit: convert it, for "
-            "instance with iconv."
-        )
-    return "utf-8"
+    return wrong / max(len(head), 1)
+
+
+def _seven_bits(head: bytes) -> str | None:
+    """The encoding of bytes that look like ASCII, and write other characters with it; None where it is none."""
+    if not head.isascii():
+        return None
+    if _ESCAPES.search(head):
+        return "ISO 2022 (as ISO-2022-JP)"
+    if len(_SHIFTS.findall(head)) >= _MANY_SHIFTS:
+        try:  # hardly any other text is: "a+b" is not
+            codecs.getincrementaldecoder("utf-7")().decode(head)
+        except UnicodeDecodeError:
+            return None
+        return "UTF-7"
+    return None
 
 
 def _begins_as_json(text: str, *, whole: bool) -> bool:
