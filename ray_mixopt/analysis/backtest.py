@@ -14,26 +14,25 @@ from dataclasses import replace
 import numpy as np
 from scipy.stats import spearmanr
 
+from ray_mixopt.analysis.baselines import METHODS, Method, Mixture, OneScale, add, by_cell
 from ray_mixopt.analysis.scores import (
     SURROGATE,
     Backtest,
     Case,
     Cell,
     Differences,
+    Hindcast,
     Proxy,
     Scores,
     spread_of,
 )
-from ray_mixopt.core.history import History, Status, Trial
+from ray_mixopt.core.history import History, Trial
 from ray_mixopt.core.problem import Problem, Settings
 from ray_mixopt.core.recommendation import NORMAL_95, contrast_deviations
 from ray_mixopt.core.simplex import distinct_mixtures
 from ray_mixopt.core.space import MixtureSpace
-from ray_mixopt.optimizer import MixtureOptimizer
 
 LEAST_HIDDEN = 5  # mixtures: fewer have no rank correlation to speak of
-
-Mixture = tuple[float, ...]
 
 
 def backtest(
@@ -44,8 +43,10 @@ def backtest(
     given: Sequence[str] = (),
     mixtures: Sequence[int | None] = (8, 16, None),
     known: int = 0,
+    nested: bool = True,
     draws: int = 5,
     seed: int = 0,
+    methods: Mapping[str, Method] = METHODS,
     tick: Callable[[str], None] = lambda what: None,
 ) -> Backtest:
     """Hides the largest scale of some runs and predicts it from the smaller ones.
@@ -58,8 +59,10 @@ def backtest(
         given: names of the smaller scales whose runs are given; all of them by default.
         mixtures: how many mixtures are given at the smaller scales, drawn at random; None for all.
         known: how many of the hidden mixtures are given at the hidden scale too.
+        nested: whether the same mixtures are given at all smaller scales, or others at each as far as there are enough.
         draws: how often they are drawn.
         seed: of the draws and the surrogate.
+        methods: what predicts, by name; by default the surrogate and what needs no model.
         tick: called before each fit with what it is about.
 
     Raises:
@@ -72,7 +75,10 @@ def backtest(
             "objective (--relative-to, --guardrail, --closeness)."
         )
     history = _canonical(history)
-    cells = _cells(history, Problem(space=history.space, settings=settings))
+    everything = Problem(space=history.space, settings=settings)
+    cells = by_cell(history, everything)
+    if not cells:
+        raise ValueError(f"No run reports {', '.join(everything.weights)}: there are {', '.join(history.metrics)}.")
     hidden = _hidden(history.space, cells, hide)
     space = _smaller(history.space, hidden, given)
     truth = cells[hidden]
@@ -81,29 +87,43 @@ def backtest(
             f"{known} of the {len(truth)} mixtures known at {_named(hidden)} cannot be given: at least {LEAST_HIDDEN} "
             "must remain to be predicted (--known)."
         )
-    smaller = [found for cell, found in cells.items() if cell[0] in space.scale_names[:-1]]
-    at_smaller = sorted(set().union(*smaller))
+    smaller = {
+        scale: set().union(*(found for cell, found in cells.items() if cell[0] == scale))
+        for scale in space.scale_names[:-1]
+    }
+    at_smaller = sorted(set().union(*smaller.values()))
     sizes = sorted({min(size or len(at_smaller), len(at_smaller)) for size in mixtures})
     problem = Problem(space=space, settings=replace(settings, seed=seed, budget=None, points_to_evaluate=()))
     cases = []
     for size in sizes:
         n_draws = 1 if size == len(at_smaller) and not known else draws
         found: dict[str, list[Scores]] = {}
-        first: Differences | None = None
+        largest, differences = None, None
         for draw in range(n_draws):
-            tick(f"{size} mixtures, draw {draw + 1} of {n_draws}")
             rng = np.random.default_rng([seed, draw])
-            chosen = {at_smaller[i] for i in rng.permutation(len(at_smaller))[:size]}
+            order = [at_smaller[i] for i in rng.permutation(len(at_smaller))]
             shown = {sorted(truth)[i] for i in rng.permutation(len(truth))[:known]}
-            runs = _given(history, space, chosen, shown)
+            runs = _given(history, space, _drawn(smaller, order, size, nested), shown)
             asked = [mixture for mixture in sorted(truth) if mixture not in shown]
-            of_draw, differences = _predicted(problem, runs, cells, chosen, asked, hidden)
-            first = first or differences
-            for method, scores in of_draw.items():
-                found.setdefault(method, []).append(scores)
-        assert first is not None
-        means = {method: Scores.mean(scores) for method, scores in found.items()}
-        cases.append(Case(mixtures=size, draws=n_draws, scores=means, differences=first))
+            true = np.array([truth[mixture] for mixture in asked])
+            largest = largest or OneScale.of(runs, problem)
+            for name, method in methods.items():
+                tick(f"{size} mixtures, draw {draw + 1} of {n_draws}")
+                scored = _scored(method, problem, runs, asked, true)
+                if scored is None:
+                    continue
+                found.setdefault(name, []).append(scored[0])
+                if name == SURROGATE:
+                    differences = differences or _differences(true, scored[1])
+        cases.append(
+            Case(
+                mixtures=size,
+                draws=n_draws,
+                largest=None if largest is None else largest.cell,
+                scores={method: Scores.mean(scores) for method, scores in found.items()},
+                differences=differences,
+            )
+        )
     return Backtest(
         objective=" + ".join(f"{weight:g} {metric}" for metric, weight in problem.weights.items()).removeprefix("1 "),
         hidden=hidden,
@@ -116,63 +136,37 @@ def backtest(
     )
 
 
-def _predicted(
-    problem: Problem,
-    given: History,
-    cells: Mapping[Cell, Mapping[Mixture, float]],
-    chosen: set[Mixture],
-    asked: Sequence[Mixture],
-    hidden: Cell,
-) -> tuple[dict[str, Scores], Differences]:
-    """The scores of each method for the mixtures ``asked``, given some runs, and what the surrogate said of each."""
-    truth, shares = np.array([cells[hidden][mixture] for mixture in asked]), np.array(asked)
-    largest = _last(cells, given.space.scale_names[:-1], chosen)
-    scores, differences = _by_surrogate(problem, given, truth, shares)
-    result = {SURROGATE: scores}
-    if largest is None:
-        return result, differences
-    only = {mixture: value for mixture, value in cells[largest].items() if mixture in chosen}
-    name = _named(largest)
-    if len(only) > 1:
-        result[f"surrogate of {name} alone"] = _by_surrogate(problem, _alone(given, largest), truth, shares)[0]
-    same = np.array([only.get(mixture, np.nan) for mixture in asked])
-    result[f"same differences as at {name}"] = Scores.of(truth, same, None, problem.sign, 0.0)
+def _scored(
+    method: Method, problem: Problem, given: History, asked: Sequence[Mixture], truth: np.ndarray
+) -> tuple[Scores, Hindcast] | None:
     start = time.perf_counter()
-    linear = _linear(np.array(list(only)), np.array(list(only.values())), shares)
-    seconds = time.perf_counter() - start
-    result[f"linear regression of {name}"] = Scores.of(truth, linear, None, problem.sign, seconds)
-    return result, differences
+    said = method(problem, given, np.array(asked))
+    if said is None:
+        return None
+    return Scores.of(truth, said, problem.sign, time.perf_counter() - start), said
 
 
-def _by_surrogate(problem: Problem, given: History, truth: np.ndarray, asked: np.ndarray) -> tuple[Scores, Differences]:
-    start = time.perf_counter()
-    forecast = MixtureOptimizer.of_history(given, problem.settings).predict(asked)
-    scores = Scores.of(truth, forecast.mean, forecast.covariance, problem.sign, time.perf_counter() - start)
-    differences = Differences(
+def _differences(truth: np.ndarray, said: Hindcast) -> Differences:
+    assert said.covariance is not None
+    return Differences(
         measured=tuple((truth - truth.mean()).tolist()),
-        predicted=tuple((forecast.mean - forecast.mean.mean()).tolist()),
-        half=tuple((NORMAL_95 * contrast_deviations(forecast.covariance)).tolist()),
+        predicted=tuple((said.mean - said.mean.mean()).tolist()),
+        half=tuple((NORMAL_95 * contrast_deviations(said.covariance)).tolist()),
     )
-    return scores, differences
 
 
-def _linear(mixtures: np.ndarray, values: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """Values ``(k,)`` at ``k x d`` mixtures, linear in the shares; of all fits the smallest where there are several."""
-    slopes, *_ = np.linalg.lstsq(mixtures - 1 / mixtures.shape[1], values - values.mean(), rcond=None)
-    return (asked - 1 / mixtures.shape[1]) @ slopes + values.mean()
-
-
-def _cells(history: History, problem: Problem) -> dict[Cell, dict[Mixture, float]]:
-    """The objective at each scale and length by mixture, the mean over repeats."""
-    seen: dict[Cell, dict[Mixture, list[float]]] = {}
-    for trial in history:
-        for step, metrics in trial.observations.items():
-            value = problem.value(metrics)
-            if value is not None:
-                seen.setdefault((trial.scale, step), {}).setdefault(trial.mixture, []).append(value)
-    if not seen:
-        raise ValueError(f"No run reports {', '.join(problem.weights)}: there are {', '.join(history.metrics)}.")
-    return {cell: {mixture: float(np.mean(y)) for mixture, y in found.items()} for cell, found in seen.items()}
+def _drawn(
+    known: Mapping[str, set[Mixture]], order: Sequence[Mixture], size: int, nested: bool
+) -> dict[str, set[Mixture]]:
+    """The mixtures given at each scale: the first of an order, or where not nested, as far as they go, others each."""
+    if nested:
+        return {scale: set(order[:size]) for scale in known}
+    drawn: dict[str, set[Mixture]] = {}
+    for scale, there in known.items():
+        taken = set().union(*drawn.values())
+        own = [mixture for mixture in order if mixture in there]
+        drawn[scale] = set(sorted(own, key=taken.__contains__)[:size])  # stable: fresh ones first
+    return drawn
 
 
 def _hidden(
@@ -228,7 +222,7 @@ def _canonical(history: History) -> History:
     mixtures, which = distinct_mixtures(np.array([trial.mixture for trial in runs]).reshape(len(runs), -1))
     result = History(history.space)
     for trial, place in zip(runs, which, strict=True):
-        _add(result, replace(trial, mixture=tuple(mixtures[place].tolist())), [step for step, _ in _sorted(trial)])
+        add(result, replace(trial, mixture=tuple(mixtures[place].tolist())), [step for step, _ in _sorted(trial)])
     return result
 
 
@@ -236,42 +230,14 @@ def _sorted(trial: Trial) -> list[tuple[int, dict[str, float]]]:
     return sorted(trial.observations.items(), key=lambda report: report[0])
 
 
-def _given(history: History, space: MixtureSpace, chosen: set[Mixture], shown: set[Mixture]) -> History:
+def _given(history: History, space: MixtureSpace, chosen: Mapping[str, set[Mixture]], shown: set[Mixture]) -> History:
     """The runs of the mixtures chosen at the smaller scales, and of those shown at the hidden one."""
-    wanted = {name: shown if name == space.target_scale else chosen for name in space.scale_names}
+    wanted = {**chosen, space.target_scale: shown}
     result = History(space)
     for trial in history:
         if trial.mixture in wanted.get(trial.scale, ()):
-            _add(result, trial, list(trial.observations))
+            add(result, trial, list(trial.observations))
     return result
-
-
-def _alone(history: History, cell: Cell) -> History:
-    """What the runs showed at one scale and length."""
-    result = History(history.space)
-    for trial in history:
-        if trial.scale == cell[0] and cell[1] in trial.observations:
-            _add(result, trial, [cell[1]])
-    return result
-
-
-def _add(history: History, trial: Trial, steps: Sequence[int]) -> None:
-    seen = {step: trial.observations[step] for step in steps}
-    status: Status = "diverged" if trial.status == "diverged" else "done"
-    history.add(replace(trial, observations=seen, status=status, evaluated=True))
-    history.arrivals += [(trial.trial_id, step) for step in steps]
-
-
-def _last(cells: Mapping[Cell, Mapping[Mixture, float]], scales: Sequence[str], chosen: set[Mixture]) -> Cell | None:
-    """The largest scale at which one of the mixtures chosen is known, and its length at which most of them are.
-
-    Of equals the longest; None where none is known anywhere.
-    """
-    for scale in reversed(scales):
-        places = [cell for cell, found in cells.items() if cell[0] == scale and chosen & found.keys()]
-        if places:
-            return max(places, key=lambda cell: (len(chosen & cells[cell].keys()), cell[1]))
-    return None
 
 
 def _proxies(

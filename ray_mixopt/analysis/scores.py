@@ -17,6 +17,21 @@ SURROGATE = "ray-mixopt"
 Cell = tuple[str, int]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Hindcast:
+    """What a method says of ``n`` hidden mixtures.
+
+    Attributes:
+        mean: of each, ``(n,)``; NaN for those that it says nothing of.
+        covariance: ``(n, n)``, where the method states how sure it is.
+        has_level: whether the mean is meant for the hidden scale; otherwise only differences between mixtures are.
+    """
+
+    mean: np.ndarray
+    covariance: np.ndarray | None = None
+    has_level: bool = True
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scores:
     """How well hidden mixtures were predicted; None for what a method does not say.
@@ -44,18 +59,16 @@ class Scores:
     seconds: float
 
     @classmethod
-    def of(
-        cls, truth: np.ndarray, mean: np.ndarray, covariance: np.ndarray | None, sign: float, seconds: float
-    ) -> Scores:
+    def of(cls, truth: np.ndarray, said: Hindcast, sign: float, seconds: float) -> Scores:
         """The scores of one prediction.
 
         Args:
             truth: what ``n`` mixtures showed.
-            mean: predicted for each, ``(n,)``; NaN for those that are not predicted.
-            covariance: of the predictions, ``(n, n)``, where the method states one: then it also has a level.
+            said: of each.
             sign: +1 where less is better, -1 where more is.
             seconds: taken.
         """
+        mean, covariance = said.mean, said.covariance
         known = np.isfinite(mean)
         regret, spread = None, spread_of(truth)
         if known.any():
@@ -72,10 +85,11 @@ class Scores:
                 std = contrast_deviations(covariance)
                 covered = float((np.abs(found - contrasts) <= NORMAL_95 * std).mean())
                 stated = float(np.sqrt(np.square(std).mean())) / max(wrong, 1e-300)
-        if covariance is not None:
+        if said.has_level and len(y):
             off = abs(m.mean() - y.mean())
             level = off / max(abs(y.mean()), 1e-300)
-            level_covered = float(off <= NORMAL_95 * np.sqrt(max(covariance.mean(), 0.0)))
+            if covariance is not None:
+                level_covered = float(off <= NORMAL_95 * np.sqrt(max(covariance.mean(), 0.0)))
         return cls(
             n=len(y),
             rank=rank,
@@ -120,14 +134,17 @@ class Case:
     Attributes:
         mixtures: number of mixtures given.
         draws: number of times that they were drawn anew.
+        largest: the largest scale given and its length, which methods that look at one scale look at; None where
+            nothing is known at any.
         scores: by method, means over the draws.
-        differences: what the surrogate said in the first draw.
+        differences: what the surrogate said in the first draw; None where it was not asked.
     """
 
     mixtures: int
     draws: int
+    largest: Cell | None
     scores: Mapping[str, Scores]
-    differences: Differences
+    differences: Differences | None
 
 
 @dataclass(frozen=True, kw_only=True)

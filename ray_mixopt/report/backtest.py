@@ -26,9 +26,11 @@ def summary(found: Backtest) -> str:
     """What was hidden, given and predicted."""
     scale, steps = found.hidden
     known = f", and {found.known} of the hidden mixtures" if found.known else ""
+    cells = dict.fromkeys(f"{case.largest[0]} x {case.largest[1]:,}" for case in found.cases if case.largest)
+    largest = f" (the largest: {', '.join(cells)} steps)" if cells else ""
     return (
         f"Hidden: {scale} x {steps:,} steps, where {found.n_hidden} mixtures are known. Given: "
-        f"{', '.join(found.given)}{known}. Predicted: {found.objective}, in which the mixtures differ by "
+        f"{', '.join(found.given)}{largest}{known}. Predicted: {found.objective}, in which the mixtures differ by "
         f"{found.spread:.4g}."
     )
 
@@ -79,6 +81,7 @@ def contrasts(case: Case) -> Drawing:
     """Predicted against measured differences of the hidden mixtures, with their intervals."""
     figure, axes = canvas()
     ax, of = axes[0, 0], case.differences
+    assert of is not None
     ax.axline((0.0, 0.0), slope=1, color=GREY, lw=0.8)
     ax.errorbar(of.measured, of.predicted, of.half, color=BLUE, ls="none", marker="o", ms=4, elinewidth=0.7, alpha=0.8)
     ax.set_xlabel("measured difference from the mean of all", fontsize=9)
@@ -104,7 +107,7 @@ def write_backtest(found: Backtest, path: Path) -> Path:
             found=found,
             summary=summary(found),
             findings=list(findings(found)),
-            figures=[embedded(contrasts(case)) for case in found.cases],
+            figures=[embedded(contrasts(case)) for case in found.cases if case.differences is not None],
             words=WORDS,
             heads=HEADS,
             rows=[(method, mixtures, *cells) for mixtures, method, cells in rows(found)],

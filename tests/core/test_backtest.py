@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 from worlds import DOMAINS, THREE_SCALES, Bowl
 
 from ray_mixopt.analysis.backtest import backtest
-from ray_mixopt.analysis.scores import SURROGATE, Scores
+from ray_mixopt.analysis.scores import SURROGATE, Hindcast, Scores
 from ray_mixopt.cli.main import main
 from ray_mixopt.core.history import History, Trial
 from ray_mixopt.core.objective import Objective
@@ -20,6 +20,7 @@ from ray_mixopt.core.problem import Settings
 from ray_mixopt.report.backtest import write_backtest
 
 LOSS = Settings(objective={"loss": 1.0})
+SAME = "same differences"
 BOWL = Bowl(space=THREE_SCALES, best=(0.5, 0.3, 0.2))
 MIXTURES = THREE_SCALES.sample(12, np.random.default_rng(0))
 
@@ -55,10 +56,10 @@ def test_the_largest_scale_is_predicted_from_the_smaller_ones(found):
 
 
 def test_where_differences_carry_over_the_smaller_scale_is_exact(found):
-    same = found.cases[-1].scores["same differences as at medium x 400"]
+    same = found.cases[-1].scores[SAME]
     assert same.n == 12 and same.rank == pytest.approx(1) and same.error < 1e-9 and same.regret == 0
     assert same.covered is None and same.level is None  # it states neither
-    assert found.cases[0].scores["same differences as at medium x 400"].n == 6  # those that were drawn
+    assert found.cases[0].scores[SAME].n == 6  # those that were drawn
     cheapest = found.proxies[0]
     assert (cheapest.scale, cheapest.steps, cheapest.n) == ("small", 100, 12) and found.sufficient == cheapest
     assert cheapest.cost == pytest.approx(THREE_SCALES.cost("small", 100) / THREE_SCALES.cost("large", 400))
@@ -85,7 +86,7 @@ def test_shares_that_were_rounded_are_the_same_mixture(found):
             shares = np.round(trial.mixture, 3)
             trial.mixture = tuple((shares / shares.sum()).tolist())
     other = backtest(history, LOSS, mixtures=(None,))
-    assert other.cases[0].mixtures == 12 and other.cases[0].scores["same differences as at medium x 400"].n == 12
+    assert other.cases[0].mixtures == 12 and other.cases[0].scores[SAME].n == 12
 
 
 def test_more_is_better_turns_the_pick_around():
@@ -100,12 +101,34 @@ def test_some_of_the_hidden_may_be_known_and_some_scales_be_left_out():
     assert {proxy.scale for proxy in found.proxies} == {"small"}
 
 
+def test_each_scale_may_have_mixtures_of_its_own():
+    given = []
+
+    def witness(problem, runs, asked):
+        by_scale = {scale: {t.mixture for t in runs if t.scale == scale} for scale in ("small", "medium", "large")}
+        given.append(tuple(by_scale.values()))
+        return Hindcast(mean=np.arange(len(asked), dtype=float))
+
+    found = backtest(runs(), LOSS, mixtures=(5, 8), draws=1, known=1, nested=False, methods={"witness": witness})
+    few, many = given
+    assert [len(there) for there in few] == [5, 5, 1] and not few[0] & few[1]
+    assert [len(there) for there in many] == [8, 8, 1] and len(many[0] & many[1]) == 4  # there are but twelve
+    case = found.cases[0]
+    assert list(case.scores) == ["witness"] and case.differences is None
+    assert case.scores["witness"].level > 0 and case.scores["witness"].level_covered is None
+
+
+def test_a_method_with_too_little_to_say_is_left_out():
+    found = backtest(runs(), LOSS, mixtures=(5,), draws=1, methods={"silent": lambda *of: None})
+    assert found.cases[0].scores == {}
+
+
 def test_scores_say_how_often_intervals_hold_and_how_wide_they_are():
     rng = np.random.default_rng(0)
     root = rng.standard_normal((6, 6))
     covariance, mean = root @ root.T + 5, rng.standard_normal(6)
     truths = rng.multivariate_normal(mean, covariance, 4000)
-    scores = [Scores.of(truth, mean, covariance, 1.0, 0.0) for truth in truths]
+    scores = [Scores.of(truth, Hindcast(mean=mean, covariance=covariance), 1.0, 0.0) for truth in truths]
     for name in ("covered", "level_covered"):
         assert np.mean([getattr(s, name) for s in scores]) == pytest.approx(0.95, abs=0.015)
     center = np.eye(6) - 1 / 6
@@ -119,10 +142,10 @@ def test_scores_say_how_often_intervals_hold_and_how_wide_they_are():
 
 def test_a_method_is_scored_on_what_it_predicts():
     truth, mean = np.array([3.0, 1.0, 2.0, 9.0, 0.0]), np.array([3.0, 1.0, 2.0, np.nan, np.nan])
-    scores = Scores.of(truth, mean, None, 1.0, 0.0)
+    scores = Scores.of(truth, Hindcast(mean=mean), 1.0, 0.0)
     assert (scores.n, scores.rank) == (3, pytest.approx(1)) and scores.error == pytest.approx(0)
     assert scores.regret == pytest.approx(1 / truth.std())  # the best of all was not among them
-    nothing = Scores.of(truth, np.full(5, np.nan), None, -1.0, 0.0)
+    nothing = Scores.of(truth, Hindcast(mean=np.full(5, np.nan)), -1.0, 0.0)
     assert (nothing.n, nothing.rank, nothing.error, nothing.regret) == (0, None, None, None)
 
 
@@ -166,7 +189,7 @@ def test_a_scale_that_lacks_the_metric_is_passed_over():
         if trial.scale == "medium":
             trial.observations = {step: {"other": 1.0} for step in trial.observations}
     found = backtest(history, LOSS, mixtures=(None,))
-    assert "same differences as at small x 400" in found.cases[0].scores
+    assert found.cases[0].largest == ("small", 400) and found.cases[0].scores[SAME].rank > 0.9
 
 
 def test_the_command_prints_the_table_and_json(tmp_path):
@@ -183,7 +206,11 @@ def test_the_command_prints_the_table_and_json(tmp_path):
     words = ["backtest", "--runs", str(table), "--mixtures", "all", "--draws", "1"]
     shown = CliRunner().invoke(main, words, env={"COLUMNS": "100"})
     assert shown.exit_code == 0, shown.output
-    for part in ("Hidden: large[/b] x 400 steps, where 12 mixtures are known", "Given: small, medium", "Cheapest runs"):
+    for part in (
+        "Hidden: large[/b] x 400 steps, where 12 mixtures are known",
+        "Given: small, medium (the largest: medium x 400 steps)",
+        "Cheapest runs",
+    ):
         assert part in " ".join(shown.output.split())
     result = CliRunner().invoke(main, [*words, "--json"])
     case = json.loads(result.stdout)["cases"][0]
@@ -208,7 +235,7 @@ def test_a_page_shows_every_hidden_mixture_and_works_offline(found, tmp_path):
         if case.draws == 1:
             inside = np.abs(np.subtract(of.measured, of.predicted)) <= np.array(of.half)
             assert inside.mean() == pytest.approx(scores.covered)
-    assert "same differences as at medium x 400" in page
+    assert SAME in page and "the largest: medium x 400 steps" in page
     assert page.count('scope="row"') == 4 * len(found.cases) + len(found.proxies)
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from itertools import product
 
 import numpy as np
-from scipy.optimize import least_squares
 
 from ray_mixopt.analysis.truth import dense_minimiser
 from ray_mixopt.benchmark.problem import Task
 from ray_mixopt.benchmark.rivals.base import Rival
+from ray_mixopt.benchmark.rivals.regressions import ExponentialLaw, boosted_trees, extrapolated, log_linear
 from ray_mixopt.core.strategy import Suggestion
 
 
@@ -61,7 +59,9 @@ class RegMix(Rival):
         w, y = np.array([run.mixture for run in runs]), np.array([run.losses[self.steps] for run in runs])
         rng = np.random.default_rng([self.task.seed, 2])
         asked = np.concatenate([self.space.sample(self.simulated, rng, self.concentration), self.space.corners()])
-        predicted = _lightgbm(w, y, asked, self.lightgbm) if self.regression == "lightgbm" else _log_linear(w, y, asked)
+        predicted = (
+            boosted_trees(w, y, asked, self.lightgbm) if self.regression == "lightgbm" else log_linear(w, y, asked)
+        )
         best = asked[np.argsort(predicted, kind="stable")[: self.averaged]]
         return self.space.named(best.mean(axis=0))
 
@@ -105,7 +105,7 @@ class MixingLaw(Rival):
         w, y = self._extrapolated()
         if len(y) < self.d + 2:
             return self.space.named(self.space.uniform())
-        law = _Law(w, y, self.terms, self.starts, np.random.default_rng([self.task.seed, 3]))
+        law = ExponentialLaw(w, y, self.terms, self.starts, np.random.default_rng([self.task.seed, 3]))
         return self.space.named(dense_minimiser(law, self.space, samples=5000))
 
     def _extrapolated(self) -> tuple[np.ndarray, np.ndarray]:
@@ -121,18 +121,7 @@ class MixingLaw(Rival):
         sizes = {scale.name: scale.parameters or scale.cost_per_step for scale in self.space.scales}
         m = np.array([sizes[name] / sizes[self.space.target_scale] for name in self.scales for _ in steps])
         z = np.array([step / self.space.target_steps for _ in self.scales for step in steps])
-        best = None
-        for a, b in product(self.exponents, self.exponents):
-            columns = [np.ones_like(m)]
-            columns += [m**-a] if len(self.scales) > 1 else []
-            columns += [z**-b] if len(steps) > 1 else []
-            basis = np.stack(columns, axis=1)  # (cells, terms); every term is 1 at the target
-            weights, *_ = np.linalg.lstsq(basis, values.T, rcond=None)
-            error = float(((basis @ weights - values.T) ** 2).sum())
-            if best is None or error < best[0]:
-                best = error, weights.sum(axis=0)
-        assert best is not None
-        return np.array([group[0].mixture for group in groups]), best[1]
+        return np.array([group[0].mixture for group in groups]), extrapolated(m, z, values, self.exponents)
 
 
 class Ranking(Rival):
@@ -193,54 +182,7 @@ class Ranking(Rival):
             scores = np.array([np.inf if value is None else value for value in own])
         elif len(runs) > self.d:
             w, y = np.array([run.mixture for run in runs]), np.array([run.losses[self.steps] for run in runs])
-            scores = _lightgbm(w, y, self.candidates, self.lightgbm)
+            scores = boosted_trees(w, y, self.candidates, self.lightgbm)
         else:
             scores = np.zeros(len(self.candidates))
         return self.candidates[np.argsort(scores, kind="stable")]
-
-
-def _lightgbm(w: np.ndarray, y: np.ndarray, asked: np.ndarray, parameters: Mapping[str, object]) -> np.ndarray:
-    """Predictions ``(k,)`` at ``k x d`` mixtures of boosted trees fitted to ``n x d`` mixtures and their losses."""
-    import lightgbm
-
-    settings = {"objective": "regression", "verbosity": -1, "num_threads": 1, "deterministic": True, **parameters}
-    rounds = int(str(settings.pop("num_iterations")))
-    spread = max(float(y.std()), 1e-12)
-    model = lightgbm.train(settings, lightgbm.Dataset(w, (y - y.mean()) / spread), num_boost_round=rounds)
-    return np.asarray(model.predict(asked))
-
-
-def _log_linear(w: np.ndarray, y: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """Log losses ``(k,)`` at ``k x d`` mixtures, fitted linearly; the floor is one range below the lowest loss."""
-    floor = y.min() - max(float(np.ptp(y)), 1e-12)
-    weights, *_ = np.linalg.lstsq(w, np.log(y - floor), rcond=None)
-    predicted: np.ndarray = asked @ weights
-    return predicted
-
-
-class _Law:
-    """``c + sum_i k_i exp(t_i . w)`` fitted robustly to ``n x d`` mixtures and their losses; a function of mixtures."""
-
-    def __init__(self, w: np.ndarray, y: np.ndarray, terms: int, starts: int, rng: np.random.Generator) -> None:
-        d = w.shape[1]
-        mean, spread = float(y.mean()), max(float(y.std()), 1e-12)
-        target = (y - mean) / spread
-
-        def predict(parameters: np.ndarray, at: np.ndarray) -> np.ndarray:
-            scale, slopes = parameters[1 : 1 + terms], parameters[1 + terms :].reshape(terms, d)
-            value: np.ndarray = parameters[0] + np.exp(np.clip(at @ slopes.T, -30, 30)) @ scale
-            return value
-
-        best = None
-        for _ in range(starts):
-            start = np.concatenate([[-1.0], rng.normal(0, 1, terms), rng.normal(0, 1, terms * d)])
-            fit = least_squares(
-                lambda p: np.concatenate([predict(p, w) - target, 1e-3 * p]), start, loss="soft_l1", max_nfev=200
-            )
-            if best is None or fit.cost < best.cost:
-                best = fit
-        assert best is not None and math.isfinite(best.cost)
-        self._parameters, self._predict = best.x, predict
-
-    def __call__(self, mixtures: np.ndarray) -> np.ndarray:
-        return self._predict(self._parameters, mixtures)
