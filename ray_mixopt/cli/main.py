@@ -12,6 +12,7 @@ from ray_mixopt.cli.options import INTERRUPTED
 # Each command lies in the module of its name, which is loaded only when the command is asked for.
 SHORT_HELP = {
     "replay": "Searches with Ray Tune over simulated or logged pre-training runs.",
+    "suggest": "Suggests the next runs, for those who launch them by hand.",
     "recommend": "Recommends a mixture from old runs alone, without a search.",
     "backtest": "Says how well old runs would have been predicted.",
     "report": "Writes report.html, which works offline, and figures/*.png about a search.",

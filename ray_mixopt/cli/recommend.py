@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -40,7 +41,7 @@ BLENDS = ("json", "yaml", "olmo-core", "megatron")  # of io.blends, which the co
         "ray-mixopt recommend --from ~/ray_results/my-search --group code+math=0:0.3 --report decision",
     )
 )
-@source_options
+@functools.partial(source_options, with_space=True)
 @objective_options
 @limit_options
 @click.option("--reference", metavar="DOMAIN=SHARE", multiple=True, help="Mixture to compare with; once a domain.")
@@ -52,6 +53,7 @@ def recommend(
     changes: DomainMap | None,
     target: tuple[str, int] | None,
     own: MixtureOptimizer | None,
+    space: MixtureSpace | None,
     objective: Objective | None,
     mode: Mode | None,
     limits: Callable[[MixtureSpace], MixtureSpace],
@@ -73,7 +75,7 @@ def recommend(
         raise click.UsageError("--as does not go with --json: drop one of them.")
     with bad_arguments(), Console(stderr=True, markup=False, emoji=False).status("Asking the surrogate"):
         compare = pairs(reference, "--reference", "DOMAIN=SHARE, for instance web=0.7") or None
-        optimizer = _optimizer(histories, changes, target, own, objective, mode, limits, compare)
+        optimizer = _optimizer(histories, changes, target, own, space, objective, mode, limits, compare)
         answer = optimizer.recommend(details=True)
         if answer.predicted is None:
             raise ValueError("Fewer than two runs report the metrics of the objective: nothing can be recommended.")
@@ -101,6 +103,7 @@ def _optimizer(
     changes: DomainMap | None,
     target: tuple[str, int] | None,
     own: MixtureOptimizer | None,
+    given: MixtureSpace | None,
     objective: Objective | Mapping[str, float] | None,
     mode: Mode | None,
     limits: Callable[[MixtureSpace], MixtureSpace],
@@ -112,7 +115,7 @@ def _optimizer(
     from ray_mixopt.io import searches
     from ray_mixopt.optimizer import MixtureOptimizer
 
-    space = common_space(histories, changes)
+    space = given or common_space(histories, changes)
     space = limits(space if target is None else replace(space, target=target))
     history = joined(histories, space, changes)
     asked, direction = objective_of(history, objective, mode, own)

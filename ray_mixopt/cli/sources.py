@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ray_mixopt.io.runs import Source
 
 
-def source_options(command: Callable[..., Any], *, with_space: bool = False) -> Callable[..., Any]:
+def source_options(command: Callable[..., Any], *, needed: bool = True, with_space: bool = False) -> Callable[..., Any]:
     """Options that say where old runs are.
 
     The command gets ``histories`` by name; ``changes``, what became of domains; the ``target``; and ``own``, the
@@ -26,8 +26,9 @@ def source_options(command: Callable[..., Any], *, with_space: bool = False) -> 
 
     Args:
         command: that gets them.
-        with_space: whether there is an option ``--space``, too. There need not be any runs, then, and the command also
-            gets ``space``, that of the file, which may be None.
+        needed: whether there must be some.
+        with_space: whether there is an option ``--space``, too; the command also gets ``space``, that of the file,
+            which may be None.
     """
 
     @click.option(
@@ -36,7 +37,7 @@ def source_options(command: Callable[..., Any], *, with_space: bool = False) -> 
         "sources",
         metavar="PATH",
         multiple=True,
-        required=not with_space,
+        required=needed,
         help="Tune experiment, replay, history JSON, CSV, Parquet, RegMix or olmix folder; repeatable.",
     )
     @click.option("--scale-cost", metavar="SCALE=COST", multiple=True, help="Cost of a step; once a scale.")

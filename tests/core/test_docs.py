@@ -25,6 +25,7 @@ QUICK = {
     "export",
     "backtest",
 }  # the others are parsed only: replay, report and pretrain have tests of their own
+ELSEWHERE = {"by-hand"}  # pages of which all is executed in a test of its own
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -77,7 +78,10 @@ def test_the_commands_of_a_page_are_understood(page: Path) -> None:
         command.make_parser(context).parse_args(list(arguments))  # raises for an option that there is not
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if QUICK & {c[0] for c in commands(p)}], ids=lambda p: p.stem)
+QUICK_PAGES = [p for p in PAGES if p.stem not in ELSEWHERE and QUICK & {c[0] for c in commands(p)}]
+
+
+@pytest.mark.parametrize("page", QUICK_PAGES, ids=lambda p: p.stem)
 def test_the_quick_commands_of_a_page_run(page: Path, folder: Path) -> None:
     for line in commands(page):
         if line[0] in QUICK:

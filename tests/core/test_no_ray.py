@@ -95,12 +95,16 @@ def test_answers_from_files_import_no_ray(places: dict[str, str], tmp_path: Path
     commands = (
         "recommend --from {table} --json",
         "backtest --runs {table} --mixtures all",
+        "suggest --from {table} --state {state} -n 2 --json",
         "recommend --from {experiment} --json",
         "export --from {table} --format csv --out {out}/1",
         "export --from {experiment} --format csv --out {out}/2",
         "report {experiment} --out {out}",
     )
-    words = [[word.format(**places, out=tmp_path / "out") for word in command.split()] for command in commands]
+    words = [
+        [word.format(**places, out=tmp_path / "out", state=tmp_path / "by-hand.json") for word in command.split()]
+        for command in commands
+    ]
     assert modules_after(RUN_COMMANDS, json.dumps(words), "ray") == "[]"
 
 

@@ -1,0 +1,406 @@
+"""``ray-mixopt suggest``: the next runs, for those who launch them by hand."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ray_mixopt.cli.options import (
+    as_json_option,
+    bad_arguments,
+    examples,
+    limit_options,
+    objective_of,
+    objective_options,
+    one_thread,
+    resumable,
+)
+from ray_mixopt.cli.recommend import BLENDS
+from ray_mixopt.cli.sources import source_options
+
+if TYPE_CHECKING:
+    from ray_mixopt.core.history import History
+    from ray_mixopt.core.merging import DomainMap
+    from ray_mixopt.core.objective import Mode, Objective
+    from ray_mixopt.core.problem import Settings
+    from ray_mixopt.core.space import MixtureSpace
+    from ray_mixopt.io.bookkeeping import Books
+    from ray_mixopt.io.by_hand import AskedRun, ByHand
+    from ray_mixopt.io.launch import LaunchFile
+    from ray_mixopt.optimizer import MixtureOptimizer
+
+STATE = "by-hand.json"
+
+
+@click.command(
+    epilog=examples(
+        "ray-mixopt suggest --space space.yaml --weight loss=1 -n 8 --budget 50",
+        "ray-mixopt suggest --space space.yaml --from runs.csv --weight loss=1 -n 8 --budget 50 --failed hand-0003",
+        "ray-mixopt suggest --from runs.csv --weight val_loss/arxiv=1 -n 4 --launch job.sh.j2 --out jobs",
+    )
+)
+@functools.partial(source_options, needed=False, with_space=True)
+@objective_options
+@limit_options
+@click.option(
+    "-n",
+    "number",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Runs to have under way: those suggested before whose rows are not there yet count.",
+)
+@click.option("--budget", type=float, help="Most to spend on suggested runs, in units of cost.  [default: no limit]")
+@click.option(
+    "--strategy", default="default", show_default=True, help="default, random, paper, or as in paper:kernel=tv."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--state",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=STATE,
+    show_default=True,
+    help="File that knows which runs were suggested.",
+)
+@click.option("--failed", metavar="RUN", multiple=True, help="A suggested run that will not come; repeatable.")
+@click.option("--no-continue", "fresh", is_flag=True, help="No run goes on: there are no checkpoints.")
+@click.option(
+    "--launch",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Template of launch files, in Jinja2, to be filled in for each run.",
+)
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder of the launch files.")
+@click.option("--as", "kind", type=click.Choice(BLENDS), help="Format of the blend next to each.  [default: json]")
+@as_json_option
+def suggest(
+    histories: Mapping[str, History],
+    changes: DomainMap | None,
+    target: tuple[str, int] | None,
+    own: MixtureOptimizer | None,
+    space: MixtureSpace | None,
+    objective: Objective | None,
+    mode: Mode | None,
+    limits: Callable[[MixtureSpace], MixtureSpace],
+    number: int,
+    budget: float | None,
+    strategy: str,
+    seed: int,
+    state: Path,
+    failed: Sequence[str],
+    fresh: bool,
+    launch: Path | None,
+    out: Path | None,
+    kind: str | None,
+    as_json: bool,
+) -> None:
+    """Suggests the next runs, from those that are finished and those under way, and writes a launch file for each.
+
+    What was suggested counts as running until its rows are in the tables, so that the same command gives the same
+    answer until they are.
+    """
+    from rich.console import Console
+
+    from ray_mixopt.io import by_hand
+    from ray_mixopt.io.launch import Template
+
+    going_on = f"what was suggested is in {state}, and the same command goes on from there."
+    waiting = Console(stderr=True, markup=False, emoji=False)
+    with bad_arguments(), resumable(going_on):
+        if (launch is None) != (out is None) or (kind is not None and launch is None):
+            raise ValueError("--launch TEMPLATE and --out FOLDER belong together, and --as to both.")
+        template = None if launch is None else Template(launch)
+        if template is not None and not fresh and not template.goes_on:
+            raise ValueError(
+                f"{launch} uses neither from_step nor continues, so that a run that is to go on would begin anew: heed "
+                "one of them, or add --no-continue."
+            )
+        with by_hand.held(state), waiting.status("Asking the surrogate"):
+            before = by_hand.read(state)
+            base = _base(space, before, histories, changes, state)
+            searched = limits(base if target is None else replace(base, target=target))
+            search = replace(before or by_hand.ByHand(space=base), space=base)
+            search.check_fits(searched, state)
+            search = _failed(search, failed, state)
+            ask = _Question(
+                histories=histories,
+                changes=changes,
+                space=searched,
+                settings=lambda history: _settings(history, objective, mode, own, strategy, budget, seed),
+                continues=not fresh,
+            )
+            search, books = ask.fill(search, number)
+            files: list[LaunchFile] = []
+            if template is not None and out is not None:
+                out.mkdir(parents=True, exist_ok=True)
+                files = list(template.files(books.under_way(), searched, out, kind=kind or "json"))
+            by_hand.write(state, search, new_round=before is not None and len(search.runs) > len(before.runs))
+            if files:
+                search = _handed(search, files)
+                by_hand.write(state, search, new_round=False)
+        answer = Answer.of(search, books, number=number, space=searched, budget=budget, files=files)
+    for line in dict.fromkeys(books.notices):
+        click.echo(line, err=True)
+    if as_json:
+        click.echo(json.dumps(answer.to_dict()))
+    else:
+        click.echo(str(answer))
+
+
+def _base(
+    space: MixtureSpace | None,
+    before: ByHand | None,
+    histories: Mapping[str, History],
+    changes: DomainMap | None,
+    state: Path,
+) -> MixtureSpace:
+    """The search space: that of the file, else that of the search so far, else that of the runs.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    from ray_mixopt.core.merging import common_space
+
+    if space is not None:
+        return space
+    if before is not None:
+        return before.space
+    if not histories:
+        raise ValueError(
+            f"There is neither a space nor a run nor a state {state}: give --space FILE, a YAML file with domains, "
+            "scales and steps, or --from PATH."
+        )
+    return common_space(histories, changes)
+
+
+def _settings(
+    history: History,
+    objective: Objective | None,
+    mode: Mode | None,
+    own: MixtureOptimizer | None,
+    strategy: str,
+    budget: float | None,
+    seed: int,
+) -> Settings:
+    """What is asked; while no run has reported anything, the objective may be anything."""
+    from ray_mixopt.core.problem import Settings
+    from ray_mixopt.io import searches
+    from ray_mixopt.io.read import DERIVED_METRIC
+
+    asked: Objective | Mapping[str, float] | None = objective
+    direction: Mode = mode or "min"
+    if history.metrics:
+        asked, direction = objective_of(history, objective, mode, own)
+    settings = Settings(
+        objective=asked or {DERIVED_METRIC: 1.0}, mode=direction, strategy=strategy, budget=budget, seed=seed
+    )
+    if history.metrics:
+        searches.check_reported(settings.metrics, history)
+    return settings
+
+
+def _failed(search: ByHand, names: Collection[str], state: Path) -> ByHand:
+    """The search, in which these runs have failed.
+
+    Raises:
+        ValueError: for a run that was never suggested.
+    """
+    known = dict.fromkeys(run.run for run in search.runs)
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(
+            f"--failed {unknown[0]}: {state} has not suggested such a run; it has {', '.join(known) or 'none'}."
+        )
+    return search.marked_failed(set(names))
+
+
+def _handed(search: ByHand, files: Sequence[LaunchFile]) -> ByHand:
+    """Writes launch files; gives the search that knows where they are."""
+    written = {(file.run.run, file.run.steps): file.write() for file in files}
+    return replace(search, runs=tuple(written.get((run.run, run.steps), run) for run in search.runs))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Question:
+    """What runs are to come next, given tables of runs.
+
+    Attributes:
+        histories: the tables, by name.
+        changes: what became of domains.
+        space: the search space.
+        settings: of the search, for a history.
+        continues: whether runs can go on.
+    """
+
+    histories: Mapping[str, History]
+    changes: DomainMap | None
+    space: MixtureSpace
+    settings: Callable[[History], Settings]
+    continues: bool
+
+    def fill(self, search: ByHand, number: int) -> tuple[ByHand, Books]:
+        """The search with as many runs under way as wanted, or as the budget allows, and its books.
+
+        Raises:
+            ValueError: for tables or settings that do not fit, and a budget that buys no run at all.
+        """
+        from ray_mixopt import strategies
+        from ray_mixopt.io.bookkeeping import Books
+        from ray_mixopt.io.by_hand import AskedRun
+
+        books = Books(search.runs, self.histories, self.space, self.changes)
+        wanted = number - len(books.under_way())
+        history = books.history(continues=self.continues)
+        settings = self.settings(history)
+        strategies.check(settings, groups=bool(self.space.groups))
+        if wanted <= 0:
+            return search, books
+        from ray_mixopt.analysis.purpose import purpose  # with the surrogate, which takes seconds to load
+        from ray_mixopt.optimizer import MixtureOptimizer
+
+        one_thread()
+        optimizer = MixtureOptimizer.of_history(history, settings)
+        this_round = search.latest + 1
+        while wanted > 0 and (proposal := optimizer.propose(optimizer.history)) is not None:
+            why = purpose(optimizer, proposal)
+            start = 0 if proposal.continues is None else optimizer.history[proposal.continues].reached
+            one = optimizer.accept(proposal, search.new_name)
+            run = AskedRun(
+                run=one.trial_id,
+                round=this_round,
+                mixture=one.mixture,
+                scale=one.scale,
+                start=start,
+                steps=one.steps,
+                why=why,
+                counts=proposal.counts,
+                acquisition=optimizer.history[one.trial_id].acquisition,
+                known=books.known(one.mixture, one.scale),
+            )
+            search, wanted = replace(search, runs=(*search.runs, run)), wanted - 1
+        if not search.runs:
+            optimizer.problem.check_budget(optimizer.history)
+        if len(search.runs) > len(books.asked):
+            books = Books(search.runs, self.histories, self.space, self.changes)
+        return search, books
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What is printed.
+
+    Attributes:
+        latest: number of the last round.
+        runs: under way, in order; each is described by a mapping.
+        spent: cost of what suggested runs have shown.
+        committed: that, and what is under way will still cost.
+        budget: most to spend; None for no limit.
+        finished: how many of the runs that were suggested, goings-on included, are at their rung.
+        failed: names of those that diverged, or were said to have failed.
+        unfilled: how many more runs were asked for.
+        kept_back: paths of launch files that somebody has taken.
+    """
+
+    latest: int
+    runs: tuple[Mapping[str, Any], ...]
+    spent: float
+    committed: float
+    budget: float | None
+    finished: int
+    failed: tuple[str, ...]
+    unfilled: int
+    kept_back: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls,
+        search: ByHand,
+        books: Books,
+        *,
+        number: int,
+        space: MixtureSpace,
+        budget: float | None,
+        files: Sequence[LaunchFile],
+    ) -> Answer:
+        """The answer that a search and its books give."""
+        history = books.history()
+        launched = {(file.run.run, file.run.steps): file for file in files}
+        names = dict.fromkeys(run.run for run in search.runs)
+        states = {name: books.status(name) for name in names}
+        return cls(
+            latest=search.latest,
+            runs=tuple(_described(run, books, space, launched.get((run.run, run.steps))) for run in books.under_way()),
+            spent=history.spent,
+            committed=history.committed,
+            budget=budget,
+            finished=sum(books.reached(run.run) >= run.steps for run in search.runs),
+            failed=tuple(name for name, state in states.items() if state in ("failed", "diverged")),
+            unfilled=max(number - len(books.under_way()), 0),
+            kept_back=tuple(str(file.path) for file in files if file.taken),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        new = [run for run in self.runs if run["round"] == self.latest]
+        return {
+            "round": self.latest,
+            "runs": new,
+            "under_way": [run for run in self.runs if run["round"] != self.latest],
+            "finished": self.finished,
+            "failed": list(self.failed),
+            "unfilled": self.unfilled,
+            "spent": self.spent,
+            "committed": self.committed,
+            "budget": self.budget,
+        }
+
+    def __str__(self) -> str:
+        money = f"{self.spent:.6g} spent, {self.committed - self.spent:.6g} under way"
+        if self.budget is not None:
+            money += f", {max(self.budget - self.committed, 0.0):.6g} of {self.budget:.6g} left"
+        lines = [f"Round {self.latest}: {money}; {self.finished} runs finished, {len(self.failed)} failed."]
+        new = [run for run in self.runs if run["round"] == self.latest]
+        for run in new:
+            steps = f"{run['from_step']} to {run['steps']}" if run["continues"] else f"{run['steps']}"
+            lines += [
+                "",
+                f"{run['run']}: {'goes on, ' if run['continues'] else ''}{run['scale']}, {steps} steps, "
+                f"cost {run['cost']:.6g}",
+                "  " + "  ".join(f"{name} {share:.4f}" for name, share in run["mixture"].items()),
+                f"  {run['why']}",
+            ]
+            if run["launch"]:
+                lines.append(f"  {run['launch']}")
+        others = [run for run in self.runs if run["round"] != self.latest]
+        if others:
+            lines += ["", "Under way since earlier rounds:"]
+            lines += [f"  {run['run']}, seen up to step {run['seen']} of {run['steps']}" for run in others]
+        if self.unfilled:
+            lines += [
+                "",
+                f"{self.unfilled} fewer than asked for: the budget buys no more, or none is worth its cost.",
+            ]
+        if self.kept_back:
+            lines += ["", f"Not written again, since they were taken: {', '.join(self.kept_back)}"]
+        return "\n".join(lines)
+
+
+def _described(run: AskedRun, books: Books, space: MixtureSpace, file: LaunchFile | None) -> dict[str, Any]:
+    return {
+        "run": run.run,
+        "round": run.round,
+        "mixture": dict(run.mixture),
+        "scale": run.scale,
+        "steps": run.steps,
+        "from_step": run.start,
+        "continues": run.run if run.start else None,
+        "cost": space.cost(run.scale, run.steps, start=run.start),
+        "why": run.why,
+        "seen": books.reached(run.run),
+        "launch": None if file is None else str(file.path),
+        "blend": None if file is None else str(file.blend),
+    }

@@ -1,0 +1,215 @@
+"""Which rows of which tables are of which suggested run, and the history that comes of both.
+
+A row belongs to a suggested run if its run has that name. Where tables name runs otherwise, or not at all, it belongs
+to one of the same scale and, within rounding, the same mixture, if it was not there when that was suggested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from ray_mixopt.core.history import History, Status, Trial
+from ray_mixopt.core.merging import DomainMap, concerning, take_in, translated
+from ray_mixopt.core.space import MixtureSpace
+from ray_mixopt.io.by_hand import OWN_NAME, AskedRun
+
+ROUNDING = 0.006  # of a share: tables have whole percents, and sums that are not quite 1
+
+Reports = dict[int, dict[str, float]]
+
+
+@dataclass(kw_only=True)
+class LoggedRun:
+    """A run as a table has it.
+
+    Attributes:
+        source: name of the table.
+        trial: the run.
+        claims: for each suggested run that has reports of it, the step beyond which they are its own; ascending.
+    """
+
+    source: str
+    trial: Trial
+    claims: dict[str, int] = field(default_factory=dict)
+
+    def reports_of(self, name: str) -> Reports:
+        """The reports that are of a suggested run."""
+        if name not in self.claims:
+            return {}
+        after = self.claims[name]
+        until = min((step for step in self.claims.values() if step > after), default=self.trial.reached)
+        return {step: values for step, values in self.trial.observations.items() if after < step <= until}
+
+    @property
+    def rest(self) -> Reports:
+        """The reports that are of none."""
+        until = min(self.claims.values(), default=self.trial.reached)
+        return {step: values for step, values in self.trial.observations.items() if step <= until}
+
+    def apart(self, shares: np.ndarray, scale: str) -> float:
+        """The largest difference from a mixture's shares, ``(d,)``; infinite where the scale is another."""
+        mine = np.array(self.trial.mixture)
+        return float(np.abs(mine - shares).max()) if self.trial.scale == scale else np.inf
+
+
+class Books:
+    """The runs of several tables, told apart: those that were suggested, and others.
+
+    Args:
+        asked: the runs suggested so far, in order.
+        histories: the runs of each table, by its name.
+        space: the search space.
+        changes: what became of domains.
+
+    Attributes:
+        notices: sentences about rows that are not quite as suggested.
+
+    Raises:
+        ValueError: if a table does not fit the space, or has a run by the name of a suggested one that is another.
+    """
+
+    def __init__(
+        self,
+        asked: Sequence[AskedRun],
+        histories: Mapping[str, History],
+        space: MixtureSpace,
+        changes: DomainMap | None = None,
+    ) -> None:
+        self.asked, self.space = tuple(asked), space
+        self.notices: list[str] = []
+        self.logged: list[LoggedRun] = []
+        for source, history in histories.items():
+            given = translated(history, self.space, concerning(changes, history))
+            self.space = given.space  # with the scales that only this table has
+            self.logged += [LoggedRun(source=source, trial=trial) for trial in given]
+        self._last = {run.run: run for run in self.asked}  # in the order in which they were first suggested
+        self._n_before = {run.run: len(run.known) for run in reversed(self.asked)}
+        self._shares = {name: space.mixture(run.mixture) for name, run in self._last.items()}
+        self._claim_by_name()
+        self._claim_by_mixture()
+        self._claim_what_was_added()
+
+    # -- what is known
+
+    def reports(self, name: str) -> Reports:
+        """What a suggested run has shown, by step."""
+        return {step: values for one in self.logged for step, values in one.reports_of(name).items()}
+
+    def reached(self, name: str) -> int:
+        """The last step that a suggested run was seen at; 0 while there are no rows of it."""
+        return max(self.reports(name), default=0)
+
+    def status(self, name: str) -> Status:
+        """How a suggested run stands; one that is at its rung is paused."""
+        run = self._last[name]
+        if any(one.trial.status == "diverged" and list(one.claims)[-1:] == [name] for one in self.logged):
+            return "diverged"
+        if self.reached(name) >= run.steps:
+            return "paused"
+        return "failed" if run.failed else "running"
+
+    def under_way(self) -> list[AskedRun]:
+        """Suggested runs that are neither at their rung, nor diverged, nor said to have failed; in order."""
+        return [run for run in self.asked if run is self._last[run.run] and self.status(run.run) == "running"]
+
+    def known(self, mixture: Mapping[str, float], scale: str) -> tuple[int, ...]:
+        """The last steps of all runs of a mixture and a scale, in the order of the tables."""
+        return tuple(one.trial.reached for one in self._alike(self.space.mixture(mixture), scale))
+
+    def history(self, *, continues: bool = True) -> History:
+        """All runs: suggested ones as paid for, others as given.
+
+        Args:
+            continues: whether runs at their rung can go on.
+        """
+        total = History(self.space)
+        for source in dict.fromkeys(one.source for one in self.logged):
+            others = History(self.space)
+            for one in self.logged:
+                if one.source == source and (rest := one.rest):
+                    others.add(replace(one.trial, observations=rest, steps=max(rest)))
+                    others.arrivals += [(one.trial.trial_id, step) for step in rest]
+            take_in(total, others, source)
+        for name, run in self._last.items():
+            status, reports = self.status(name), self.reports(name)
+            total.add(
+                Trial(
+                    trial_id=name,
+                    mixture=tuple(self._shares[name].tolist()),
+                    scale=run.scale,
+                    steps=run.steps,
+                    status="done" if status == "paused" and not continues else status,
+                    observations=reports,
+                    acquisition=run.acquisition,
+                )
+            )
+            total.arrivals += [(name, step) for step in reports]
+        total.n_asked = sum(run.counts for run in self.asked)
+        total.n_apart = len(self.asked) - total.n_asked
+        return total
+
+    # -- whose rows
+
+    def _alike(self, shares: np.ndarray, scale: str) -> list[LoggedRun]:
+        return [one for one in self.logged if one.apart(shares, scale) <= ROUNDING]
+
+    def _claim_by_name(self) -> None:
+        for one in self.logged:
+            name = one.trial.trial_id
+            again, _, number = name.rpartition("_")  # a reader calls rows so that repeat a step of a run
+            if again in self._last and number.isdecimal():
+                one.claims[""] = 0
+                self.notices.append(f"{one.source} has rows of {again} that repeat a step: the first of them count.")
+            elif (run := self._last.get(name)) is not None:
+                self._check(one, run)
+                one.claims[name] = 0
+            elif OWN_NAME.fullmatch(name):
+                raise ValueError(
+                    f"{one.source} has the run {name}, which the state of this search has not suggested: it is lost, "
+                    "or of another search. Give the right one with --state; to begin anew, rename the run in the table."
+                )
+
+    def _check(self, one: LoggedRun, run: AskedRun) -> None:
+        if one.trial.scale != run.scale:
+            raise ValueError(
+                f"{one.source} has {run.run} at scale {one.trial.scale}, and it was suggested at {run.scale}: correct "
+                "the scale; or, if that is another run, rename it."
+            )
+        if (apart := one.apart(self._shares[run.run], run.scale)) > ROUNDING:
+            self._shares[run.run] = np.array(one.trial.mixture)
+            self.notices.append(
+                f"{run.run} was trained on another mixture than suggested, with shares that differ by up to "
+                f"{apart:.3f}: what {one.source} says counts."
+            )
+
+    def _claim_by_mixture(self) -> None:
+        """Each run that no table names takes one of the nearest mixture that was not there before."""
+        named = {name for one in self.logged for name in one.claims}
+        pairs = []
+        for place, (name, run) in enumerate(self._last.items()):
+            if name not in named:
+                new = self._alike(self._shares[name], run.scale)[self._n_before[name] :]
+                pairs += [(one.apart(self._shares[name], run.scale), place, i, name, one) for i, one in enumerate(new)]
+        for *_, name, one in sorted(pairs, key=lambda pair: pair[:3]):
+            if not one.claims and name not in named:
+                one.claims[name] = 0
+                named.add(name)
+
+    def _claim_what_was_added(self) -> None:
+        """Tables without names add what a run has shown to an earlier one of its mixture and scale.
+
+        So they do for a new run to further steps; a run that went on, and repeats a step, is there as a new one.
+        """
+        for name, run in self._last.items():
+            if run.failed or self.reached(name) > run.start:
+                continue
+            alike = self._alike(self._shares[name], run.scale)
+            for i, one in enumerate(alike):
+                owners = [self._last[owner].steps for owner in one.claims if owner in self._last]
+                before = max([run.start, *run.known[i : i + 1], *owners])
+                if name not in one.claims and "" not in one.claims and one.trial.reached > before:
+                    one.claims[name] = before
+                    break

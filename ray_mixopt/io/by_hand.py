@@ -1,0 +1,242 @@
+"""The state of a search by hand: which runs were suggested, so that they count until their rows are there. No Ray.
+
+What runs have shown is not in it: that is read anew, each time, from the tables that it is logged in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ray_mixopt.core.safety import (
+    MiB,
+    check_fields,
+    check_known,
+    check_size,
+    check_version,
+    named_numbers,
+    parse_json,
+    write_atomically,
+)
+from ray_mixopt.core.space import MixtureSpace
+from ray_mixopt.io.snapshots import PREVIOUS
+
+STATE_VERSION = 1
+MOST_BYTES = 64 * MiB
+OWN_NAME = re.compile(r"hand-\d{4,}")  # of a run that was suggested
+_FIELDS = ("version", "space", "runs", "checksum")
+_SUM_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskedRun:
+    """A run that was suggested, or that a run was suggested to go on.
+
+    Attributes:
+        run: its name; a run that goes on keeps its own.
+        round: number of the call that suggested it, from 1 on.
+        mixture: share of training tokens by domain.
+        scale: name of the model scale.
+        start: step that it goes on from; 0 for a new run.
+        steps: the rung to reach, in training steps.
+        why: what it is expected to settle, in a sentence.
+        counts: whether it is a suggestion of the strategy's own; see ``Proposal``.
+        acquisition: what the strategy expected of it, in the strategy's own terms.
+        known: of the runs of its mixture and scale that the tables held before, the last step of each: these rows are
+            not its own.
+        failed: whether it was said to have failed.
+        handed: folder that its launch file was written to; "" while there is none.
+    """
+
+    run: str
+    round: int
+    mixture: dict[str, float]
+    scale: str
+    start: int
+    steps: int
+    why: str
+    counts: bool = True
+    acquisition: float | None = None
+    known: tuple[int, ...] = ()
+    failed: bool = False
+    handed: str = ""
+
+    @property
+    def file_name(self) -> str:
+        """What files about it are called, without their ending."""
+        return f"{self.run}-to-{self.steps}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByHand:
+    """A search by hand.
+
+    Attributes:
+        space: the search space, without limits that options add.
+        runs: suggested so far, in order.
+    """
+
+    space: MixtureSpace
+    runs: tuple[AskedRun, ...] = ()
+
+    @property
+    def latest(self) -> int:
+        """Number of the last round; 0 before the first."""
+        return max((run.round for run in self.runs), default=0)
+
+    @property
+    def new_name(self) -> str:
+        """A name for the next new run."""
+        return f"hand-{1 + len({run.run for run in self.runs}):04d}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description, with a checksum, read back by ``from_dict``."""
+        state = {"version": STATE_VERSION, "space": self.space.to_dict(), "runs": [asdict(run) for run in self.runs]}
+        return state | {"checksum": _checksum(state)}
+
+    @classmethod
+    def from_dict(cls, state: Any) -> ByHand:
+        """The search that ``to_dict`` described.
+
+        Raises:
+            ValueError: if the description is of another version, malformed, or not as it was written.
+        """
+        check_version(state, "a search by hand", STATE_VERSION)
+        check_known(state, _FIELDS, "search by hand")
+        if missing := [name for name in _FIELDS if name not in state]:
+            raise ValueError(f"Malformed search by hand: {', '.join(missing)} is missing.")
+        if state["checksum"] != _checksum({key: value for key, value in state.items() if key != "checksum"}):
+            raise ValueError(
+                "It was changed since it was written, so that its runs may not be those that were handed out. Put the "
+                "file back as it was; a run that will not come is said with --failed RUN, and everything else with "
+                "options, too."
+            )
+        space = MixtureSpace.from_dict(state["space"])
+        if not isinstance(state["runs"], list):
+            raise ValueError("Malformed search by hand: its runs are no list.")
+        runs = tuple(_asked(entry, i) for i, entry in enumerate(state["runs"], 1))
+        reached: dict[str, int] = {}
+        for run in runs:
+            if (run.start == 0) == (run.run in reached) or run.steps <= max(run.start, reached.get(run.run, 0)):
+                raise ValueError(f"Malformed search by hand: {run.run} goes from {run.start} to {run.steps} steps.")
+            reached[run.run] = run.steps
+        return cls(space=space, runs=runs)
+
+    def check_fits(self, space: MixtureSpace, name: object) -> None:
+        """Checks that the runs suggested so far can be runs of a space: its limits, rungs and costs may have changed.
+
+        Args:
+            space: the search space from now on.
+            name: of the state's file.
+
+        Raises:
+            ValueError: naming a run that cannot.
+        """
+        for run in self.runs:
+            if set(run.mixture) != set(space.domains):
+                raise ValueError(
+                    f"{name} has suggested {run.run}, a mixture of {', '.join(run.mixture)}, and the space now has the "
+                    f"domains {', '.join(space.domains)}: begin another search with another --state, and these runs "
+                    "among its --from."
+                )
+            if run.scale not in space.scale_names:
+                raise ValueError(
+                    f"{name} has suggested {run.run} at scale {run.scale}, and the space now has "
+                    f"{', '.join(space.scale_names)}: put the scale back, or begin another search with another --state."
+                )
+
+    def marked_failed(self, names: set[str]) -> ByHand:
+        """The same search, in which these runs have failed at what they were asked for last."""
+        last = {run.run: i for i, run in enumerate(self.runs)}
+        lost = {last[name] for name in names}
+        return replace(self, runs=tuple(replace(r, failed=True) if i in lost else r for i, r in enumerate(self.runs)))
+
+
+def _checksum(state: dict[str, Any]) -> str:
+    text = json.dumps(state, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _asked(entry: Any, place: int) -> AskedRun:
+    check_fields(AskedRun, entry, f"search by hand, run {place}")
+    mixture = named_numbers(entry["mixture"], f"the mixture of run {place}")
+    if not OWN_NAME.fullmatch(entry["run"]) or entry["start"] < 0 or entry["round"] < 1:
+        raise ValueError(f"Malformed search by hand: run {place} is {entry['run']!r} from step {entry['start']}.")
+    if min(mixture.values(), default=-1.0) < 0 or abs(sum(mixture.values()) - 1) > _SUM_TOLERANCE:
+        raise ValueError(f"Malformed search by hand: the mixture of {entry['run']} does not sum to 1.")
+    return AskedRun(**{**entry, "mixture": mixture, "known": tuple(entry.get("known", ()))})
+
+
+def read(path: Path) -> ByHand | None:
+    """The search in a file; None if neither it nor a copy of it is there.
+
+    Raises:
+        ValueError: if it cannot be read, or only the copy is there; the message says what to do.
+    """
+    before = path.with_name(PREVIOUS + path.name)
+    rescue = f" {before} is the state before the last round: copied there, it forgets that round's runs."
+    if not path.exists():
+        if before.exists():
+            raise ValueError(
+                f"{path} is gone, and {before} is there.{rescue} Put the one or the other back, or move both away to "
+                "begin anew."
+            )
+        return None
+    check_size(path, path.stat().st_size, MOST_BYTES)
+    try:
+        try:
+            state = parse_json(path.read_bytes())
+        except ValueError as error:
+            raise ValueError(f"It is not JSON: {error}.") from error
+        return ByHand.from_dict(state)
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not the state of a search by hand, or is damaged. {error}{rescue if before.exists() else ''}"
+        ) from error
+
+
+def write(path: Path, search: ByHand, *, new_round: bool) -> None:
+    """Writes the state of a search: at every moment there is a whole file under that name.
+
+    Args:
+        path: of the file.
+        search: to write.
+        new_round: whether runs have been added; the state before is then kept next to it.
+    """
+    content = json.dumps(search.to_dict(), indent=1) + "\n"
+    if path.exists():
+        if (old := path.read_bytes()) == content.encode():
+            return
+        if new_round:
+            write_atomically(path.with_name(PREVIOUS + path.name), old, durable=True)
+    write_atomically(path, content, durable=True)
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[None]:
+    """While this lasts, no other process on any machine that shares the file system has the search.
+
+    Raises:
+        ValueError: if another has it.
+        OSError: if there can be no lock in that folder.
+    """
+    with path.with_name(f".{path.name}.lock").open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"{path} is in use: another call is about to suggest runs. Ask again when it has ended."
+            ) from error
+        except OSError as error:
+            raise ValueError(
+                f"{path} cannot be locked ({error.strerror}), so that two calls could hand out the same run: put it on "
+                "a file system that has locks, with --state."
+            ) from error
+        yield

@@ -1,0 +1,175 @@
+"""Launch files: one a run, from a template of the user's, with the blend that it trains on next to it.
+
+Templates are Jinja2 in its sandbox: they see the variables of a run, and neither files nor Python.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from jinja2.meta import find_undeclared_variables
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from ray_mixopt.core.safety import MiB, check_size, write_atomically
+from ray_mixopt.core.space import MixtureSpace
+from ray_mixopt.io.blends import BLENDS, NO_SOURCES, Sources, blend
+from ray_mixopt.io.by_hand import AskedRun
+
+MOST_BYTES = MiB  # of a template
+ENDINGS = (".j2", ".jinja", ".jinja2")
+VARIABLES = (
+    *("run", "mixture", "blend", "scale", "steps", "from_step", "continues", "seed", "folder", "cost", "round", "why"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchFile:
+    """What is written for a run, and where.
+
+    Attributes:
+        run: the run.
+        path: of the launch file.
+        text: its content.
+        blend: path of the blend.
+        blend_text: its content.
+        folder: the run's own, in which it keeps its checkpoints.
+    """
+
+    run: AskedRun
+    path: Path
+    text: str
+    blend: Path
+    blend_text: str
+    folder: Path
+
+    @property
+    def taken(self) -> bool:
+        """Whether it was written to this folder before, and is no longer there: somebody has taken it."""
+        return self.run.handed == str(self.path.parent) and not self.path.exists()
+
+    def write(self) -> AskedRun:
+        """Writes what is not there as it should be, unless it was ``taken``.
+
+        Returns:
+            The run, which knows where its launch file is.
+        """
+        if not self.taken:
+            self.folder.mkdir(exist_ok=True)
+            for path, text in ((self.blend, self.blend_text), (self.path, self.text)):
+                if not path.exists() or path.read_bytes() != text.encode():
+                    write_atomically(path, text)
+        return replace(self.run, handed=str(self.path.parent))
+
+
+class Template:
+    """A template of launch files.
+
+    Args:
+        path: of its file.
+
+    Raises:
+        ValueError: if there is none, or it is no template, or needs what is not known; the message says where.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise ValueError(f"There is no template {path}.")
+        check_size(path, path.stat().st_size, MOST_BYTES)
+        self.path = path
+        environment = ImmutableSandboxedEnvironment(
+            undefined=jinja2.StrictUndefined, keep_trailing_newline=True, loader=jinja2.DictLoader({})
+        )
+        environment.filters["quote"] = lambda value: shlex.quote(str(value))
+        try:
+            text = path.read_text(encoding="utf-8")
+            self.variables = find_undeclared_variables(environment.parse(text))
+            self._template = environment.from_string(text)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not text in UTF-8: {error}.") from error
+        except jinja2.TemplateSyntaxError as error:
+            raise ValueError(f"{path}, line {error.lineno}: {error.message}") from error
+        if unknown := sorted(self.variables - {*VARIABLES, *environment.globals}):
+            raise ValueError(f"{path} uses {', '.join(unknown)}, which no run has: known are {', '.join(VARIABLES)}.")
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it heeds from where a run goes on."""
+        return bool(self.variables & {"from_step", "continues"})
+
+    @property
+    def suffix(self) -> str:
+        """What launch files end with: what the template does, without its own ending."""
+        name = self.path.name
+        for ending in ENDINGS:
+            name = name.removesuffix(ending)
+        return Path(name).suffix
+
+    def files(
+        self,
+        runs: Iterable[AskedRun],
+        space: MixtureSpace,
+        folder: Path,
+        *,
+        kind: str = "json",
+        sources: Sources = NO_SOURCES,
+    ) -> Iterator[LaunchFile]:
+        """The files of runs; nothing is written.
+
+        Args:
+            runs: to be launched.
+            space: that they are of.
+            folder: to write to.
+            kind: format of the blends, one of ``BLENDS``.
+            sources: what the blends say of data.
+
+        Raises:
+            ValueError: if a run cannot be filled in.
+        """
+        place = folder.resolve()
+        for run in runs:
+            form = BLENDS[kind]
+            path = place / f"{run.file_name}{self.suffix}"
+            mixture = place / f"{run.file_name}.blend{form.suffix}"
+            of_run: dict[str, Any] = {
+                "run": run.run,
+                "mixture": dict(run.mixture),
+                "blend": str(mixture),
+                "scale": run.scale,
+                "steps": run.steps,
+                "from_step": run.start,
+                "continues": run.run if run.start else None,
+                "seed": int(run.run.rpartition("-")[2]),
+                "folder": str(place / run.run),
+                "cost": space.cost(run.scale, run.steps, start=run.start),
+                "round": run.round,
+                "why": run.why,
+            }
+            yield LaunchFile(
+                run=run,
+                path=path,
+                text=self._filled(of_run),
+                blend=mixture,
+                blend_text=blend(kind, run.mixture, space, sources),
+                folder=place / run.run,
+            )
+
+    def _filled(self, of_run: Mapping[str, Any]) -> str:
+        _check_printable([*map(str, of_run.values()), *of_run["mixture"]])
+        try:
+            text = self._template.render(of_run)
+            text.encode()
+        except Exception as error:  # whatever its expressions raise
+            raise ValueError(f"{self.path} cannot be filled in for {of_run['run']}: {error}") from error
+        return text
+
+
+def _check_printable(texts: Sequence[str]) -> None:
+    """Checks that no name holds a line break or the like, which would be a line of its own in a launch file."""
+    for text in texts:
+        if not text.isprintable():
+            raise ValueError(f"{text!r} holds characters that cannot be printed, and would go into a launch file.")

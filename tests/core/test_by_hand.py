@@ -1,0 +1,321 @@
+"""A search by hand: its how-to from start to end, and what may go wrong between two calls."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+
+from ray_mixopt.cli.main import main
+from ray_mixopt.io import by_hand
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "how-to" / "by-hand.md").read_text()
+SBATCH = """#!/bin/sh
+# Runs the job at once, and prints its number; that of one run breaks down.
+[ "$1" = --parsable ] && shift
+echo "$1" >> submitted
+case "$1" in *hand-0012*) sed 's/^python3 train.py/exit 1; &/' "$1" > broken.sh; sh broken.sh;; *) sh "$1";; esac
+echo $$
+"""
+SPACE = "domains: [a, b]\nscales: [{name: s, cost_per_step: 1}, {name: l, cost_per_step: 10}]\nsteps: [10, 20]\n"
+JOB = "train {{ run }} {{ blend | quote }} {{ steps }} {{ from_step }}\n"
+
+
+def block(language: str, place: int = 0) -> str:
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)[place]
+
+
+def typed(line: str) -> Result:
+    return CliRunner().invoke(main, shlex.split(line)[1:])
+
+
+def suggest(line: str = "", *, code: int = 0) -> Any:
+    """What ``suggest --json`` answers; the sentence where it refuses."""
+    result = typed(f"ray-mixopt suggest --json {line}")
+    assert result.exit_code == code, result.output
+    return result.output if code else json.loads(result.stdout)
+
+
+def names(answer: dict[str, Any]) -> list[str]:
+    return [run["run"] for run in answer["runs"]]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("space.yaml").write_text(SPACE)
+    Path("job.sh.j2").write_text(JOB)
+    return tmp_path
+
+
+def log(runs: list[dict[str, Any]], *, name: bool = True, digits: int | None = None, upto: int | None = None) -> None:
+    """Writes rows of runs to runs.csv, as a trainer would: at every step that they pass."""
+    rows = []
+    for run in runs:
+        for step in (z for z in (10, 20) if run["from_step"] < z <= (upto or run["steps"])):
+            shares = {f"mixture/{d}": v if digits is None else round(v, digits) for d, v in run["mixture"].items()}
+            loss = (run["mixture"]["a"] - 0.3) ** 2 + 1 / step
+            rows.append({"run": run["run"]} | {"scale": run["scale"], "step": step} | shares | {"loss": loss})
+    table = pd.DataFrame(rows)
+    if not name:
+        table = table.drop(columns="run")
+    if Path("runs.csv").exists():
+        table = pd.concat([pd.read_csv("runs.csv", dtype={"run": str}), table])
+    table.to_csv("runs.csv", index=False)
+
+
+def forget() -> None:
+    """Begins anew."""
+    for name in ("by-hand.json", "previous-by-hand.json", "runs.csv"):
+        Path(name).unlink(missing_ok=True)
+
+
+# -- the page
+
+
+def test_the_page_from_start_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("space.yaml").write_text(block("yaml"))
+    Path("job.sh.j2").write_text(block("jinja"))
+    shutil.copy(ROOT / "tests" / "toy_training.py", "train.py")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "sbatch").write_text(SBATCH)
+    (tmp_path / "bin" / "sbatch").chmod(0o755)
+    (tmp_path / "bin" / "python3").symlink_to(sys.executable)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    commands = re.findall(r"^```bash\n(.*)\n```", PAGE, re.MULTILINE)
+    first, submit, second, third, answer = commands
+    for place, command in enumerate((first, second, third)):
+        result = typed(command)
+        assert result.exit_code == 0, result.output
+        assert f"Round {place + 1}: " in result.output
+        state = Path("by-hand.json").read_bytes()
+        written = {path.name: path.read_bytes() for path in Path("jobs").glob("*.*")}
+        again = typed(command)
+        assert (again.exit_code, again.stdout) == (0, result.stdout), "the same question, the same answer"
+        assert Path("by-hand.json").read_bytes() == state
+        assert {path.name: path.read_bytes() for path in Path("jobs").glob("*.*")} == written
+        for _ in range(2):  # the second time there is nothing to submit
+            subprocess.run(["bash", "-c", submit], check=True)
+    submitted = Path("submitted").read_text().split()
+    assert len(submitted) == len(set(submitted)) == 24, "three rounds of eight, none twice"
+    table = pd.read_csv("runs.csv")
+    assert not table.duplicated(["run", "step"]).any()
+    assert "hand-0012" not in set(table["run"])
+    reached = table.groupby(["run", "scale"])["step"].max().reset_index()
+    spent = sum({"60M": 0.06, "400M": 0.4}[scale] * step for _, scale, step in reached.itertuples(index=False))
+    assert 0 < spent <= 2400
+    assert len({name.partition("-to-")[0] for name in submitted}) < 24, "some went on"
+    result = typed(f"{answer} --json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["mixture"]["web"] == pytest.approx(0.55, abs=0.2)
+
+
+# -- what counts as running
+
+
+def test_what_is_under_way_counts_and_a_larger_number_asks_for_more(folder: Path) -> None:
+    three = suggest("--space space.yaml -n 3")
+    assert names(three) == ["hand-0001", "hand-0002", "hand-0003"]
+    assert suggest("--space space.yaml -n 3") == three == suggest("-n 3")  # the state knows the space
+    five = suggest("--space space.yaml -n 5")
+    assert (five["round"], names(five)) == (2, ["hand-0004", "hand-0005"])
+    assert [run["run"] for run in five["under_way"]] == names(three)
+    forget()
+    at_once = suggest("--space space.yaml -n 5")
+    mixtures = [run["mixture"] for run in (*five["under_way"], *five["runs"])]
+    assert [run["mixture"] for run in at_once["runs"]] == mixtures
+
+
+@pytest.mark.parametrize("how", [{}, {"name": False}, {"name": False, "digits": 2}], ids=["named", "alike", "rounded"])
+def test_rows_find_their_runs(how: dict[str, Any], folder: Path) -> None:
+    four = suggest("--space space.yaml -n 4")
+    log(four["runs"][1:3], **how)
+    after = suggest("--space space.yaml --from runs.csv --weight loss=1 -n 4")
+    assert (after["finished"], after["spent"]) == (2, sum(run["cost"] for run in four["runs"][1:3]))
+    assert [run["run"] for run in after["under_way"]] == ["hand-0001", "hand-0004"]
+    assert len(after["runs"]) == 2
+    assert suggest("--space space.yaml --from runs.csv --weight loss=1 -n 4") == after
+
+
+def test_half_a_run_is_under_way(folder: Path) -> None:
+    space = SPACE.replace("[10, 20]", "[20]")
+    Path("space.yaml").write_text(space)
+    one = suggest("--space space.yaml")
+    log(one["runs"], upto=10)
+    again = suggest("--space space.yaml --from runs.csv --weight loss=1")
+    assert names(again) == names(one) and again["runs"][0]["seen"] == 10
+    assert (again["spent"], again["committed"]) == (10, 20)
+
+
+def test_old_runs_cost_nothing_and_are_no_suggested_ones(folder: Path) -> None:
+    old = {"run": "old", "scale": "s", "steps": 20, "from_step": 0, "mixture": {"a": 0.5, "b": 0.5}}
+    log([old])
+    answer = suggest("--space space.yaml --from runs.csv --weight loss=1 -n 2")
+    assert (answer["finished"], answer["spent"], len(answer["runs"])) == (0, 0, 2)
+    forget()
+    log([old], name=False)
+    first = suggest("--space space.yaml --from runs.csv --weight loss=1 -n 6")
+    even = next(run for run in first["runs"] if run["mixture"]["a"] == pytest.approx(0.5) and run["scale"] == "s")
+    assert even["run"] not in [run["run"] for run in first["under_way"]]
+    log([even], name=False)
+    after = suggest("--space space.yaml --from runs.csv --weight loss=1 -n 6")
+    assert after["finished"] == 1 and even["run"] not in names(after)
+
+
+def test_the_space_of_a_table_stays_what_it_was(folder: Path) -> None:
+    line = "--from runs.csv --weight loss=1 --scale-cost s=1 --target s:20"
+    old = [
+        {"run": f"o{i}", "scale": "s", "steps": 20, "from_step": 0, "mixture": {"a": i / 5, "b": 1 - i / 5}}
+        for i in range(6)
+    ]
+    log(old)
+    one = suggest(f"{line} -n 1")["runs"][0]
+    table = pd.read_csv("runs.csv")
+    between = table.iloc[:1].assign(run=one["run"], step=7, **{f"mixture/{d}": s for d, s in one["mixture"].items()})
+    pd.concat([table, between]).to_csv("runs.csv", index=False)
+    suggest(f"{line} -n 2")
+    assert json.loads(Path("by-hand.json").read_text())["space"]["steps"] == [10, 20], "7 is no rung"
+
+
+def test_failed_runs_make_room(folder: Path) -> None:
+    three = suggest("--space space.yaml -n 3")
+    after = suggest("--space space.yaml -n 3 --failed hand-0002")
+    assert after["failed"] == ["hand-0002"] and names(after) == ["hand-0004"]
+    assert suggest("--space space.yaml -n 3") == after == suggest("--space space.yaml -n 3 --failed hand-0002")
+    assert "--failed hand-0009: by-hand.json has not suggested such a run; it has hand-0001, " in suggest(
+        "--failed hand-0009", code=2
+    )
+    log([three["runs"][1]])  # it came after all
+    assert suggest("--from runs.csv --space space.yaml -n 3 --weight loss=1")["failed"] == []
+
+
+def test_the_budget_is_kept(folder: Path) -> None:
+    answer = suggest("--space space.yaml -n 8 --budget 45")
+    spent = sum(run["cost"] for run in answer["runs"])
+    assert spent == answer["committed"] <= 45 and answer["unfilled"] > 0
+    assert suggest("--space space.yaml -n 8 --budget 45") == answer
+    log(answer["runs"])
+    after = suggest("--space space.yaml --from runs.csv --weight loss=1 -n 8 --budget 45")
+    assert after["committed"] <= 45 and after["spent"] == spent
+    forget()
+    assert "A budget of 1 buys no run" in suggest("--space space.yaml --budget 1", code=2)
+
+
+def test_runs_go_on_unless_they_cannot(folder: Path) -> None:
+    rounds = {}
+    for flag in ("", "--no-continue"):
+        forget()
+        log(suggest(f"--space space.yaml -n 8 {flag}")["runs"])
+        rounds[flag] = suggest(f"--space space.yaml --from runs.csv --weight loss=1 -n 6 {flag}")["runs"]
+    goes_on = [run for run in rounds[""] if run["continues"]]
+    assert goes_on and all(run["continues"] == run["run"] and run["from_step"] == 10 for run in goes_on)
+    price = {"s": 1, "l": 10}
+    assert all(run["cost"] == price[run["scale"]] * (run["steps"] - run["from_step"]) for run in rounds[""])
+    assert not any(run["continues"] for run in rounds["--no-continue"])
+    assert all("Expected to remove " in run["why"] for run in rounds[""])
+
+
+# -- the state
+
+
+def test_a_lost_state_is_noticed(folder: Path) -> None:
+    runs = suggest("--space space.yaml -n 2")["runs"]
+    log(runs[:1])
+    line = "--space space.yaml --from runs.csv --weight loss=1 -n 2"
+    suggest(line)
+    Path("by-hand.json").unlink()
+    assert "by-hand.json is gone, and previous-by-hand.json is there." in suggest(line, code=2)
+    Path("previous-by-hand.json").unlink()
+    assert "runs.csv has the run hand-0001, which the state of this search has not suggested: it is lost" in suggest(
+        line, code=2
+    )
+    assert not Path("by-hand.json").exists()
+
+
+def edited(change: Any, *, honest: bool) -> str:
+    state = json.loads(Path("by-hand.json").read_text())
+    change(state)
+    if honest:
+        state["checksum"] = by_hand._checksum({key: value for key, value in state.items() if key != "checksum"})
+    return json.dumps(state)
+
+
+DAMAGE = {
+    "torn": (lambda: Path("by-hand.json").read_text()[:-40], "is damaged. It is not JSON"),
+    "empty": (lambda: "", "is damaged. It is not JSON"),
+    "a list": (lambda: "[]", "it is of type list, not a JSON object"),
+    "another version": (lambda: edited(lambda s: s.update(version=2), honest=True), "of version 2: this release reads"),
+    "a share": (
+        lambda: edited(lambda s: s["runs"][0].update(mixture={"a": 0.4, "b": 0.6}), honest=False),
+        "It was changed since it was written",
+    ),
+    "a run less": (lambda: edited(lambda s: s["runs"].pop(), honest=False), "It was changed since it was written"),
+    "an unknown field": (lambda: edited(lambda s: s.update(extra=1), honest=True), "the unknown fields extra"),
+    "no runs": (lambda: edited(lambda s: s.pop("runs"), honest=True), "runs is missing"),
+    "a run that is none": (lambda: edited(lambda s: s["runs"].append(1), honest=True), "run 3: it is 1, not a JSON"),
+    "steps of text": (
+        lambda: edited(lambda s: s["runs"][0].update(steps="10"), honest=True),
+        "run 1: steps cannot be '10'",
+    ),
+    "backwards": (
+        lambda: edited(lambda s: s["runs"][0].update(steps=0), honest=True),
+        "hand-0001 goes from 0 to 0 steps",
+    ),
+    "a path for a name": (
+        lambda: edited(lambda s: s["runs"][0].update(run="../x"), honest=True),
+        "run 1 is '../x' from step 0",
+    ),
+    "no mixture": (
+        lambda: edited(lambda s: s["runs"][0].update(mixture={"a": 2.0, "b": -1.0}), honest=True),
+        "the mixture of hand-0001 does not sum to 1",
+    ),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), DAMAGE.values(), ids=DAMAGE.keys())
+def test_a_damaged_state_is_refused(content: Any, message: str, folder: Path) -> None:
+    suggest("--space space.yaml -n 1")
+    suggest("--space space.yaml -n 2")
+    Path("by-hand.json").write_text(content())
+    said = suggest("--space space.yaml -n 2", code=2)
+    assert message in said and "previous-by-hand.json is the state before the last round" in said
+    shutil.copy("previous-by-hand.json", "by-hand.json")
+    assert names(suggest("--space space.yaml -n 2")) == ["hand-0002"]
+
+
+def test_the_space_may_not_change_under_the_runs(folder: Path) -> None:
+    suggest("--space space.yaml")
+    Path("space.yaml").write_text(SPACE.replace("[a, b]", "[a, b, c]"))
+    assert "by-hand.json has suggested hand-0001, a mixture of a, b, and the space now has the domains a, b, c" in (
+        suggest("--space space.yaml", code=2)
+    )
+    Path("space.yaml").write_text(SPACE.replace("{name: s, cost_per_step: 1}, ", ""))
+    assert "hand-0001 at scale s, and the space now has l" in suggest("--space space.yaml", code=2)
+    Path("space.yaml").write_text(SPACE + "upper: {a: 0.6}")
+    assert all(run["mixture"]["a"] <= 0.6 for run in suggest("--space space.yaml -n 4")["runs"])
+
+
+def test_without_anything_to_go_by(folder: Path) -> None:
+    assert "There is neither a space nor a run nor a state by-hand.json: give --space FILE" in suggest(code=2)
+    assert "There is no space none.yaml" in suggest("--space none.yaml", code=2)
+    assert "are about old runs: give --from, too" in suggest("--space space.yaml --scale-cost s=1", code=2)
+    assert "Unknown strategy 'best'" in suggest("--space space.yaml --strategy best", code=2)
+    assert not Path("by-hand.json").exists()
+
+
+def test_one_call_at_a_time(folder: Path) -> None:
+    with by_hand.held(Path("by-hand.json")):
+        assert "by-hand.json is in use: another call is about to suggest runs." in suggest("--space space.yaml", code=2)
+    assert names(suggest("--space space.yaml")) == ["hand-0001"]
