@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from ray_mixopt.io.launch import LaunchFile
     from ray_mixopt.optimizer import MixtureOptimizer
 
-STATE = "by-hand.json"
-
 
 @click.command(
     epilog=examples(
@@ -64,7 +62,7 @@ STATE = "by-hand.json"
 @click.option(
     "--state",
     type=click.Path(dir_okay=False, path_type=Path),
-    default=STATE,
+    default="by-hand.json",
     show_default=True,
     help="File that knows which runs were suggested.",
 )
@@ -109,9 +107,11 @@ def suggest(
     from ray_mixopt.io import by_hand
     from ray_mixopt.io.launch import Template
 
-    going_on = f"what was suggested is in {state}, and the same command goes on from there."
     waiting = Console(stderr=True, markup=False, emoji=False)
-    with bad_arguments(), resumable(going_on):
+    with (
+        bad_arguments(),
+        resumable("the same command goes on. What was suggested so far stays so, and is not suggested twice."),
+    ):
         if (launch is None) != (out is None) or (kind is not None and launch is None):
             raise ValueError("--launch TEMPLATE and --out FOLDER belong together, and --as to both.")
         template = None if launch is None else Template(launch)
@@ -124,7 +124,7 @@ def suggest(
             before = by_hand.read(state)
             base = _base(space, before, histories, changes, state)
             searched = limits(base if target is None else replace(base, target=target))
-            search = replace(before or by_hand.ByHand(space=base), space=base)
+            search = by_hand.begun(state, base) if before is None else replace(before, space=base)
             search.check_fits(searched, state)
             search = _failed(search, failed, state)
             ask = _Question(
@@ -252,7 +252,7 @@ class _Question:
         from ray_mixopt.io.bookkeeping import Books
         from ray_mixopt.io.by_hand import AskedRun
 
-        books = Books(search.runs, self.histories, self.space, self.changes)
+        books = Books(search, self.histories, self.space, self.changes)
         wanted = number - len(books.under_way())
         history = books.history(continues=self.continues)
         settings = self.settings(history)
@@ -285,7 +285,7 @@ class _Question:
         if not search.runs:
             optimizer.problem.check_budget(optimizer.history)
         if len(search.runs) > len(books.asked):
-            books = Books(search.runs, self.histories, self.space, self.changes)
+            books = Books(search, self.histories, self.space, self.changes)
         return search, books
 
 

@@ -6,7 +6,7 @@ to one of the same scale and, within rounding, the same mixture, if it was not t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from ray_mixopt.core.history import History, Status, Trial
 from ray_mixopt.core.merging import DomainMap, concerning, take_in, translated
 from ray_mixopt.core.space import MixtureSpace
-from ray_mixopt.io.by_hand import OWN_NAME, AskedRun
+from ray_mixopt.io.by_hand import AskedRun, ByHand
 
 ROUNDING = 0.006  # of a share: tables have whole percents, and sums that are not quite 1
 
@@ -59,7 +59,7 @@ class Books:
     """The runs of several tables, told apart: those that were suggested, and others.
 
     Args:
-        asked: the runs suggested so far, in order.
+        search: knows the runs suggested so far.
         histories: the runs of each table, by its name.
         space: the search space.
         changes: what became of domains.
@@ -73,12 +73,12 @@ class Books:
 
     def __init__(
         self,
-        asked: Sequence[AskedRun],
+        search: ByHand,
         histories: Mapping[str, History],
         space: MixtureSpace,
         changes: DomainMap | None = None,
     ) -> None:
-        self.asked, self.space = tuple(asked), space
+        self.search, self.asked, self.space = search, search.runs, space
         self.notices: list[str] = []
         self.logged: list[LoggedRun] = []
         for source, history in histories.items():
@@ -166,10 +166,11 @@ class Books:
             elif (run := self._last.get(name)) is not None:
                 self._check(one, run)
                 one.claims[name] = 0
-            elif OWN_NAME.fullmatch(name):
+            elif self.search.names(name):
                 raise ValueError(
-                    f"{one.source} has the run {name}, which the state of this search has not suggested: it is lost, "
-                    "or of another search. Give the right one with --state; to begin anew, rename the run in the table."
+                    f"{one.source} has the run {name}, which the state of this search has not suggested: the state is "
+                    "lost, or the run is of another search. Give the right one with --state; for a new search a file "
+                    "of another name, after which its runs are called."
                 )
 
     def _check(self, one: LoggedRun, run: AskedRun) -> None:

@@ -30,8 +30,9 @@ from ray_mixopt.io.snapshots import PREVIOUS
 
 STATE_VERSION = 1
 MOST_BYTES = 64 * MiB
-OWN_NAME = re.compile(r"hand-\d{4,}")  # of a run that was suggested
-_FIELDS = ("version", "space", "runs", "checksum")
+DEFAULT = "by-hand.json"
+_FIELDS = ("version", "prefix", "space", "runs", "checksum")
+_PREFIX = re.compile(r"\w[\w.-]*")
 _SUM_TOLERANCE = 1e-6
 
 
@@ -81,10 +82,12 @@ class ByHand:
     Attributes:
         space: the search space, without limits that options add.
         runs: suggested so far, in order.
+        prefix: what names of its runs begin with, so that two searches may be in one table.
     """
 
     space: MixtureSpace
     runs: tuple[AskedRun, ...] = ()
+    prefix: str = "hand"
 
     @property
     def latest(self) -> int:
@@ -94,11 +97,21 @@ class ByHand:
     @property
     def new_name(self) -> str:
         """A name for the next new run."""
-        return f"hand-{1 + len({run.run for run in self.runs}):04d}"
+        return f"{self.prefix}-{1 + len({run.run for run in self.runs}):04d}"
+
+    def names(self, run: str) -> bool:
+        """Whether a run has a name that this search gives."""
+        prefix, _, number = run.rpartition("-")
+        return prefix == self.prefix and len(number) >= 4 and number.isdecimal()
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able description, with a checksum, read back by ``from_dict``."""
-        state = {"version": STATE_VERSION, "space": self.space.to_dict(), "runs": [asdict(run) for run in self.runs]}
+        state = {
+            "version": STATE_VERSION,
+            "prefix": self.prefix,
+            "space": self.space.to_dict(),
+            "runs": [asdict(run) for run in self.runs],
+        }
         return state | {"checksum": _checksum(state)}
 
     @classmethod
@@ -119,15 +132,17 @@ class ByHand:
                 "options, too."
             )
         space = MixtureSpace.from_dict(state["space"])
-        if not isinstance(state["runs"], list):
-            raise ValueError("Malformed search by hand: its runs are no list.")
+        if not isinstance(state["runs"], list) or not isinstance(state["prefix"], str):
+            raise ValueError("Malformed search by hand: its runs are no list, or its prefix is no text.")
         runs = tuple(_asked(entry, i) for i, entry in enumerate(state["runs"], 1))
-        reached: dict[str, int] = {}
+        search, reached = cls(space=space, runs=runs, prefix=state["prefix"]), dict[str, int]()
         for run in runs:
+            if not search.names(run.run):
+                raise ValueError(f"Malformed search by hand: it cannot have called a run {run.run!r}.")
             if (run.start == 0) == (run.run in reached) or run.steps <= max(run.start, reached.get(run.run, 0)):
                 raise ValueError(f"Malformed search by hand: {run.run} goes from {run.start} to {run.steps} steps.")
             reached[run.run] = run.steps
-        return cls(space=space, runs=runs)
+        return search
 
     def check_fits(self, space: MixtureSpace, name: object) -> None:
         """Checks that the runs suggested so far can be runs of a space: its limits, rungs and costs may have changed.
@@ -167,11 +182,28 @@ def _checksum(state: dict[str, Any]) -> str:
 def _asked(entry: Any, place: int) -> AskedRun:
     check_fields(AskedRun, entry, f"search by hand, run {place}")
     mixture = named_numbers(entry["mixture"], f"the mixture of run {place}")
-    if not OWN_NAME.fullmatch(entry["run"]) or entry["start"] < 0 or entry["round"] < 1:
-        raise ValueError(f"Malformed search by hand: run {place} is {entry['run']!r} from step {entry['start']}.")
+    if entry["start"] < 0 or entry["round"] < 1:
+        raise ValueError(
+            f"Malformed search by hand: run {place} is from step {entry['start']}, round {entry['round']}."
+        )
     if min(mixture.values(), default=-1.0) < 0 or abs(sum(mixture.values()) - 1) > _SUM_TOLERANCE:
         raise ValueError(f"Malformed search by hand: the mixture of {entry['run']} does not sum to 1.")
     return AskedRun(**{**entry, "mixture": mixture, "known": tuple(entry.get("known", ()))})
+
+
+def begun(path: Path, space: MixtureSpace) -> ByHand:
+    """A new search, whose runs are called after its state's file.
+
+    Raises:
+        ValueError: for a name of a file that runs cannot have.
+    """
+    prefix = "hand" if path.name == DEFAULT else path.stem
+    if not _PREFIX.fullmatch(prefix):
+        raise ValueError(
+            f"Runs are called after the file of the state, and {prefix!r} cannot be in a name: use letters, digits, "
+            "'_', '-' and '.' in --state."
+        )
+    return ByHand(space=space, prefix=prefix)
 
 
 def read(path: Path) -> ByHand | None:

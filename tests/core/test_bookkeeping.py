@@ -9,7 +9,7 @@ import pytest
 from ray_mixopt.core.history import History, Trial
 from ray_mixopt.core.space import MixtureSpace, Scale
 from ray_mixopt.io.bookkeeping import Books
-from ray_mixopt.io.by_hand import AskedRun
+from ray_mixopt.io.by_hand import AskedRun, ByHand
 
 SPACE = MixtureSpace(domains=("a", "b"), scales=(Scale("s", 1.0), Scale("l", 10.0)), steps=(10, 20))
 
@@ -30,6 +30,10 @@ def asked(run: str, share: float, steps: int, *, start: int = 0, known: tuple[in
     return AskedRun(
         run=run, round=1, mixture={"a": share, "b": 1 - share}, scale="s", start=start, steps=steps, why="", known=known
     )
+
+
+def books_of(runs: list[AskedRun], histories: dict[str, History], space: MixtureSpace) -> Books:
+    return Books(ByHand(space=space, runs=tuple(runs)), histories, space)
 
 
 CASES = {
@@ -90,7 +94,7 @@ CASES = {
 def test_whose_rows(runs: Any, rows: Any, found: dict[str, list[int]], others: list[str]) -> None:
 
     given = history_of(*rows)
-    books = Books(runs, {"t": given}, given.space)
+    books = books_of(runs, {"t": given}, given.space)
     assert {name: list(books.reports(name)) for name in found} == found
     history = books.history()
     assert [trial.trial_id.removeprefix("t:") for trial in history if trial.evaluated] == others
@@ -100,7 +104,7 @@ def test_whose_rows(runs: Any, rows: Any, found: dict[str, list[int]], others: l
 def test_rows_that_are_not_as_suggested() -> None:
 
     given = history_of(("hand-0001", 0.4, "s", (10,)), ("hand-0001_7", 0.4, "s", (10,)))
-    books = Books([asked("hand-0001", 0.3, 10)], {"t": given}, given.space)
+    books = books_of([asked("hand-0001", 0.3, 10)], {"t": given}, given.space)
     assert books.history()["hand-0001"].mixture == (0.4, 0.6)
     assert [trial.trial_id for trial in books.history()] == ["hand-0001"]
     assert "hand-0001 was trained on another mixture than suggested, with shares that differ by up to 0.100" in str(
@@ -108,12 +112,12 @@ def test_rows_that_are_not_as_suggested() -> None:
     )
     assert "t has rows of hand-0001 that repeat a step: the first of them count." in books.notices
     with pytest.raises(ValueError, match="t has hand-0001 at scale l, and it was suggested at s: correct the scale"):
-        Books([asked("hand-0001", 0.3, 10)], {"t": history_of(("hand-0001", 0.3, "l", (10,)))}, given.space)
+        books_of([asked("hand-0001", 0.3, 10)], {"t": history_of(("hand-0001", 0.3, "l", (10,)))}, given.space)
 
 
 def test_a_diverged_run_is_over() -> None:
     given = history_of(("hand-0001", 0.3, "s", (10,)))
     given["hand-0001"].status = "diverged"
-    books = Books([asked("hand-0001", 0.3, 20)], {"t": given}, SPACE)
+    books = books_of([asked("hand-0001", 0.3, 20)], {"t": given}, SPACE)
     assert (books.status("hand-0001"), books.under_way()) == ("diverged", [])
     assert books.history()["hand-0001"].status == "diverged"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import shlex
@@ -238,8 +239,8 @@ def test_a_lost_state_is_noticed(folder: Path) -> None:
     Path("by-hand.json").unlink()
     assert "by-hand.json is gone, and previous-by-hand.json is there." in suggest(line, code=2)
     Path("previous-by-hand.json").unlink()
-    assert "runs.csv has the run hand-0001, which the state of this search has not suggested: it is lost" in suggest(
-        line, code=2
+    assert "runs.csv has the run hand-0001, which the state of this search has not suggested: the state is lost" in (
+        suggest(line, code=2)
     )
     assert not Path("by-hand.json").exists()
 
@@ -275,8 +276,14 @@ DAMAGE = {
     ),
     "a path for a name": (
         lambda: edited(lambda s: s["runs"][0].update(run="../x"), honest=True),
-        "run 1 is '../x' from step 0",
+        "it cannot have called a run '../x'",
     ),
+    "another's name": (
+        lambda: edited(lambda s: s.update(prefix="foot"), honest=True),
+        "it cannot have called a run 'hand-0001'",
+    ),
+    "a number for a prefix": (lambda: edited(lambda s: s.update(prefix=1), honest=True), "its prefix is no text"),
+    "round 0": (lambda: edited(lambda s: s["runs"][0].update(round=0), honest=True), "run 1 is from step 0, round 0"),
     "no mixture": (
         lambda: edited(lambda s: s["runs"][0].update(mixture={"a": 2.0, "b": -1.0}), honest=True),
         "the mixture of hand-0001 does not sum to 1",
@@ -319,3 +326,167 @@ def test_one_call_at_a_time(folder: Path) -> None:
     with by_hand.held(Path("by-hand.json")):
         assert "by-hand.json is in use: another call is about to suggest runs." in suggest("--space space.yaml", code=2)
     assert names(suggest("--space space.yaml")) == ["hand-0001"]
+
+
+def test_two_searches_have_one_table(folder: Path) -> None:
+    log(suggest("--space space.yaml -n 2")["runs"])
+    line = "--space space.yaml --from runs.csv --weight loss=1 -n 3 --state second.json"
+    second = suggest(line)
+    assert names(second) == ["second-0001", "second-0002", "second-0003"] and second["spent"] == 0
+    log(second["runs"])
+    assert suggest(line)["finished"] == 3
+    assert suggest(line.replace("second.json", "by-hand.json"))["finished"] == 2
+    assert "Runs are called after the file of the state, and 'a b' cannot be in a name" in suggest(
+        "--space space.yaml --state 'a b.json'", code=2
+    )
+
+
+# -- launch files
+
+
+LAUNCH = "--space space.yaml -n 3 --launch job.sh.j2 --out jobs"
+
+
+def written(place: str = "jobs") -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path(place).iterdir() if path.is_file()}
+
+
+def test_what_a_launch_file_says(folder: Path) -> None:
+    Path("space.yaml").write_text(SPACE.replace("name: s", "name: '$(rm) \"x\"'"))
+    template = (
+        "{% for name, share in mixture.items() %}{{ name }}={{ share }} {% endfor %}\n{{ scale | quote }} {{ steps }} "
+        "{{ from_step }} {{ continues }} {{ seed }} {{ cost }} {{ round }}\n{{ folder }}\n{{ blend }}\n{{ why }}"
+    )
+    Path("job.sh.j2").write_text(template)
+    (run, *_) = suggest(LAUNCH + " --as yaml")["runs"]
+    assert run["launch"] == str(folder / "jobs" / "hand-0001-to-10.sh")
+    shares, values, place, blend, why = Path(run["launch"]).read_text().splitlines()
+    assert shares.split() == [f"{name}={share}" for name, share in run["mixture"].items()]
+    assert shlex.split(values) == ['$(rm) "x"', "10", "0", "None", "1", "10.0", "1"]
+    assert Path(place).is_dir() and place == str(folder / "jobs" / "hand-0001")
+    assert blend == run["blend"] == str(folder / "jobs" / "hand-0001-to-10.blend.yaml")
+    assert Path(blend).read_text().splitlines()[-2:] == ['"a": 0.500000', '"b": 0.500000']
+    assert why == run["why"] and why.startswith("How good the mixture 'uniform' is at ")
+
+
+class Killed(BaseException):
+    """As if the process had ended there."""
+
+
+@pytest.mark.parametrize("place", [1, 2, 3, 4, 7], ids=lambda i: f"before write {i}")
+def test_a_call_that_is_killed_is_made_again(place: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray_mixopt.io import launch
+
+    whole = suggest(LAUNCH)
+    files = written()
+    shutil.rmtree("jobs")
+    forget()
+    done = []
+
+    def dying(module: Any) -> None:
+        write = module.write_atomically
+
+        def write_or_die(*args: Any, **options: Any) -> None:
+            done.append(args)
+            if len(done) == place:
+                raise Killed
+            write(*args, **options)
+
+        monkeypatch.setattr(module, "write_atomically", write_or_die)
+
+    dying(by_hand)
+    dying(launch)
+    with pytest.raises(Killed):
+        CliRunner().invoke(main, shlex.split(f"suggest {LAUNCH}"))
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    assert suggest(LAUNCH) == whole
+    assert written() == files
+
+
+def test_launch_files_that_were_taken_are_not_written_again(folder: Path) -> None:
+    suggest(LAUNCH)
+    files = written()
+    Path("jobs/hand-0002-to-10.sh").unlink()
+    Path("job.sh.j2").write_text(JOB + "# corrected\n")
+    said = typed(f"ray-mixopt suggest {LAUNCH}")
+    assert f"Not written again, since they were taken: {folder}/jobs/hand-0002-to-10.sh" in said.stdout
+    assert "hand-0002-to-10.sh" not in written() and len(written()) == len(files) - 1
+    assert written()["hand-0001-to-10.sh"].endswith(b"# corrected\n")
+    suggest(LAUNCH.replace("jobs", "others"))
+    assert len(written("others")) == len(files)
+
+
+FILLED = "cannot be filled in for hand-0001: "
+TEMPLATES = {
+    "an unknown variable": (
+        "{{ setps }} {{ from_step }}",
+        "job.sh.j2 uses setps, which no run has: known are run, mix",
+    ),
+    "a mistake": ("{{ from_step }}\n{% if %}", "job.sh.j2, line 2: "),
+    "an unknown filter": ("{{ from_step | upside }}", "job.sh.j2, line 1: No filter named 'upside'"),
+    "another file": ("{{ from_step }}{% include '/etc/passwd' %}", FILLED),
+    "an unknown domain": ("{{ from_step }}{{ mixture.c }}", FILLED + "'dict object' has no attribute 'c'"),
+    "nothing to divide by": ("{{ steps / from_step }}", FILLED + "division by zero"),
+    "a way out": ("{{ from_step.__class__.__mro__ }}", FILLED + "access to attribute '__class__'"),
+    "without end": ("{% for i in range(10**9) %}{{ from_step }}{% endfor %}", FILLED + "Range too big"),
+    "no going on": ("{{ run }}", "uses neither from_step nor continues, so that a run that is to go on would begin"),
+    "no text": (b"\xff", "job.sh.j2 is not text in UTF-8"),
+    "a huge one": (b" " * (2**20 + 1), "which is more than the 1 MiB that are read"),
+}
+
+
+@pytest.mark.parametrize(("template", "message"), TEMPLATES.values(), ids=TEMPLATES.keys())
+def test_templates_that_will_not_do(template: str | bytes, message: str, folder: Path) -> None:
+    Path("job.sh.j2").write_bytes(template if isinstance(template, bytes) else template.encode())
+    assert message in suggest(LAUNCH, code=2)
+    assert not Path("by-hand.json").exists(), "nothing was suggested"
+    assert not Path("jobs").exists() or written() == {}
+
+
+def test_what_cannot_be_written(folder: Path) -> None:
+    assert "There is no template none.j2" in suggest(LAUNCH.replace("job.sh.j2", "none.j2"), code=2)
+    for part in ("--launch job.sh.j2", "--out jobs", "--as yaml"):
+        assert "--launch TEMPLATE and --out FOLDER belong together" in suggest(f"--space space.yaml {part}", code=2)
+    assert "/proc/none: " in suggest(LAUNCH.replace("jobs", "/proc/none"), code=2)
+    assert "none/.by-hand.json.lock: No such file" in suggest("--space space.yaml --state none/by-hand.json", code=2)
+    assert not Path("by-hand.json").exists()
+    Path("space.yaml").write_text(SPACE.replace("name: s", 'name: "s\\nrm"'))
+    assert r"'s\nrm' holds characters that cannot be printed" in suggest(LAUNCH, code=2)
+
+
+def test_ctrl_c_says_how_to_go_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray_mixopt.optimizer import MixtureOptimizer
+
+    def interrupted(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(MixtureOptimizer, "propose", interrupted)
+    result = typed(f"ray-mixopt suggest {LAUNCH}")
+    assert result.exit_code == 130
+    assert "Interrupted: the same command goes on. What was suggested so far stays so, and is not" in result.output
+    assert not Path("by-hand.json").exists()
+
+
+def _call(number: int, told: Any) -> None:
+    result = typed(f"ray-mixopt suggest --json --space space.yaml -n {number}")
+    told.put((result.exit_code, result.output if result.exit_code else result.stdout))
+
+
+def test_two_calls_at_once_hand_out_no_run_twice(folder: Path) -> None:
+    processes = multiprocessing.get_context("fork")
+    told = processes.SimpleQueue()
+    calls = [processes.Process(target=_call, args=(number, told)) for number in (3, 5)]
+    for call in calls:
+        call.start()
+    answers = []
+    for code, text in [told.get() for _ in calls]:
+        assert code == 0 or "by-hand.json is in use" in text, text
+        answers += [json.loads(text)] if code == 0 else []
+    for call in calls:
+        call.join()
+    state = by_hand.read(Path("by-hand.json"))
+    assert answers and state is not None
+    kept = {(run.run, *run.mixture.values()) for run in state.runs}
+    heard = {(run["run"], *run["mixture"].values()) for answer in answers for run in answer["runs"]}
+    assert heard <= kept and len({run for run, *_ in kept}) == len(kept) and len(kept) in (3, 5)
