@@ -1,26 +1,40 @@
 """How well real runs at a larger scale are predicted from those at smaller ones, over all tables and their metrics.
 
     python experiments/backtest.py --draws 5 --processes 2
+    python experiments/backtest.py --methods 'regmix-*,linear regression' --tables dmsl
+    python experiments/backtest.py --methods none        # only the tables and figures
 
-Writes experiments/results/backtest.json and .md. The tables are those of ../shared/data, and mixtures sampled from the
-reference network. Metrics whose names begin with a letter from N on were never looked at while the surrogate was made.
+Leaves one JSON file for a question and method in experiments/results/backtest, with the scores of each objective: what
+is there is not computed again (delete a file to have it anew). Then writes all tables to
+experiments/results/backtest.md, targets first, and the figures. The tables are those of ../shared/data, and mixtures
+sampled from the reference network. Metrics whose names begin with a letter from N on were never looked at while the
+surrogate was made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+import json
+import subprocess
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from harness import arguments, side_by_side, write
+from backtest_tables import write_tables
+from harness import arguments, as_they_end
 
 from ray_mixopt import simulators
 from ray_mixopt.analysis.backtest import backtest
+from ray_mixopt.analysis.baselines import Method
+from ray_mixopt.benchmark.hindcasts import EVERYTHING, obstacle
 from ray_mixopt.benchmark.logged import LOGS
-from ray_mixopt.benchmark.markdown import table
 from ray_mixopt.core.history import History, Trial
 from ray_mixopt.core.problem import Settings
+from ray_mixopt.core.safety import write_atomically
 from ray_mixopt.io.runs import read_runs
 from ray_mixopt.simulators.run_table import RunTable
 
@@ -33,10 +47,12 @@ class Question:
     """A table and what is hidden of it.
 
     Args:
+        table: its name.
         hide: scale and steps that are predicted.
-        given: scales whose runs are given.
+        given: scales whose runs are given; all smaller ones where empty.
         mixtures: how many of them; None for all.
         known: how many of the hidden mixtures are known at the hidden scale too.
+        nested: whether the same mixtures are given at all scales.
     """
 
     table: str
@@ -44,19 +60,42 @@ class Question:
     given: tuple[str, ...]
     mixtures: tuple[int | None, ...]
     known: int = 0
+    nested: bool = True
+
+    @property
+    def name(self) -> str:
+        """Says all but the numbers of mixtures; the name of a folder, too."""
+        parts = [f"{self.table}-{self.hide[0]}", f"from-{'-'.join(self.given) or 'all'}"]
+        return "_".join(parts + [f"known-{self.known}"] * bool(self.known) + ["own-mixtures"] * (not self.nested))
 
 
-QUESTIONS = (
-    Question(table="dmsl", hide=("1235M", None), given=("122M", "310M"), mixtures=(8, 16, None)),
-    Question(table="dmsl", hide=("937M", None), given=("122M", "310M"), mixtures=(8, 16, None)),
-    Question(table="mixinglaws", hide=("410M", 30_000), given=("70M", "160M"), mixtures=(8, 16, None)),
-    Question(table="regmix", hide=("1B", 1), given=("1m", "60m"), mixtures=(64, 256)),
-    Question(table="network", hide=("1B", 19_700), given=("20M", "60M"), mixtures=(16, 40)),
-)
+def _asked() -> Iterator[Question]:
+    """The two smallest scales first, then in what else a question can differ, one thing at a time."""
+    bases = (
+        Question(table="dmsl", hide=("1235M", None), given=("122M", "310M"), mixtures=(8, 16, None)),
+        Question(table="dmsl", hide=("937M", None), given=("122M", "310M"), mixtures=(8, 16, None)),
+        Question(table="mixinglaws", hide=("410M", 30_000), given=("70M", "160M"), mixtures=(8, 16, None)),
+        Question(table="regmix", hide=("1B", 1), given=("1m", "60m"), mixtures=(64, 256)),
+        Question(table="network", hide=("1B", 19_700), given=("20M", "60M"), mixtures=(16, 40)),
+    )
+    yield from bases
+    further = {"network": ("20M", "60M", "150M", "300M", "500M")}
+    for base in bases:
+        fields = {field: getattr(base, field) for field in ("table", "hide", "given", "mixtures")}
+        if base.table != "regmix":  # which has but two smaller scales
+            yield Question(**{**fields, "given": further.get(base.table, ())})
+        if base.table != "network":
+            yield Question(**{**fields, "mixtures": fields["mixtures"][:2]}, nested=False)
+        for known in (2, 5):
+            yield Question(**fields, known=known)
+
+
+QUESTIONS = {question.name: question for question in _asked()}
 MEANS = {"dmsl": 7, "mixinglaws": 22, "regmix": 13}
 """Number of losses of which the mean is an objective too; each loss is one."""
 
 
+@cache
 def history_of(name: str) -> History:
     """The runs of a table."""
     if name == "dmsl":
@@ -103,99 +142,124 @@ def _add(history: History, trial: Trial, seen: dict[int, dict[str, float]]) -> N
         trial.status = "done"
 
 
-def objectives(name: str, history: History, part: str) -> dict[str, dict[str, float]]:
+def objectives(name: str, part: str) -> dict[str, dict[str, float]]:
     """Objectives by name: the mean of a table's losses, and each metric of a part of them."""
-    metrics = [metric for metric in history.metrics if metric not in ("loss", "train_loss")]
+    metrics = [metric for metric in history_of(name).metrics if metric not in ("loss", "train_loss")]
     losses = [m for m in metrics if m.startswith("val_loss/")][: MEANS.get(name, 0)]
     tuning = [m for m in metrics if m.rpartition("/")[-1][0].lower() < "n"]
     chosen = {"tuning": tuning, "reporting": [m for m in metrics if m not in tuning], "all": metrics}[part]
-    found = {m: {m: 1.0} for m in chosen}
-    return found | ({f"mean of {len(losses)}": {m: 1 / len(losses) for m in losses}} if losses else {})
+    mean = {f"mean of {len(losses)}": {m: 1 / len(losses) for m in losses}} if losses else {}
+    return mean | {m: {m: 1.0} for m in chosen}
 
 
-def answer(question: Question, objective: str, weights: dict[str, float], draws: int) -> list[dict[str, object]]:
-    """The scores of each method, a row a number of mixtures given."""
-    mode = "max" if "acc" in objective else "min"
+class Cells:
+    """The scores that are there, in a file for each question and method.
+
+    Args:
+        folder: of the files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def of(self, question: str, method: str) -> dict[str, Any]:
+        """By objective, its ``draws`` and ``commit``, and the scores of each ``given`` number of mixtures."""
+        path = self._path(question, method)
+        return json.loads(path.read_text())["objectives"] if path.exists() else {}
+
+    def add(self, question: Question, method: str, objective: str, found: dict[str, Any]) -> None:
+        """Keeps the scores of an objective."""
+        both = {**self.of(question.name, method), objective: found}
+        path = self._path(question.name, method)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps({"question": asdict(question), "method": method, "objectives": both}) + "\n")
+
+    def _path(self, question: str, method: str) -> Path:
+        return self.folder / question / f"{method.replace(' ', '-')}.json"
+
+
+def answer(
+    question: Question,
+    objective: str,
+    weights: dict[str, float],
+    names: Sequence[str],
+    draws: int,
+    methods: Mapping[str, Method] = EVERYTHING,
+) -> tuple[Question, str, dict[str, Any]]:
+    """The scores of some methods for an objective."""
     found = backtest(
         history_of(question.table),
-        Settings(objective=weights, mode=mode),
+        Settings(objective=weights, mode="max" if "acc" in objective else "min"),
         hide=question.hide,
         given=question.given,
         mixtures=question.mixtures,
         known=question.known,
+        nested=question.nested,
         draws=draws,
+        methods={name: methods[name] for name in names},
     )
-    where = {"table": question.table, "hidden": question.hide[0], "known": question.known, "objective": objective}
-    sizes = list(question.mixtures)
-    return [
-        where | {"given": "all" if size is None else size, "method": method, **asdict(scores)}
-        for size, case in zip(sizes, found.cases, strict=True)
-        for method, scores in case.scores.items()
-    ]
-
-
-def summary(rows: Sequence[dict[str, object]]) -> str:
-    """Means over the objectives of a table, and the worst coverage of any."""
-    lines = []
-    keys = dict.fromkeys((r["table"], r["hidden"], r["known"], r["given"], _method(str(r["method"]))) for r in rows)
-    for key in keys:
-        of = [r for r in rows if (r["table"], r["hidden"], r["known"], r["given"], _method(str(r["method"]))) == key]
-        mean = {
-            k: _mean([r[k] for r in of]) for k in ("rank", "error", "covered", "stated", "level", "regret", "seconds")
-        }
-        worst = min((float(str(r["covered"])) for r in of if r["covered"] is not None), default=None)
-        overall = next((r["rank"] for r in of if str(r["objective"]).startswith("mean")), None)
-        cells = [
-            mean["rank"],
-            overall,
-            mean["error"],
-            mean["covered"],
-            worst,
-            mean["stated"],
-            mean["level"],
-            mean["regret"],
-            mean["seconds"],
+    numbers = ["all" if size is None else size for size in question.mixtures]
+    kept = {}
+    for name in names:
+        cases = [
+            {"given": number, "mixtures": case.mixtures, **asdict(case.scores[name])}
+            for number, case in zip(numbers, found.cases, strict=True)
+            if name in case.scores
         ]
-        lines.append(
-            [f"{key[0]} {key[1]}", str(key[3]), key[4], *("-" if x is None else f"{float(str(x)):.3f}" for x in cells)]
-        )
-    head = [
-        "table",
-        "given",
-        "method",
-        "rank",
-        "rank, mean",
-        "error / spread",
-        "covered",
-        "worst",
-        "stated / true",
-        "level",
-        "regret",
-        "s",
-    ]
-    return table(head, lines)
+        kept[name] = {"draws": draws, "hidden": found.n_hidden - found.known, "cases": cases}
+    return question, objective, kept
 
 
-def _method(name: str) -> str:
-    return name.partition(" of ")[0].partition(" as at ")[0]
+def fill(
+    cells: Cells,
+    questions: Sequence[Question],
+    names: Sequence[str],
+    given: argparse.Namespace,
+    answer: Callable[..., tuple[Question, str, dict[str, Any]]] = answer,
+) -> None:
+    """Answers what is not there yet, and keeps each objective as soon as it is answered.
+
+    Args:
+        cells: what is there.
+        questions: all that are asked.
+        names: of the methods.
+        given: what the command line says of draws, part and processes.
+        answer: like the function above.
+    """
+    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+    jobs = []
+    for question in questions if names else ():
+        there = {name: cells.of(question.name, name) for name in names}
+        for objective, weights in objectives(question.table, given.part).items():
+            left = [name for name in names if there[name].get(objective, {}).get("draws") != given.draws]
+            if left:
+                jobs.append((question, objective, weights, left, given.draws))
+    for number, (question, objective, found) in enumerate(as_they_end(answer, jobs, given.processes), start=1):
+        for name, scores in found.items():
+            cells.add(question, name, objective, {"commit": git.stdout.strip(), **scores})
+        print(f"{number} of {len(jobs)}: {question.name}, {objective}", flush=True)
 
 
-def _mean(values: Sequence[object]) -> float | None:
-    known = [float(str(v)) for v in values if v is not None]
-    return float(np.mean(known)) if known else None
+def chosen(given: argparse.Namespace, names: Iterable[str]) -> tuple[list[Question], list[str]]:
+    """The questions and methods whose names match what the command line says."""
+
+    def matching(name: str, field: str) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in getattr(given, field).split(","))
+
+    questions = [q for q in QUESTIONS.values() if matching(q.table, "tables") and matching(q.name, "questions")]
+    return questions, [name for name in names if matching(name, "methods")]
 
 
 def main() -> None:
-    """Runs and writes everything."""
-    given = arguments(__doc__, seeds="0-0", draws=5, part="all", tables=",".join({q.table: 0 for q in QUESTIONS}))
-    jobs = [
-        (question, name, weights, given.draws)
-        for question in QUESTIONS
-        if question.table in given.tables.split(",")
-        for name, weights in objectives(question.table, history_of(question.table), given.part).items()
-    ]
-    rows = [row for found in side_by_side(answer, jobs, given.processes) for row in found]
-    write(given.out, "backtest", summary(rows), rows)
+    """Answers what is not answered yet, and writes the tables and figures."""
+    given = arguments(__doc__, processes=2, draws=5, part="all", tables="*", questions="*", methods="*")
+    questions, names = chosen(given, EVERYTHING)
+    for name in [name for name in names if obstacle(name)]:
+        print(f"{name} is left out: {obstacle(name)}")
+        names.remove(name)
+    cells = Cells(given.out / "backtest")
+    fill(cells, questions, names, given)
+    write_tables({name: {m: cells.of(name, m) for m in EVERYTHING} for name in QUESTIONS}, given.out)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,17 @@ def side_by_side(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], 
     context = multiprocessing.get_context("spawn")
     with context.Pool(processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         return pool.starmap(function, jobs, chunksize=1)
+
+
+def as_they_end(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], processes: int) -> Iterator[Any]:
+    """The same, each as soon as it is there, in any order."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield from pool.imap_unordered(partial(_apply, function), jobs)
+
+
+def _apply(function: Callable[..., Any], job: tuple[Any, ...]) -> Any:
+    return function(*job)
 
 
 def write(out: Path, name: str, text: str, found: Any) -> None:
