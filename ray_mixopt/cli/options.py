@@ -226,7 +226,7 @@ def objective_of(
     Raises:
         ValueError: if nothing is given, and it is not clear from the runs.
     """
-    from ray_mixopt.io.read import DERIVED_METRIC
+    from ray_mixopt.io.rows import DERIVED_METRIC
 
     if objective is None and own is not None:
         objective, mode = own.settings.objective, mode or own.settings.mode

@@ -20,13 +20,14 @@ from ray_mixopt.cli.options import (
     examples,
     nothing_known,
     one_thread,
-    pairs,
     parsed_target,
     scatter_option,
 )
+from ray_mixopt.cli.sources import table_options
 
 if TYPE_CHECKING:
     from ray_mixopt.core.problem import Mode
+    from ray_mixopt.io.runs import Source
     from ray_mixopt.simulators import RunTable, Simulator
     from ray_mixopt.simulators.replay import Replay
 
@@ -46,6 +47,7 @@ RESULT_VERSION = 1
 )
 @click.option("--simulator", metavar="NAME", help=f"Simulator, by name or .npz file.  [default: {DEFAULT_SIMULATOR}]")
 @click.option("--runs", type=click.Path(exists=True, path_type=Path), help="Logged runs to replay instead.")
+@table_options
 @click.option("--from", "earlier", metavar="PATH", help="Earlier runs to take in at no cost, see recommend --from.")
 @scatter_option
 @click.option("--metric", help="Metric to optimise.  [default: the simulator's or table's own]")
@@ -60,7 +62,6 @@ RESULT_VERSION = 1
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--noise", type=float, help="Noise of the simulator, as a share of each metric's spread.  [default: 0]")
 @click.option("--target", metavar="SCALE:STEPS", help="Where the best mixture is wanted.  [default: the largest run]")
-@click.option("--scale-cost", metavar="SCALE=COST", multiple=True, help="Cost of a step of logged runs; once a scale.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder of the results, a new one.")
 @as_json_option
 def replay(
@@ -76,7 +77,7 @@ def replay(
     seed: int,
     noise: float | None,
     target: str | None,
-    scale_cost: Sequence[str],
+    table: Source,
     out: Path | None,
     as_json: bool,
 ) -> None:
@@ -95,15 +96,15 @@ def replay(
         if scatter and earlier is None:
             raise ValueError("--metric-noise is about earlier runs: give --from, too.")
         if runs is None:
-            if scale_cost:
-                raise ValueError("--scale-cost is about logged runs: give --runs, too.")
+            if table != Source():
+                raise ValueError("Options about scales, steps and columns are about logged runs: give --runs, too.")
             source: Simulator | RunTable = _simulator(
                 simulator or DEFAULT_SIMULATOR, strategy, noise or 0.0, seed, where
             )
         else:
             if simulator is not None or noise is not None:
                 raise ValueError("--simulator and --noise do not go with --runs, whose results are as logged.")
-            source = RunTable.read(runs, scale_cost=_costs(scale_cost), target=where)
+            source = RunTable.read(runs, scale_cost=table.cost or None, target=where, source=table)
         metric = source.default_metric if metric is None else metric
         settings = Settings(
             objective={metric: 1.0},
@@ -116,10 +117,6 @@ def replay(
         search = Replay(source=source, settings=settings, concurrency=concurrency, earlier=known)
         folder = _folder(out, f"replay-{source.name}-{metric.replace('/', '-')}-{strategy}-{seed}")
     sys.exit(_run(search, metric, folder, as_json))
-
-
-def _costs(texts: Sequence[str]) -> dict[str, float] | None:
-    return pairs(texts, "--scale-cost", "SCALE=COST, for instance 60M=0.03") or None
 
 
 def _simulator(name: str, strategy: str, noise: float, seed: int, target: tuple[str, int] | None) -> Simulator:

@@ -11,16 +11,28 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ray_mixopt.cli.options import as_json_option, bad_arguments, examples, objective_options, one_thread, opened
+from ray_mixopt.cli.options import (
+    as_json_option,
+    bad_arguments,
+    examples,
+    objective_of,
+    objective_options,
+    one_thread,
+    opened,
+)
+from ray_mixopt.cli.sources import check_heeded, table_options
 
 if TYPE_CHECKING:
     from ray_mixopt.core.objective import Mode, Objective
+    from ray_mixopt.io.runs import Source
+    from ray_mixopt.optimizer import MixtureOptimizer
 
 
 @click.command(
     epilog=examples(
         "ray-mixopt report results/replay-slimpajama-val_loss-common_crawl-default-0",
         "ray-mixopt report ~/ray_results/my-search --follow",
+        "ray-mixopt report runs.csv --weight val_loss/arxiv=1 --out decision",
         "ray-mixopt report results/history.json --weight accuracy/hellaswag=1 --mode max --out hellaswag",
     )
 )
@@ -32,6 +44,7 @@ if TYPE_CHECKING:
 @click.option("--every", type=click.FloatRange(min=1), help="--follow: seconds between.  [default: 30]")
 @click.option("--name", help="Heading.  [default: that of PATH]")
 @objective_options
+@table_options
 @as_json_option
 def report(
     path: str,
@@ -41,18 +54,20 @@ def report(
     name: str | None,
     objective: Objective | None,
     mode: Mode | None,
+    table: Source,
     as_json: bool,
 ) -> None:
     """Writes report.html, which works offline, and figures/*.png about a search.
 
-    PATH is the folder or URI of a Tune experiment, running or done, the folder of a replay, or a history's JSON file.
+    PATH is the folder or URI of a Tune experiment, running or done, the folder of a replay, a history's JSON file, or
+    anything that recommend --from takes, such as a table of runs.
     """
     with bad_arguments():
         if every is not None and not follow:
             raise ValueError("--every is about --follow: give that, too, or drop it.")
         every = 30.0 if every is None else every
         folder = out or _folder(path)
-        page = _write(path, folder, name, objective, mode, every if follow else None)
+        page = _write(path, table, folder, name, objective, mode, every if follow else None)
     if follow:
         click.echo(f"Open {page}. It is written anew every {every:g} s; Ctrl-C ends this, not the search.", err=True)
         try:
@@ -60,11 +75,11 @@ def report(
                 time.sleep(every)
                 # A search that is just writing its state is tried again the next time.
                 with contextlib.suppress(ValueError, OSError):
-                    _write(path, folder, name, objective, mode, every)
+                    _write(path, table, folder, name, objective, mode, every)
         except KeyboardInterrupt:
             click.echo("One last time.", err=True)
         with bad_arguments():
-            page = _write(path, folder, name, objective, mode, None)
+            page = _write(path, table, folder, name, objective, mode, None)
     if as_json:
         click.echo(json.dumps({"page": str(page), "figures": sorted(map(str, (folder / "figures").glob("*.png")))}))
     else:
@@ -79,16 +94,40 @@ def _folder(path: str) -> Path:
 
 
 def _write(
-    path: str, folder: Path, name: str | None, objective: Objective | None, mode: Mode | None, refresh: float | None
+    path: str,
+    table: Source,
+    folder: Path,
+    name: str | None,
+    objective: Objective | None,
+    mode: Mode | None,
+    refresh: float | None,
 ) -> Path:
     from ray_mixopt.analysis.study import Study
     from ray_mixopt.report.page import write_report
 
     one_thread()
-    optimizer = opened(path, objective=objective, mode=mode)
+    optimizer = _optimizer(path, table, objective, mode)
     with _status() as tick:
         study = Study(optimizer, name or _name(path), tick)
         return write_report(study, folder, refresh=refresh)
+
+
+def _optimizer(path: str, table: Source, objective: Objective | None, mode: Mode | None) -> MixtureOptimizer:
+    from ray_mixopt.core.problem import Settings
+    from ray_mixopt.io import searches
+    from ray_mixopt.io.runs import Source, are_tables, read_runs
+    from ray_mixopt.optimizer import MixtureOptimizer
+
+    if not are_tables(path):
+        if table != Source():
+            raise ValueError("Options about scales, steps and columns are about tables of runs: drop them.")
+        return opened(path, objective=objective, mode=mode)
+    history = read_runs(path, table)
+    check_heeded(table, [history])
+    asked, direction = objective_of(history, objective, mode, None)
+    settings = Settings(objective=asked, mode=direction)
+    searches.check_reported(settings.metrics, history)
+    return MixtureOptimizer.of_history(history, settings)
 
 
 def _name(path: str) -> str:

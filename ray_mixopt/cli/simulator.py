@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from ray_mixopt.cli.options import as_json_option, bad_arguments, examples, pairs, parsed_target
+from ray_mixopt.cli.options import as_json_option, bad_arguments, examples, parsed_target
+from ray_mixopt.cli.sources import table_options
 
 if TYPE_CHECKING:
+    from ray_mixopt.io.runs import Source
     from ray_mixopt.simulators.card import FitReport
     from ray_mixopt.simulators.emulator_card import EmulatorReport
 
@@ -29,7 +32,7 @@ def simulator() -> None:
         "ray-mixopt simulator fit --reference reference_mlp.npz --out mine.npz",
     )
 )
-@click.option("--runs", metavar="PATH", help="Real runs: CSV, Parquet, Tune experiment, RegMix or olmix folder.")
+@click.option("--runs", metavar="PATH", help="Real runs, as recommend --from takes them.")
 @click.option(
     "--reference",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -38,8 +41,7 @@ def simulator() -> None:
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="Where the .npz file goes.")
 @click.option("--target", metavar="SCALE:STEPS", help="Where the best mixture is wanted.  [default: the largest run]")
 @click.option("--metric", "metrics", metavar="METRIC", multiple=True, help="Fit this one; repeatable.  [default: all]")
-@click.option("--scale-cost", metavar="SCALE=COST", multiple=True, help="Cost of a step of the runs; once a scale.")
-@click.option("--scale-parameters", metavar="SCALE=NUMBER", multiple=True, help="Parameters; once a scale.")
+@table_options
 @click.option("--about", default="", help="Where the runs come from, a sentence for the card.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @as_json_option
@@ -49,8 +51,7 @@ def fit(
     out: Path,
     target: str | None,
     metrics: Sequence[str],
-    scale_cost: Sequence[str],
-    scale_parameters: Sequence[str],
+    table: Source,
     about: str,
     seed: int,
     as_json: bool,
@@ -73,24 +74,20 @@ def fit(
         if runs is not None:
             # Read when NumPy is loaded, as it is below. For such small matrices threads only wait for each other.
             os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-            from ray_mixopt.io.runs import Source
             from ray_mixopt.simulators.emulator_card import fit_emulator
 
-            source = Source(
-                cost=pairs(scale_cost, "--scale-cost", "SCALE=COST, for instance 60M=0.03"),
-                parameters=pairs(scale_parameters, "--scale-parameters", "SCALE=NUMBER, for instance 60M=6e7"),
-                target=parsed_target(target),
-            )
+            source = replace(table, target=parsed_target(target))
             report = fit_emulator(
                 runs, out, source=source, metrics=metrics or None, about=about, seed=seed, progress=_say
             )
         else:
+            from ray_mixopt.io.runs import Source
             from ray_mixopt.simulators.fit import fit_simulator
 
-            if target or metrics or scale_cost or scale_parameters or about:
+            if target or metrics or table != Source() or about:
                 raise ValueError(
-                    "--target, --metric, --scale-cost, --scale-parameters and --about are about runs: give --runs, "
-                    "or drop them."
+                    "--target, --metric, --about and options about scales, steps and columns are about runs: give "
+                    "--runs, or drop them."
                 )
             assert reference is not None
             report = fit_simulator(reference, out, seed, progress=_say)

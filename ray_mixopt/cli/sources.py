@@ -18,6 +18,66 @@ if TYPE_CHECKING:
     from ray_mixopt.io.runs import Source
 
 
+def table_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that say what tables of runs do not; the command gets them as ``table``, an ``io.runs.Source``."""
+
+    @click.option("--scale-cost", metavar="SCALE=COST", multiple=True, help="Cost of a step; once a scale.")
+    @click.option("--scale-parameters", metavar="SCALE=NUMBER", multiple=True, help="Parameters; once a scale.")
+    @click.option("--scale", help="Scale of all runs, if they do not say it.  [default: model]")
+    @click.option("--steps", type=click.IntRange(min=1), help="Steps of all runs, likewise.  [default: 1]")
+    @click.option("--scale-column", metavar="COLUMN", help="Column of the scale.  [default: scale, model_size ...]")
+    @click.option("--step-column", metavar="COLUMN", help="Column of the steps, or tokens.  [default: step, _step ...]")
+    @click.option("--run-column", metavar="COLUMN", help="Column of the run's name.  [default: run, Name ...]")
+    @click.option(
+        "--mixture-columns",
+        metavar="COLUMNS",
+        multiple=True,
+        help="Columns of the shares: web,code or weights/*.  [default: mixture/*, config/mixture/* ...]",
+    )
+    @click.option(
+        "--mixture-unit",
+        type=click.Choice(["shares", "percent", "weights"]),
+        help="What the shares are; weights count in proportion, as tokens do.  [default: as they sum up]",
+    )
+    @click.option("--tokens-per-step", metavar="SCALE=TOKENS", multiple=True, help="To make steps of tokens; a scale.")
+    @functools.wraps(command)
+    def wrapped(
+        *,
+        scale_cost: Sequence[str],
+        scale_parameters: Sequence[str],
+        scale: str | None,
+        steps: int | None,
+        scale_column: str | None,
+        step_column: str | None,
+        run_column: str | None,
+        mixture_columns: Sequence[str],
+        mixture_unit: Any,
+        tokens_per_step: Sequence[str],
+        **rest: Any,
+    ) -> Any:
+        from ray_mixopt.io.columns import Columns
+        from ray_mixopt.io.runs import Source
+
+        with bad_arguments():
+            table = Source(
+                cost=pairs(scale_cost, "--scale-cost", "SCALE=COST, for instance 60M=0.03"),
+                parameters=pairs(scale_parameters, "--scale-parameters", "SCALE=NUMBER, for instance 60M=6e7"),
+                scale=scale,
+                steps=steps,
+                columns=Columns(
+                    mixture=tuple(mixture_columns),
+                    scale=scale_column,
+                    step=step_column,
+                    run=run_column,
+                    unit=mixture_unit,
+                ),
+                tokens_per_step=pairs(tokens_per_step, "--tokens-per-step", "SCALE=TOKENS, for instance 60M=524288"),
+            )
+        return command(table=table, **rest)
+
+    return wrapped
+
+
 def source_options(command: Callable[..., Any], *, needed: bool = True, with_space: bool = False) -> Callable[..., Any]:
     """Options that say where old runs are.
 
@@ -38,12 +98,9 @@ def source_options(command: Callable[..., Any], *, needed: bool = True, with_spa
         metavar="PATH",
         multiple=True,
         required=needed,
-        help="Tune experiment, replay, history JSON, CSV, Parquet, RegMix or olmix folder; repeatable.",
+        help="Tune experiment, replay, history JSON, table of runs, RegMix or olmix folder; repeatable.",
     )
-    @click.option("--scale-cost", metavar="SCALE=COST", multiple=True, help="Cost of a step; once a scale.")
-    @click.option("--scale-parameters", metavar="SCALE=NUMBER", multiple=True, help="Parameters; once a scale.")
-    @click.option("--scale", help="Scale of olmix's runs, which do not say.  [default: model]")
-    @click.option("--steps", type=click.IntRange(min=1), help="Of olmix and RegMix runs.  [default: 1]")
+    @table_options
     @click.option(
         "--target", metavar="SCALE:STEPS", help="Where the best mixture is wanted.  [default: the largest run]"
     )
@@ -57,10 +114,7 @@ def source_options(command: Callable[..., Any], *, needed: bool = True, with_spa
     def wrapped(
         *,
         sources: Sequence[str],
-        scale_cost: Sequence[str],
-        scale_parameters: Sequence[str],
-        scale: str | None,
-        steps: int | None,
+        table: Source,
         target: str | None,
         scatter: Mapping[str, float],
         domains: Path | None,
@@ -69,30 +123,24 @@ def source_options(command: Callable[..., Any], *, needed: bool = True, with_spa
     ) -> Any:
         from ray_mixopt.core.merging import DomainMap
         from ray_mixopt.io import searches
-        from ray_mixopt.io.runs import Source, read_runs
+        from ray_mixopt.io.runs import Source, are_tables, read_runs
         from ray_mixopt.io.space_file import read_space
 
         with bad_arguments():
-            if not sources and (scale_cost or scale_parameters or scale or steps or scatter or domains):
+            if not sources and (table != Source() or scatter or domains):
                 raise ValueError(
-                    "--scale-cost, --scale-parameters, --scale, --steps, --metric-noise and --domains are about old "
-                    "runs: give --from, too."
+                    "Options about scales, steps and columns, --metric-noise and --domains are about old runs: give "
+                    "--from, too."
                 )
-            source = Source(
-                cost=pairs(scale_cost, "--scale-cost", "SCALE=COST, for instance 60M=0.03"),
-                parameters=pairs(scale_parameters, "--scale-parameters", "SCALE=NUMBER, for instance 60M=6e7"),
-                scale=Source.scale if scale is None else scale,
-                steps=Source.steps if steps is None else steps,
-                target=parsed_target(target),
-                noise=scatter,
-            )
+            source = replace(table, target=parsed_target(target), noise=scatter)
             asked = source
             if with_space:
                 rest["space"] = space = None if space_file is None else read_space(space_file)
                 asked = source if space is None else _knowing(source, space)
             histories = {_name(path, sources): read_runs(path, asked) for path in sources}
-            _check_heeded(source, scale, steps, histories.values())
-            own = opened(sources[0]) if len(sources) == 1 and searches.is_search(sources[0]) else None
+            check_heeded(source, histories.values())
+            only = sources[0] if len(sources) == 1 else None
+            own = opened(only) if only and not are_tables(only) and searches.is_search(only) else None
             changes = None if domains is None else DomainMap.read(domains)
         return command(histories=histories, changes=changes, target=source.target, own=own, **rest)
 
@@ -114,13 +162,11 @@ def _knowing(source: Source, space: MixtureSpace) -> Source:
     return replace(source, cost=cost | dict(source.cost), parameters=parameters | dict(source.parameters), target=None)
 
 
-def _check_heeded(source: Source, scale: str | None, steps: int | None, histories: Collection[History]) -> None:
+def check_heeded(source: Source, histories: Collection[History]) -> None:
     """Checks that what options say of old runs is so: files that say it themselves are not asked twice.
 
     Args:
         source: as the options have it.
-        scale: what ``--scale`` says.
-        steps: what ``--steps`` says.
         histories: what was read.
 
     Raises:
@@ -131,6 +177,7 @@ def _check_heeded(source: Source, scale: str | None, steps: int | None, historie
     if unknown := sorted({*source.cost, *source.parameters} - set(names)):
         raise ValueError(f"No run is of scale {unknown[0]!r}: there are {', '.join(names)}.")
     theirs = "is for files that do not say it, and these do"
+    scale, steps = source.scale, source.steps
     if scale is not None and scale not in names:
         raise ValueError(f"--scale {scale} {theirs}: their runs are of scale {', '.join(names)}. Drop it.")
     lengths = {step for history in histories for trial in history for step in trial.observations}

@@ -190,7 +190,7 @@ def _settings(
     """What is asked; while no run has reported anything, the objective may be anything."""
     from ray_mixopt.core.problem import Settings
     from ray_mixopt.io import searches
-    from ray_mixopt.io.read import DERIVED_METRIC
+    from ray_mixopt.io.rows import DERIVED_METRIC
 
     asked: Objective | Mapping[str, float] | None = objective
     direction: Mode = mode or "min"

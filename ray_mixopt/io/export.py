@@ -15,15 +15,13 @@ from typing import TYPE_CHECKING
 from ray_mixopt.core.history import History
 from ray_mixopt.core.safety import check_file_names
 from ray_mixopt.io.cells import MIXTURE, beside, check_distinct, guarded
-from ray_mixopt.io.read import (
-    OLMIX_COLUMNS,
-    OLMIX_METRICS,
-    OLMIX_NAME,
-    OLMIX_RATIOS,
-    REGMIX_SHARE,
-    TIDY_COLUMNS,
-    regmix_metric,
-)
+from ray_mixopt.io.columns import TIDY_COLUMNS
+from ray_mixopt.io.olmix import COLUMNS as OLMIX_COLUMNS
+from ray_mixopt.io.olmix import METRICS as OLMIX_METRICS
+from ray_mixopt.io.olmix import NAME as OLMIX_NAME
+from ray_mixopt.io.olmix import RATIOS as OLMIX_RATIOS
+from ray_mixopt.io.regmix import SHARE as REGMIX_SHARE
+from ray_mixopt.io.regmix import metric_of as regmix_metric
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,15 +1,25 @@
-"""Tables in files as data frames of cells, with limits on how much is read: the files may be anyone's."""
+"""Tables in files as data frames of cells, with limits on how much is read: the files may be anyone's.
+
+CSV with any delimiter, JSON lines or a JSON list of objects, each of them packed with gzip or not, and Parquet.
+"""
 
 from __future__ import annotations
 
+import csv
+import gzip
+import io
 import re
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ray_mixopt.core.safety import MiB, TooMuchError, check_count, check_size
-from ray_mixopt.io.cells import MISSING, unguarded
+from ray_mixopt.core.safety import MiB, TooMuchError, Unpacked, check_count, check_size, parse_json
+from ray_mixopt.io.cells import unguarded
+from ray_mixopt.io.numerals import decimal_comma, is_missing, parsed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,12 +28,74 @@ if TYPE_CHECKING:
 MOST_BYTES = 256 * MiB
 MOST_ROWS = 200_000  # ten times what searches are tried with
 MOST_CELLS = 10_000_000
+CSV, LINES, PARQUET = (".csv", ".tsv", ".txt"), (".jsonl", ".ndjson", ".json"), (".parquet",)
+_DELIMITERS = ",\t;|"  # a comma, if nothing speaks against it
+_SAMPLE = 2**16  # characters, of which the delimiter is told
+_SEP_LINE = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)  # what Excel puts on top of a file, and reads
+_GZIP = b"\x1f\x8b"
 _NO_INDEX = re.compile(r"__index_level_\d+__")  # one without a name, which only counts
+_COUNTS = re.compile(r"Unnamed: \d+|")  # the first column, if it does
 _NAMES = ("run", "run_id", "name", "scale", "index")  # columns of text
 
 
-def frame_of(path: Path) -> pd.DataFrame:
-    """The file as it is, indexed by row as an editor counts: the header is row 1. A CSV's cells stay text.
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """The cells of a file.
+
+    Attributes:
+        name: of the file, for errors.
+        frame: the cells, indexed by row as an editor counts: the header of a CSV file is row 1.
+        comma: whether numbers are written with a decimal comma, see ``numerals.parsed``.
+    """
+
+    name: str
+    frame: pd.DataFrame
+    comma: bool | None = False
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns."""
+        return list(self.frame.columns)
+
+    def holds_numbers(self, column: str) -> bool:
+        """Whether any cell of a column is a number, be it an infinity."""
+        return any(value is not None and value == value for value in (self._parsed(c) for c in self.frame[column]))
+
+    def numbers(self, column: str, *, may_miss: bool = False, may_be_infinite: bool = False) -> np.ndarray:
+        """A column as numbers ``(k,)``, NaN where a cell is empty.
+
+        Raises:
+            ValueError: naming the row of a cell that is none.
+        """
+        values = np.empty(len(self.frame))
+        for i, (row, cell) in enumerate(self.frame[column].items()):
+            value = self._parsed(cell)
+            if value is None or (np.isinf(value) and not may_be_infinite) or (np.isnan(value) and not may_miss):
+                kind = "number" if may_be_infinite else "finite number"
+                raise ValueError(
+                    f"{self.name}, row {row}: {column} must be a {kind}{' or empty' if may_miss else ''}, got "
+                    f"{str(cell)!r}{self._remark(cell)}."
+                )
+            values[i] = value
+        return values
+
+    def texts(self, column: str) -> list[str]:
+        """The cells of a column, without blanks at their ends."""
+        return [str(cell).strip() for cell in self.frame[column]]
+
+    def _parsed(self, cell: object) -> float | None:
+        return parsed(cell, self.comma)
+
+    def _remark(self, cell: object) -> str:
+        if self.comma and parsed(cell, False) is not None:
+            return ", where other numbers of the table have a decimal comma"
+        if self.comma is None and parsed(cell, True) is not None:
+            return ", which may be in thousands or have a decimal comma: write it without the comma"
+        return ""
+
+
+def table_of(path: Path) -> Table:
+    """The file as it is. The cells of a CSV file stay text.
 
     Raises:
         TooMuchError: for more bytes, rows or cells than are read; it is known within a second.
@@ -32,42 +104,180 @@ def frame_of(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     check_size(path.name, path.stat().st_size, MOST_BYTES)
+    kind = suffix(path)
     try:
-        if path.suffix.lower() == ".parquet":
+        if kind in PARQUET:
             frame = _read_parquet(path)
+        elif kind in LINES:
+            frame = _read_json(path.name, _text(path))
         else:
-            _check_lines(path)
-            # The header is read as a row, or pandas would rename repeated columns.
-            lines = pd.read_csv(path, header=None, dtype=str, keep_default_na=False, skip_blank_lines=False)
-            frame = lines.iloc[1:].set_axis(lines.iloc[0].to_list(), axis=1)
+            frame = _read_csv(path.name, _text(path))
     except TooMuchError:
         raise
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError, OSError, ValueError) as error:
-        raise ValueError(f"{path.name} is empty or malformed: {str(error).strip()}") from error
-    frame.index = pd.RangeIndex(2, 2 + len(frame))
+        raise ValueError(f"{path.name} is empty or malformed: {str(error).strip().rstrip('.')}.") from error
+    return as_table(path.name, frame, is_csv=kind not in (*PARQUET, *LINES))
+
+
+def as_table(name: str, frame: pd.DataFrame, *, is_csv: bool = False) -> Table:
+    """The table of a frame: without rows that say nothing, and columns that only count.
+
+    Raises:
+        ValueError: if nothing is left, or a column is there twice.
+    """
     blank = [all(is_missing(cell) for cell in cells) for cells in frame.itertuples(index=False)]
     frame = frame.loc[~np.array(blank, dtype=bool)]
     if not len(frame):
-        raise ValueError(f"{path.name} has no rows.")
-    frame.columns = [str(name).strip() for name in frame.columns]
-    if is_csv := path.suffix.lower() == ".csv":
+        raise ValueError(f"{name} has no rows.")
+    frame.columns = [str(column).strip() for column in frame.columns]
+    if len(frame.columns) and _COUNTS.fullmatch(frame.columns[0]):
+        frame = frame.iloc[:, 1:]
+    if is_csv:
         frame = frame.rename(columns=unguarded)
     repeated = frame.columns[frame.columns.duplicated()]
     if len(repeated):
-        raise ValueError(f"{path.name} has the column {repeated[0]!r} twice.")
-    names = [name for name in _NAMES if is_csv and name in frame.columns]
-    return frame.assign(**{name: [unguarded(str(cell)) for cell in frame[name]] for name in names})
+        raise ValueError(f"{name} has the column {repeated[0]!r} twice.")
+    comma: bool | None = False
+    if is_csv:
+        names = [column for column in _NAMES if column in frame.columns]
+        frame = frame.assign(**{column: [unguarded(str(cell)) for cell in frame[column]] for column in names})
+        try:
+            comma = decimal_comma((column, frame[column]) for column in frame.columns if column not in names)
+        except ValueError as error:
+            raise ValueError(f"{name} is malformed: {error}.") from error
+    return Table(name=name, frame=frame, comma=comma)
 
 
-def _check_lines(path: Path) -> None:
-    """Raises TooMuchError for a CSV file of too many rows or cells, without reading them into memory."""
-    n_lines = n_cells = 0
+def suffix(path: Path) -> str:
+    """What the name of a file ends with, in small letters, without that of a packed one."""
+    name = path.name.lower().removesuffix(".gz")
+    return Path(name).suffix
+
+
+def _text(path: Path) -> str:
+    """The text of a file, unpacked."""
     with path.open("rb") as file:
-        while chunk := file.read(MiB):
-            n_lines += max(chunk.count(b"\n"), chunk.count(b"\r"))
-            n_cells += chunk.count(b",")
-            check_count(path.name, n_lines, MOST_ROWS, "rows")
-            check_count(path.name, n_cells, MOST_CELLS, "cells")
+        packed = file.read(2) == _GZIP
+        file.seek(0)
+        if not packed:
+            content = file.read()
+        else:
+            try:
+                with io.BufferedReader(Unpacked(path.name, gzip.open(file), file)) as stream:  # type: ignore[arg-type]
+                    content = stream.read(MOST_BYTES + 1)
+            except (EOFError, zlib.error) as error:
+                raise ValueError(f"the packed file ends early or is damaged: {error}") from error
+            check_size(f"{path.name}, unpacked,", len(content), MOST_BYTES)
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):  # as Excel writes "Unicode text"
+        return content.decode("utf-16")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is not UTF-8, as CSV files are to be saved: {error}") from error
+
+
+# -- CSV
+
+
+def _read_csv(name: str, text: str) -> pd.DataFrame:
+    import pandas as pd
+
+    first, told = 1, _SEP_LINE.match(text)
+    if told:
+        text, first = text[told.end() :], 2
+    delimiter = told[1] if told else _delimiter(text)
+    check_count(name, max(text.count("\n"), text.count("\r")), MOST_ROWS, "rows")
+    check_count(name, text.count(delimiter), MOST_CELLS, "cells")
+    # The header is read as a row, or pandas would rename repeated columns.
+    lines = pd.read_csv(
+        io.StringIO(text), sep=delimiter, header=None, dtype=str, keep_default_na=False, skip_blank_lines=False
+    )
+    frame = lines.iloc[1:].set_axis(lines.iloc[0].to_list(), axis=1)
+    return frame.set_axis(pd.RangeIndex(first + 1, first + 1 + len(frame)))
+
+
+def _delimiter(text: str) -> str:
+    """What separates the cells: of what gives the most lines the cells that the header has, what gives most of them."""
+    sample = text[:_SAMPLE]
+    if len(text) > _SAMPLE:
+        sample = sample[: sample.rfind("\n") + 1]
+
+    def score(candidate: str) -> tuple[int, int]:
+        try:
+            rows = [row for row in csv.reader(io.StringIO(sample, newline=""), delimiter=candidate) if any(row)]
+        except csv.Error:
+            return 0, 0
+        if not rows or len(rows[0]) < 2:
+            return 0, 0
+        return sum(len(row) == len(rows[0]) for row in rows[1:]), len(rows[0])
+
+    return max(_DELIMITERS, key=score)
+
+
+# -- JSON
+
+
+def _read_json(name: str, text: str) -> pd.DataFrame:
+    """Objects, one a line or in a list; what is nested in them has names with slashes."""
+    import pandas as pd
+
+    rows: list[int] = []
+    records: list[dict[str, Any]] = []
+    if text.lstrip().startswith("["):
+        found = parse_json(text)
+        check_count(name, len(found), MOST_ROWS, "rows")
+        for row, record in enumerate(found, 1):
+            rows.append(row)
+            records.append(flat(record, f"item {row}"))
+    else:
+        lines = text.splitlines() if "\r" in text else text.split("\n")
+        check_count(name, len(lines), MOST_ROWS, "rows")
+        for row, line in enumerate(lines, 1):
+            if line.strip():
+                try:
+                    records.append(flat(parse_json(line), f"line {row}"))
+                except ValueError as error:
+                    raise ValueError(f"line {row}: {error}") from error
+                rows.append(row)
+    return frame_of(name, records).set_axis(pd.Index(rows), axis=0)
+
+
+def flat(record: object, what: str) -> dict[str, Any]:
+    """The single values of a nested object, by their names with slashes between the levels; lists are left out.
+
+    Raises:
+        ValueError: if it is no object; the error calls it ``what``.
+    """
+    if not isinstance(record, Mapping):
+        raise ValueError(f"{what} is of type {type(record).__name__}, not a JSON object")
+    found: dict[str, Any] = {}
+    ahead = [("", record)]
+    while ahead:
+        before, inner = ahead.pop()
+        for key, value in inner.items():
+            if isinstance(value, Mapping):
+                ahead.append((f"{before}{key}/", value))
+            elif not isinstance(value, list):
+                found[f"{before}{key}"] = value
+    return found
+
+
+def frame_of(name: str, records: list[dict[str, Any]]) -> pd.DataFrame:
+    """Records as rows of cells, None where a record lacks a column.
+
+    Raises:
+        TooMuchError: for more rows or cells than are read.
+    """
+    import pandas as pd
+
+    columns = list(dict.fromkeys(column for record in records for column in record))
+    check_count(name, len(records), MOST_ROWS, "rows")
+    check_count(name, len(records) * len(columns), MOST_CELLS, "cells")
+    cells = {column: pd.Series([record.get(column) for record in records], dtype=object) for column in columns}
+    return pd.DataFrame(cells, index=pd.RangeIndex(1, 1 + len(records)) if not columns else None)
+
+
+# -- Parquet
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
@@ -76,6 +286,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     A small file may hold any number of rows, and a long text that is repeated in each of them: what it says of itself
     is looked at first, and texts are counted before they are copied.
     """
+    import pandas as pd
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -97,9 +308,17 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     if not batches:
         raise ValueError("it has no rows")
     # What pandas wrote about its types and its index is anyone's, and takes columns away: the index is a column here.
-    frame: pd.DataFrame = pa.Table.from_batches(batches).replace_schema_metadata().to_pandas()
+    table = pa.Table.from_batches(batches).replace_schema_metadata()
+    frame: pd.DataFrame = table.to_pandas()
     frame = frame.drop(columns=[name for name in frame.columns if _NO_INDEX.fullmatch(name)])
-    return frame.astype({name: object for name in texts if name in frame.columns})
+    # An empty cell is none that says NaN, which a data frame of floats cannot tell apart.
+    gaps = {
+        field.name: pd.Series(table[field.name].to_pylist(), dtype=object)
+        for field in table.schema
+        if pa.types.is_floating(field.type) and table[field.name].null_count and field.name in frame.columns
+    }
+    frame = frame.assign(**gaps).astype({name: object for name in texts if name in frame.columns})
+    return frame.set_axis(pd.RangeIndex(2, 2 + len(frame)))
 
 
 def _n_bytes(column: pa.Array) -> int:
@@ -117,8 +336,3 @@ def _is_text(kind: pa.DataType) -> bool:
     import pyarrow as pa
 
     return any(is_kind(kind) for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary))
-
-
-def is_missing(cell: object) -> bool:
-    """Whether a cell says nothing."""
-    return cell is None or str(cell).strip().lower() in MISSING

@@ -11,11 +11,11 @@ from pathlib import Path
 from ray_mixopt.core.history import EXPLODED, History, Trial
 from ray_mixopt.core.space import MixtureSpace, Scale, by_size, largest, priced
 from ray_mixopt.io import searches
-from ray_mixopt.io.read import PICKLES, Rows, read_rows
+from ray_mixopt.io.columns import Columns
+from ray_mixopt.io.read import PICKLES, is_table, read_rows
+from ray_mixopt.io.rows import Rows
 
 logger = logging.getLogger(__name__)
-
-_TABLES = (".csv", ".parquet", *PICKLES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,20 +25,24 @@ class Source:
     Args:
         cost: cost of a training step by scale.
         parameters: number of model parameters by scale.
-        scale: model scale of an olmix folder.
-        steps: training steps of olmix's and RegMix's runs.
+        scale: model scale of runs that do not say it, such as olmix's.
+        steps: training steps of runs that do not say them, such as olmix's and RegMix's.
         target: ``(scale, steps)`` wanted; the dearest scale at its last step by default.
         noise: standard deviation, by metric, between runs that differ in nothing, where it is known to be larger than
             that of the search's own runs: for instance of another evaluation, or with fewer documents. These runs
             then count for less.
+        columns: what the columns of a table are called, where that cannot be told.
+        tokens_per_step: tokens in a training step, by scale, for tables that say tokens instead of steps.
     """
 
     cost: Mapping[str, float] = field(default_factory=dict)
     parameters: Mapping[str, float] = field(default_factory=dict)
-    scale: str = "model"
-    steps: int = 1
+    scale: str | None = None
+    steps: int | None = None
     target: tuple[str, int] | None = None
     noise: Mapping[str, float] = field(default_factory=dict)
+    columns: Columns = Columns()
+    tokens_per_step: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for metric, value in self.noise.items():
@@ -48,9 +52,19 @@ class Source:
                     f"metrics are, got {value!r}."
                 )
 
+    def rows(self, path: Path) -> Rows:
+        """The rows of the table, or tables, at a path.
+
+        Raises:
+            ValueError: see ``read.read_rows``.
+        """
+        return read_rows(
+            path, scale=self.scale, steps=self.steps, columns=self.columns, tokens_per_step=self.tokens_per_step
+        )
+
 
 def read_runs(path: str | Path, source: Source | None = None) -> History:
-    """The runs at a path: of a Tune experiment, a replay, our JSON, CSV, Parquet, RegMix or olmix.
+    """The runs at a path: of a Tune experiment, a replay, our JSON, a table, RegMix or olmix.
 
     Raises:
         ValueError: if they cannot be read; the message says what to change.
@@ -66,11 +80,17 @@ def read_runs(path: str | Path, source: Source | None = None) -> History:
 
 
 def _read(path: str | Path, source: Source) -> History:
-    place = Path(path)
-    folder = place.is_dir() and any(place.glob("*.csv"))
-    if "://" in str(path) or not (folder or place.suffix.lower() in _TABLES):
+    if not are_tables(path):
         return searches.load_history(path)
-    return of_rows(read_rows(place, scale=source.scale, steps=source.steps).with_loss(), source)
+    return of_rows(source.rows(Path(path)).with_loss(), source)
+
+
+def are_tables(path: str | Path) -> bool:
+    """Whether a path is that of tables of runs, rather than of a search or a history."""
+    place = Path(path)
+    if "://" in str(path):
+        return False
+    return (place.is_dir() and any(place.glob("*.csv"))) or place.suffix.lower() in PICKLES or is_table(place)
 
 
 def of_rows(rows: Rows, source: Source) -> History:
@@ -114,7 +134,7 @@ def _space(rows: Rows, source: Source) -> MixtureSpace:
     names = list(dict.fromkeys(rows.scale))
     cost = priced(
         names,
-        dict(rows.cost) | dict(source.cost),
+        rows.known_costs(source.cost, source.parameters),
         remedy="give it (--scale-cost SCALE=COST, in Python Source(cost={scale: cost}), or a column cost_per_step)",
     )
     parameters = dict(rows.parameters) | dict(source.parameters)
@@ -128,4 +148,5 @@ def _space(rows: Rows, source: Source) -> MixtureSpace:
         scales=scales,
         steps=tuple(sorted(set(rows.steps.tolist()))),
         target=target,
+        token_supply=rows.supply,
     )

@@ -14,7 +14,7 @@ import numpy as np
 from ray_mixopt.core.history import History, is_sound
 from ray_mixopt.core.simplex import distinct_mixtures
 from ray_mixopt.core.space import MixtureSpace, Scale
-from ray_mixopt.io.read import DERIVED_METRIC
+from ray_mixopt.io.rows import DERIVED_METRIC
 from ray_mixopt.simulators.law import Law, fit_law, together
 from ray_mixopt.simulators.run_table import default_mode
 from ray_mixopt.simulators.simulator import Simulator

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ray_mixopt.io.read import DERIVED_METRIC
+from ray_mixopt.io.rows import DERIVED_METRIC
 from ray_mixopt.io.runs import Source, read_runs
 from ray_mixopt.simulators.card import throughput
 from ray_mixopt.simulators.emulator import (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,8 @@ from ray_mixopt.core.pool import Pool
 from ray_mixopt.core.safety import check_count
 from ray_mixopt.core.simplex import distinct_mixtures
 from ray_mixopt.core.space import MixtureSpace, Scale, by_size, largest
-from ray_mixopt.io.read import DERIVED_METRIC, Rows, read_rows
+from ray_mixopt.io.rows import DERIVED_METRIC, Rows
+from ray_mixopt.io.runs import Source
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -56,24 +57,29 @@ class RunTable:
         target: tuple[str, int] | None = None,
         metrics: Sequence[str] | None = None,
         modes: Mapping[str, str] | None = None,
+        source: Source | None = None,
     ) -> RunTable:
-        """Reads a tidy CSV or Parquet file, or RegMix pairs.
+        """Reads a table of runs, RegMix pairs or an olmix folder.
 
         Args:
-            path: a tidy file; a folder of RegMix pairs; or one file of a RegMix pair. Pairs of one scale are joined.
+            path: a table; a folder of RegMix pairs or of olmix; or one file of a RegMix pair. Pairs of one scale are
+                joined.
             scale_cost: cost of one training step by scale name; needed where the files give no cost, and taken
                 instead of theirs. RegMix logs one length, called step 1: give the cost of a whole run.
             target: ``(scale name, steps)`` wanted; the largest scale at its last step by default.
             metrics: keep only these; all by default. ``loss``, the mean of all ``val_loss/*``, is added if missing.
             modes: "min" or "max" by metric, where the default is wrong: "max" for names with "acc", else "min".
+            source: what the files do not say of themselves, but for the costs and the target.
 
         Raises:
             ValueError: if the files are not as ``ray_mixopt.io.read`` describes (naming the row; the header is row 1),
                 or costs, target, metrics or modes do not fit them.
         """
         path = Path(path)
-        rows = read_rows(path).with_loss().keeping(metrics)
-        return _tabulate(path.stem, rows, scale_cost, target, modes)
+        source = source or Source()
+        rows = source.rows(path).with_loss().keeping(metrics)
+        rows = replace(rows, parameters=rows.parameters | dict(source.parameters))
+        return _tabulate(path.name.partition(".")[0], rows, scale_cost, target, modes)
 
     @property
     def available(self) -> np.ndarray:
@@ -154,7 +160,9 @@ def _tabulate(
     modes: Mapping[str, str] | None,
 ) -> RunTable:
     names = list(dict.fromkeys(rows.scale))
-    cost = dict(scale_cost) if scale_cost is not None else rows.cost
+    cost = dict(scale_cost) if scale_cost is not None else rows.known_costs({}, {})
+    if len(names) == 1:
+        cost.setdefault(names[0], 1.0)  # counted in its steps
     if set(cost) != set(names):
         missing, unknown = sorted(set(names) - set(cost)), sorted(set(cost) - set(names))
         raise ValueError(
@@ -186,6 +194,7 @@ def _tabulate(
         scales=scales,
         steps=tuple(steps),
         target=target,
+        token_supply=rows.supply,
     )
     if not counts[:, names.index(space.target_scale), steps.index(space.target_steps)].any():
         raise ValueError(f"No run is logged at the target {target!r}: choose a scale and steps that have runs.")

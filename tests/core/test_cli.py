@@ -84,7 +84,7 @@ def refused(*arguments: object) -> str:
             ["--simulator", "slimpajama", "--target", "1B:50000"],
             "was fitted on 100 to 19700 steps, not on 50000",
         ),
-        (["--scale-cost", "1B=1"], "--scale-cost is about logged runs: give --runs, too"),
+        (["--scale-cost", "1B=1"], "Options about scales, steps and columns are about logged runs: give --runs, too"),
         (["--metric-noise", "loss=1"], "--metric-noise is about earlier runs: give --from, too"),
         (["--runs", "nonesuch.csv"], "'nonesuch.csv' does not exist"),
     ],

@@ -88,7 +88,7 @@ def test_lists_in_cells_are_not_read(tmp_path: Path) -> None:
     path = tmp_path / "runs.parquet"
     table = pa.table({name: [value] * 2 for name, value in TIDY.items()} | {"curve": [[1.0] * 1000, None]})
     pq.write_table(table, path)
-    assert list(frames.frame_of(path).columns) == list(TIDY)
+    assert frames.table_of(path).columns == list(TIDY)
 
 
 def test_a_table_of_empty_cells_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

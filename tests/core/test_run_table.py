@@ -170,15 +170,14 @@ def changed(row: int, cell: int, value: str) -> list[str]:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (changed(4, 4, "0.x5"), "row 4: mixture/web must be a finite number, got '0.x5'"),
-        (changed(4, 4, ""), "row 4: mixture/web must be a finite number, got ''"),
+        (changed(4, 4, "0.x5"), "row 4: mixture/web must be a finite number or empty, for no share, got '0.x5'"),
+        (changed(4, 4, ""), "row 4: the mixture sums to 0.5 instead of 1, with mixture/web empty"),
         (changed(3, 5, "4,5"), "line 3"),
-        (changed(3, 6, "1.2.3"), "row 3: val_loss/web must be a finite number or empty, got '1.2.3'"),
-        (changed(7, 6, "inf"), "row 7: val_loss/web must be a finite number or empty, got 'inf'"),
+        (changed(3, 6, "1.2.3"), "row 3: val_loss/web must be a number or empty, got '1.2.3'"),
         (changed(5, 4, "0.9"), "row 5: the mixture sums to 0.9 instead of 1"),
         (changed(5, 5, "-0.005"), "row 5: mixture/code is negative, -0.005"),
         (changed(6, 3, "1.5"), "row 6: step must be a whole number above 0, got 1.5"),
-        (changed(6, 3, "0"), "row 6: step must be a whole number above 0, got 0"),
+        (changed(6, 3, "-5"), "row 6: step must be a whole number above 0, got -5"),
         ([*ROWS[:2], "", ROWS[2], "S,1e8"], "row 6: step must be a finite number, got ''"),
         (changed(6, 0, " "), "row 6: the scale is missing"),
         (changed(5, 2, "2"), "row 5: cost_per_step of scale 'S' is 2.0, but 1.0 above"),
@@ -199,10 +198,10 @@ def test_bad_rows_are_named(tmp_path: Path, rows: list[str], message: str) -> No
     [
         ("", "runs.csv is empty"),
         ("scale,step,loss\ns,1,2\n", "no mixture columns: name them mixture/<domain>"),
-        ("step,mixture/a,mixture/b,loss\n1,0,1,2\n", "needs a column 'scale'"),
-        ("scale,mixture/a,mixture/b,loss\ns,0,1,2\n", "a column 'step'"),
+        ("step,mixture/a,mixture/b,loss\n1,0,1,2\n1,0,1,3\n", "needs a column 'scale'.*--scale-column COLUMN"),
+        ("scale,mixture/a,mixture/b,loss\ns,0,1,2\ns,0,1,3\n", "a column 'step'.*--steps NUMBER"),
         ("scale,step,mixture/a,mixture/b,note\ns,1,0,1,hello\n", "has no metric"),
-        ("scale,step,mixture/a,mixture/b,loss\ns,1,0,1,2\n", r"a label never implies one.*Without a cost: s"),
+        ("scale,step,mixture/a,mixture/b,loss\ns,1,0,1,2\nl,1,0,1,2\n", r"a label never implies one.*cost: l, s"),
         ("scale,step,mixture/a,mixture/a,loss\ns,1,0,1,2\n", "column 'mixture/a' twice"),
     ],
 )
@@ -272,7 +271,9 @@ def test_regmix_pairs_are_joined(tmp_path: Path) -> None:
 
 def test_regmix_needs_costs(tmp_path: Path) -> None:
     write_pair(tmp_path, "train", "1m", [1, 2, 3])
-    with pytest.raises(ValueError, match=r"a label never implies one: give --scale-cost.*Without a cost: 1m"):
+    assert RunTable.read(tmp_path).space.target_cost == 1  # counted in the steps of the only scale
+    write_pair(tmp_path, "train", "1B", [1, 2, 3])
+    with pytest.raises(ValueError, match=r"a label never implies one: give --scale-cost.*Without a cost: 1B, 1m"):
         RunTable.read(tmp_path)
 
 

@@ -1,0 +1,224 @@
+"""Tidy tables: one row a report of a run, whatever its columns are called."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ray_mixopt.core.safety import MOST_WHOLE
+from ray_mixopt.io.columns import Columns, Roles, roles_of
+from ray_mixopt.io.frames import Table
+from ray_mixopt.io.numerals import is_missing, is_unsound
+from ray_mixopt.io.rows import Rows
+from ray_mixopt.io.shares import mixtures
+
+logger = logging.getLogger(__name__)
+
+ONE_SCALE, ONE_LENGTH = "model", 1  # of runs that do not say
+SAME_RUN = 0.01  # shares that differ by less are those of one run, counted or rounded anew at each report
+_LOSSES = ("loss", "ppl", "perplexity", "bpb", "nll", "cross_entropy", "crossentropy")
+
+
+def rows_of(
+    table: Table,
+    asked: Columns,
+    *,
+    scale: str | None = None,
+    steps: int | None = None,
+    tokens_per_step: Mapping[str, float] | None = None,
+    may_lack_mixtures: bool = False,
+) -> Rows:
+    """The rows of a table.
+
+    Args:
+        table: its cells.
+        asked: what its columns are called, where that cannot be told.
+        scale: the scale of all runs, if no column says it.
+        steps: the length of all runs, if no column says it.
+        tokens_per_step: tokens in a step, by scale, for a table that says tokens.
+        may_lack_mixtures: whether runs of which the table has no mixture are left out, rather than refused.
+
+    Raises:
+        ValueError: if the table does not say what is needed; names the column or the row, and what would help.
+    """
+    roles = roles_of(table, asked)
+    table = _with_reports(table, roles)
+    shares = mixtures(table, list(roles.shares), asked.unit, may_miss=True)
+    run = None if roles.run is None else table.texts(roles.run)
+    scales = _scales(table, roles, scale)
+    shares = _settled(table, shares, run, scales)
+    if may_lack_mixtures and (lacking := np.isnan(shares).any(axis=1)).any():
+        n = len(set(np.array(run)[lacking])) if run is not None else int(lacking.sum())
+        logger.warning("%s: left out %d runs that say nothing of their mixture.", table.name, n)
+        table, kept = replace(table, frame=table.frame.loc[~lacking]), np.flatnonzero(~lacking)
+        if not len(kept):
+            raise ValueError(f"{table.name}: no run says its mixture.")
+        shares, scales = shares[~lacking], [scales[i] for i in kept]
+        run = None if run is None else [run[i] for i in kept]
+    _check_told(table, roles, shares, run, scales, scale, steps)
+    lengths, factor = _lengths(table, roles, scales, steps, tokens_per_step or {})
+    cost = {} if roles.cost is None else _by_scale(table, roles.cost, scales)
+    if roles.token_cost is not None:
+        cost = {name: value / factor.get(name, 1) for name, value in _by_scale(table, roles.token_cost, scales).items()}
+    return Rows(
+        domains=tuple(roles.shares.values()),
+        mixtures=shares,
+        scale=scales,
+        steps=lengths,
+        metrics=tuple(roles.metrics.values()),
+        values=_values(table, list(roles.metrics)),
+        parameters={} if roles.parameters is None else _by_scale(table, roles.parameters, scales),
+        cost=cost,
+        run=run,
+    )
+
+
+def _with_reports(table: Table, roles: Roles) -> Table:
+    """The table without rows at step 0, at which nothing has been trained."""
+    if roles.step is None:
+        return table
+    steps = table.numbers(roles.step)
+    if (start := steps == 0).all():
+        raise ValueError(f"{table.name}: {roles.step} is 0 in all rows, and nothing was trained then.")
+    if start.any():
+        logger.warning("%s: left out %d rows at step 0, before any training.", table.name, int(start.sum()))
+        table = replace(table, frame=table.frame.loc[~start])
+    return table
+
+
+def _scales(table: Table, roles: Roles, scale: str | None) -> list[str]:
+    if roles.scale is None:
+        return [ONE_SCALE if scale is None else scale] * len(table.frame)
+    found = table.texts(roles.scale)
+    for row, value in zip(table.frame.index, found, strict=True):
+        if is_missing(value):
+            raise ValueError(f"{table.name}, row {row}: the scale is missing, in the column {roles.scale!r}.")
+    return found
+
+
+def _check_told(
+    table: Table,
+    roles: Roles,
+    shares: np.ndarray,
+    run: Sequence[str] | None,
+    scales: Sequence[str],
+    scale: str | None,
+    steps: int | None,
+) -> None:
+    """Checks that a table without a column of scales or steps can do without it: each run has one row."""
+    lacking = [
+        role
+        for role, column, given in (("scale", roles.scale, scale), ("step", roles.step, steps))
+        if column is None and given is None
+    ]
+    if not lacking:
+        return
+    parts = [table.texts(column) if column else [""] * len(shares) for column in (roles.scale, roles.step)]
+    keys = list(zip(run or map(str, np.round(shares, 4).tolist()), *parts, strict=True))
+    flags = {"scale": "--scale NAME", "step": "--steps NUMBER"}
+    columns = ", ".join(table.columns)
+    if len(set(keys)) < len(keys):
+        row = table.frame.index[next(i for i, key in enumerate(keys) if key in keys[:i])]
+        raise ValueError(
+            f"{table.name} needs a column {' and a column '.join(map(repr, lacking))}: row {row} is of a run that is "
+            f"there before. Say which they are, {', '.join(f'--{role}-column COLUMN' for role in lacking)}, or, if it "
+            f"is the same for all runs, {', '.join(flags[role] for role in lacking)}. It has {columns}."
+        )
+    for role in lacking:
+        word = f"are of one scale, called {ONE_SCALE!r}" if role == "scale" else "have one length, called 1 step"
+        logger.warning(
+            "%s: no column says the %s, and so all runs %s; %s or --%s-column COLUMN says otherwise.",
+            *(table.name, role, word, flags[role], role),
+        )
+
+
+def _lengths(
+    table: Table, roles: Roles, scales: Sequence[str], steps: int | None, tokens_per_step: Mapping[str, float]
+) -> tuple[np.ndarray, dict[str, float]]:
+    """Training steps ``(k,)``, and by scale the part of a step that one of them is: 1 where they are tokens."""
+    if roles.step is None:
+        return np.full(len(scales), ONE_LENGTH if steps is None else steps, dtype=np.int64), {}
+    values = table.numbers(roles.step)
+    known = [tokens_per_step.get(name) for name in scales] if roles.in_tokens else [None] * len(scales)
+    if roles.in_tokens and roles.cost is not None and not all(known):
+        raise ValueError(
+            f"{table.name} says {roles.step!r} instead of steps, but the cost of a step, in {roles.cost!r}: give "
+            "--tokens-per-step SCALE=TOKENS for all scales (in Python Source(tokens_per_step=...)), or a column "
+            "cost_per_token."
+        )
+    if roles.in_tokens and not all(known):
+        logger.warning(
+            "%s: lengths are in tokens, of the column %s, so that a step is a token here, in costs, too; "
+            "--tokens-per-step SCALE=TOKENS makes steps of them.",
+            *(table.name, roles.step),
+        )
+    for i, (row, size) in enumerate(zip(table.frame.index, known, strict=True)):
+        value = float(values[i])
+        if size:
+            values[i] = max(round(value / size), 1)
+        elif not (0 < value <= MOST_WHOLE and value.is_integer()):
+            raise ValueError(
+                f"{table.name}, row {row}: {roles.step} must be a whole number above 0, got {value!r}; "
+                "--step-column says which column is meant."
+            )
+    return values.astype(np.int64), {name: 1 / size for name, size in tokens_per_step.items() if size}
+
+
+def _settled(table: Table, shares: np.ndarray, run: Sequence[str] | None, scales: Sequence[str]) -> np.ndarray:
+    """The mixtures, each run's the same in all of its rows: trackers write it once, and counts of tokens grow.
+
+    A row without a mixture has that of its run, from a row that says it. Where a run's mixtures are nearly the same,
+    the last one counts, which has seen most.
+    """
+    if run is None:
+        return shares
+    members: dict[tuple[str, str], list[int]] = {}
+    for i, key in enumerate(zip(run, scales, strict=True)):
+        members.setdefault(key, []).append(i)
+    settled = shares.copy()
+    for rows in members.values():
+        known = [i for i in rows if not np.isnan(shares[i, 0])]
+        if known and np.abs(shares[known] - shares[known[-1]]).max() < SAME_RUN:
+            settled[rows] = shares[known[-1]]
+    return settled
+
+
+def _by_scale(table: Table, column: str, scale: Sequence[str]) -> dict[str, float]:
+    """A column that must hold one value a scale; cells may be empty where another row says it."""
+    found: dict[str, float] = {}
+    for row, name, value in zip(table.frame.index, scale, table.numbers(column, may_miss=True).tolist(), strict=True):
+        if value != value:
+            continue
+        if value <= 0:
+            raise ValueError(f"{table.name}, row {row}: {column} must be above 0, got {value!r}.")
+        if found.setdefault(name, value) != value:
+            raise ValueError(
+                f"{table.name}, row {row}: {column} of scale {name!r} is {value!r}, but {found[name]!r} above: it is "
+                "to be the same for all runs of a scale."
+            )
+    return found
+
+
+def _values(table: Table, columns: Sequence[str]) -> np.ndarray:
+    """Metrics ``(k, n)``: NaN was not measured, and an infinity is that of a run that diverged.
+
+    A run whose losses are all NaN has diverged, too; where only some say NaN, they were not measured.
+    """
+    values = np.column_stack([table.numbers(name, may_miss=True, may_be_infinite=True) for name in columns])
+    losses = [i for i, name in enumerate(columns) if any(part in name.lower() for part in _LOSSES)]
+    losses = losses or list(range(len(columns)))
+    blank = np.flatnonzero(np.isnan(values[:, losses]).all(axis=1))
+    for i in blank:
+        for j in losses:
+            if is_unsound(table.frame[columns[j]].iloc[i]):
+                values[i, j] = np.inf
+    if (diverged := np.isinf(values).any(axis=1)).any():
+        rows = ", ".join(map(str, table.frame.index[diverged][:5]))
+        logger.warning(
+            "%s: %d reports say NaN or an infinity, and so their runs have diverged (rows %s%s).",
+            *(table.name, int(diverged.sum()), rows, "" if diverged.sum() <= 5 else " ..."),
+        )
+    return values

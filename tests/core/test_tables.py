@@ -1,0 +1,402 @@
+"""Tables of runs as people have them: every way to write the same runs reads the same."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ray_mixopt.core.history import History
+from ray_mixopt.core.safety import TooMuchError
+from ray_mixopt.io import frames
+from ray_mixopt.io.columns import Columns
+from ray_mixopt.io.numerals import decimal_comma, parsed
+from ray_mixopt.io.runs import Source, read_runs
+from ray_mixopt.simulators import RunTable
+
+DOMAINS = ("prose", "forum", "maths")
+SHARES = [f"mixture/{name}" for name in DOMAINS]
+CASES = Path(__file__).parents[3] / "shared" / "cases" / "tables"
+
+
+def table() -> pd.DataFrame:
+    """Six runs at two scales, each seen twice; shares of two digits that sum to 1."""
+    rows = []
+    for i, parts in enumerate(([50, 30, 20], [10, 60, 30], [34, 33, 33], [70, 25, 5], [20, 20, 60], [45, 55, 0])):
+        scale, size = (("90M", 9e7), ("800M", 8e8))[i % 2]
+        for step in (400, 1200):
+            shares = dict(zip(SHARES, np.array(parts) / 100, strict=True))
+            about = {"run": f"r{i}", "scale": scale, "step": step, "parameters": size, "cost_per_step": size / 8e8}
+            rows.append(about | shares | {"val_loss/wiki": 3.25 + i / 8 - step / 4096, "acc": 0.125 + i / 16})
+    return pd.DataFrame(rows)
+
+
+def said(history: History) -> list:
+    """What runs say, without their order and to eight digits."""
+    return sorted(
+        (
+            t.trial_id,
+            t.scale,
+            tuple(np.round(t.mixture, 8)),
+            sorted((s, sorted(m.items())) for s, m in t.observations.items()),
+        )
+        for t in history
+    )
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> History:
+    table().to_csv(tmp_path / "plain.csv", index=False)
+    return read_runs(tmp_path / "plain.csv")
+
+
+def as_text(frame: pd.DataFrame, change: Callable[[object], object], columns: list[str]) -> pd.DataFrame:
+    return frame.assign(**{name: [change(value) for value in frame[name]] for name in columns})
+
+
+def nested(frame: pd.DataFrame) -> list[dict]:
+    """Rows as a program writes them, with a configuration."""
+    found = []
+    for row in frame.to_dict("records"):
+        config = {"mixture": {name: row.pop(f"mixture/{name}") for name in DOMAINS}, "scale": row.pop("scale")}
+        found.append(row | {"config": config | {"lr": 3e-4, "layers": [1, 2]}})
+    return found
+
+
+def comma(value: object) -> str:
+    return str(value).replace(".", ",")
+
+
+T = table()
+NUMBERS = [name for name in T.columns if name not in ("run", "scale")]
+WANDB = {"run": "Name", "scale": "model_size", "step": "_step"} | {n: n.replace("/", ".") for n in SHARES}
+TUNE = {"run": "trial_id", "scale": "config/scale", "step": "training_iteration"} | {n: f"config/{n}" for n in SHARES}
+MLFLOW = {"run": "run_id", "scale": "params.scale", "val_loss/wiki": "metrics.val_loss/wiki", "acc": "metrics.acc"}
+MLFLOW |= {"cost_per_step": "params.cost_per_step", "parameters": "params.parameters"}
+MLFLOW |= {n: f"params.{n}" for n in SHARES}
+
+WAYS: dict[str, tuple[str, str | bytes]] = {
+    "semicolons": ("x.csv", T.to_csv(index=False, sep=";")),
+    "tabs": ("x.tsv", T.to_csv(index=False, sep="\t")),
+    "bars": ("x.txt", T.to_csv(index=False, sep="|")),
+    "Excel says what separates": ("x.csv", "sep=;\n" + T.to_csv(index=False, sep=";")),
+    "decimal commas": ("x.csv", as_text(T, comma, NUMBERS).to_csv(index=False, sep=";")),
+    "decimal commas in quotes": ("x.csv", as_text(T, comma, NUMBERS).to_csv(index=False)),
+    "thousands": ("x.csv", as_text(T, lambda v: f"{v:,.0f}", ["step", "parameters"]).to_csv(index=False)),
+    "a byte order mark": ("x.csv", b"\xef\xbb\xbf" + T.to_csv(index=False).encode()),
+    "UTF-16": ("x.csv", T.to_csv(index=False, sep="\t").encode("utf-16")),
+    "gzip": ("x.csv.gz", gzip.compress(T.to_csv(index=False).encode())),
+    "gzip that is not called so": ("x.csv", gzip.compress(T.to_csv(index=False).encode())),
+    "an index": ("x.csv", T.to_csv()),
+    "an index read as a column": ("x.csv", T.reset_index().rename(columns={"index": "Unnamed: 0"}).to_csv(index=False)),
+    "percentages": ("x.csv", T.assign(**{n: T[n] * 100 for n in SHARES}).to_csv(index=False)),
+    "per cent signs": ("x.csv", as_text(T, lambda v: f"{100 * v:.0f} %", SHARES).to_csv(index=False)),
+    "numbers of tokens": (
+        "x.csv",
+        T.assign(**{n: (T[n] * T["step"] * 1000).round() for n in SHARES}).to_csv(index=False),
+    ),
+    "no share is an empty cell": ("x.csv", T.replace(dict.fromkeys(SHARES, {0.0: None})).to_csv(index=False)),
+    "JSON lines": ("x.jsonl", T.to_json(orient="records", lines=True)),
+    "nested JSON lines": ("x.ndjson", "\n".join(map(json.dumps, nested(T)))),
+    "packed JSON lines": ("x.jsonl.gz", gzip.compress("\n".join(map(json.dumps, nested(T))).encode())),
+    "a JSON list": ("x.json", json.dumps(nested(T))),
+    "capitals": ("x.csv", T.rename(columns={"scale": "Scale", "step": "Step", "run": "RUN"}).to_csv(index=False)),
+    "W&B's export": ("x.csv", T.rename(columns=WANDB).assign(State="finished", _runtime=5.5).to_csv(index=False)),
+    "Tune's data frame": ("x.csv", T.rename(columns=TUNE).assign(time_total_s=7.25, done=True).to_csv(index=False)),
+    "MLflow's export": ("x.csv", T.rename(columns=MLFLOW).assign(status="FINISHED").to_csv(index=False)),
+    "a row before training": (
+        "x.csv",
+        pd.concat([T.iloc[:1].assign(step=0, **{"val_loss/wiki": 11.0}), T]).to_csv(index=False),
+    ),
+    "the mixture said once": (
+        "x.csv",
+        T.assign(**{n: T[n].where(T["step"] == 400) for n in SHARES}).to_csv(index=False),
+    ),
+}
+
+
+@pytest.mark.parametrize("way", list(WAYS))
+def test_every_way_to_write_the_same_runs_reads_the_same(way: str, plain: History, tmp_path: Path) -> None:
+    name, content = WAYS[way]
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    found = read_runs(path)
+    assert said(found) == said(plain)
+    assert found.space == plain.space and found.metrics == plain.metrics
+    assert RunTable.read(path).space == RunTable.read(tmp_path / "plain.csv").space
+
+
+@pytest.mark.skipif(not CASES.exists(), reason="needs the tables that people brought")
+@pytest.mark.parametrize("path", sorted(CASES.glob("*")), ids=lambda path: path.name)
+def test_the_tables_that_people_brought_are_read(path: Path) -> None:
+    columns = Columns(mixture=("web,code,math,books",)) if path.name == "plainnames.csv" else Columns()
+    history = read_runs(path, Source(columns=columns))
+    assert len(history) == (24 if path.name in ("noscale.csv", "olmix_index") else 35)
+    assert [name.lower() for name in history.space.domains] == ["web", "code", "math", "books"]
+    assert sum(trial.status == "diverged" for trial in history) == (path.name == "infinity.csv")
+    assert np.allclose(history.mixtures().sum(1), 1)
+
+
+@pytest.mark.parametrize(
+    ("columns", "asked"),
+    [
+        ({n: n.removeprefix("mixture/") for n in SHARES}, {"mixture": ("prose,forum", "maths")}),
+        ({n: n.replace("mixture", "data.weights") for n in SHARES}, {"mixture": ("data.weights/*",)}),
+        ({"scale": "arch", "step": "k", "run": "who"}, {"scale": "arch", "step": "k", "run": "who"}),
+    ],
+)
+def test_columns_are_what_one_says_they_are(
+    columns: dict[str, str], asked: dict, plain: History, tmp_path: Path
+) -> None:
+    table().rename(columns=columns).to_csv(tmp_path / "x.csv", index=False)
+    found = read_runs(tmp_path / "x.csv", Source(columns=Columns(**asked)))
+    assert said(found) == said(plain) and found.metrics == plain.metrics
+
+
+# -- what is done to the numbers is said
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({n: T[n] * 100 for n in SHARES}, "shares are in per cent"),
+        ({n: T[n] * 1e9 for n in SHARES}, "in proportion to numbers of 1e+09 to 1e+09 a row"),
+        ({SHARES[2]: T[SHARES[2]].replace(0.0, None)}, "empty shares in 2 of 12 rows are 0"),
+        ({"step": T["step"].replace(400, 0)}, "left out 6 rows at step 0"),
+    ],
+)
+def test_what_is_done_to_the_numbers_is_said(change: dict, sentence: str, tmp_path: Path, caplog) -> None:
+    frame = table().assign(**change)
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    with caplog.at_level(logging.WARNING):
+        read_runs(tmp_path / "x.csv")
+    assert sentence in caplog.text
+
+
+def test_rounded_shares_are_scaled_and_by_how_much_is_said(tmp_path: Path, caplog) -> None:
+    table().assign(**{SHARES[0]: T[SHARES[0]] + 0.01}).to_csv(tmp_path / "x.csv", index=False)
+    with caplog.at_level(logging.WARNING):
+        history = read_runs(tmp_path / "x.csv")
+    assert "12 of 12 mixtures did not sum to 1 and are scaled, by up to 1%" in caplog.text
+    assert history["r0"].mixture == pytest.approx((0.51 / 1.01, 0.3 / 1.01, 0.2 / 1.01))
+    table().assign(**{SHARES[0]: T[SHARES[0]] + 0.05}).to_csv(tmp_path / "x.csv", index=False)
+    with pytest.raises(ValueError, match="row 2: the mixture sums to 1.05 instead of 1"):
+        read_runs(tmp_path / "x.csv")  # two digits are no excuse for that
+
+
+def test_counts_that_grow_are_one_mixture(tmp_path: Path) -> None:
+    """As a trainer writes them: documents are drawn at random, and so the shares of a run change a little."""
+    frame = table()
+    jitter = np.random.default_rng(0).integers(-300, 300, (len(frame), 3))
+    counts = np.rint(frame[SHARES].to_numpy() * 1e6) + jitter * (frame[SHARES].to_numpy() > 0)
+    frame.assign(**dict(zip(SHARES, counts.T, strict=True))).to_csv(tmp_path / "x.csv", index=False)
+    history = read_runs(tmp_path / "x.csv")
+    assert len(history) == 6
+    assert history["r3"].mixture == pytest.approx((0.7, 0.25, 0.05), abs=1e-3)
+
+
+def test_tokens_stand_for_steps(tmp_path: Path, caplog) -> None:
+    path = tmp_path / "x.csv"
+    frame = table().rename(columns={"step": "tokens"}).assign(tokens=T["step"] * 500_000)
+    frame.to_csv(path, index=False)
+    with pytest.raises(ValueError, match="says 'tokens' instead of steps.*give --tokens-per-step SCALE=TOKENS"):
+        read_runs(path)
+    sizes = {"90M": 250_000, "800M": 500_000}
+    assert read_runs(path, Source(tokens_per_step=sizes)).space.steps == (400, 800, 1200, 2400)
+    frame.drop(columns="cost_per_step").to_csv(path, index=False)
+    with caplog.at_level(logging.WARNING):
+        assert read_runs(path).space.steps == (200_000_000, 600_000_000)
+    assert "lengths are in tokens" in caplog.text
+
+
+def test_costs_follow_parameters_where_nothing_else_is_known(tmp_path: Path, caplog) -> None:
+    table().drop(columns="cost_per_step").to_csv(tmp_path / "x.csv", index=False)
+    with caplog.at_level(logging.WARNING):
+        scales = read_runs(tmp_path / "x.csv").space.scales
+    assert [scale.cost_per_step for scale in scales] == [0.1125, 1.0]
+    assert "No cost is known, and so a step costs in proportion to the parameters" in caplog.text
+    assert read_runs(tmp_path / "x.csv", Source(cost={"90M": 3, "800M": 5})).space.cost("90M", 1) == 3
+
+
+@pytest.mark.parametrize("missing", ["scale", "step"])
+def test_a_table_says_its_scales_and_steps_or_has_one_row_a_run(missing: str, tmp_path: Path, caplog) -> None:
+    path = tmp_path / "x.csv"
+    frame = table().drop(columns=[missing, "parameters", "cost_per_step"]).assign(run="")
+    frame = frame.drop(columns="run")
+    frame.to_csv(path, index=False)
+    option = {"scale": "--scale NAME", "step": "--steps NUMBER"}[missing]
+    if missing == "step":
+        with pytest.raises(ValueError, match=f"needs a column 'step': row 3 .*--step-column COLUMN.*{option}"):
+            read_runs(path)
+        frame = frame.iloc[::2]
+        frame.to_csv(path, index=False)
+    costs = {} if missing == "scale" else {"90M": 1.0, "800M": 2.0}
+    with caplog.at_level(logging.WARNING):
+        history = read_runs(path, Source(cost=costs))
+    assert f"no column says the {missing}" in caplog.text and option in caplog.text
+    assert history.space.scale_names == (("model",) if missing == "scale" else ("90M", "800M"))
+    given = {"scale": Source(scale="7B"), "step": Source(steps=300, cost=costs)}[missing]
+    space = read_runs(path, given).space
+    assert space.scale_names == ("7B",) if missing == "scale" else space.steps == (300,)
+
+
+# -- runs that diverged
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize(
+    ("value", "diverged"), [(math.inf, True), (-math.inf, True), (math.nan, True), (None, False), (1e12, True)]
+)
+def test_what_is_no_number_is_a_run_that_diverged(
+    value: float | None, diverged: bool, kind: str, tmp_path: Path
+) -> None:
+    frame = table().astype({"val_loss/wiki": object})
+    frame.loc[1, "val_loss/wiki"] = value
+    path = tmp_path / f"x.{kind}"
+    if kind == "csv":
+        frame["val_loss/wiki"] = ["" if v is None else str(v) for v in frame["val_loss/wiki"]]
+        frame.to_csv(path, index=False)
+    elif kind == "jsonl":
+        path.write_text("\n".join(json.dumps(row) for row in frame.to_dict("records")))
+    else:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        columns = {name: pa.array(frame[name].tolist(), from_pandas=False) for name in frame.columns}
+        pq.write_table(pa.table(columns), path)
+    history = read_runs(path)
+    assert [trial.trial_id for trial in history if trial.status == "diverged"] == ["r0"] * diverged
+    assert history["r0"].observations[1200] == {"acc": 0.125}
+    assert RunTable.read(path).space.steps == (400, 1200)
+
+
+def test_a_loss_that_was_not_measured_beside_others_is_no_divergence(tmp_path: Path) -> None:
+    frame = table().assign(**{"val_loss/books": ["nan"] * 6 + ["2.5"] * 6})
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    assert all(trial.status == "done" for trial in read_runs(tmp_path / "x.csv"))
+
+
+# -- what is refused, and what helps
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "x.csv",
+            T.rename(columns={n: n.removeprefix("mixture/") for n in SHARES}).to_csv(index=False),
+            r"no mixture columns.*--mixture-columns prose,forum,maths, if these are it \(in Python Columns",
+        ),
+        (
+            "x.csv",
+            T.assign(**{n: T[n] * 7.5 for n in SHARES}).to_csv(index=False),
+            "row 2: the mixture sums to 7.5 instead of 1. If the numbers count in proportion.*--mixture-unit weights",
+        ),
+        (
+            "x.csv",
+            as_text(T, lambda v: f"{v:.0%}" if v > 0.3 else v, SHARES).to_csv(index=False),
+            "row 4: mixture/prose is '0.1', and other shares have a per cent sign",
+        ),
+        (
+            "x.csv",
+            as_text(T, comma, ["acc"]).to_csv(index=False, sep=";"),
+            "a decimal comma in the column 'acc', as in '0,125', and with a point in 'parameters'",
+        ),
+        (
+            "x.csv",
+            "Step,r1 - val_loss,r1 - val_loss__MIN\n1,2,2\n",
+            "table of a chart of W&B.*export the table of runs",
+        ),
+        ("x.csv", T.assign(steps=T["step"]).to_csv(index=False), "both columns 'step' and 'steps': say which it is"),
+        ("x.jsonl", '{"a": 1}\n{"a": \n', "line 2: "),
+        ("x.jsonl", "[1]\n", "item 1 is of type int, not a JSON object"),
+        ("x.csv.gz", gzip.compress(T.to_csv().encode())[:-20], "the packed file ends early or is damaged"),
+        ("x.csv", "größe,mixture/a\n".encode("latin-1"), "it is not UTF-8"),
+    ],
+)
+def test_what_is_refused_says_what_helps(name: str, content: str | bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=message):
+        read_runs(tmp_path / name)
+
+
+@pytest.mark.parametrize("role", ["scale", "step", "run"])
+def test_a_column_that_is_asked_for_must_be_there(role: str, tmp_path: Path) -> None:
+    table().to_csv(tmp_path / "x.csv", index=False)
+    with pytest.raises(ValueError, match=f"no column 'zzz', which --{role}-column names: it has run, scale"):
+        read_runs(tmp_path / "x.csv", Source(columns=Columns(**{role: "zzz"})))
+
+
+def test_weights_are_what_one_says_they_are(plain: History, tmp_path: Path) -> None:
+    table().assign(**{n: T[n] * 7.5 for n in SHARES}).to_csv(tmp_path / "x.csv", index=False)
+    assert said(read_runs(tmp_path / "x.csv", Source(columns=Columns(unit="weights")))) == said(plain)
+
+
+def test_a_packed_file_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(frames, "MOST_BYTES", 2**22)
+    (tmp_path / "x.csv.gz").write_bytes(gzip.compress(b"a,b\n" + b"1" * 2**23))
+    with pytest.raises(TooMuchError, match="x.csv.gz, unpacked, has 4.0 MiB"):
+        read_runs(tmp_path / "x.csv.gz")
+
+
+@pytest.mark.parametrize(
+    ("cell", "comma", "value"),
+    [
+        ("0,5", True, 0.5),
+        ("1.250,5", True, 1250.5),
+        ("-1,5e-3", True, -0.0015),
+        ("0.5", True, None),
+        ("1,250.5", False, 1250.5),
+        ("1,25", False, None),
+        ("1,250", None, None),
+        ("1250", None, 1250.0),
+        ("Infinity", True, math.inf),
+        ("12 %", False, None),
+    ],
+)
+def test_numbers_in_cells(cell: str, comma: bool | None, value: float | None) -> None:
+    assert parsed(cell, comma) == value
+
+
+@pytest.mark.parametrize(
+    ("columns", "comma"),
+    [
+        ({"a": ["0,5", "1"]}, True),
+        ({"a": ["1,250"]}, None),
+        ({"a": ["1,250"], "b": ["0.5"]}, False),
+        ({"a": ["1.250,5"], "b": ["1.000"]}, True),
+        ({"names": ["x", "0,5"], "b": ["0.5"]}, False),
+    ],
+)
+def test_whether_a_table_writes_decimal_commas(columns: dict[str, list[str]], comma: bool | None) -> None:
+    assert decimal_comma(columns.items()) is comma
+
+
+# -- olmix
+
+
+def test_the_sizes_of_olmix_are_the_supply(tmp_path: Path, caplog) -> None:
+    (tmp_path / "ratios.csv").write_text(",run,web,code\n0,a,0.25,0.75\n1,b,0.5,0.5\n")
+    (tmp_path / "metrics.csv").write_text(",run,mmlu_bpb\n0,b,1.5\n1,a,1.25\n")
+    assert read_runs(tmp_path).space.domains == ("web", "code")
+    meta = tmp_path / "meta.json"
+    meta.write_text(
+        json.dumps({"token_counts": {"web": 3e9, "code": 1e9}, "relative_sizes": {"web": 0.75, "code": 0.25}})
+    )
+    space = read_runs(tmp_path).space
+    assert space.token_supply == {"web": 3e9, "code": 1e9} and space.proportional() == pytest.approx([0.75, 0.25])
+    meta.write_text(json.dumps({"priors": {"relative_sizes": {"web": 0.6, "code": 0.4}}}))
+    with caplog.at_level(logging.WARNING):
+        assert read_runs(tmp_path).space.proportional() == pytest.approx([0.6, 0.4])
+    assert "the sizes are relative" in caplog.text
+    for wrong in ('{"token_counts": {"web": "many"}}', '{"token_counts": {"web": -1}}', "[", '{"token_counts": [1]}'):
+        meta.write_text(wrong)
+        with pytest.raises(ValueError, match="meta.json is no description of olmix's data"):
+            read_runs(tmp_path)
