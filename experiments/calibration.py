@@ -17,7 +17,7 @@ from ray_mixopt.benchmark import problems, runner
 from ray_mixopt.benchmark.markdown import table
 from ray_mixopt.benchmark.methods import Entry, Ours
 from ray_mixopt.benchmark.problem import Task
-from ray_mixopt.core.recommendation import NORMAL_95
+from ray_mixopt.core.forecast import NORMAL_95
 
 SUITES = ("headline", "sums", "targets", "synthetic")
 N_MIXTURES = 300

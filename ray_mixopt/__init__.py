@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ray_mixopt import simulators as simulators
+    from ray_mixopt.core.forecast import Forecast as Forecast
     from ray_mixopt.core.merging import DomainMap as DomainMap
     from ray_mixopt.core.objective import Guardrail as Guardrail
     from ray_mixopt.core.objective import Objective as Objective
     from ray_mixopt.core.problem import Problem as Problem
-    from ray_mixopt.core.recommendation import Forecast as Forecast
     from ray_mixopt.core.recommendation import Recommendation as Recommendation
     from ray_mixopt.core.simplex import Group as Group
     from ray_mixopt.core.space import MixtureSpace as MixtureSpace
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "Callback": "core.strategy",
     "DomainMap": "core.merging",
-    "Forecast": "core.recommendation",
+    "Forecast": "core.forecast",
     "Group": "core.simplex",
     "Guardrail": "core.objective",
     "MixOptScheduler": "tune.scheduler",

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from ray_mixopt.core.forecast import Forecast
 from ray_mixopt.core.history import History, Trial
 from ray_mixopt.core.merging import DomainMap, take_in, translated
 from ray_mixopt.core.pool import Pool
 from ray_mixopt.core.problem import SETTINGS, Problem, Settings
-from ray_mixopt.core.recommendation import Forecast, Recommendation
+from ray_mixopt.core.recommendation import Recommendation
 from ray_mixopt.core.safety import check_known, check_version
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.core.strategy import Proposal, Strategy, Suggestion

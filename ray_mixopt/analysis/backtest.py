@@ -26,9 +26,9 @@ from ray_mixopt.analysis.scores import (
     Scores,
     spread_of,
 )
+from ray_mixopt.core.forecast import NORMAL_95, contrast_deviations
 from ray_mixopt.core.history import History, Trial
 from ray_mixopt.core.problem import Problem, Settings
-from ray_mixopt.core.recommendation import NORMAL_95, contrast_deviations
 from ray_mixopt.core.simplex import distinct_mixtures
 from ray_mixopt.core.space import MixtureSpace
 

@@ -13,7 +13,7 @@ from itertools import combinations
 import numpy as np
 from torch import Tensor
 
-from ray_mixopt.core.recommendation import NORMAL_95
+from ray_mixopt.core.forecast import NORMAL_95
 from ray_mixopt.surrogate.posterior import ObjectivePosterior
 
 _N_SHARES = 41  # points of a slice

@@ -10,10 +10,10 @@ import torch
 from botorch.utils.multi_objective.pareto import is_non_dominated
 from torch import Tensor
 
+from ray_mixopt.core.forecast import Prediction
 from ray_mixopt.core.history import History
 from ray_mixopt.core.objective import Mode
 from ray_mixopt.core.problem import Problem
-from ray_mixopt.core.recommendation import Prediction
 from ray_mixopt.strategies.candidates import candidates_of
 from ray_mixopt.surrogate.belief import Belief
 

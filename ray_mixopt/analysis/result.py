@@ -10,7 +10,8 @@ import numpy as np
 
 from ray_mixopt.analysis.ledger import Ledger
 from ray_mixopt.analysis.truth import Truth
-from ray_mixopt.core.recommendation import Prediction, Recommendation
+from ray_mixopt.core.forecast import Prediction
+from ray_mixopt.core.recommendation import Recommendation
 from ray_mixopt.optimizer import MixtureOptimizer
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from ray_mixopt.core.recommendation import NORMAL_95, contrast_deviations
+from ray_mixopt.core.forecast import NORMAL_95, contrast_deviations
 
 SUFFICIENT_RANK = 0.9
 SURROGATE = "ray-mixopt"

@@ -12,9 +12,10 @@ from ray_mixopt.analysis.landscape import Residuals, Slice, Surface, level, slic
 from ray_mixopt.analysis.ledger import Ledger
 from ray_mixopt.analysis.pareto import TradeOff, pareto_front
 from ray_mixopt.analysis.trajectory import sensible_points, trajectory
+from ray_mixopt.core.forecast import NORMAL_95, Prediction
 from ray_mixopt.core.history import Trial
 from ray_mixopt.core.objective import Mode, Objective
-from ray_mixopt.core.recommendation import NORMAL_95, Prediction, Recommendation
+from ray_mixopt.core.recommendation import Recommendation
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.optimizer import MixtureOptimizer
 from ray_mixopt.surrogate.posterior import ObjectivePosterior

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ray_mixopt.analysis.study import Study
-from ray_mixopt.core.recommendation import Prediction
+from ray_mixopt.core.forecast import Prediction
 from ray_mixopt.report.drawing import (
     BLUE,
     GREY,

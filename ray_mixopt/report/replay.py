@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ray_mixopt.core.recommendation import Prediction
+from ray_mixopt.core.forecast import Prediction
 from ray_mixopt.report.drawing import BLUE, GREY, ORANGE, cost_label, log_cost, plain, unlabelled
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from dataclasses import replace
 import numpy as np
 from scipy.stats import spearmanr
 
+from ray_mixopt.core.forecast import NORMAL_95, Hindsight, contrast_deviations
 from ray_mixopt.core.history import History
 from ray_mixopt.core.problem import Problem
-from ray_mixopt.core.recommendation import NORMAL_95, Hindsight, contrast_deviations
 from ray_mixopt.core.space import by_size
 from ray_mixopt.surrogate.belief import Belief
 

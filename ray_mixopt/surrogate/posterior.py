@@ -21,8 +21,8 @@ from gpytorch.distributions import MultivariateNormal
 from linear_operator import to_linear_operator
 from torch import Tensor
 
+from ray_mixopt.core.forecast import NORMAL_95, Calibration, Forecast, Prediction
 from ray_mixopt.core.objective import Guardrail, divergence
-from ray_mixopt.core.recommendation import NORMAL_95, Calibration, Forecast, Prediction
 from ray_mixopt.core.simplex import same_mixture
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.surrogate.correlation import square_root

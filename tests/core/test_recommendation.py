@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ray_mixopt import Forecast
-from ray_mixopt.core.recommendation import NORMAL_95, Prediction
+from ray_mixopt.core.forecast import NORMAL_95, Prediction
 
 
 def test_prediction_of_a_normal_has_its_95_interval():

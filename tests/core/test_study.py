@@ -17,8 +17,8 @@ from ray_mixopt.analysis.result import result
 from ray_mixopt.analysis.study import Study
 from ray_mixopt.analysis.trajectory import trajectory
 from ray_mixopt.analysis.truth import Truth
+from ray_mixopt.core.forecast import NORMAL_95
 from ray_mixopt.core.objective import Guardrail, Objective
-from ray_mixopt.core.recommendation import NORMAL_95
 from ray_mixopt.core.strategy import Callback
 from ray_mixopt.report.page import write_report
 from ray_mixopt.strategies.default import DefaultSettings, DefaultStrategy
