@@ -76,9 +76,10 @@ class _Doubt:
         posterior = posterior.given_pending(encode(space, shares, [(trial.scale, trial.steps) for trial in running]))
         rng = optimizer.problem.rng(_STREAM, history.n_asked)
         mixtures = candidates_of(optimizer.problem).at_target(rng, _N_RANDOM, history)
-        points = posterior.solve(mixtures[posterior.allowed(mixtures)])
-        mean, variance = posterior.marginal(points)
-        points = points.take((mean - 2 * variance.sqrt()).amin(0).argsort(stable=True)[:_N_PLAUSIBLE])
+        mixtures = mixtures[posterior.allowed(mixtures)]
+        mean, variance = posterior.marginal(mixtures)
+        lowest = (mean - 2 * variance.sqrt()).amin(0).argsort(stable=True)[:_N_PLAUSIBLE]
+        points = posterior.solve(mixtures[lowest.numpy()])
         mean, covariance = posterior.contrasts(points)
         normals = torch.from_numpy(rng.standard_normal((*mean.shape, _SAMPLES)))
         regret = Regret.sampled(mean, covariance, normals)
