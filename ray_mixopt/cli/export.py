@@ -1,14 +1,16 @@
-"""``ray-mixopt export``: runs that were made already, as files of other programs."""
+"""``ray-mixopt export``: runs that were made already, or their mixtures, as files of other programs."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from ray_mixopt.cli.blend_options import FORMATS as BLENDS
+from ray_mixopt.cli.blend_options import AboutData, data_options
 from ray_mixopt.cli.options import as_json_option, bad_arguments, examples
 from ray_mixopt.cli.sources import source_options
 
@@ -24,11 +26,20 @@ FORMATS = ("csv", "parquet", "olmix", "regmix")
     epilog=examples(
         "ray-mixopt export --from ~/ray_results/my-search --format olmix --out swarm",
         "ray-mixopt export --from results/replay-slimpajama-loss-default-0 --format parquet --out tables",
+        "ray-mixopt export --from runs.csv --run 1B-best --format megatron --path web=/data/web_document --out blends",
     )
 )
 @source_options
-@click.option("--format", "kind", type=click.Choice(FORMATS), required=True, help="What to write.")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice((*FORMATS, *BLENDS)),
+    required=True,
+    help="What to write: tables of all runs, the first four, or a blend of each.",
+)
+@click.option("--run", "runs", metavar="NAME", multiple=True, help="Only the blend of this run; repeatable.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the files.")
+@data_options
 @as_json_option
 def export(
     histories: Mapping[str, History],
@@ -36,25 +47,45 @@ def export(
     target: tuple[str, int] | None,
     own: MixtureOptimizer | None,
     kind: str,
+    runs: Sequence[str],
     out: Path,
+    data: AboutData,
     as_json: bool,
 ) -> None:
-    """Writes runs as files that other programs read, with all their digits."""
+    """Writes runs as tables that other programs read, with all their digits, or their mixtures as blends.
+
+    A blend is a file named after its run, with the mixture as training code takes it.
+    """
+    import numpy as np
+
     from ray_mixopt.core.merging import common_space, joined
-    from ray_mixopt.io.export import WRITERS
+    from ray_mixopt.io.blends import remarks
+    from ray_mixopt.io.export import WRITERS, write_blends
 
     with bad_arguments():
         if target is not None:
             raise ValueError("--target says where a mixture is wanted, which no file of runs has a place for: drop it.")
         if click.get_current_context().params.get("scatter"):
             raise ValueError("--metric-noise says how to read runs, which no file of runs has a place for: drop it.")
+        data.check(kind if kind in BLENDS else None, "--format")
+        if runs and kind not in BLENDS:
+            raise ValueError(f"--run chooses a blend, and --format {kind} is a table of all runs: drop it.")
         if len(histories) == 1 and changes is None:
             (history,) = histories.values()
         else:
             history = joined(histories, common_space(histories, changes), changes)
         out.mkdir(parents=True, exist_ok=True)
-        paths = WRITERS[kind](history, out)
+        if kind in BLENDS:
+            sources = data.sources(history.space)
+            paths = write_blends(history, out, kind, runs=runs, sources=sources)
+            mixtures = np.array([trial.mixture for trial in history if not runs or trial.trial_id in runs])
+            said = remarks(kind, history.space.named(mixtures.max(0)), sources)
+        else:
+            paths, said = WRITERS[kind](history, out), ()
+    number = len(paths) if kind in BLENDS else len(history)
+    for remark in said:
+        click.echo(remark, err=True)
     if as_json:
-        click.echo(json.dumps({"runs": len(history), "files": list(map(str, paths))}))
+        click.echo(json.dumps({"runs": number, "files": list(map(str, paths))}))
     else:
-        click.echo(f"{len(history)} runs: {', '.join(map(str, paths))}")
+        click.echo(f"{number} runs: {', '.join(map(str, paths))}")

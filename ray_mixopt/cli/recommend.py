@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ray_mixopt.cli.blend_options import FORMATS, AboutData, data_options
 from ray_mixopt.cli.options import (
     as_json_option,
     bad_arguments,
@@ -30,13 +31,11 @@ if TYPE_CHECKING:
     from ray_mixopt.core.space import MixtureSpace
     from ray_mixopt.optimizer import MixtureOptimizer
 
-BLENDS = ("json", "yaml", "olmo-core", "megatron")  # of io.blends, which the command does not load to say so
-
 
 @click.command(
     epilog=examples(
         "ray-mixopt recommend --from runs.csv --weight val_loss/arxiv=1",
-        "ray-mixopt recommend --from swarm/ --scale 30M --steps 10000 --weight mmlu_bpb=1 --cap code=0.3 --as megatron",
+        "ray-mixopt recommend --from swarm/ --scale 30M --steps 10000 --weight mmlu_bpb=1 --cap code=0.3 --as nemo",
         "ray-mixopt recommend --from regmix/data --scale-cost 1m=0.001 --scale-cost 1B=1 --json",
         "ray-mixopt recommend --from ~/ray_results/my-search --group code+math=0:0.3 --report decision",
     )
@@ -45,7 +44,8 @@ BLENDS = ("json", "yaml", "olmo-core", "megatron")  # of io.blends, which the co
 @objective_options
 @limit_options
 @click.option("--reference", metavar="DOMAIN=SHARE", multiple=True, help="Mixture to compare with; once a domain.")
-@click.option("--as", "kind", type=click.Choice(BLENDS), help="Print the mixture as training code takes it.")
+@click.option("--as", "kind", type=click.Choice(FORMATS), help="Print the mixture as training code takes it.")
+@data_options
 @click.option("--report", type=click.Path(file_okay=False, path_type=Path), help="Also write a report to this folder.")
 @as_json_option
 def recommend(
@@ -59,6 +59,7 @@ def recommend(
     limits: Callable[[MixtureSpace], MixtureSpace],
     reference: Sequence[str],
     kind: str | None,
+    data: AboutData,
     report: Path | None,
     as_json: bool,
 ) -> None:
@@ -74,6 +75,7 @@ def recommend(
     if kind is not None and as_json:
         raise click.UsageError("--as does not go with --json: drop one of them.")
     with bad_arguments(), Console(stderr=True, markup=False, emoji=False).status("Asking the surrogate"):
+        data.check(kind, "--as")
         compare = pairs(reference, "--reference", "DOMAIN=SHARE, for instance web=0.7") or None
         optimizer = _optimizer(histories, changes, target, own, space, objective, mode, limits, compare)
         answer = optimizer.recommend(details=True)
@@ -90,8 +92,9 @@ def recommend(
         click.echo(json.dumps(answer.to_dict()))
     elif kind is not None:
         with bad_arguments():
-            text = blend(kind, answer.mixture, optimizer.space)
-        for remark in remarks(kind, answer.mixture):
+            sources = data.sources(optimizer.space)
+            text = blend(kind, answer.mixture, optimizer.space, sources)
+        for remark in remarks(kind, answer.mixture, sources):
             click.echo(remark, err=True)
         click.echo(text, nl=False)
     else:

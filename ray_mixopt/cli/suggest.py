@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ray_mixopt.cli.blend_options import FORMATS, AboutData, data_options
 from ray_mixopt.cli.options import (
     as_json_option,
     bad_arguments,
@@ -21,7 +22,6 @@ from ray_mixopt.cli.options import (
     one_thread,
     resumable,
 )
-from ray_mixopt.cli.recommend import BLENDS
 from ray_mixopt.cli.sources import source_options
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ if TYPE_CHECKING:
     help="Template of launch files, in Jinja2, to be filled in for each run.",
 )
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder of the launch files.")
-@click.option("--as", "kind", type=click.Choice(BLENDS), help="Format of the blend next to each.  [default: json]")
+@click.option("--as", "kind", type=click.Choice(FORMATS), help="Format of the blend next to each.  [default: json]")
+@data_options
 @as_json_option
 def suggest(
     histories: Mapping[str, History],
@@ -95,6 +96,7 @@ def suggest(
     launch: Path | None,
     out: Path | None,
     kind: str | None,
+    data: AboutData,
     as_json: bool,
 ) -> None:
     """Suggests the next runs, from those that are finished and those under way, and writes a launch file for each.
@@ -114,6 +116,7 @@ def suggest(
     ):
         if (launch is None) != (out is None) or (kind is not None and launch is None):
             raise ValueError("--launch TEMPLATE and --out FOLDER belong together, and --as to both.")
+        data.check(kind, "--as")
         template = None if launch is None else Template(launch)
         if template is not None and not fresh and not template.goes_on:
             raise ValueError(
@@ -138,7 +141,11 @@ def suggest(
             files: list[LaunchFile] = []
             if template is not None and out is not None:
                 out.mkdir(parents=True, exist_ok=True)
-                files = list(template.files(books.under_way(), searched, out, kind=kind or "json"))
+                files = list(
+                    template.files(
+                        books.under_way(), searched, out, kind=kind or "json", sources=data.sources(searched)
+                    )
+                )
             by_hand.write(state, search, new_round=before is not None and len(search.runs) > len(before.runs))
             if files:
                 search = _handed(search, files)

@@ -1,4 +1,4 @@
-"""A history as files that others read: tidy CSV or Parquet, olmix's two tables, RegMix pairs.
+"""A history as files that others read: tidy CSV or Parquet, olmix's two tables, RegMix pairs, blends of its runs.
 
 Shares and metrics are written with all their digits, so that ``read_runs`` gives the same runs back. What a run
 reported nothing of is an empty cell; a report without any metric is left out, and so is the end of a run (diverged,
@@ -8,12 +8,13 @@ written as ``cells`` says, or refused. No file is written over.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ray_mixopt.core.history import History
-from ray_mixopt.core.safety import check_file_names
+from ray_mixopt.core.safety import check_file_names, write_atomically
+from ray_mixopt.io.blends import BLENDS, NO_SOURCES, Sources, blend
 from ray_mixopt.io.cells import MIXTURE, beside, check_distinct, guarded
 from ray_mixopt.io.columns import TIDY_COLUMNS
 from ray_mixopt.io.olmix import COLUMNS as OLMIX_COLUMNS
@@ -25,6 +26,8 @@ from ray_mixopt.io.regmix import metric_of as regmix_metric
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_MOST_NAMED = 10  # runs in an error
 
 
 def tidy(history: History) -> pd.DataFrame:
@@ -113,6 +116,36 @@ def write_regmix(history: History, folder: Path) -> list[Path]:
             part = rows[["run", *columns]].rename(columns={"run": "index"} | columns).dropna(axis=1, how="all")
             parts[folder / f"step{step}_{kind}_{scale}.csv"] = part
     return _written(parts)
+
+
+def write_blends(
+    history: History, folder: Path, kind: str, *, runs: Sequence[str] = (), sources: Sources = NO_SOURCES
+) -> list[Path]:
+    """The mixture of each run in a file that has the name of the run.
+
+    Args:
+        history: the runs.
+        folder: to write to.
+        kind: format of the blends, one of ``BLENDS``.
+        runs: which runs; all where none is named.
+        sources: what the blends say of data.
+
+    Raises:
+        ValueError: for a run that there is not, or whose name no file can have, and what ``blend`` raises.
+    """
+    known = {trial.trial_id: history.space.named(trial.mixture) for trial in history}
+    if unknown := [run for run in runs if run not in known]:
+        some = ", ".join([*known][:_MOST_NAMED]) + (", ..." if len(known) > _MOST_NAMED else "")
+        raise ValueError(f"There is no run {unknown[0]!r}: there are {some or 'none'}.")
+    chosen = dict.fromkeys(runs or known)
+    if not chosen:
+        raise ValueError("There is no run: there is nothing to export.")
+    check_file_names(chosen, "The name of a run")
+    texts = {folder / f"{run}{BLENDS[kind].suffix}": blend(kind, known[run], history.space, sources) for run in chosen}
+    _check_free(texts)
+    for path, text in texts.items():
+        write_atomically(path, text)
+    return list(texts)
 
 
 def _regmix_column(metric: str) -> str:

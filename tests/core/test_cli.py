@@ -324,9 +324,14 @@ def test_old_runs_alone_answer(swarm: Path) -> None:
     assert doubted["predicted"]["high"] - doubted["predicted"]["low"] > 2 * width
     asked = ["--from", swarm, "--weight", "y=1", "--mode", "max", "--cap", "a=0.7"]
     assert call("recommend", *asked, "--as", "yaml").stdout == '"a": 0.700000\n"b": 0.300000\n'
-    other = call("recommend", *asked, "--as", "megatron")
-    assert other.stdout == "0.700000 a\n0.300000 b\n"
-    assert "No path is known for 'a', 'b': the name stands where Megatron-LM looks" in other.stderr
+    other = call("recommend", *asked, "--as", "megatron", "--path", "a=/d/x=1", "--path", "a=/d/2")
+    assert other.stdout == "0.3500000000 /d/x=1\n0.3500000000 /d/2\n0.300000 b\n"
+    assert "No path is known for 'b': the name stands where Megatron-LM looks" in other.stderr
+    assert "The share of 'a' is divided equally among its paths" in other.stderr
+    packed = call("recommend", *asked, "--as", "ray-data", "--tokens-per-document", "2048")
+    assert json.loads(packed.stdout)["weights"] == [0.7, 0.3]
+    lengths = ["--tokens-per-document", "a=700", "--tokens-per-document", "b=100"]
+    assert json.loads(call("recommend", *asked, "--as", "ray-data", *lengths).stdout)["weights"] == [0.25, 0.75]
     text = call(
         "recommend", "--from", swarm, "--weight", "x=1", "--floor", "a=0.6", "--reference", "a=1", "--reference", "b=1"
     )
@@ -338,6 +343,23 @@ def test_runs_are_exported(swarm: Path, tmp_path: Path) -> None:
     result = call("export", "--from", swarm, "--format", "csv", "--out", tmp_path / "new", "--json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout) == {"runs": 12, "files": [str(tmp_path / "new" / "runs.csv")]}
+
+
+def test_the_blends_of_runs_are_exported(swarm: Path, tmp_path: Path) -> None:
+    given = ["export", "--from", swarm, "--format", "nemo", "--path", "a=/d/a"]
+    result = call(*given, "--out", tmp_path / "all", "--json")
+    assert result.exit_code == 0, result.output
+    files = [Path(file) for file in json.loads(result.stdout)["files"]]
+    assert json.loads(result.stdout)["runs"] == len(files) == 12
+    assert "No path is known for 'b'" in result.stderr
+    result = call(*given, "--run", files[3].stem, "--out", tmp_path / "one")
+    assert result.stdout == f"1 runs: {tmp_path / 'one' / files[3].name}\n"
+    assert (tmp_path / "one" / files[3].name).read_text() == files[3].read_text()
+    assert "nothing is written over" in refused(*given, "--out", tmp_path / "all")
+    assert "There is no run 'x': there are " in refused(*given, "--run", "x", "--out", tmp_path / "two")
+    assert "--run chooses a blend, and --format csv" in refused(
+        *given[:4], "csv", "--run", "x", "--out", tmp_path / "two"
+    )
 
 
 @pytest.mark.parametrize(
@@ -371,6 +393,9 @@ def test_what_is_said_of_some_of_the_runs_is_heeded(swarm: Path, runs: Path) -> 
     assert "--every is about --follow" in refused("report", runs, "--every", 5)
 
 
+LENGTH = ("--tokens-per-document",)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -391,6 +416,14 @@ def test_what_is_said_of_some_of_the_runs_is_heeded(swarm: Path, runs: Path) -> 
         (["--weight", "x=1", "--metric-noise", "x=1e300"], "The noise of x must be a standard deviation"),
         (["--weight", "x=1", "--baseline", "zz"], "--baseline zz is what --guardrail and --closeness compare with"),
         (["--weight", "x=1", "--as", "yaml", "--json"], "--as does not go with --json: drop one of them"),
+        (["--weight", "x=1", "--path", "a=b"], "are about a blend: give --as FORMAT, or drop them"),
+        (["--weight", "x=1", "--as", "json", "--path", "a=b"], "--path says where data are, for which --as json has"),
+        (["--weight", "x=1", "--as", "nemo", "--tokens-per-document", "1"], "those of nemo count tokens: drop it"),
+        (["--weight", "x=1", "--as", "mosaic"], "MosaicML Streaming draws documents, not tokens"),
+        (["--weight", "x=1", "--as", "nemo", "--path", "a"], "--path is DOMAIN=PATH, for instance web=/data/web, got"),
+        (["--weight", "x=1", "--as", "nemo", "--path", "c=b"], "--path 'c=b' begins with no domain: there are a, b"),
+        (["--weight", "x=1", "--as", "mosaic", *LENGTH, "a=x"], "--tokens-per-document is DOMAIN=TOKENS, for instance"),
+        (["--weight", "x=1", "--as", "mosaic", *LENGTH, "a=1", *LENGTH, "2"], "names 'a' twice"),
         (["--weight", "x=1", "--metric-noise", "z=1"], "The noise is of z, which no run reports: they have x, y"),
     ],
 )

@@ -14,6 +14,7 @@ from ray_mixopt.core.space import MixtureSpace
 DIGITS = 6
 # What YAML 1.1 takes for the end of a line, or for a character that must not stand in a file, and JSON does not.
 _ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+_LONGEST_KEY = 1000  # YAML allows 1024
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -65,15 +66,50 @@ class Blend:
         write: the text of a file, from shares in the format's unit, the space, and the sources.
         reader: what reads the file, for people.
         suffix: of the file, with its dot.
-        counts: what a weight is a share of.
-        needs_paths: whether the program looks for data at what stands in the file.
+        counts: what a weight is a share of. Documents may be samples or rows: whatever is drawn at once.
+        paths: whether the program looks for data at what stands in the file; "one" if a weight is that of one path.
+        caution: what must be so for the weights to be right, as a sentence; "" where nothing must.
     """
 
     write: Callable[[Mapping[str, float], MixtureSpace, Sources], str]
     reader: str
     suffix: str
     counts: Literal["tokens", "documents"] = "tokens"
-    needs_paths: bool = True
+    paths: Literal["any", "one", "none"] = "any"
+    caution: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """One path of a domain, for a format in which every path has a weight.
+
+    Attributes:
+        domain: whose it is.
+        path: where the data are.
+        place: of the path among those of its domain, from 0.
+        among: how many those are; each has an equal part of the domain's share.
+        weight: that part, as text.
+    """
+
+    domain: str
+    path: str
+    place: int
+    among: int
+    weight: str
+
+
+def pieces(shares: Mapping[str, float], sources: Sources) -> list[Piece]:
+    """The paths of the domains that have a share, with their weights."""
+    found = []
+    for domain, share in shares.items():
+        if share > 0:
+            paths = sources.of(domain)
+            weight = decimal(share) if len(paths) == 1 else f"{share / len(paths):.{DIGITS + 4}f}"
+            found += [
+                Piece(domain=domain, path=path, place=place, among=len(paths), weight=weight)
+                for place, path in enumerate(paths)
+            ]
+    return found
 
 
 def rounded(mixture: Mapping[str, float]) -> dict[str, float]:
@@ -121,4 +157,28 @@ def quoted(text: str) -> str:
     """
     if _SURROGATE.search(text):
         raise ValueError(f"{text!r} holds half a character (a surrogate), which no file can hold: rename it.")
-    return _ESCAPED.sub(lambda found: f"\\u{ord(found.group()):04x}", json.dumps(text, ensure_ascii=False))
+    text = json.dumps(text, ensure_ascii=False)
+    return _ESCAPED.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
+
+
+def yaml_key(text: str) -> str:
+    """``quoted``, as a key of YAML.
+
+    Raises:
+        ValueError: as ``quoted``, and for a text that is too long for one.
+    """
+    key = quoted(text)
+    if len(key) > _LONGEST_KEY:
+        raise ValueError(f"{text[:20]!r}... has {len(text):,} characters, too many for a name in YAML: shorten it.")
+    return key
+
+
+def unresolved(text: str) -> str:
+    """The text itself, if OmegaConf would leave it as it is.
+
+    Raises:
+        ValueError: if OmegaConf, which reads the file, would put another value in the place of ``${...}``.
+    """
+    if "${" in text:
+        raise ValueError(f"{text!r} holds '${{', in the place of which OmegaConf puts another value: rename it.")
+    return text
