@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import fs
@@ -31,7 +32,10 @@ from ray_mixopt.core.merging import DomainMap
 from ray_mixopt.core.objective import Guardrail, Objective
 from ray_mixopt.core.pool import Pool
 from ray_mixopt.core.safety import check_size, parse_json
-from ray_mixopt.io import snapshots
+from ray_mixopt.io import by_hand, snapshots
+from ray_mixopt.io.bookkeeping import Books
+from ray_mixopt.io.by_hand import AskedRun, ByHand
+from ray_mixopt.io.space_file import read_space
 from ray_mixopt.simulators import RunTable
 from ray_mixopt.simulators.simulator import Simulator
 from ray_mixopt.testing import violations
@@ -213,6 +217,39 @@ def test_searcher_states(data: Any) -> None:
     else:
         taken_as_it_is(data, searcher.state_dict(), but=("space", "history", "evaluated", "settings"))
         taken_as_it_is(data["settings"], searcher.state_dict()["settings"], but=("reference",))
+
+
+@fuzz
+@given(damaged(STATE["space"]).map(yaml.safe_dump) | VALUES.map(yaml.safe_dump) | st.text(max_size=80))
+def test_spaces_in_yaml(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "space.yaml"
+    file.write_text(text, encoding="utf-8", errors="surrogateescape")
+    space = refuses_or_reads(lambda: read_space(file))
+    assert space is None or MixtureSpace.from_dict(space.to_dict()) == space
+
+
+ASKED = AskedRun(
+    run="hand-0001", round=1, mixture={"web": 0.5, "code": 0.5, "math": 0.0}, scale="20M", start=0, steps=10, why="so"
+)
+FURTHER = replace(ASKED, run="hand-0001", start=10, steps=20, known=(10,), failed=True, handed="/jobs", acquisition=1.0)
+BY_HAND = json.loads(json.dumps(ByHand(space=SPACE, runs=(ASKED, FURTHER)).to_dict()))
+
+
+@fuzz
+@given(damaged(BY_HAND) | VALUES, st.booleans())
+def test_searches_by_hand(data: Any, honest: bool) -> None:
+    if honest and isinstance(data, dict):
+        data["checksum"] = by_hand._checksum({key: value for key, value in data.items() if key != "checksum"})
+    search = refuses_or_reads(lambda: ByHand.from_dict(data))
+    if search is None:
+        return
+    assert honest or data == BY_HAND, "a state that was changed is refused"
+    defaults = {"counts": True, "acquisition": None, "known": [], "failed": False, "handed": ""}
+    taken_as_it_is(
+        data | {"runs": [defaults | run for run in data["runs"]]}, search.to_dict(), but=("space", "checksum")
+    )
+    if refuses_or_reads(lambda: search.check_fits(search.space, "by-hand.json") or True):
+        assert not violations(Books(search, {}, search.space).history())
 
 
 @fuzz
