@@ -20,11 +20,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from functools import cache
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from backtest_tables import write_tables
+from backtest_tables import METHODS, write_tables
 from harness import arguments, as_they_end
 
 from ray_mixopt import simulators
@@ -217,7 +218,7 @@ def fill(
     given: argparse.Namespace,
     answer: Callable[..., tuple[Question, str, dict[str, Any]]] = answer,
 ) -> None:
-    """Answers what is not there yet, and keeps each objective as soon as it is answered.
+    """Answers what is not there yet, the first objective of each question first, and keeps each as soon as it is there.
 
     Args:
         cells: what is there.
@@ -230,10 +231,11 @@ def fill(
     jobs = []
     for question in questions if names else ():
         there = {name: cells.of(question.name, name) for name in names}
-        for objective, weights in objectives(question.table, given.part).items():
+        for place, (objective, weights) in enumerate(objectives(question.table, given.part).items()):
             left = [name for name in names if there[name].get(objective, {}).get("draws") != given.draws]
             if left:
-                jobs.append((question, objective, weights, left, given.draws))
+                jobs.append((place, (question, objective, weights, left, given.draws)))
+    jobs = [job for _, job in sorted(jobs, key=itemgetter(0))]
     for number, (question, objective, found) in enumerate(as_they_end(answer, jobs, given.processes), start=1):
         for name, scores in found.items():
             cells.add(question, name, objective, {"commit": git.stdout.strip(), **scores})
@@ -257,9 +259,14 @@ def main() -> None:
     for name in [name for name in names if obstacle(name)]:
         print(f"{name} is left out: {obstacle(name)}")
         names.remove(name)
-    cells = Cells(given.out / "backtest")
-    fill(cells, questions, names, given)
-    write_tables({name: {m: cells.of(name, m) for m in EVERYTHING} for name in QUESTIONS}, given.out)
+    fill(Cells(given.out / "backtest"), questions, names, given)
+    write_all(given.out)
+
+
+def write_all(out: Path) -> None:
+    """Writes the tables and figures of what is there."""
+    cells = Cells(out / "backtest")
+    write_tables({name: {method: cells.of(name, method) for method in METHODS} for name in QUESTIONS}, out)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from ray_mixopt.benchmark.hindcasts import EVERYTHING
 from ray_mixopt.benchmark.markdown import table
 from ray_mixopt.report.drawing import line_style
 
+METHODS = (*EVERYTHING, "version-0.1")
 OURS = (SURROGATE, "surrogate of the largest scale")
 SCORES = ("rank", "error", "covered", "stated", "level", "regret", "seconds")
 HEAD = ["method", "metrics", "n", "rank", "of the mean", "error / spread", "95% hold", "worst metric", "stated / true"]
@@ -52,8 +53,8 @@ def write_tables(scores: Mapping[str, Mapping[str, Mapping[str, Any]]], out: Pat
     (out / "backtest").mkdir(parents=True, exist_ok=True)
     (out / "backtest.md").write_text(text + "\n")
     if rows:
-        draw(rows, out / "backtest" / "rank-and-error.png", ("rank", "error"), list(EVERYTHING))
-        stating = [m for m in EVERYTHING if any(row["stated"] is not None for row in rows if row["method"] == m)]
+        draw(rows, out / "backtest" / "rank-and-error.png", ("rank", "error"), METHODS)
+        stating = [m for m in METHODS if any(row["stated"] is not None for row in rows if row["method"] == m)]
         draw(rows, out / "backtest" / "stated-over-true.png", ("stated", "covered"), stating)
 
 
@@ -98,7 +99,7 @@ def of_question(rows: Sequence[Row]) -> str:
     """Means over objectives, by number of mixtures given and method."""
     lines = []
     for given in dict.fromkeys(row["given"] for row in rows):
-        for method in EVERYTHING:
+        for method in METHODS:
             of = [row for row in rows if (row["given"], row["method"]) == (given, method)]
             if not of:
                 continue
@@ -231,7 +232,7 @@ def error_ratios(rows: Sequence[Row]) -> dict[tuple[str, Any], float]:
         of = [row for row in rows if (row["question"], row["given"]) == key]
         ours = {row["objective"]: row["error"] for row in of if row["method"] == SURROGATE}
         ratios = []
-        for method in EVERYTHING.keys() - OURS:
+        for method in set(METHODS) - set(OURS):
             theirs = {row["objective"]: row["error"] for row in of if row["method"] == method and _whole(row)}
             both = [o for o in ours if theirs.get(o) is not None and ours[o] is not None]
             if both and len(both) == len(ours):
@@ -252,7 +253,7 @@ def comparison(rows: Sequence[Row]) -> dict[str, tuple[int, Pair, Pair, float]]:
     """By other method, where both predict all hidden mixtures: cells, errors and ranks (ours first), and wins."""
     ours = {(r["question"], r["objective"], r["given"]): r for r in rows if r["method"] == SURROGATE}
     found = {}
-    for method in EVERYTHING:
+    for method in METHODS:
         pairs = [
             (ours[key], r)
             for r in rows
@@ -322,7 +323,7 @@ def draw(rows: Sequence[Row], path: Path, scores: tuple[str, str], methods: Sequ
 
 
 def _panel(ax: Any, rows: Sequence[Row], score: str, methods: Sequence[str]) -> None:
-    names = list(EVERYTHING)
+    names = METHODS
     ticks = sorted({row["mixtures"] for row in rows})
     for method in methods:
         sizes = sorted({row["mixtures"] for row in rows if row["method"] == method and _whole(row)})

@@ -8,9 +8,14 @@ from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from worlds import DOMAINS, THREE_SCALES, Bowl
 
+from ray_mixopt.analysis.baselines import surrogate
 from ray_mixopt.analysis.scores import SURROGATE
+from ray_mixopt.core.history import History, Trial
+from ray_mixopt.core.problem import Problem, Settings
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"
@@ -21,7 +26,12 @@ def suite():
     """The scripts, which import each other by their names."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(ROOT / "experiments")
-        yield Namespace(**{name: importlib.import_module(name) for name in ("backtest", "backtest_tables", "ablation")})
+        yield Namespace(
+            **{
+                name: importlib.import_module(name)
+                for name in ("backtest", "backtest_tables", "backtest_0_1", "ablation")
+            }
+        )
 
 
 def case(given, mixtures, *, error, rank=0.9, covered=0.95, stated=1.0, level=0.01, n=20.0):
@@ -112,3 +122,21 @@ def test_a_table_is_answered_by_each_kind_of_method(suite, monkeypatch):
 def test_a_part_that_the_kernel_does_not_have_cannot_be_switched_off(suite):
     with pytest.raises(ValueError, match="The kernel has no log_wings: there are log_amplitude"):
         suite.ablation.with_priors(log_wings=(0.0, 1.0))
+
+
+def test_another_version_is_asked_in_a_process_of_its_own(suite, monkeypatch):
+    bowl, history = Bowl(space=THREE_SCALES, best=(0.5, 0.3, 0.2)), History(THREE_SCALES)
+    for i, mixture in enumerate(THREE_SCALES.sample(6, np.random.default_rng(0)).tolist()):
+        history.add(
+            Trial(trial_id=f"{i}", mixture=tuple(mixture), scale="small", steps=400, status="done", evaluated=True)
+        )
+        for step in THREE_SCALES.steps:
+            history.observe(f"{i}", step, {"loss": bowl(dict(zip(DOMAINS, mixture, strict=True)), "small", step)})
+    problem = Problem(space=THREE_SCALES, settings=Settings(objective={"loss": 1.0}, seed=3))
+    asked = THREE_SCALES.sample(4, np.random.default_rng(1))
+    monkeypatch.setenv(suite.backtest_0_1.TREE, str(ROOT))  # this very version stands in for the other
+    said, own = suite.backtest_0_1.version_0_1(problem, history, asked), surrogate(problem, history, asked)
+    child = suite.backtest_0_1._child(str(ROOT))
+    child.stdin.close()
+    assert child.wait(30) == 0
+    assert said.mean == pytest.approx(own.mean) and said.covariance == pytest.approx(own.covariance)
