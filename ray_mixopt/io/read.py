@@ -20,7 +20,7 @@ all other columns of numbers  metrics; an empty cell is a metric that was not me
 ============================  =====================================================================================
 
 Columns may have the names that W&B, MLflow and Tune give them, or those that ``columns.Columns`` says. RegMix's pairs
-and olmix's folders are described in ``regmix`` and ``olmix``.
+and olmix's folders are described in ``regmix`` and ``olmix``, what trackers keep in ``trackers``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from ray_mixopt.io import frames, olmix, regmix, tidy
+from ray_mixopt.io import frames, olmix, regmix, tidy, trackers
 from ray_mixopt.io.columns import Columns
 from ray_mixopt.io.rows import Rows
 
@@ -44,7 +44,7 @@ def read_rows(
     columns: Columns | None = None,
     tokens_per_step: Mapping[str, float] | None = None,
 ) -> Rows:
-    """All rows of a tidy file, of olmix's or a RegMix folder, or of the pair that one file belongs to.
+    """All rows of a tidy file, of olmix's or a RegMix folder, of the pair of one file, or of what a tracker kept.
 
     Args:
         path: of the file or folder.
@@ -59,7 +59,18 @@ def read_rows(
     one_scale, one_length = scale or tidy.ONE_SCALE, steps or tidy.ONE_LENGTH
     if path.is_dir() and (path / olmix.RATIOS).exists():
         return olmix.rows_of(path, one_scale, one_length)
-    if path.is_dir() or regmix.FILE.fullmatch(path.name):
+    is_pairs = any(path.glob("*.csv")) if path.is_dir() else regmix.FILE.fullmatch(path.name)
+    if not is_pairs and (read := trackers.reader_of(path)) is not None:
+        frame = frames.frame_of(path.name, read(path))
+        return tidy.rows_of(
+            frames.as_table(path.name, frame),
+            columns or Columns(),
+            scale=scale,
+            steps=steps,
+            tokens_per_step=tokens_per_step,
+            may_lack_mixtures=True,
+        )
+    if path.is_dir() or is_pairs:
         return regmix.rows_of(path, one_length)
     if not path.exists():
         raise ValueError(f"There is no runs file {str(path)!r}.")

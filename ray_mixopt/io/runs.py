@@ -14,6 +14,7 @@ from ray_mixopt.io import searches
 from ray_mixopt.io.columns import Columns
 from ray_mixopt.io.read import PICKLES, is_table, read_rows
 from ray_mixopt.io.rows import Rows
+from ray_mixopt.io.trackers import reader_of
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +91,9 @@ def are_tables(path: str | Path) -> bool:
     place = Path(path)
     if "://" in str(path):
         return False
-    return (place.is_dir() and any(place.glob("*.csv"))) or place.suffix.lower() in PICKLES or is_table(place)
+    if place.suffix.lower() in PICKLES or is_table(place) or (place.is_dir() and any(place.glob("*.csv"))):
+        return True
+    return not searches.is_folder(place) and reader_of(place) is not None
 
 
 def of_rows(rows: Rows, source: Source) -> History:

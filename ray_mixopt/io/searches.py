@@ -78,6 +78,16 @@ def is_search(path: str | Path) -> bool:
     return "trials" not in state
 
 
+def is_folder(path: Path) -> bool:
+    """Whether a folder is that of a replay or of an experiment of ours, which keeps the state of its searcher."""
+    if not path.is_dir():
+        return False
+    states = (snapshots.NAME, snapshots.PREVIOUS + snapshots.NAME, snapshots.KEPT + snapshots.NAME)
+    return any((path / name).exists() for name in (HISTORY, EXPERIMENT)) or any(
+        any(path.glob(state.format("*"))) for state in states
+    )
+
+
 def load_history(path: str | Path) -> History:
     """The history of a search, whatever its objective.
 

@@ -48,7 +48,7 @@ def rows_of(
     table = _with_reports(table, roles)
     shares = mixtures(table, list(roles.shares), asked.unit, may_miss=True)
     run = None if roles.run is None else table.texts(roles.run)
-    scales = _scales(table, roles, scale)
+    scales = _scales(table, roles, run, scale)
     shares = _settled(table, shares, run, scales)
     if may_lack_mixtures and (lacking := np.isnan(shares).any(axis=1)).any():
         n = len(set(np.array(run)[lacking])) if run is not None else int(lacking.sum())
@@ -58,6 +58,9 @@ def rows_of(
             raise ValueError(f"{table.name}: no run says its mixture.")
         shares, scales = shares[~lacking], [scales[i] for i in kept]
         run = None if run is None else [run[i] for i in kept]
+    for row, name in zip(table.frame.index, scales, strict=True):
+        if is_missing(name):
+            raise ValueError(f"{table.name}, row {row}: the scale is missing, in the column {roles.scale!r}.")
     _check_told(table, roles, shares, run, scales, scale, steps)
     lengths, factor = _lengths(table, roles, scales, steps, tokens_per_step or {})
     cost = {} if roles.cost is None else _by_scale(table, roles.cost, scales)
@@ -89,14 +92,15 @@ def _with_reports(table: Table, roles: Roles) -> Table:
     return table
 
 
-def _scales(table: Table, roles: Roles, scale: str | None) -> list[str]:
+def _scales(table: Table, roles: Roles, run: Sequence[str] | None, scale: str | None) -> list[str]:
+    """The scale of each row, that of its run where the row does not say it."""
     if roles.scale is None:
         return [ONE_SCALE if scale is None else scale] * len(table.frame)
     found = table.texts(roles.scale)
-    for row, value in zip(table.frame.index, found, strict=True):
-        if is_missing(value):
-            raise ValueError(f"{table.name}, row {row}: the scale is missing, in the column {roles.scale!r}.")
-    return found
+    if run is None:
+        return found
+    known = {key: name for key, name in zip(run, found, strict=True) if not is_missing(name)}
+    return [known.get(key, name) if is_missing(name) else name for key, name in zip(run, found, strict=True)]
 
 
 def _check_told(

@@ -117,7 +117,7 @@ WAYS: dict[str, tuple[str, str | bytes]] = {
     ),
     "the mixture said once": (
         "x.csv",
-        T.assign(**{n: T[n].where(T["step"] == 400) for n in SHARES}).to_csv(index=False),
+        T.assign(**{n: T[n].where(T["step"] == 400) for n in [*SHARES, "scale", "parameters"]}).to_csv(index=False),
     ),
 }
 
