@@ -51,6 +51,15 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes, *, dura
         draft.unlink(missing_ok=True)
 
 
+def is_finite(value: object) -> bool:
+    """Whether a value is a number that a float can hold."""
+    known = isinstance(value, Real) and not isinstance(value, bool)
+    try:
+        return known and math.isfinite(value)  # type: ignore[arg-type]
+    except OverflowError:  # a whole number beyond all floats
+        return False
+
+
 def check_version(state: object, what: str, *readable: int, remedy: str = "") -> int:
     """The version of a JSON state, under its key "version".
 

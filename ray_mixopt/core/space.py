@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ray_mixopt.core.safety import MOST_WHOLE, check_fields, check_version, parse_json
+from ray_mixopt.core.safety import MOST_WHOLE, check_fields, check_version, is_finite, parse_json
 from ray_mixopt.core.simplex import CappedSimplex, Group, GroupedSimplex
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 FORMAT_VERSION = 1
+_MOST_RATIO = 1e12  # of the costs of two runs; sums of floats lose the cheap one from 1e16 on
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Scale:
             value: Any = getattr(self, label)
             if value is None and label == "parameters":
                 continue
-            if not _is_finite(value) or not value > 0:
+            if not is_finite(value) or not value > 0:
                 raise ValueError(f"Scale {self.name!r}: {label} must be a positive finite number, got {value!r}.")
             object.__setattr__(self, label, float(value))
 
@@ -149,6 +150,7 @@ class MixtureSpace:
         _checked_scales((*self.scales, *self.earlier_scales))
         put(self, "groups", tuple(self.groups))
         put(self, "steps", _checked_steps(self.steps))
+        _check_costs(self.scales, self.steps)
         put(self, "target", self._checked_target())
         for label in ("lower", "upper", "token_supply"):
             put(self, label, self._checked_shares(label, getattr(self, label)))
@@ -362,7 +364,7 @@ class MixtureSpace:
         for name, value in values.items():
             if name not in self.domains:
                 raise ValueError(f"{label} names the unknown domain {name!r}: the space has {', '.join(self.domains)}.")
-            if not _is_finite(value) or value < 0:
+            if not is_finite(value) or value < 0:
                 raise ValueError(f"{label}[{name!r}] must be a finite number >= 0, got {value!r}.")
             if label != "token_supply" and value > 1:
                 raise ValueError(f"{label}[{name!r}] is a share of the tokens and cannot be above 1, got {value!r}.")
@@ -375,7 +377,7 @@ class MixtureSpace:
             value = getattr(self, label)
             if value is None and label == "target_tokens":
                 continue
-            if not _is_finite(value) or value <= 0:
+            if not is_finite(value) or value <= 0:
                 raise ValueError(f"{label} must be a positive finite number, got {value!r}.")
             object.__setattr__(self, label, float(value))
         if self.target_tokens is None and self.max_epochs != 1:
@@ -391,15 +393,6 @@ class MixtureSpace:
             supply = np.array([self.token_supply.get(name, math.inf) for name in self.domains])
             upper = np.minimum(upper, self.max_epochs * supply / self.target_tokens)
         return lower, upper
-
-
-def _is_finite(value: object) -> bool:
-    """Whether a value is a number that a float can hold."""
-    known = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    try:
-        return known and math.isfinite(value)  # type: ignore[arg-type]
-    except OverflowError:  # a whole number beyond all floats
-        return False
 
 
 def _checked_domains(domains: Sequence[str]) -> tuple[str, ...]:
@@ -440,3 +433,12 @@ def _checked_steps(steps: Sequence[int]) -> tuple[int, ...]:
     if any(b <= a for a, b in zip(values, values[1:], strict=False)):
         raise ValueError(f"Rungs must be strictly ascending, got {list(values)}: sort them and drop repeats.")
     return tuple(int(value) for value in values)
+
+
+def _check_costs(scales: Sequence[Scale], steps: Sequence[int]) -> None:
+    costs = [scale.cost_per_step * rung for scale in scales for rung in (steps[0], steps[-1])]
+    if not (min(costs) > 1e-100 and max(costs) < 1e100 and max(costs) <= _MOST_RATIO * min(costs)):
+        raise ValueError(
+            f"Runs of this space cost from {min(costs):.3g} to {max(costs):.3g}, which no budget can count together: "
+            f"give cost_per_step in one unit, in which no run costs more than {_MOST_RATIO:g} times another."
+        )

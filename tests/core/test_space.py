@@ -97,6 +97,14 @@ def test_scale_needs_a_positive_cost(cost) -> None:
         Scale("x", cost)
 
 
+@pytest.mark.parametrize("costs", [(1e-300, 1.0), (1.0, 1e300), (1e-7, 1e6), (1e-300, 1e-299), (1e300, 1e301)])
+def test_costs_that_no_budget_can_count_together_are_refused(costs: tuple[float, float]) -> None:
+    scales = tuple(Scale(name, cost) for name, cost in zip("ab", costs, strict=True))
+    with pytest.raises(ValueError, match=r"Runs of this space cost from .*, which no budget can count together: give"):
+        make(scales=scales, steps=(10, 20), target=None)
+    assert make(scales=(Scale("a", 1e-6), Scale("b", 1e5)), steps=(10, 20), target=None).target_cost == 2e6
+
+
 @pytest.mark.parametrize("parameters", [0, -5, math.nan, math.inf, 10**400, "20M"])
 def test_scale_needs_positive_parameters(parameters) -> None:
     with pytest.raises(ValueError, match=r"Scale 'x': parameters must be a positive finite number, got "):
