@@ -268,6 +268,11 @@ def test_refusals(data: Path, small: Path, tasks: Path, tmp_path: Path, monkeypa
         else:
             with pytest.raises(ValueError, match="No run reports the metric 'lm_eval/other/acc'"):
                 check(settings)
+    with monkeypatch.context() as patch:
+        earlier = SimpleNamespace(task_index={"toy": {"type": "task"}})  # as lm-eval 0.4.9 has it
+        patch.setattr(downstream, "_task_manager", lambda folder: earlier)
+        with pytest.raises(ValueError, match=r"needs lm-eval 0.4.10 or later, and 0\.4\..* is installed.*--upgrade"):
+            check_evaluation(Evaluation(tasks=("toy",), folder=tasks), Manifest.read(data))
     monkeypatch.setattr(downstream, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="evaluation needs a package: pip install"):
         check_evaluation(evaluation, Manifest.read(data))

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,11 @@ def check_evaluation(evaluation: Evaluation, manifest: Manifest) -> tuple[str, .
     if manifest.tokenizer.kind == "unknown":
         raise ValueError("evaluation needs the tokenizer of the data, and shards used in place do not say it.")
     known = _task_manager(evaluation.folder).task_index
+    if not all(hasattr(entry, "kind") for entry in known.values()):
+        raise ValueError(
+            f"evaluation needs lm-eval 0.4.10 or later, and {version('lm_eval')} is installed, which does not say what "
+            "is in a group: pip install --upgrade 'ray-mixopt[evaluation]'."
+        )
     if unknown := [task for task in evaluation.tasks if task not in known]:
         raise ValueError(f"lm-eval has no task {unknown[0]!r}: `lm-eval ls tasks` lists them; `folder` adds your own.")
     scored: list[str] = []
@@ -89,11 +95,8 @@ def _members(
     said = item if isinstance(item, Mapping) else {}
     name = str(said.get("group", said.get("task"))) if said else str(item)
     output, entry = said.get("output_type", output), known.get(name)
-    config = said if entry is None else getattr(entry, "cfg", None) or {}
-    # Before lm-eval 0.4.10 the index had no kinds and no contents of the files.
-    kind = getattr(getattr(entry, "kind", None), "name", "")
-    if entry is None:  # defined within a group
-        kind = "GROUP" if "group" in said else "TASK"
+    config = said if entry is None else entry.cfg or {}
+    kind = ("GROUP" if "group" in said else "TASK") if entry is None else entry.kind.name  # None: defined in a group
     if name in above:
         raise ValueError(f"The group {name!r} of lm-eval is in itself, by way of {', '.join(above)}: mend its file.")
     inner = f"{above[-1]}::{name}" if entry is None and above else name
@@ -107,8 +110,7 @@ def _members(
             yield from _members(one, known, (*above, inner), output or config.get("output_type"))
         yield _Member(name=inner, kind=kind, scored=bool(config.get("aggregate_metric_list")))
     else:
-        output = output or config.get("output_type") or (None if kind else "unknown")
-        yield _Member(name=inner, kind=kind, output=output)
+        yield _Member(name=inner, kind=kind, output=output or config.get("output_type"))
 
 
 class Downstream:
