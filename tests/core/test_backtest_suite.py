@@ -75,7 +75,11 @@ def test_targets_are_held_or_missed_by_what_was_measured(suite, tmp_path):
     good = [case(*size, error=e, rank=r) for size, e, r in zip(sizes, (0.4, 0.3, 0.2), (0.9, 0.95, 0.99), strict=True)]
     bad = [case(*size, error=0.9, rank=0.5, covered=0.5, stated=3.0, level=0.2) for size in sizes]
     for ours, other, expected in ((good, bad, "held"), (bad, good, "missed")):
-        suite.backtest_tables.write_tables(scores(ours, other), tmp_path)
+        asked = scores(ours, other)
+        for by_method in asked.values():
+            for name in set(suite.backtest_tables.METHODS) - set(suite.backtest_tables.OURS) - set(by_method):
+                by_method[name] = {"mean of 7": entry()}  # asked, and had nothing to say
+        suite.backtest_tables.write_tables(asked, tmp_path)
         text = (tmp_path / "backtest.md").read_text()
         verdicts = {line.split(" | ")[0][2:]: line.split(" | ")[-1][:-2] for line in text.splitlines() if "|" in line}
         verdicts = {what.partition(",")[0].partition(" (of")[0]: verdict for what, verdict in verdicts.items()}
@@ -93,12 +97,29 @@ def test_targets_are_held_or_missed_by_what_was_measured(suite, tmp_path):
         assert (tmp_path / "backtest" / "stated-over-true.png").exists()
 
 
+def test_nothing_is_held_against_methods_that_were_not_asked(suite, tmp_path):
+    sizes = ((8, 8), (16, 16), ("all", 60))
+    suite.backtest_tables.write_tables(
+        scores([case(*size, error=0.2) for size in sizes], [case(*size, error=0.9, rank=0.1) for size in sizes]),
+        tmp_path,
+    )
+    open_ones = [
+        line for line in (tmp_path / "backtest.md").read_text().splitlines() if "% of the others asked" in line
+    ]
+    assert len(open_ones) == 2 and all("open: 10% of the others asked" in line for line in open_ones)
+
+
 def test_a_method_that_says_something_of_few_is_not_compared(suite):
     ours, few = [case("all", 60, error=0.5)], [case("all", 60, error=0.1, n=7.0)]
     rows = suite.backtest_tables.flattened(scores(ours, few))
     assert suite.backtest_tables.error_ratios(rows) == {} and suite.backtest_tables.comparison(rows) == {}
     constant = suite.backtest_tables.flattened(scores(ours, [case("all", 60, error=1.0, rank=None)]))
     assert suite.backtest_tables.comparison(constant)["linear regression"][2] == (0.9, 0.0)
+
+
+def test_means_of_a_figure_are_over_what_all_methods_were_asked(suite):
+    rows = [{"method": m, "objective": o} for m, o in (("a", "x"), ("a", "y"), ("b", "y"), ("b", "z"))]
+    assert suite.backtest_tables.asked_of_all(rows) == {"y"} and suite.backtest_tables.asked_of_all([]) == set()
 
 
 def test_nothing_measured_is_said(suite, tmp_path):
