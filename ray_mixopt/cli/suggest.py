@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -23,6 +23,7 @@ from ray_mixopt.cli.options import (
     resumable,
 )
 from ray_mixopt.cli.sources import source_options
+from ray_mixopt.cli.suggested import Answer
 
 if TYPE_CHECKING:
     from ray_mixopt.core.history import History
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from ray_mixopt.core.problem import Settings
     from ray_mixopt.core.space import MixtureSpace
     from ray_mixopt.io.bookkeeping import Books
-    from ray_mixopt.io.by_hand import AskedRun, ByHand
+    from ray_mixopt.io.by_hand import ByHand
     from ray_mixopt.io.launch import LaunchFile
     from ray_mixopt.optimizer import MixtureOptimizer
 
@@ -107,6 +108,7 @@ def suggest(
     from rich.console import Console
 
     from ray_mixopt.io import by_hand
+    from ray_mixopt.io.blends import remarks
     from ray_mixopt.io.launch import Template
 
     waiting = Console(stderr=True, markup=False, emoji=False)
@@ -151,7 +153,8 @@ def suggest(
                 search = _handed(search, files)
                 by_hand.write(state, search, new_round=False)
         answer = Answer.of(search, books, number=number, space=searched, budget=budget, files=files)
-    for line in dict.fromkeys(books.notices):
+        about = remarks(kind, dict.fromkeys(searched.domains, 1.0), data.sources(searched)) if kind and files else ()
+    for line in dict.fromkeys([*books.notices, *about]):
         click.echo(line, err=True)
     if as_json:
         click.echo(json.dumps(answer.to_dict()))
@@ -294,120 +297,3 @@ class _Question:
         if len(search.runs) > len(books.asked):
             books = Books(search, self.histories, self.space, self.changes)
         return search, books
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What is printed.
-
-    Attributes:
-        latest: number of the last round.
-        runs: under way, in order; each is described by a mapping.
-        spent: cost of what suggested runs have shown.
-        committed: that, and what is under way will still cost.
-        budget: most to spend; None for no limit.
-        finished: how many of the runs that were suggested, goings-on included, are at their rung.
-        failed: names of those that diverged, or were said to have failed.
-        unfilled: how many more runs were asked for.
-        kept_back: paths of launch files that somebody has taken.
-    """
-
-    latest: int
-    runs: tuple[Mapping[str, Any], ...]
-    spent: float
-    committed: float
-    budget: float | None
-    finished: int
-    failed: tuple[str, ...]
-    unfilled: int
-    kept_back: tuple[str, ...]
-
-    @classmethod
-    def of(
-        cls,
-        search: ByHand,
-        books: Books,
-        *,
-        number: int,
-        space: MixtureSpace,
-        budget: float | None,
-        files: Sequence[LaunchFile],
-    ) -> Answer:
-        """The answer that a search and its books give."""
-        history = books.history()
-        launched = {(file.run.run, file.run.steps): file for file in files}
-        names = dict.fromkeys(run.run for run in search.runs)
-        states = {name: books.status(name) for name in names}
-        return cls(
-            latest=search.latest,
-            runs=tuple(_described(run, books, space, launched.get((run.run, run.steps))) for run in books.under_way()),
-            spent=history.spent,
-            committed=history.committed,
-            budget=budget,
-            finished=sum(books.reached(run.run) >= run.steps for run in search.runs),
-            failed=tuple(name for name, state in states.items() if state in ("failed", "diverged")),
-            unfilled=max(number - len(books.under_way()), 0),
-            kept_back=tuple(str(file.path) for file in files if file.taken),
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able."""
-        new = [run for run in self.runs if run["round"] == self.latest]
-        return {
-            "round": self.latest,
-            "runs": new,
-            "under_way": [run for run in self.runs if run["round"] != self.latest],
-            "finished": self.finished,
-            "failed": list(self.failed),
-            "unfilled": self.unfilled,
-            "spent": self.spent,
-            "committed": self.committed,
-            "budget": self.budget,
-        }
-
-    def __str__(self) -> str:
-        money = f"{self.spent:.6g} spent, {self.committed - self.spent:.6g} under way"
-        if self.budget is not None:
-            money += f", {max(self.budget - self.committed, 0.0):.6g} of {self.budget:.6g} left"
-        lines = [f"Round {self.latest}: {money}; {self.finished} runs finished, {len(self.failed)} failed."]
-        new = [run for run in self.runs if run["round"] == self.latest]
-        for run in new:
-            steps = f"{run['from_step']} to {run['steps']}" if run["continues"] else f"{run['steps']}"
-            lines += [
-                "",
-                f"{run['run']}: {'goes on, ' if run['continues'] else ''}{run['scale']}, {steps} steps, "
-                f"cost {run['cost']:.6g}",
-                "  " + "  ".join(f"{name} {share:.4f}" for name, share in run["mixture"].items()),
-                f"  {run['why']}",
-            ]
-            if run["launch"]:
-                lines.append(f"  {run['launch']}")
-        others = [run for run in self.runs if run["round"] != self.latest]
-        if others:
-            lines += ["", "Under way since earlier rounds:"]
-            lines += [f"  {run['run']}, seen up to step {run['seen']} of {run['steps']}" for run in others]
-        if self.unfilled:
-            lines += [
-                "",
-                f"{self.unfilled} fewer than asked for: the budget buys no more, or none is worth its cost.",
-            ]
-        if self.kept_back:
-            lines += ["", f"Not written again, since they were taken: {', '.join(self.kept_back)}"]
-        return "\n".join(lines)
-
-
-def _described(run: AskedRun, books: Books, space: MixtureSpace, file: LaunchFile | None) -> dict[str, Any]:
-    return {
-        "run": run.run,
-        "round": run.round,
-        "mixture": dict(run.mixture),
-        "scale": run.scale,
-        "steps": run.steps,
-        "from_step": run.start,
-        "continues": run.run if run.start else None,
-        "cost": space.cost(run.scale, run.steps, start=run.start),
-        "why": run.why,
-        "seen": books.reached(run.run),
-        "launch": None if file is None else str(file.path),
-        "blend": None if file is None else str(file.blend),
-    }

@@ -190,6 +190,15 @@ def test_the_space_of_a_table_stays_what_it_was(folder: Path) -> None:
     assert json.loads(Path("by-hand.json").read_text())["space"]["steps"] == [10, 20], "7 is no rung"
 
 
+def test_a_run_that_diverged_makes_room(folder: Path) -> None:
+    two = suggest("--space space.yaml -n 2")["runs"]
+    log(two)
+    Path("runs.csv").write_text(re.sub(r"[\d.]+\n$", "nan\n", Path("runs.csv").read_text()))
+    after = suggest("--space space.yaml --from runs.csv --weight loss=1 -n 1 --no-continue")
+    assert (after["failed"], after["spent"]) == (["hand-0002"], sum(run["cost"] for run in two))
+    assert names(after) == ["hand-0003"]
+
+
 def test_failed_runs_make_room(folder: Path) -> None:
     three = suggest("--space space.yaml -n 3")
     after = suggest("--space space.yaml -n 3 --failed hand-0002")
@@ -226,6 +235,16 @@ def test_runs_go_on_unless_they_cannot(folder: Path) -> None:
     assert all(run["cost"] == price[run["scale"]] * (run["steps"] - run["from_step"]) for run in rounds[""])
     assert not any(run["continues"] for run in rounds["--no-continue"])
     assert all("Expected to remove " in run["why"] for run in rounds[""])
+
+
+def test_a_few_and_then_more_are_the_same_as_all_at_once(folder: Path) -> None:
+    log(suggest("--space space.yaml -n 8")["runs"])
+    line = "--space space.yaml --from runs.csv --weight loss=1 -n"
+    state = Path("by-hand.json").read_text()
+    few = suggest(f"{line} 2")["runs"]
+    more = suggest(f"{line} 4")["runs"]
+    Path("by-hand.json").write_text(state)
+    assert [run | {"round": 2} for run in (*few, *more)] == suggest(f"{line} 4")["runs"]
 
 
 # -- the state
@@ -367,6 +386,16 @@ def test_what_a_launch_file_says(folder: Path) -> None:
     assert blend == run["blend"] == str(folder / "jobs" / "hand-0001-to-10.blend.yaml")
     assert Path(blend).read_text().splitlines()[-2:] == ['"a": 0.500000', '"b": 0.500000']
     assert why == run["why"] and why.startswith("How good the mixture 'uniform' is at ")
+
+
+def test_blends_say_where_data_are(folder: Path) -> None:
+    said = typed(f"ray-mixopt suggest {LAUNCH} --as megatron --path a=/data/a")
+    assert said.exit_code == 0, said.output
+    assert "No path is known for 'b': the name stands where Megatron-LM looks for data." in said.stderr
+    assert Path("jobs/hand-0001-to-10.blend.txt").read_text() == "0.500000 /data/a\n0.500000 b\n"
+    assert "--path says where data are, for which --as json has no place" in suggest(
+        f"{LAUNCH} --as json --path a=/data/a", code=2
+    )
 
 
 class Killed(BaseException):
