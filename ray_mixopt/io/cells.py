@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterable
 MISSING = frozenset({"", "na", "nan", "none", "null", "<na>"})
 """What a cell without a value says, in small letters."""
 
+_NOTHING = re.compile(r"\s*'*\s*(?:na|nan|none|null|<na>)?\s*", re.IGNORECASE)
+
 MIXTURE = "mixture/"
 _BESIDE = "metric/"
 # Spreadsheets compute cells that begin so; the last four are the wide forms that some take for the same. An apostrophe
@@ -29,6 +31,16 @@ def guarded(text: str) -> str:
 def unguarded(text: str) -> str:
     """What ``guarded`` was given."""
     return _GUARDED.sub("", text)
+
+
+def kept(text: str) -> str:
+    """A name as a cell, with an apostrophe before one that would be read as a missing value, such as "NA"."""
+    return f"'{text.strip()}" if _NOTHING.fullmatch(text) else text
+
+
+def unkept(text: str) -> str:
+    """What ``kept`` was given."""
+    return text.removeprefix("'") if _NOTHING.fullmatch(text) else text
 
 
 def beside(metric: str, own: Collection[str]) -> str:
@@ -65,7 +77,7 @@ def check_distinct(names: Iterable[str], what: str) -> None:
     """
     known: dict[str, str] = {}
     for name in names:
-        if name.strip().lower() in MISSING:
+        if not name.strip():
             raise ValueError(f"{what} {name!r} would be read as a missing value in a table: rename it.")
         if (other := known.setdefault(name.strip(), name)) != name:
             raise ValueError(f"{what} {name!r} would be read as {other!r} in a table: rename one of them.")

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING
 from ray_mixopt.core.history import History
 from ray_mixopt.core.safety import check_file_names, write_atomically
 from ray_mixopt.io.blends import BLENDS, NO_SOURCES, Sources, blend
-from ray_mixopt.io.cells import MIXTURE, beside, check_distinct, guarded
+from ray_mixopt.io.cells import MIXTURE, beside, check_distinct, guarded, kept
 from ray_mixopt.io.columns import TIDY_COLUMNS
 from ray_mixopt.io.olmix import COLUMNS as OLMIX_COLUMNS
 from ray_mixopt.io.olmix import METRICS as OLMIX_METRICS
 from ray_mixopt.io.olmix import NAME as OLMIX_NAME
 from ray_mixopt.io.olmix import RATIOS as OLMIX_RATIOS
+from ray_mixopt.io.olmix import column_of
 from ray_mixopt.io.regmix import SHARE as REGMIX_SHARE
+from ray_mixopt.io.regmix import file_part
 from ray_mixopt.io.regmix import metric_of as regmix_metric
 
 if TYPE_CHECKING:
@@ -66,7 +68,9 @@ def write_parquet(history: History, folder: Path) -> list[Path]:
     """``runs.parquet``, tidy."""
     path = folder / "runs.parquet"
     _check_free([path])
-    tidy(history).to_parquet(path, index=False)
+    table = tidy(history)
+    names = {column: [kept(name) for name in table[column]] for column in ("run", "scale")}
+    table.assign(**names).to_parquet(path, index=False)
     return [path]
 
 
@@ -76,11 +80,9 @@ def write_olmix(history: History, folder: Path) -> list[Path]:
     For olmix every row is a run; give it the rows of one scale and step, since it knows of no fidelity.
 
     Raises:
-        ValueError: for a domain that is called like a column of olmix's own, or a scale that its ``name`` cannot tell.
+        ValueError: for a scale that its ``name`` cannot tell.
     """
     domains = history.space.domains
-    if taken := [domain for domain in domains if domain.strip().lower() in OLMIX_COLUMNS]:
-        raise ValueError(f"olmix has a column {taken[0]!r} of its own: rename the domain, with --domains.")
     table = tidy(history)
     name = [f"scale={s} step={z} run={r}" for s, z, r in zip(table["scale"], table["step"], table["run"], strict=True)]
     for scale, run, text in zip(table["scale"], table["run"], name, strict=True):
@@ -88,7 +90,7 @@ def write_olmix(history: History, folder: Path) -> list[Path]:
             raise ValueError(f"olmix's names could not tell the scale {scale!r} from the rest: rename it.")
     head = table[["run"]].assign(run=[f"{run}@{step}" for run, step in zip(table["run"], table["step"], strict=True)])
     head = head.assign(name=name)
-    shares = table[[MIXTURE + domain for domain in domains]].set_axis(domains, axis=1)
+    shares = table[[MIXTURE + domain for domain in domains]].set_axis([column_of(d) for d in domains], axis=1)
     columns = {beside(metric, TIDY_COLUMNS): beside(metric, OLMIX_COLUMNS) for metric in history.metrics}
     metrics = table[list(columns)].rename(columns=columns)
     return _written({folder / OLMIX_RATIOS: head.join(shares), folder / OLMIX_METRICS: head.join(metrics)})
@@ -98,13 +100,10 @@ def write_regmix(history: History, folder: Path) -> list[Path]:
     """A pair ``step<N>_mixture_<scale>.csv`` and ``step<N>_pile_loss_<scale>.csv`` for every scale and step.
 
     Raises:
-        ValueError: for a scale whose name cannot be a part of RegMix's file names, or a metric that has the name of
-            another one there.
+        ValueError: for scales that file names cannot tell apart, or a metric that has the name of another one there.
     """
     scales = list(dict.fromkeys(trial.scale for trial in history))
-    check_file_names(scales, "A scale")
-    if odd := [name for name in scales if "_" in name]:
-        raise ValueError(f"RegMix's file names leave no room for an underscore in the scale {odd[0]!r}: rename it.")
+    check_file_names(map(file_part, scales), "A scale")
     losses = {beside(name, TIDY_COLUMNS): _regmix_column(name) for name in history.metrics}
     for name, column in zip(history.metrics, losses.values(), strict=True):
         if regmix_metric(column) != name:
@@ -114,7 +113,7 @@ def write_regmix(history: History, folder: Path) -> list[Path]:
     for (scale, step), rows in table.groupby(["scale", "step"], sort=False):
         for kind, columns in (("mixture", shares), ("pile_loss", losses)):
             part = rows[["run", *columns]].rename(columns={"run": "index"} | columns).dropna(axis=1, how="all")
-            parts[folder / f"step{step}_{kind}_{scale}.csv"] = part
+            parts[folder / f"step{step}_{kind}_{file_part(scale)}.csv"] = part
     return _written(parts)
 
 
@@ -167,7 +166,9 @@ def _written(tables: Mapping[Path, pd.DataFrame]) -> list[Path]:
     for path, table in tables.items():
         safe = table.rename(columns=guarded)
         texts = [column for column in safe.columns if safe[column].dtype.kind not in "fiu"]
-        safe.assign(**{column: [guarded(text) for text in safe[column]] for column in texts}).to_csv(path, index=False)
+        safe.assign(**{column: [guarded(kept(text)) for text in safe[column]] for column in texts}).to_csv(
+            path, index=False
+        )
     return list(tables)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ray_mixopt.core.safety import MiB, check_size, named_numbers, parse_json
-from ray_mixopt.io.cells import metric_of
+from ray_mixopt.io.cells import MIXTURE, metric_of, unkept
 from ray_mixopt.io.frames import Table, table_of
 from ray_mixopt.io.rows import Rows
 from ray_mixopt.io.shares import mixtures
@@ -53,6 +53,7 @@ def rows_of(folder: Path, scale: str, steps: int) -> Rows:
     rows = [position[run] for run in ratios["run"]]
     columns = [name for name in ratios.columns if name not in ("run", "name")]
     names = [name for name in metrics.columns if name not in ("run", "name") and tables[1].holds_numbers(name)]
+    domains = tuple(domain_of(name) for name in columns)
     if len(columns) < 2 or not names:
         raise ValueError(f"{str(folder)!r} needs two domains or more in {RATIOS}, and a metric.")
     told = [NAME.fullmatch(str(name)) for name in ratios["name"]] if "name" in ratios.columns else []
@@ -60,7 +61,7 @@ def rows_of(folder: Path, scale: str, steps: int) -> Rows:
     full = len(said) == len(ratios)
     values = np.column_stack([tables[1].numbers(name, may_miss=True, may_be_infinite=True) for name in names])
     return Rows(
-        domains=tuple(columns),
+        domains=domains,
         mixtures=mixtures(tables[0], columns),
         scale=[match["scale"] for match in said] if full else [scale] * len(ratios),
         steps=np.array([int(m["step"]) for m in said] if full else [steps] * len(ratios), dtype=np.int64),
@@ -69,8 +70,19 @@ def rows_of(folder: Path, scale: str, steps: int) -> Rows:
         parameters={},
         cost={},
         run=[m["run"] or r for m, r in zip(said, ratios["run"], strict=True)] if full else list(ratios["run"]),
-        supply=_supply(folder / META, columns),
+        supply=_supply(folder / META, domains),
     )
+
+
+def column_of(domain: str) -> str:
+    """The column of a domain: ``mixture/<domain>`` if olmix has a column of that name."""
+    return MIXTURE + domain if domain.strip().lower() in COLUMNS else domain
+
+
+def domain_of(column: str) -> str:
+    """What ``column_of`` was given."""
+    rest = column.removeprefix(MIXTURE)
+    return rest if rest.strip().lower() in COLUMNS else column
 
 
 def _read(path: Path) -> Table:
@@ -82,7 +94,7 @@ def _read(path: Path) -> Table:
     if len(ids) != 1:
         raise ValueError(f"{path.name} needs a column 'run' or 'run_id'; it has {', '.join(frame.columns)}.")
     frame = frame.rename(columns={ids[0]: "run"})
-    frame["run"] = [str(run).strip() for run in frame["run"]]
+    frame["run"] = [unkept(str(run).strip()) for run in frame["run"]]
     repeats = frame["run"][frame["run"].duplicated()]
     if len(repeats):
         raise ValueError(f"{path.name}, row {repeats.index[0]}: run {repeats.iloc[0]!r} is repeated.")

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 import numpy as np
 
+from ray_mixopt.io.cells import unkept
 from ray_mixopt.io.frames import table_of
 from ray_mixopt.io.rows import Rows
 from ray_mixopt.io.shares import mixtures as mixtures_of
@@ -33,7 +35,7 @@ def pairs(path: Path) -> list[tuple[Path, Path, str, str]]:
             for member in pair:
                 if not member.exists():
                     raise ValueError(f"{file.name} has no partner {member.name} in {str(file.parent)!r}.")
-            found[pair[0].name] = (pair[0], pair[1], scale, part)
+            found[pair[0].name] = (pair[0], pair[1], _pair_scale(scale), part)
     if not found:
         raise ValueError(f"No RegMix pair <part>_mixture_<scale>.csv, <part>_pile_loss_<scale>.csv in {str(path)!r}.")
     return list(found.values())
@@ -84,8 +86,19 @@ def _pair(mixture_path: Path, loss_path: Path, scale: str, part: str, steps: int
         values=values[[position[index] for index in mixtures["index"]]],
         parameters={},
         cost={},
-        run=[f"{index}" if said else f"{part}_{scale}_{index}" for index in mixtures["index"]],
+        run=[unkept(f"{index}") if said else f"{part}_{scale}_{index}" for index in mixtures["index"]],
     )
+
+
+def file_part(scale: str) -> str:
+    """A scale as a part of a file's name, where slashes, underscores and the like have codes, as in an address."""
+    part = quote(scale, safe=" !#$&'()+,;=@[]{}").replace("_", "%5F")
+    return f"%2E{part[1:]}" if part.startswith(".") else part
+
+
+def _pair_scale(part: str) -> str:
+    """What ``file_part`` was given."""
+    return unquote(part, errors="strict") if re.search(r"%[0-9A-F]{2}", part) else part
 
 
 def metric_of(column: str) -> str:

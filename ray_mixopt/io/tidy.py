@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from ray_mixopt.core.safety import MOST_WHOLE
+from ray_mixopt.io.cells import unkept
 from ray_mixopt.io.columns import Columns, Roles, roles_of
 from ray_mixopt.io.frames import Table
 from ray_mixopt.io.numerals import is_missing, is_unsound
@@ -62,6 +63,8 @@ def rows_of(
         if is_missing(name):
             raise ValueError(f"{table.name}, row {row}: the scale is missing, in the column {roles.scale!r}.")
     _check_told(table, roles, shares, run, scales, scale, steps)
+    scales = [unkept(name) for name in scales]
+    run = None if run is None else [unkept(name) for name in run]
     lengths, factor = _lengths(table, roles, scales, steps, tokens_per_step or {})
     cost = {} if roles.cost is None else _by_scale(table, roles.cost, scales)
     if roles.token_cost is not None:
