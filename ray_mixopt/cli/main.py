@@ -18,6 +18,7 @@ SHORT_HELP = {
     "report": "Writes report.html, which works offline, and figures/*.png about a search.",
     "export": "Writes runs as files that other programs read, with all their digits.",
     "prepare": "Turns documents into token shards with a manifest in the folder OUT.",
+    "search": "Searches by running any command for each run, over the space in the YAML file SPACE.",
     "pretrain": "Searches by really training language models, as the YAML file CONFIG says.",
     "benchmark": "Runs search methods on problems with a known truth, and scores them.",
     "simulator": "Simulated pre-training runs.",

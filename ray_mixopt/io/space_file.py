@@ -9,7 +9,8 @@
     steps: [1000, 4000, 16000]
 
 Further fields are those of ``MixtureSpace``: ``target``, ``lower``, ``upper``, ``token_supply``, ``target_tokens``,
-``max_epochs``, ``groups`` and ``earlier_scales``. The JSON that ``MixtureSpace.to_json`` writes is read, too.
+``max_epochs``, ``groups`` and ``earlier_scales``. The JSON that ``MixtureSpace.to_json`` writes is read, too. A section
+``command`` says how it is trained; see ``command.settings.Command``.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from ray_mixopt.io.yaml_file import read_yaml
 
 _PARTS = {"scales": Scale, "earlier_scales": Scale, "groups": Group}
 _EXAMPLES = {Scale: "{name: 60M, cost_per_step: 0.03}", Group: "{domains: [code, math], most: 0.3}"}
+_COMMAND = "command"  # how to train it, which is for ray-mixopt search
 _WORDS = {True: "yes, on or true", False: "no, off or false"}
 
 
@@ -47,7 +49,8 @@ def read_space(path: str | Path) -> MixtureSpace:
 
 def _space(data: Mapping[Any, Any]) -> MixtureSpace:
     known = [field.name for field in fields(MixtureSpace)]
-    check_known(data, [*known, "version"], "space")
+    check_known(data, [*known, "version", _COMMAND], "space")
+    data = {name: value for name, value in data.items() if name != _COMMAND}
     if missing := [name for name in ("domains", "scales", "steps") if data.get(name) is None]:
         raise ValueError(
             f"A space needs {' and '.join(missing)}, as in domains: [web, code], scales: [{_EXAMPLES[Scale]}], "
@@ -60,7 +63,7 @@ def _space(data: Mapping[Any, Any]) -> MixtureSpace:
         name: [_part(kind, entry, f"{name}, entry {i}") for i, entry in enumerate(data.get(name) or (), 1)]
         for name, kind in _PARTS.items()
     }
-    rest = _meant({name: value for name, value in data.items() if name not in _PARTS}, get_type_hints(MixtureSpace))
+    rest = meant({name: value for name, value in data.items() if name not in _PARTS}, get_type_hints(MixtureSpace))
     if isinstance(target := rest.get("target"), Mapping):
         check_known(target, ("scale", "steps"), "target")
         rest["target"] = [_as(target.get("scale"), str | None, "target, scale"), _number(target.get("steps"), int)]
@@ -78,12 +81,12 @@ def _part(kind: type, entry: object, where: str) -> dict[str, Any]:
     """
     if not isinstance(entry, Mapping):
         raise ValueError(f"{where} must be a mapping such as {_EXAMPLES[kind]}, got {entry!r}.")
-    found = _meant(entry, get_type_hints(kind))
+    found = meant(entry, get_type_hints(kind))
     check_fields(kind, found, where)
     return found
 
 
-def _meant(data: Mapping[Any, Any], hints: Mapping[str, Any]) -> dict[str, Any]:
+def meant(data: Mapping[Any, Any], hints: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a dataclass, with what YAML takes for something else than its writer: 6e7 for text, no for false.
 
     Raises:
@@ -107,7 +110,9 @@ def _as(value: Any, hint: Any, where: str) -> Any:
         return {_as(key, inside[0], where): _as(one, inside[1], f"{where}, {key}") for key, one in value.items()}
     if hint in (int, float):
         return _number(value, hint)
-    if hint is str and not isinstance(value, str) and not isinstance(value, dict | list):
+    if hint is str and isinstance(value, dict):
+        raise ValueError(f"{where} must be text, and YAML takes what is in braces for settings: put it in quotes.")
+    if hint is str and not isinstance(value, str) and not isinstance(value, list):
         said = _WORDS[value] if isinstance(value, bool) else f"{value}"
         raise ValueError(f"{where} must be text, and YAML takes {said} for something else: put it in quotes.")
     return value

@@ -10,10 +10,11 @@ from pathlib import Path
 HOUSE = Path(__file__).parents[2] / "ray_mixopt"
 ROOMS = (
     *("core", "surrogate", "acquisition", "strategies", "optimizer", "io", "analysis", "tune", "simulators"),
-    *("pretraining", "report", "benchmark", "cli", "testing"),
+    *("command", "pretraining", "report", "benchmark", "cli", "testing"),
 )
 EXCEPTION = ("core.space", "tune.param_space")  # MixtureSpace.param_space() and from_param_space(), when called
-WITH_RAY = ("tune.", "simulators.replay", "simulators.trainable", "pretraining.", "testing.", "cli.")
+COMMAND = ("command.nodes", "command.search", "command.trainable")
+WITH_RAY = ("tune.", "simulators.replay", "simulators.trainable", "pretraining.", "testing.", "cli.", *COMMAND)
 MOST_LINES, LEAST_LINES = 450, 40
 
 

@@ -1,0 +1,223 @@
+"""``ray-mixopt search``: a search in which any command does the training."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ray_mixopt.cli.options import (
+    INTERRUPTED,
+    as_json_option,
+    bad_arguments,
+    examples,
+    nothing_known,
+    objective_options,
+    one_thread,
+    resumable,
+    scatter_option,
+)
+
+if TYPE_CHECKING:
+    from ray_mixopt.command.search import CommandSearch
+    from ray_mixopt.core.objective import Objective
+
+DEFAULT_TARGET_RUNS = 3.0
+
+
+@click.command(
+    epilog=examples(
+        "ray-mixopt search space.yaml --weight loss=1 -- python train.py --mixture {mixture} --steps {steps}",
+        "ray-mixopt search space.yaml --weight loss=1 --out results/first --resume -- python train.py ...",
+        "ray-mixopt search space.yaml --weight loss=1 --dry-run -- torchrun train.py --mixture {mixture} ...",
+    ),
+)
+@click.argument("space", type=click.Path(path_type=Path))
+@click.argument("program", nargs=-1, type=click.UNPROCESSED, metavar="-- COMMAND...")
+@objective_options
+@click.option(
+    "--strategy", default="default", show_default=True, help="default, random, paper, or as in paper:kernel=tv."
+)
+@click.option(
+    "--budget", type=float, help=f"Most to spend, in units of cost.  [default: {DEFAULT_TARGET_RUNS:g} full runs]"
+)
+@click.option("--num-samples", type=click.IntRange(min=1), help="Most runs.  [default: as many as the budget buys]")
+@click.option("--concurrency", type=click.IntRange(min=1), help="Runs at a time.  [default: as many as find room]")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--from",
+    "earlier",
+    metavar="PATH",
+    multiple=True,
+    help="Old runs to take in at no cost, see recommend; repeatable.",
+)
+@scatter_option
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the search, which all nodes have.  [default: results/ and the space's name]",
+)
+@click.option("--resume", is_flag=True, help="Go on with an interrupted search.")
+@click.option("--dry-run", is_flag=True, help="Check everything, and print the command of each scale.")
+@as_json_option
+def search(
+    space: Path,
+    program: Sequence[str],
+    objective: Objective | None,
+    mode: str | None,
+    strategy: str,
+    budget: float | None,
+    num_samples: int | None,
+    concurrency: int | None,
+    seed: int,
+    earlier: Sequence[str],
+    scatter: Mapping[str, float],
+    out: Path | None,
+    resume: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Searches by running COMMAND for each run, over the space in the YAML file SPACE.
+
+    Placeholders in the command: {mixture} is a file with the shares, {steps} and {scale} what to train, {folder} the
+    run's own. See docs/how-to/command.md.
+    """
+    with bad_arguments():
+        from ray.tune.error import TuneError
+        from rich.console import Console
+
+        from ray_mixopt.command.search import CommandSearch
+        from ray_mixopt.command.settings import read_command
+        from ray_mixopt.core.problem import Settings
+        from ray_mixopt.io.runs import Source, read_runs
+        from ray_mixopt.io.space_file import read_space
+
+        if objective is None:
+            raise ValueError("Say what the mixture is to be best for: --weight METRIC=1, for instance --weight loss=1.")
+        if scatter and not earlier:
+            raise ValueError("--metric-noise is about old runs: give --from, too.")
+        if resume and (earlier or scatter):
+            raise ValueError(
+                "--from and --metric-noise are about the start of a search: what it took in is still there, drop them."
+            )
+        wanted = read_space(space)
+        costs = {scale.name: scale.cost_per_step for scale in wanted.scales}
+        sizes = {scale.name: scale.parameters for scale in wanted.scales if scale.parameters is not None}
+        source = Source(cost=costs, parameters=sizes, noise=scatter)
+        one_thread()
+        asked = CommandSearch(
+            command=read_command(space, tuple(program), Path.cwd()),
+            space=wanted,
+            settings=Settings(
+                objective=objective,
+                mode="max" if mode == "max" else "min",
+                strategy=strategy,
+                budget=DEFAULT_TARGET_RUNS * wanted.target_cost if budget is None else budget,
+                seed=seed,
+            ),
+            folder=out or Path("results", space.stem),
+            num_samples=num_samples or -1,
+            concurrency=concurrency,
+            earlier={Path(path.rstrip("/")).stem: read_runs(path, source) for path in earlier},
+        )
+        if dry_run:
+            _print_commands(asked, as_json)
+            return
+        _check_folder(asked, resume)
+    again = shlex.join(_words_to_resume())
+    console = Console(stderr=as_json, markup=False, emoji=False)
+    try:
+        sys.exit(_run(asked, resume, again, console, as_json))
+    except (TuneError, RuntimeError, OSError) as error:
+        raise click.ClickException(f"The search broke down: {error}") from error
+
+
+def _words_to_resume() -> list[str]:
+    """The words of this command, to go on with its search."""
+    words = sys.argv[1:]
+    end = words.index("--") if "--" in words else len(words)
+    return ["ray-mixopt", *words[:end], *([] if "--resume" in words[:end] else ["--resume"]), *words[end:]]
+
+
+def _print_commands(asked: CommandSearch, as_json: bool) -> None:
+    commands = {scale: asked.arguments(scale) for scale in asked.space.scale_names}
+    if as_json:
+        click.echo(json.dumps({"commands": commands}))
+        return
+    for scale, words in commands.items():
+        needs = asked.command.needs(scale)
+        each = f"{needs.cpus:g} CPUs, {needs.gpus:g} GPUs" + " each" * (needs.nodes > 1)
+        click.echo(f"{scale}, on {needs.nodes} node{'s' * (needs.nodes > 1)} with {each}: {shlex.join(words)}")
+    click.echo(
+        "Runs are continued where that is worth more than a new one."
+        if asked.command.continues
+        else "Each run ends at its rung, for `resume` does not say how one goes on."
+    )
+
+
+def _check_folder(asked: CommandSearch, resume: bool) -> None:
+    """Checks that the folder holds a search where one is to go on, and none where one is to begin.
+
+    Raises:
+        ValueError: if not, or if the search there was asked for something else.
+    """
+    from ray_mixopt.cli.options import opened
+
+    there = (asked.experiment / "tuner.pkl").exists()
+    if there != resume:
+        found = "holds a search already: add --resume, or choose another --out" if there else "holds no search"
+        raise ValueError(f"{asked.folder} {found}.")
+    if not resume:
+        return
+    own = opened(str(asked.experiment)).settings
+    for name in ("objective", "mode", "strategy", "budget", "seed"):
+        if (was := getattr(own, name)) != (now := getattr(asked.settings, name)):
+            raise ValueError(
+                f"The search in {asked.folder} has {name} {was}, not {now}: it goes on as it began. Give the same "
+                "options, or begin another with --from and another --out."
+            )
+
+
+def _run(asked: CommandSearch, resume: bool, again: str, console: Any, as_json: bool) -> int:
+    """Runs the search and prints its answer; gives the exit code."""
+    from rich.console import Console
+
+    from ray_mixopt.io import searches
+    from ray_mixopt.report.progress import Display
+
+    errors = Console(stderr=True, markup=False, emoji=False)
+    budget = asked.settings.budget
+    assert budget is not None
+    # Whatever Ray prints must not end up in the JSON.
+    with (
+        bad_arguments(),
+        resumable(f"if the search has begun, go on with: {again}"),
+        redirect_stdout(sys.stderr),
+        Display(errors, budget).shown() as shown,
+    ):
+        asked.folder.mkdir(parents=True, exist_ok=True)
+        outcome = asked.run(shown.update, resume=resume)
+    optimizer = outcome.searcher.optimizer
+    searches.save(optimizer, asked.folder / searches.HISTORY)
+    nothing = nothing_known(optimizer)
+    recommendation = None if nothing else outcome.searcher.recommend()
+    console.print(nothing or str(recommendation))
+    console.print(
+        f"Results: {asked.folder}/ ({searches.HISTORY}; logs in runs/; Tune's own in experiment/)", soft_wrap=True
+    )
+    for message in outcome.errors:
+        click.echo(f"A run failed: {message}", err=True)
+    if outcome.interrupted:
+        so_far = "go" if nothing else "this is what is known so far. Go"
+        click.echo(f"Interrupted: {so_far} on with: {again}", err=True)
+    if as_json:
+        known = None if recommendation is None else recommendation.to_dict()
+        answer = {"recommendation": known, "failed": len(outcome.errors), "interrupted": outcome.interrupted}
+        click.echo(json.dumps(answer))
+    return INTERRUPTED if outcome.interrupted else 1 if outcome.errors else 0

@@ -1,0 +1,180 @@
+"""A search in which a command does the training, with Ray Tune."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.exceptions import RayTaskError
+
+from ray_mixopt.command.arguments import filled
+from ray_mixopt.command.nodes import fitting
+from ray_mixopt.command.settings import Command
+from ray_mixopt.command.trainable import command_trainable
+from ray_mixopt.core.history import History
+from ray_mixopt.core.problem import Settings
+from ray_mixopt.core.space import MixtureSpace
+from ray_mixopt.io import searches
+from ray_mixopt.optimizer import MixtureOptimizer
+from ray_mixopt.tune.restore import restore
+from ray_mixopt.tune.scheduler import MixOptScheduler
+from ray_mixopt.tune.searcher import MixOptSearcher
+from ray_mixopt.tune.session import Watch, listening, running_ray, trial_name
+
+RUNS = "runs"
+"""Folder of the runs, in that of the search."""
+_ENVIRONMENT = {
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "30",  # after Ctrl-C: a trial hears of it at its next rung only
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a command that asks for no GPU sees those that there are
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandOutcome:
+    """What a search left behind.
+
+    Attributes:
+        searcher: with its history and recommendation.
+        errors: why runs failed, a text each.
+        interrupted: whether Ctrl-C or SIGUSR1 ended it.
+    """
+
+    searcher: MixOptSearcher
+    errors: tuple[str, ...]
+    interrupted: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandSearch:
+    """A search by a command.
+
+    Args:
+        command: trains the runs.
+        space: what may be trained.
+        settings: of the search; its objective names metrics that the command reports.
+        folder: of the search, on a file system that all nodes have.
+        num_samples: most runs; -1 for no limit but the budget.
+        concurrency: runs at a time; None for as many as there is room for.
+        earlier: runs made before, by where they come from, to be taken in at no cost.
+
+    Raises:
+        ValueError: for what does not fit together, or a budget that buys no run.
+    """
+
+    command: Command
+    space: MixtureSpace
+    settings: Settings
+    folder: Path
+    num_samples: int = -1
+    concurrency: int | None = None
+    earlier: Mapping[str, History] | None = None
+
+    def __post_init__(self) -> None:
+        self.command.check(self.space)
+        optimizer = self._searcher().optimizer
+        if optimizer.ask() is None:
+            raise ValueError(optimizer.problem.too_poor)
+
+    @property
+    def experiment(self) -> Path:
+        """The folder of Tune's experiment."""
+        return self.folder / searches.EXPERIMENT
+
+    def arguments(self, scale: str) -> list[str]:
+        """The command for a run of equal shares at a scale, in full, with made-up names."""
+        run = self.folder / RUNS / "NAME"
+        values = {"scale": scale, "steps": self.space.steps[0], "seed": self.settings.seed, "name": "NAME"}
+        files = {"mixture": run / f"mixture{self.command.suffix}", "folder": run / "1"}
+        node = {"node": 0, "nodes": self.command.needs(scale).nodes, "address": "ADDRESS", "port": "PORT"}
+        texts = [*self.command.program, *self.command.arguments.get(scale, ())]
+        return filled(texts, {**values, **files, **node})
+
+    def run(self, watch: Callable[[MixtureOptimizer], None], *, resume: bool = False) -> CommandOutcome:
+        """Searches to the end, or until Ctrl-C, on the Ray that is there or one of this machine's own.
+
+        Args:
+            watch: called after each step of Tune's loop with the optimizer as it stands.
+            resume: whether to go on with the experiment in the folder, whose settings are its own.
+
+        Raises:
+            RuntimeError: if Ray does not start, or is not at ``RAY_ADDRESS``.
+            ValueError: if a run does not find room.
+            ray.tune.error.TuneError: if the search itself breaks down.
+        """
+        with running_ray(_ENVIRONMENT, include_dashboard=False), listening() as interrupted:
+            concurrency = self._room(ray.nodes())
+            trainable = command_trainable(
+                self.command, self.space, self.folder / RUNS, self.settings.metrics, seed=self.settings.seed
+            )
+            if resume:
+                tuner = restore(self.experiment, trainable)
+                Watch.restored(tuner, watch)
+            else:
+                tuner = self._tuner(trainable, self._searcher(), concurrency, watch)
+            results = tuner.fit()
+            searcher = MixOptSearcher.load(self.experiment)
+            unfinished = results.num_terminated + results.num_errors < len(results)
+            return CommandOutcome(
+                searcher=searcher,
+                errors=tuple(_told(error) for error in results.errors),
+                interrupted=interrupted() or unfinished,
+            )
+
+    def _searcher(self) -> MixOptSearcher:
+        searcher = MixOptSearcher(self.space, settings=self.settings)
+        for source, history in (self.earlier or {}).items():
+            searcher.absorb(history, source=source)
+        return searcher
+
+    def _tuner(
+        self, trainable: Any, searcher: MixOptSearcher, concurrency: int, watch: Callable[[MixtureOptimizer], None]
+    ) -> tune.Tuner:
+        return tune.Tuner(
+            trainable,
+            param_space=self.space.param_space(),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=MixOptScheduler(),
+                num_samples=self.num_samples,
+                max_concurrent_trials=concurrency,
+                reuse_actors=True,  # a new process takes seconds
+                trial_dirname_creator=trial_name,
+            ),
+            run_config=tune.RunConfig(
+                name=self.experiment.name,
+                storage_path=str(self.folder.absolute()),
+                verbose=0,
+                callbacks=[Watch(searcher, watch)],
+                failure_config=tune.FailureConfig(max_failures=self.command.retries),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
+        )
+
+    def _room(self, nodes: Sequence[Mapping[str, Any]]) -> int:
+        """Runs at a time.
+
+        Raises:
+            ValueError: if those of a scale find no room on this machine. A cluster may grow.
+        """
+        room = {scale: fitting(self.command.needs(scale), nodes) for scale in self.space.scale_names}
+        for scale, runs in room.items():
+            if not runs and "RAY_ADDRESS" not in os.environ:
+                needs, has = self.command.needs(scale), nodes[0]["Resources"]
+                raise ValueError(
+                    f"A run of scale {scale!r} needs {needs.nodes} node{'s' * (needs.nodes > 1)} with "
+                    f"{needs.cpus:g} CPUs, {needs.gpus:g} GPUs and the labels {dict(needs.labels)}, and this machine "
+                    f"has {has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs: lower its resources, or search on "
+                    "a cluster, with RAY_ADDRESS."
+                )
+        return self.concurrency or max(1, *room.values())
+
+
+def _told(error: Exception) -> str:
+    """What a run failed of, without the way that the error took."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    return str(cause)

@@ -1,0 +1,153 @@
+"""Any command as a Ray Tune trainable: one ``step()`` waits for the next rung and reports it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from ray import tune
+from ray.exceptions import WorkerCrashedError
+
+from ray_mixopt.command.nodes import placement, start_on_nodes
+from ray_mixopt.command.run import CommandRun, LostRunError, Order
+from ray_mixopt.command.settings import Command
+from ray_mixopt.core.history import is_sound
+from ray_mixopt.core.space import MixtureSpace
+from ray_mixopt.tune.reports import others_of
+
+_CHECKPOINT_FILE = "command_run.json"
+
+
+class CommandLostError(WorkerCrashedError):
+    """A run whose command ended for no fault of its own: Ray Tune starts it again, as often as it may."""
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)
+
+
+class CommandTrainable(tune.Trainable):
+    """Trains with a command; ``command_trainable`` makes one for a search.
+
+    The configuration holds ``mixture`` (non-negative weights by domain, normalised here), ``scale`` and ``steps``; for
+    ``continuable`` see ``MixOptScheduler``. Each report holds ``step`` and all numbers that the command gives for it.
+    The checkpoint says only how far the run is: the command's own are in the folder of the run.
+    """
+
+    _reached: int
+    _report: dict[str, Any] | None
+
+    def setup(
+        self,
+        config: dict[str, Any],
+        command: Command | None = None,
+        space: MixtureSpace | None = None,
+        folder: str = "",
+        wanted: Sequence[str] = (),
+        seed: int = 0,
+        session: str = "",
+    ) -> None:
+        """Prepares the run that ``config`` describes."""
+        assert command is not None and space is not None
+        self._command, self._space, self._runs = command, space, Path(folder)
+        self._wanted, self._seed, self._session = wanted, seed, session
+        self._run: CommandRun | None = None
+        self._begin(config)
+
+    def step(self) -> dict[str, Any]:
+        """Waits for the next rung, and returns its report."""
+        if self._report is not None and self._is_over(self._report):
+            return {**self._report, "done": True}  # neither paused nor given more steps
+        if self._run is None:
+            self._run = CommandRun(
+                self._command,
+                self._space,
+                self._order,
+                folder=self._runs / self.trial_id,
+                wanted=self._wanted,
+                session=self._session,
+                start=partial(start_on_nodes, scale=self._order.scale),
+            )
+        try:
+            report = self._run.next_report(self._reached)
+        except LostRunError as error:
+            raise CommandLostError(str(error)) from error
+        self._reached = int(report["step"])
+        report = {"step": self._reached, **others_of(report, ())}  # without what Tune has names for
+        self._report = report
+        over = self._is_over(report)
+        goes_on = self._continuable and self._sound(report) and self._reached < self._space.steps[-1]
+        return {**report, "done": over and not (goes_on and self._run.can_go_on())}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Writes how far the run is."""
+        Path(checkpoint_dir, _CHECKPOINT_FILE).write_text(json.dumps({"step": self._reached, "report": self._report}))
+
+    def load_checkpoint(self, checkpoint: str) -> None:  # type: ignore[override]
+        """Goes on from a checkpoint directory."""
+        content = json.loads(Path(checkpoint, _CHECKPOINT_FILE).read_text())
+        self._reached, self._report = int(content["step"]), content["report"]
+
+    def cleanup(self) -> None:
+        """Ends the command, if it runs, and all that it has started."""
+        if self._run is not None:
+            run, self._run = self._run, None
+            run.stop()
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Turns this process to another run."""
+        self.cleanup()
+        self._begin(new_config)
+        return True
+
+    def _begin(self, config: Mapping[str, Any]) -> None:
+        missing = [key for key in ("mixture", "scale", "steps") if key not in config]
+        if missing:
+            raise ValueError(f"The configuration of a run lacks {', '.join(missing)}: it has {sorted(config)}.")
+        # Searchers built on NumPy put its scalars, str_ and int64, into configurations.
+        weights = {str(name): float(share) for name, share in config["mixture"].items()}
+        self._order = Order(
+            mixture=self._space.named(self._space.mixture(weights)),
+            scale=str(config["scale"]),
+            steps=int(config["steps"]),
+            seed=self._seed,
+        )
+        self._continuable = bool(config.get("continuable", False)) and self._command.continues
+        self._reached, self._report = 0, None
+
+    def _is_over(self, report: Mapping[str, Any]) -> bool:
+        return int(report["step"]) >= self._order.steps or not self._sound(report)
+
+    def _sound(self, report: Mapping[str, Any]) -> bool:
+        return all(is_sound(report.get(name, 0.0)) for name in self._wanted)
+
+
+def command_trainable(
+    command: Command, space: MixtureSpace, folder: Path, metrics: Sequence[str], *, seed: int = 0
+) -> Any:
+    """A trainable for ``tune.Tuner``, with the resources of each scale.
+
+    Args:
+        command: trains a run.
+        space: of the search.
+        folder: for the runs, on a file system that all nodes have.
+        metrics: without which a report says nothing: those of the objective.
+        seed: in the place of ``{seed}``.
+
+    Raises:
+        ValueError: if the command does not fit the space.
+    """
+    command.check(space)
+    trainable = tune.with_parameters(
+        CommandTrainable,
+        command=command,
+        space=space,
+        folder=str(folder.absolute()),
+        wanted=tuple(metrics),
+        seed=seed,
+        session=uuid4().hex,
+    )
+    return tune.with_resources(trainable, lambda config: placement(command.needs(str(config["scale"]))))
