@@ -36,6 +36,7 @@ NAME = "searcher-state-{}.json"
 PREVIOUS = "previous-"
 COPY = "copy-of-"
 KEPT = "kept/"
+TUNER = "tuner.pkl"  # how Tune's Tuner was set up, a pickle of Ray's
 TUNE_FILES = ("experiment_state-{}.json", "search_gen_state-{}.json")
 WRITTEN = "written"
 _HEAD = re.compile(rb'\{"written": ([0-9][0-9.e+]*)[,}]')  # of a snapshot, as ``write`` makes it
@@ -74,6 +75,25 @@ def keep(staging: str | os.PathLike[str], folder: str) -> None:
             if not kept.exists() or kept.stat().st_mtime < file.stat().st_mtime:
                 kept.parent.mkdir(exist_ok=True)
                 write_atomically(kept, file.read_bytes(), durable=True)
+
+
+def keep_tuner(filesystem: fs.FileSystem, folder: str) -> None:
+    """Keeps Tune's description of the Tuner that searches in a folder, which the next one replaces when it is made.
+
+    Args:
+        filesystem: of the folder.
+        folder: of the experiment, on which this process has the lease.
+
+    Raises:
+        OSError: if the storage cannot be read from or written to.
+    """
+    made, kept = content(filesystem, f"{folder}/{TUNER}"), f"{folder}/{KEPT}{TUNER}"
+    filesystem.create_dir(f"{folder}/{KEPT}")
+    if isinstance(filesystem, fs.LocalFileSystem):
+        write_atomically(kept, made, durable=True)
+    else:
+        with filesystem.open_output_stream(kept) as stream:
+            stream.write(made)
 
 
 def locate(path: str | os.PathLike[str], filesystem: fs.FileSystem | None = None) -> tuple[fs.FileSystem, str]:

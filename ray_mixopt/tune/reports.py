@@ -156,15 +156,44 @@ class Reports:
                 "TuneConfig(scheduler=MixOptScheduler())."
             )
 
-    def bill(self, optimizer: MixtureOptimizer, run: Run, result: Mapping[str, Any] | None) -> None:
+    def warn_of_excess(self, run: Run) -> None:
+        """Says of a run that is over and has trained on after its rung what would have ended it there."""
+        if not run.evaluated and run.reached > run.steps:
+            self.warn_once(
+                f"Trial {run.trial_id} was asked for {run.steps} steps and trained {run.reached}, all of which are "
+                "paid for: such a run is ended with its first report beyond what it was asked for. Return done=True "
+                "with the report at config['steps'], or have it stopped there: "
+                "TuneConfig(scheduler=MixOptScheduler()).",
+                "excess",
+            )
+
+    def bill(
+        self, optimizer: MixtureOptimizer, run: Run, result: Mapping[str, Any] | None, *, by_itself: bool = False
+    ) -> None:
         """Tells the optimizer how far a run may be that is over and whose last reports did not say.
+
+        One that ended by itself, before its first rung, and counts one a report, has hardly trained a step or two: it
+        counts epochs, or evaluations, and has trained what it was asked for.
 
         Args:
             optimizer: of the search.
             run: the run that is over.
             result: its last report, flattened, if it had one. All that it teaches is a divergence.
+            by_itself: whether neither an error ended it nor anyone else.
         """
         pace = self._paces.pop(run.trial_id, Pace())
+        counts_reports = 0 < pace.furthest <= pace.reports and 2 * pace.furthest <= min(
+            *optimizer.space.steps, run.steps
+        )
+        if by_itself and counts_reports and run.status == "running":
+            pace.foreign = True
+            self.warn_once(
+                f"Trial {run.trial_id}, which was asked for {run.steps} steps, ended by itself with step "
+                f"{pace.furthest} in its report number {pace.reports}. 'step' is to count training steps, at every "
+                "rung up to config['steps']; epochs and evaluations are none. Such a run is paid for as what it was "
+                "asked for, and teaches nothing there.",
+                "short",
+            )
         if not pace.unread and not (pace.foreign and run.reached < run.steps):
             return
         rungs = [run.steps] if pace.foreign else _ahead(run, optimizer.space.steps) or [run.steps]

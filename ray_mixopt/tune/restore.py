@@ -10,6 +10,7 @@ import pickletools
 from collections.abc import Callable
 from typing import Any
 
+import ray.cloudpickle
 from pyarrow import fs
 from ray import tune
 
@@ -17,11 +18,12 @@ from ray_mixopt.core.safety import parse_json
 from ray_mixopt.io import snapshots
 from ray_mixopt.io.lease import Lease
 from ray_mixopt.tune import salvage
+from ray_mixopt.tune.scheduler import MixOptScheduler
 from ray_mixopt.tune.searcher import MixOptSearcher
+from ray_mixopt.tune.state import snapshot_often
 
 logger = logging.getLogger(__name__)
 
-_TUNER = "tuner.pkl"
 _ASIDE = "damaged-"
 
 
@@ -30,9 +32,9 @@ def restore(path: str | os.PathLike[str], trainable: Any, **kwargs: Any) -> tune
 
     Tune keeps three files a session: the trials, the search generator and the searcher. Where the newest of a kind is
     damaged, it is renamed to ``damaged-...`` and replaced by its copy; where that is damaged too, the session before
-    serves. A warning says what is lost. Call
-    ``fit()`` on the result to go on: finished trials stay as they are, interrupted ones go on from their last
-    checkpoint, paused ones stay paused.
+    serves. A warning says what is lost. So it is with ``tuner.pkl``, which every new Tuner in the folder replaces, even
+    one that is then refused. Call ``fit()`` on the result to go on: finished trials stay as they are, interrupted ones
+    go on from their last checkpoint, paused ones stay paused.
 
     The experiment must be one you made yourself: Tune's own files are pickles, and reading them runs what they say.
 
@@ -51,10 +53,7 @@ def restore(path: str | os.PathLike[str], trainable: Any, **kwargs: Any) -> tune
     lease = Lease(filesystem, folder)
     lease.check()
     names = snapshots.names(filesystem, folder)
-    if _TUNER not in names:
-        raise ValueError(f"{os.fspath(path)!r} is not the folder of a Tune experiment: it has no {_TUNER}.")
-    if (problem := _check_pickle(snapshots.content(filesystem, f"{folder}/{_TUNER}"))) is not None:
-        raise ValueError(f"{folder}/{_TUNER} is damaged ({problem}).{_advice(path)}")
+    tuner_file = _whole_tuner(filesystem, folder, path)
     # Any strategy will do here: Tune's own files have the one that was given.
     searcher = MixOptSearcher.load(path, strategy="default", storage_filesystem=kwargs.get("storage_filesystem"))
     if kwargs.get("param_space"):
@@ -67,13 +66,61 @@ def restore(path: str | os.PathLike[str], trainable: Any, **kwargs: Any) -> tune
         filesystem.move(file, _aside(file))
     if f"/{snapshots.KEPT}" in found.file:  # which Tune does not look into
         filesystem.copy_file(found.file, found.file.replace(f"/{snapshots.KEPT}", "/"))
+    if tuner_file != f"{folder}/{snapshots.TUNER}":
+        if snapshots.TUNER in names:
+            filesystem.move(f"{folder}/{snapshots.TUNER}", _aside(f"{folder}/{snapshots.TUNER}"))
+        filesystem.copy_file(tuner_file, f"{folder}/{snapshots.TUNER}")
+    snapshot_often()
     local = isinstance(filesystem, fs.LocalFileSystem)
     tuner = tune.Tuner.restore(folder if local else os.fspath(path), trainable, **kwargs)
+    scheduler: Any = tuner._local_tuner._tune_config.scheduler if tuner._local_tuner else None
+    if (kwargs.get("restart_errored") or kwargs.get("resume_errored")) and not isinstance(scheduler, MixOptScheduler):
+        logger.warning(
+            "Without MixOptScheduler all failed trials are tried again at once, whatever max_concurrent_trials says."
+        )
     lost = _unkept(searcher, filesystem, folder)
     heir = _searcher(tuner)
     if heir is not None:
         heir.recovered, heir.unkept, heir.storage.lease = found, lost, lease
     return tuner
+
+
+def _whole_tuner(filesystem: fs.FileSystem, folder: str, path: str | os.PathLike[str]) -> str:
+    """The file that says how the Tuner was set up whose search is in a folder; a warning, if that is the one kept.
+
+    A Tuner replaces the file when it is made, even if it is then refused, since another driver searches there.
+
+    Raises:
+        ValueError: if there is none, or none can be read.
+    """
+    problems = {}
+    newest, kept = f"{folder}/{snapshots.TUNER}", f"{folder}/{snapshots.KEPT}{snapshots.TUNER}"
+    there = [file for file in (kept, newest) if filesystem.get_file_info(file).is_file]
+    for file in there:
+        content = snapshots.content(filesystem, file)
+        problem = _check_pickle(content) or _check_tuner(content)
+        if problem is not None:
+            problems[file] = problem
+            continue
+        if file == kept and newest not in there:
+            logger.warning("%s is missing, and the one that was kept takes its place.", newest)
+        elif file == kept:
+            if content == snapshots.content(filesystem, newest):
+                return newest
+            logger.warning(
+                "%s is not of the Tuner that searched here, but of another one, made later in the same folder, or is "
+                "damaged. It is renamed to %s%s, and the one that was kept takes its place.",
+                newest,
+                _ASIDE,
+                snapshots.TUNER,
+            )
+        return file
+    if not problems:
+        raise ValueError(f"{os.fspath(path)!r} is not the folder of a Tune experiment: it has no {snapshots.TUNER}.")
+    told = "; ".join(f"{file} is damaged ({problem})" for file, problem in problems.items())
+    raise ValueError(
+        f"{told}. If it needs a module or a class of yours that this process lacks, import that first.{_advice(path)}"
+    )
 
 
 def _unkept(searcher: MixOptSearcher, filesystem: fs.FileSystem, folder: str) -> float:
@@ -180,6 +227,15 @@ def _check_pickle(content: bytes) -> str | None:
     except (ValueError, IndexError, OverflowError, pickle.UnpicklingError) as error:
         return f"it ends early or is no pickle: {error}"
     return None
+
+
+def _check_tuner(content: bytes) -> str | None:
+    """What is wrong with what Tune wrote of its Tuner, None if nothing is. Tune itself reads it right after this."""
+    try:
+        state = ray.cloudpickle.loads(content)
+    except Exception as error:  # whatever its classes raise
+        return f"{type(error).__name__}: {error}"
+    return None if isinstance(state, dict) and "_tune_config" in state else "it describes no Tuner"
 
 
 def _advice(path: str | os.PathLike[str]) -> str:

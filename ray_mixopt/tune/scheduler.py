@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ray.tune.experiment import Trial
 from ray.tune.result import TRAINING_ITERATION
 from ray.tune.schedulers import SCHEDULER_IMPORT, TrialScheduler
-from ray.tune.search.repeater import Repeater
 from ray.util.debug import log_once
 
-from ray_mixopt.core.history import Trial as Run
 from ray_mixopt.core.history import is_sound
 from ray_mixopt.tune.reports import metrics_of, training_step
 from ray_mixopt.tune.searcher import MixOptSearcher
+from ray_mixopt.tune.state import snapshot_often
+from ray_mixopt.tune.trials import search_below
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
@@ -39,8 +38,8 @@ class MixOptScheduler(TrialScheduler):
     stopped at ``config["steps"]``. What it asks of a trainable: reports with "step", checkpoints to resume from, and
     that it heeds ``CONTINUABLE`` if it ends by itself.
 
-    The scheduler holds no state, since Tune never saves a scheduler's; all it needs is in the searcher. Setting it up
-    sets the environment variable ``TUNE_GLOBAL_CHECKPOINT_S`` to 1 (seconds between snapshots of the experiment)
+    The scheduler holds no state, since Tune never saves a scheduler's; all it needs is in the searcher. Setting either
+    up sets the environment variable ``TUNE_GLOBAL_CHECKPOINT_S`` to 1 (seconds between snapshots of the experiment)
     unless it is set already: what happens between two snapshots is lost when the driver is killed.
     """
 
@@ -48,7 +47,7 @@ class MixOptScheduler(TrialScheduler):
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
         """Takes over Tune's metric; may be called again, by another Tuner."""
-        os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1")
+        snapshot_often()
         self._metric = metric or self._metric
         return True
 
@@ -58,11 +57,12 @@ class MixOptScheduler(TrialScheduler):
         if searcher is None:
             return
         searcher.storage.context = trial.storage
-        restored = trial.trial_id in searcher.roster.unconfirmed or searcher.run_of(trial.trial_id) is None
+        searcher.roster.pausing = searcher.roster.shown = searcher.roster.undisturbed = True
+        restored = searcher.is_restored(trial)
         if not restored:
             searcher.roster.check_trainable(trial, pauses=len(searcher.optimizer.space.steps) > 1)
         full = searcher.max_concurrent and searcher.roster.busy() >= searcher.max_concurrent
-        run = _admit(searcher, trial, restored)
+        run = searcher.admit(trial)
         if run is None or trial.is_finished():
             return
         if not restored:
@@ -144,44 +144,8 @@ class MixOptScheduler(TrialScheduler):
 
 def _mixopt_searcher(tune_controller: TuneController) -> MixOptSearcher | None:
     """The ``MixOptSearcher`` under Tune's wrappers; None if the searcher is another."""
-    searcher = tune_controller.search_alg
-    while hasattr(searcher, "searcher"):
-        if isinstance(searcher, Repeater):
-            raise ValueError("Repeater hides the reports below the last rung: use MixOptSearcher without it.")
-        searcher = searcher.searcher
+    searcher = search_below(tune_controller.search_alg)
     return searcher if isinstance(searcher, MixOptSearcher) else None
-
-
-def _admit(searcher: MixOptSearcher, trial: Trial, restored: bool) -> Run | None:
-    """Makes a trial that is new, to be retried, or part of a restored experiment known to the searcher.
-
-    Returns:
-        Its run; None if its configuration does not fit the space.
-    """
-    roster = searcher.roster
-    roster.pausing = True
-    roster.confirm(trial)
-    run = searcher.run_of(trial.trial_id, config=trial.config)
-    if run is None:
-        return None
-    if trial.is_finished():
-        # The state may be older than the experiment, and not know of the end.
-        if run.status in ("running", "paused"):
-            roster.start(trial.trial_id)
-            searcher.settle()
-        return run
-    searcher.hear(trial)
-    optimizer = searcher.optimizer
-    if run.status in ("done", "diverged"):
-        return run
-    if run.reached >= run.steps:
-        # It has shown all that it was asked for, whether or not its last checkpoint is there: it would train again.
-        optimizer.finish(trial.trial_id, continuable=restored and run.steps < optimizer.space.steps[-1])
-    elif run.status in ("failed", "lost") or (run.status == "paused" and not restored):
-        optimizer.history.retry(trial.trial_id)
-    if run.status == "running":
-        roster.start(trial.trial_id)
-    return run
 
 
 def _is_over(trial: Trial, step: int | None, result: Mapping[str, Any]) -> bool:

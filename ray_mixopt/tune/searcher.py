@@ -11,11 +11,9 @@ from dataclasses import replace
 from typing import Any, cast
 
 from pyarrow import fs
-from ray.tune.experiment import Trial
 from ray.tune.search import SEARCH_ALG_IMPORT, Searcher
 
 from ray_mixopt.core.history import History
-from ray_mixopt.core.history import Trial as Run
 from ray_mixopt.core.merging import DomainMap
 from ray_mixopt.core.objective import Mode
 from ray_mixopt.core.pool import Pool
@@ -24,20 +22,19 @@ from ray_mixopt.core.recommendation import Recommendation
 from ray_mixopt.core.space import MixtureSpace, checked_costs
 from ray_mixopt.io import snapshots
 from ray_mixopt.io.search_state import AnyStrategy, SearchState, check_revision
-from ray_mixopt.optimizer import MixtureOptimizer
 from ray_mixopt.tune import points
 from ray_mixopt.tune.background import Asking
+from ray_mixopt.tune.hearing import HearingSearcher
 from ray_mixopt.tune.layout import Layout
 from ray_mixopt.tune.pulse import watch_control_service
-from ray_mixopt.tune.reports import Reports, training_step
-from ray_mixopt.tune.state import SnapshotSearcher, check_pickled
+from ray_mixopt.tune.state import check_pickled, snapshot_often
 from ray_mixopt.tune.storage import Storage
-from ray_mixopt.tune.trials import Roster, last_result, machine_failed
+from ray_mixopt.tune.trials import Roster
 
 logger = logging.getLogger(__name__)
 
 
-class MixOptSearcher(SnapshotSearcher):
+class MixOptSearcher(HearingSearcher):
     """Searches for the mixture that is best at the target scale and steps, spending on cheaper runs where that pays.
 
     ``MixOptSearcher()`` learns everything from ``Tuner(param_space=...)`` and ``TuneConfig(metric, mode)``. A
@@ -106,9 +103,6 @@ class MixOptSearcher(SnapshotSearcher):
         self._asking = Asking(max_wait_s)
         self._cost_per_step = None if cost_per_step is None else dict(checked_costs(cost_per_step))
         self.max_concurrent = 0  # trials that may hold or wait for resources; 0 for no limit
-        self.reports = Reports()
-        self.roster = Roster()
-        self.storage = Storage(self.note)
         self.unkept = 0.0
 
     # -- the search as Tune sees it
@@ -119,6 +113,7 @@ class MixOptSearcher(SnapshotSearcher):
         Raises:
             ValueError: for a ``param_space`` that holds no mixture, or another one than before, or a grid search.
         """
+        snapshot_often()
         search = self._search
         layout = self.layout.fitted(config, search.space)
         space = search.space or layout.space(config, self._cost_per_step)
@@ -164,12 +159,13 @@ class MixOptSearcher(SnapshotSearcher):
         """
         optimizer = self.optimizer
         watch_control_service()
+        self.look()
         if not self.storage.attend():
             return None
         self.roster.check_failures()
         self.settle()
         roster, history = self.roster, optimizer.history
-        if roster.pausing and roster.unconfirmed:
+        if roster.shown and roster.unconfirmed:
             roster.lose(set(roster.unconfirmed), history)
         running = roster.running(history)
         if self.max_concurrent and running >= self.max_concurrent:
@@ -192,54 +188,7 @@ class MixOptSearcher(SnapshotSearcher):
         counted = history.n_asked > number
         return self.layout.config(suggestion, optimizer.problem, number if counted else n_trials, counted=counted)
 
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Takes in a report. Unknown, late and repeated ones do no harm.
-
-        Raises:
-            RuntimeError: if the trial trains on beyond the steps that it was asked for, and no ``MixOptScheduler``
-                is there to stop it.
-        """
-        self.roster.exhausted = False
-        run = self.run_of(trial_id, result)
-        if run is None:
-            return
-        before = run.reached
-        step = self._observe(run, result)
-        if not self.roster.pausing:
-            self.reports.check_end(run, before, self.optimizer.space.steps)
-        elif run.status == "running" and step is not None and step >= run.steps:
-            self.optimizer.finish(trial_id)
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Takes in the end of a trial, with its last report if it has one."""
-        self.roster.exhausted = False
-        trial = self.roster.trial(trial_id)
-        if not result and trial is not None:
-            result = last_result(trial)  # Tune has it, and tells nobody where a checkpoint fails or a pause ends
-        run = self.run_of(trial_id, result)
-        lost = error and machine_failed(trial)
-        self.roster.end(trial_id)
-        if run is None:
-            return
-        if result and training_step(result) not in run.observations:
-            self._observe(run, result)
-        self.reports.bill(self.optimizer, run, result)
-        self.optimizer.finish(trial_id, failed=error, lost=lost, continuable=False)
-        if error and not run.observations:
-            self.roster.failures += 1
-
     # -- answers and knowledge from elsewhere
-
-    @property
-    def optimizer(self) -> MixtureOptimizer:
-        """The optimizer behind this searcher, with its ``history``.
-
-        Raises:
-            RuntimeError: if the space, the metric or the mode is unknown, or the state could not be restored.
-        """
-        if self.damage is not None:
-            raise RuntimeError(self.damage)
-        return self._search.optimizer
 
     def recommend(self, *, details: bool = False) -> Recommendation:
         """The best mixture for the target as far as is known; see ``MixtureOptimizer.recommend``.
@@ -366,13 +315,6 @@ class MixOptSearcher(SnapshotSearcher):
         self.__init__(settings=state["settings"], pool=state["pool"])  # type: ignore[misc]
         self.load_state_dict(state["state"])
 
-    def note(self, incident: str) -> None:
-        """Keeps a sentence about what befell the search, for its report."""
-        if self._search.history is not None:
-            self._search.history.note(incident)
-
-    # -- for MixOptScheduler
-
     @property
     def metric(self) -> str | None:  # type: ignore[override]
         """The single metric to optimise; None while it is unknown, or where there is an objective."""
@@ -382,68 +324,6 @@ class MixOptSearcher(SnapshotSearcher):
     def mode(self) -> str | None:  # type: ignore[override]
         """The direction, "min" or "max"; None while it is unknown."""
         return self._search.mode
-
-    @property
-    def metric_names(self) -> list[str]:
-        """The metrics of the objective, those of its guardrails included."""
-        return self._search.metrics
-
-    def settle(self) -> None:
-        """Takes in the end of trials of which Tune did not tell."""
-        for trial in self.roster.live():
-            if trial.is_finished():
-                self.on_trial_complete(trial.trial_id, last_result(trial), error=trial.status == trial.ERROR)
-
-    def hear(self, trial: Trial) -> None:
-        """Takes in the last report that Tune has of a trial, if the search has it not."""
-        result = last_result(trial)
-        run = self.run_of(trial.trial_id, result)
-        if run is not None and result and training_step(result) not in run.observations:
-            self._observe(run, result)
-
-    def save(self, checkpoint_path: str) -> None:
-        """Writes the state, with all that Tune knows of its trials by now and has not told."""
-        for trial in self.roster.live():
-            if trial.status == trial.ERROR:
-                self.on_trial_complete(trial.trial_id, error=True)
-            else:
-                self.hear(trial)
-        super().save(checkpoint_path)
-
-    def run_of(
-        self, trial_id: str, result: Mapping[str, Any] | None = None, *, config: Mapping[str, Any] | None = None
-    ) -> Run | None:
-        """The optimizer's record of a trial. One that it does not know is adopted from its configuration.
-
-        Args:
-            trial_id: Tune's name of the trial.
-            result: a flattened result, which repeats the configuration under "config/".
-            config: the configuration.
-
-        Returns:
-            The run; None for an unknown trial whose configuration is not known or does not fit the space.
-        """
-        history = self._search.history
-        if history is None or trial_id in history.trials:
-            return None if history is None else history[trial_id]
-        config = self.layout.config_of(result or {}) if config is None else config
-        if not config:
-            return None
-        try:
-            run = self.layout.adopted(trial_id, config, history)
-        except ValueError as error:
-            self.reports.warn_once(f"Trial {trial_id} is not of this search and is ignored: {error}.")
-            return None
-        self.roster.start(trial_id)
-        return run
-
-    # -- inside
-
-    def _observe(self, run: Run, result: Mapping[str, Any]) -> int | None:
-        step = self.reports.observe(self.optimizer, run, result, self.metric_names)
-        if step is not None:
-            self.roster.failures = 0
-        return step
 
 
 SEARCH_ALG_IMPORT["mixopt"] = lambda: MixOptSearcher

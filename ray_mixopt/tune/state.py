@@ -114,6 +114,14 @@ class SnapshotSearcher(Searcher):
             self.note(found.fallback)
 
 
+def snapshot_often() -> None:
+    """Has Tune take a snapshot of the experiment each second, unless ``TUNE_GLOBAL_CHECKPOINT_S`` is set.
+
+    What happens between two snapshots is lost when the driver is killed. Tune's own period is 10 s, or longer.
+    """
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1")
+
+
 def check_pickled(**parts: Any) -> None:
     """Checks that what a searcher was given can be pickled, as Tune does with it.
 

@@ -68,6 +68,7 @@ class Storage:
         self.lease: Lease | None = None
         self._note = note
         self._outage = Outage(note)
+        self._tuner_kept = False
         self._gone: float | None = None  # since when the folder is missing
         self._next = 0.0
 
@@ -93,6 +94,9 @@ class Storage:
         staging, folder = self.context.experiment_driver_staging_path, self.context.experiment_fs_path
         try:
             there = self.context.storage_filesystem.get_file_info(f"{folder}/{MARKER}").is_file
+            if there and not self._tuner_kept:
+                snapshots.keep_tuner(self.context.storage_filesystem, folder)
+                self._tuner_kept = True
             if there and isinstance(self.context.storage_filesystem, fs.LocalFileSystem):
                 snapshots.keep(staging, folder)
         except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Collection
 from pathlib import Path
@@ -9,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import ray.cloudpickle
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.result import TRAINING_ITERATION
+from ray.tune.search.repeater import Repeater
 from ray.tune.trainable import Trainable
 from ray.tune.utils import flatten_dict
 
@@ -21,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 MAX_FAILURES = 10  # in a row, before the first report; Tune itself would try for ever
 _BARE = {name: getattr(Trainable, name) for name in ("save_checkpoint", "load_checkpoint")}
+_DEPTH = 12  # of calls, at most, between Tune's loop and here
 _MACHINE = (RayActorError, NodeDiedError, OutOfMemoryError, WorkerCrashedError)
 
 
@@ -32,7 +37,9 @@ class Roster:
 
     Attributes:
         pausing: whether ``MixOptScheduler`` runs the trials.
+        shown: whether all trials that Tune has were shown at least once.
         unconfirmed: runs of a restored state that Tune has not shown yet.
+        undisturbed: whether no scheduler ends a trial early, but one of this search.
         exhausted: whether nothing fitted the budget, and nothing has happened since.
         failures: runs that failed before they showed anything, since the last report of any.
     """
@@ -40,11 +47,14 @@ class Roster:
     def __init__(self, history: History | None = None) -> None:
         runs = [] if history is None else [run for run in history if not run.evaluated]
         self.pausing = False
+        self.shown = False
+        self.undisturbed = False
         self.exhausted = False
         self.failures = 0
         self.unconfirmed = {run.trial_id for run in runs}
         self._live = {run.trial_id for run in runs if run.status == "running"}
         self._trials: dict[str, Trial] = {}
+        self._confirmed: set[str] = set()
         self._checked: set[str] = set()
 
     def check_failures(self) -> None:
@@ -69,18 +79,40 @@ class Roster:
             return
         self._checked.add(trial.trainable_name)
         made = trial.get_trainable_cls()
-        missing = [name for name in ("save_checkpoint", "load_checkpoint") if getattr(made, name, None) is _BARE[name]]
-        if missing and (pauses or trial.checkpoint_at_end or trial.checkpoint_freq):
+        missing = [name for name in _BARE if getattr(made, name, None) is _BARE[name]]
+        if pauses and missing:
             raise ValueError(
                 f"{trial.trainable_name} has no {' and no '.join(missing)}: runs are paused at their rungs and go on "
                 "from a checkpoint. Write both methods, of tune.Trainable, or leave MixOptScheduler out and give "
                 "RunConfig(checkpoint_config=CheckpointConfig(checkpoint_at_end=False))."
             )
+        if "save_checkpoint" in missing and (trial.checkpoint_at_end or trial.checkpoint_freq):
+            raise ValueError(
+                f"{trial.trainable_name} has no save_checkpoint, and Tune is going to ask for a checkpoint of every "
+                "trial, without which the trial fails. Write save_checkpoint and load_checkpoint, of tune.Trainable, "
+                "or give RunConfig(checkpoint_config=CheckpointConfig(checkpoint_at_end=False))."
+            )
 
     def confirm(self, trial: Trial) -> None:
         """Takes note of a trial that Tune shows."""
         self.unconfirmed.discard(trial.trial_id)
+        self._confirmed.add(trial.trial_id)
         self._trials[trial.trial_id] = trial
+
+    def unseen(self, loop: TuneController) -> list[Trial]:
+        """Trials of Tune's loop that are not confirmed yet."""
+        trials = loop.get_live_trials() if self.shown else loop.get_trials()
+        self.shown = True
+        return [trial for trial in trials if trial.trial_id not in self._confirmed]
+
+    def sees(self, trial_id: str) -> bool:
+        """Whether Tune has shown a trial whose end it has not told."""
+        return trial_id in self._trials
+
+    def stop(self, trial_id: str) -> None:
+        """Has Tune end a trial, which it has shown, with its next report."""
+        trial = self._trials[trial_id]
+        trial.stopping_criterion = {**trial.stopping_criterion, TRAINING_ITERATION: 0}
 
     def trial(self, trial_id: str) -> Trial | None:
         """Tune's trial of that name, if Tune has shown it."""
@@ -118,6 +150,35 @@ class Roster:
             history.finish(run.trial_id, lost=True)
             self.end(run.trial_id)
         self.unconfirmed.difference_update(trial_ids)
+
+
+def loop_of_call() -> TuneController | None:
+    """Tune's loop, if it is what calls; None elsewhere.
+
+    Tune hands it to schedulers only, though it is the searcher that has to know what became of the trials: it is
+    looked up among the callers.
+    """
+    frame = inspect.currentframe()
+    for _ in range(_DEPTH):
+        if frame is None:
+            break
+        if isinstance(caller := frame.f_locals.get("self"), TuneController):
+            return caller
+        frame = frame.f_back
+    return None
+
+
+def search_below(search: Any) -> Any:
+    """The search algorithm under Tune's wrappers.
+
+    Raises:
+        ValueError: if one of them is a Repeater.
+    """
+    while hasattr(search, "searcher"):
+        if isinstance(search, Repeater):
+            raise ValueError("Repeater hides the reports below the last rung: use MixOptSearcher without it.")
+        search = search.searcher
+    return search
 
 
 def last_result(trial: Trial) -> dict[str, Any]:

@@ -126,6 +126,37 @@ def test_what_was_trained_is_billed(
     assert ("does not report how far it is" in caplog.text) == unread
 
 
+@pytest.mark.parametrize(
+    ("steps", "stop", "undisturbed", "reached"),
+    [
+        ([1], {}, True, 1000),
+        ([1, 2, 3], {}, True, 1000),
+        (range(1, 52), {}, True, 51),  # each step reported, and ended early
+        ([40], {}, True, 40),
+        ([100], {}, True, 100),
+        ([1, 2, 3], {"training_iteration": 3}, True, 3),
+        ([1, 2, 3], {}, False, 3),  # by a scheduler that ends trials early
+    ],
+)
+def test_a_run_that_ends_by_itself_after_a_few_epochs_is_billed_as_what_it_was_asked_for(
+    searcher: MixOptSearcher,
+    steps: Sequence[int],
+    stop: dict[str, Any],
+    undisturbed: bool,
+    reached: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    searcher.roster.pausing, searcher.roster.undisturbed = True, undisturbed
+    searcher.roster.confirm(tune.experiment.Trial("any", trial_id="t", stopping_criterion=stop, stub=True))
+    for number, step in enumerate(steps[:-1], start=1):
+        searcher.on_trial_result("t", NONE | {"step": step, "training_iteration": number})
+    searcher.on_trial_complete("t", NONE | {"step": steps[-1], "training_iteration": len(steps)})
+    history = searcher.optimizer.history
+    assert history.spent == history["t"].reached == reached and history["t"].status == "done"
+    assert history["t"].observations[steps[-1]] and not history["t"].observations.get(1000)
+    assert ("ended by itself with step" in caplog.text) == (reached == 1000)
+
+
 def test_a_divergence_is_one_at_whatever_step(searcher: MixOptSearcher) -> None:
     searcher.on_trial_complete("t", {"loss": math.nan, "step": None, "training_iteration": 1})
     run = searcher.optimizer.history["t"]

@@ -19,10 +19,11 @@ from curve import Curve, curve_tuner, load
 from killing import kill_after, paused_stayed_paused, printed, saved
 from ladder import LadderStrategy, observations, wait_until
 from ray import tune
+from ray.tune.schedulers import FIFOScheduler
 from worlds import TINY
 
 import ray_mixopt
-from ray_mixopt import MixOptSearcher, MixtureSpace
+from ray_mixopt import MixOptScheduler, MixOptSearcher, MixtureSpace
 from ray_mixopt.core.history import History
 from ray_mixopt.io.lease import LeaseError
 from ray_mixopt.tune import storage
@@ -237,9 +238,44 @@ def test_what_is_no_experiment_is_refused(experiment: Path, tmp_path: Path) -> N
         file.unlink()
     with pytest.raises(ValueError, match="No readable searcher state"):
         ray_mixopt.restore(experiment, Curve)
-    (experiment / "tuner.pkl").write_bytes(b"")
-    with pytest.raises(ValueError, match="tuner.pkl is damaged"):
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "it ends early or is no pickle"),
+        (b"\x80\x05]\x94.", "it describes no Tuner"),
+        (b"cnowhere\nNothing\n.", "ModuleNotFoundError: No module named 'nowhere'"),
+        (b"\x80\x05K\x01K\x02R.", "TypeError: argument list must be a tuple"),
+    ],
+)
+def test_a_damaged_tuner_is_said_and_the_one_kept_takes_its_place(
+    experiment: Path, caplog: pytest.LogCaptureFixture, content: bytes, why: str
+) -> None:
+    whole = (experiment / "tuner.pkl").read_bytes()
+    (experiment / "tuner.pkl").write_bytes(content)
+    assert searcher_of(ray_mixopt.restore(experiment, Curve))._search.settings.budget == 100
+    assert "tuner.pkl is not of the Tuner that searched here, but of another one" in caplog.text
+    assert (experiment / "tuner.pkl").read_bytes() == whole
+    assert (experiment / "damaged-tuner.pkl").read_bytes() == content
+    for file in experiment.rglob("tuner.pkl"):
+        file.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"tuner.pkl is damaged \({why}.*MixOptSearcher\.load\("):
         ray_mixopt.restore(experiment, Curve)
+
+
+def test_a_tuner_made_later_in_the_folder_does_not_replace_the_one_that_searched_there(experiment: Path) -> None:
+    settings = {"name": experiment.name, "num_samples": 3, "param_space": edited(upper={"web": 0.2}).param_space()}
+    curve_tuner(experiment.parent, MixOptSearcher(strategy="random", budget=7), FIFOScheduler(), **settings)
+    tuner = ray_mixopt.restore(experiment, Curve)
+    assert searcher_of(tuner)._search.settings.budget == 100
+    assert isinstance(tuner._local_tuner._tune_config.scheduler, MixOptScheduler)
+    (experiment / "tuner.pkl").unlink()
+    assert searcher_of(ray_mixopt.restore(experiment, Curve))._search.settings.budget == 100
+
+
+def searcher_of(tuner: tune.Tuner) -> MixOptSearcher:
+    return tuner._local_tuner._tune_config.search_alg
 
 
 def test_tune_does_not_quietly_start_anew(experiment: Path) -> None:

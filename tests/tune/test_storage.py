@@ -16,6 +16,7 @@ import pytest
 from curve import Curve, load
 from ladder import LadderStrategy, observations
 from ray import tune
+from ray.tune.schedulers import FIFOScheduler
 from worlds import TINY
 
 import ray_mixopt
@@ -73,8 +74,9 @@ def test_a_storage_that_cannot_be_written_to_for_a_while_does_not_end_the_search
     assert load(tmp_path / "run").optimizer.history.incidents == history.incidents
 
 
+@pytest.mark.parametrize("scheduler", [None, FIFOScheduler()], ids=["ours", "fifo"])
 def test_a_deleted_folder_ends_the_search_with_a_sentence(
-    make_tuner: MakeTuner, tmp_path: Path, attentive: None, monkeypatch: pytest.MonkeyPatch
+    make_tuner: MakeTuner, tmp_path: Path, attentive: None, monkeypatch: pytest.MonkeyPatch, scheduler: Any
 ) -> None:
     monkeypatch.setattr(storage, "GONE_S", 1.0)
     searcher = MixOptSearcher(strategy=LadderStrategy, budget=10 * BUDGET, seed=1)
@@ -82,7 +84,7 @@ def test_a_deleted_folder_ends_the_search_with_a_sentence(
     with pytest.raises(
         RuntimeError, match=r"folder .*run has been missing for .*, as if deleted: .*MixOptSearcher.load"
     ) as info:
-        make_tuner(searcher, num_samples=-1, callbacks=[meddler]).fit()
+        make_tuner(searcher, scheduler, num_samples=-1, callbacks=[meddler]).fit()
     history = searcher.optimizer.history
     assert len(history.arrivals) <= 6, "nothing is begun once the folder is missing"
     staging = str(info.value).split("MixOptSearcher.load('")[1].split("'")[0]
