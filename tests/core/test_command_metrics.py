@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
+from ladder import wait_until
 from tensorboardX import SummaryWriter
 
 from ray_mixopt.command.metrics import Progress, Reader
@@ -13,6 +14,13 @@ from ray_mixopt.command.metrics import Progress, Reader
 
 def read(reader: Reader) -> list[tuple[int, dict[str, float]]]:
     return list(reader.poll())
+
+
+def awaited(reader: Reader) -> list[tuple[int, dict[str, float]]]:
+    """What comes first: events are written by a thread."""
+    found: list[tuple[int, dict[str, float]]] = []
+    wait_until(lambda: found.extend(reader.poll()) or found, timeout_s=20, what="an event")
+    return found
 
 
 def test_json_lines_among_other_text(tmp_path: Path) -> None:
@@ -73,9 +81,9 @@ def test_tensorboard_events(tmp_path: Path) -> None:
         writer.add_text("note", "words", 10)
         writer.add_histogram("weights", [1.0, 2.0], 10)
         writer.flush()
-        assert read(reader) == [(10, {"val_loss": 2.5})]
+        assert awaited(reader) == [(10, {"val_loss": 2.5})]
         writer.add_scalar("eval/loss", float("nan"), 20)
-    ((step, values),) = read(reader)
+    ((step, values),) = awaited(reader)
     assert step == 20 and math.isnan(values["val_loss"])
     (file,) = (tmp_path / "events" / "run").iterdir()
     whole = file.read_bytes()
