@@ -16,10 +16,17 @@ def read(reader: Reader) -> list[tuple[int, dict[str, float]]]:
     return list(reader.poll())
 
 
-def awaited(reader: Reader) -> list[tuple[int, dict[str, float]]]:
-    """What comes first: events are written by a thread."""
+def awaited(reader: Reader, writer: SummaryWriter | None = None) -> list[tuple[int, dict[str, float]]]:
+    """What comes first: events are written by a thread, which a flush does not wait for."""
     found: list[tuple[int, dict[str, float]]] = []
-    wait_until(lambda: found.extend(reader.poll()) or found, timeout_s=20, what="an event")
+
+    def came() -> bool:
+        if writer is not None:
+            writer.flush()
+        found.extend(reader.poll())
+        return bool(found)
+
+    wait_until(came, timeout_s=20, what="an event")
     return found
 
 
@@ -80,8 +87,7 @@ def test_tensorboard_events(tmp_path: Path) -> None:
         writer.add_scalar("eval/loss", 2.5, 10)
         writer.add_text("note", "words", 10)
         writer.add_histogram("weights", [1.0, 2.0], 10)
-        writer.flush()
-        assert awaited(reader) == [(10, {"val_loss": 2.5})]
+        assert awaited(reader, writer) == [(10, {"val_loss": 2.5})]
         writer.add_scalar("eval/loss", float("nan"), 20)
     ((step, values),) = awaited(reader)
     assert step == 20 and math.isnan(values["val_loss"])
