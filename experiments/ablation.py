@@ -78,7 +78,8 @@ SEARCH: dict[str, Callable[[Problem], Strategy]] = {
 
 BELIEF: dict[str, Callable[[Problem], Strategy]] = {
     "one draw of the hyper-parameters": with_settings(fit=FitSettings(draws=1)),
-    "no rough effect": with_priors(log_own=without("log_own", 0)),
+    "no error that reports of a mixture share": with_priors(log_own=without("log_own", 0)),
+    "no drift": partial(DefaultStrategy, kernel=partial(MixtureFidelityKernel, drift=0.0)),
     "no level of its own": with_priors(log_own=without("log_own", 1)),
     "no linear effect in log-shares": with_priors(log_linear=(NONE, FIXED)),
     "no linear effect in shares": with_priors(log_plain=(NONE, FIXED)),

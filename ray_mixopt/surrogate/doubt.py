@@ -43,7 +43,7 @@ def sound(data: Observations, kernel: KernelMaker) -> Tensor:
     hyper = Hyperparameters(data.x.shape[-1] - 2, kernel=kernel)
     hyper.unpack(hyper.prior().mean)
     x = data.x[chosen]
-    precision = torch.cholesky_inverse(torch.linalg.cholesky(hyper.noisy(hyper.kernel.between(x, x))))
+    precision = torch.cholesky_inverse(torch.linalg.cholesky(hyper.noisy(hyper.kernel.between(x, x), x)))
     solved, left = precision @ values, torch.ones(len(chosen), dtype=torch.bool)
     for _ in range(int(_LARGEST_SHARE * len(chosen))):
         surprise = torch.where(

@@ -13,7 +13,7 @@ from torch import Tensor
 from ray_mixopt.core.history import History
 from ray_mixopt.core.space import MixtureSpace
 
-THINNING = 1.25  # least ratio between the steps of two reports of a run that both enter
+THINNING = 1.5  # least ratio between the steps of two reports of a run that both enter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ def encode(space: MixtureSpace, mixtures: np.ndarray, fidelities: Sequence[tuple
 def observations(space: MixtureSpace, history: History, metric: str) -> Observations:
     """What the reports say of a metric: of runs made elsewhere first, then in the order of their arrival.
 
-    Reports that lack the metric are left out, and so are those within 25% of one of the run before (except the last of
+    Reports that lack the metric are left out, and so are those within 50% of one of the run before (except the last of
     a run that has ended): neighbours on a learning curve say nearly the same and cost cubic time.
 
     Args:

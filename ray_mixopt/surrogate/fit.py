@@ -98,19 +98,24 @@ class Hyperparameters(torch.nn.Module):
         nugget = _JITTER * variance + self.noise()
         return nugget if known is None else nugget + known
 
-    def noisy(self, covariance: Tensor, known: Tensor | None = None) -> Tensor:
-        """The prior covariance at ``n`` inputs as that of ``n`` observations, ``batch_shape x n x n``.
+    def noisy(self, covariance: Tensor, x: Tensor, known: Tensor | None = None) -> Tensor:
+        """The prior covariance at inputs ``n x d+2`` as that of ``n`` observations, ``batch_shape x n x n``.
 
         In place, unless a gradient is wanted: a kernel may need what it returned.
         """
-        covariance = covariance.clone() if covariance.requires_grad else covariance
+        if covariance.requires_grad:
+            covariance = covariance + self.kernel.shared_error(x, x)
+        else:
+            rows = max(1, _CACHED // max(1, covariance[..., 0, :].numel()))
+            for start in range(0, len(x), rows):
+                covariance[..., start : start + rows, :] += self.kernel.shared_error(x[start : start + rows], x)
         diagonal = covariance.diagonal(dim1=-2, dim2=-1)
         diagonal += self.nugget(diagonal.clone(), known)
         return covariance
 
     def log_likelihood(self, x: Tensor, y: Tensor, known: Tensor | None = None) -> Tensor:
         """Log marginal likelihood of ``(n,)`` values at ``n x d+2``, ``batch_shape``."""
-        factor = torch.linalg.cholesky(self.noisy(self.kernel.forward(x, x), known))
+        factor = torch.linalg.cholesky(self.noisy(self.kernel.forward(x, x), x, known))
         white = torch.linalg.solve_triangular(factor, y.unsqueeze(-1).expand(*self.batch_shape, -1, 1), upper=False)
         log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return -0.5 * white.square().sum((-2, -1)) - log_det - 0.5 * len(y) * math.log(2 * math.pi)

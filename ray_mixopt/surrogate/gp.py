@@ -76,6 +76,7 @@ class MixtureGP(Model, FantasizeMixin):
 
     Attributes:
         factor: lower Cholesky factor of the covariance of the observations, ``s x n x n``.
+        noise: variance of what a report is off by, that of a mixture not seen before, standardised, ``s x 1``.
         white: ``L^-1 y``, the whitened standardised values, ``s x n x 1``: each report less what all before it
             predicted, in standard deviations.
     """
@@ -99,8 +100,9 @@ class MixtureGP(Model, FantasizeMixin):
         self.hyper.unpack(theta)
         self.hyper.requires_grad_(False)
         with torch.no_grad():
-            self.noise = self.hyper.noise()  # (s, 1)
-            covariance = self.hyper.noisy(self.prior_covariance(x, x), self.standardise.variances(noise))
+            shared = self.hyper.kernel.shared_error(x[:1], x[:1])
+            self.noise = self.hyper.noise() + shared.squeeze(-1)  # (s, 1)
+            covariance = self.hyper.noisy(self.prior_covariance(x, x), x, self.standardise.variances(noise))
             self.factor = torch.linalg.cholesky(covariance)
             values = self.standardise(y).expand(len(theta), -1).unsqueeze(-1)
             self.white = torch.linalg.solve_triangular(self.factor, values, upper=False)
@@ -132,11 +134,12 @@ class MixtureGP(Model, FantasizeMixin):
         if len(x) == 0:
             return self
         if self.x.dim() > 2:  # conditioned on a batch before
-            expected = self.standardise.undone(self.moments(x)[0]).unsqueeze(-1)
+            expected = self.standardise.undone(self._moments(x.unsqueeze(-3), True)[0]).unsqueeze(-1)
             return self.condition_on_observations(x, expected, per_draw=True)
-        prior, white = self.prior_covariance(x, x), self.solve(x).white
+        shared = self.prior_covariance(self.x, x) + self.hyper.kernel.shared_error(self.x, x)
+        white = torch.linalg.solve_triangular(self.factor, shared, upper=False)
         nothing_new = self.white.new_zeros(*self.white.shape[:1], len(x), 1)
-        return self._extended(x, self.hyper.noisy(prior), white, nothing_new)
+        return self._extended(x, self.hyper.noisy(self.prior_covariance(x, x), x), white, nothing_new)
 
     def leave_out(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Errors and variances of some observations as predicted from all others, each ``(len(rows),)``.
@@ -232,7 +235,7 @@ class MixtureGP(Model, FantasizeMixin):
             X: inputs, ``batch_shape x q x d+2``.
             noisy: whether they are those of observations rather than of the metric itself.
         """
-        mean, prior, white = self._moments(X.unsqueeze(-3))
+        mean, prior, white = self._moments(X.unsqueeze(-3), False)
         covariance = prior - white.mT @ white
         return mean, covariance + torch.diag_embed(self.noise.expand(mean.shape)) if noisy else covariance
 
@@ -256,10 +259,10 @@ class MixtureGP(Model, FantasizeMixin):
             per_draw: whether the values differ between the draws.
             **kwargs: ignored.
         """
-        mean, prior, white = self._moments(X.unsqueeze(-3))
+        mean, prior, white = self._moments(X.unsqueeze(-3), True)
         nugget = self.hyper.nugget(prior.diagonal(dim1=-2, dim2=-1))
         if noise is not None:
-            nugget = nugget - self.noise + noise.squeeze(-1).unsqueeze(-2) / self.standardise.spread**2
+            nugget = nugget - self.hyper.noise() + noise.squeeze(-1).unsqueeze(-2) / self.standardise.spread**2
         surprise = self.standardise(Y if per_draw else Y.unsqueeze(-3)) - mean.unsqueeze(-1)
         result: Any = self._extended(X, prior + torch.diag_embed(nugget), white, surprise)
         return result
@@ -268,11 +271,19 @@ class MixtureGP(Model, FantasizeMixin):
         """The model once each draw has seen what it was itself sampled to report, see ``FantasizeMixin``."""
         return super().fantasize(X, sampler, observation_noise, per_draw=True, **kwargs)
 
-    def _moments(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean, prior covariance and whitened covariance with the data at ``batch_shape x 1 x q x d+2``."""
+    def _moments(self, x: Tensor, observed: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean, prior covariance and whitened covariance with the data at ``batch_shape x 1 x q x d+2``.
+
+        Args:
+            x: inputs.
+            observed: whether they are those of reports, short of their noise, with what reports of one mixture share.
+        """
         kernel, known = self.hyper.kernel, self.x if self.x.dim() == 2 else self.x.unsqueeze(-3)
-        white = torch.linalg.solve_triangular(self.factor, kernel.forward(known, x), upper=False)
-        return (white.mT @ self.white).squeeze(-1), kernel.forward(x, x), white
+        with_data, prior = kernel.forward(known, x), kernel.forward(x, x)
+        if observed:
+            with_data, prior = with_data + kernel.shared_error(known, x), prior + kernel.shared_error(x, x)
+        white = torch.linalg.solve_triangular(self.factor, with_data, upper=False)
+        return (white.mT @ self.white).squeeze(-1), prior, white
 
 
 class AveragedGP(Model, FantasizeMixin):

@@ -3,18 +3,22 @@
 Inputs are rows ``x = [w, s, t]``: the mixture ``w`` (``d`` shares), ``s`` the log size of the model and ``t`` the log
 training steps, both relative to the target, where ``s = t = 0``. With ``f = (s, t)``,
 
-    k(x, x') = a m(w, w') (1 + r_s e^(-alpha (s + s'))) (1 + r_t e^(-beta (t + t'))) + (a q kw(2u, 2u') + b) kn
-               + c kc + l,    m(w, w') = sum_i c_i v_i v_i' + c_0 <w, w'> + kw(u, u')
+    k(x, x') = a m(w, w') (1 + r_s e^(-alpha (s + s')) (1 - h + h k_s)) (1 + r_t e^(-beta (t + t')) (1 - h + h k_t))
+               + b k_s k_t + c kc + l,
+    m(w, w') = sum_i c_i v_i v_i' + c_0 <w, w'> + kw(u, u'),    k_s = exp(-|s - s'| / rho_s) and k_t alike,
 
 which is that of a scaling law ``E(w) + A(w) e^(-alpha s) + B(w) e^(-beta t) + C(w) e^(-alpha s - beta t)`` whose
 coefficients are Gaussian processes over the mixture (Hoffmann et al. 2022, Eq. 2, has constants and no ``C``). The
 effect of the mixture on what is left of the loss in the end is the same at all fidelities, and small models and short
 runs add effects of their own that fade at the rates of the law: size and length have amplitudes of their own, since on
-real runs size transfers and shortness does not. What the law does not say has a short range ``kn = exp(-|s - s'| /
-rho_s - |t - t'| / rho_t)``: a rough effect of the mixture, so that the finer the structure, the less of it transfers,
-and a level. A curve ``kc`` common to all mixtures stands on a linear trend ``l`` with a wide fixed prior. Nothing grows
-freely from fidelity to fidelity: what the data seem to say of growth, by marginal likelihood, is wrong at the next
-scale.
+real runs size transfers and shortness does not. A part ``h`` of these drifts from one fidelity to the next, with a
+range of ``rho``: no run follows a law so exactly that its learning curve tells what it leads to. A level ``b`` of the
+same range is what the law does not say. A curve ``kc`` common to all mixtures stands on a linear trend ``l`` with a
+wide fixed prior. Nothing grows freely from fidelity to fidelity: what the data seem to say of growth, by marginal
+likelihood, is wrong at the next scale.
+
+What a run shows is off from that by noise, and by ``g [w = w'] k_s k_t``, which the reports of one mixture share: a
+run's dozen reports, all a little off in the same way, are no dozen witnesses of an effect of the mixture.
 
 Gains diminish, losses fall like powers of the tokens of a domain: the effects are functions of
 
@@ -28,7 +32,7 @@ by its length in a corner. The knee is learned, and so is how much of the effect
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,7 +41,7 @@ from gpytorch.constraints import Positive
 from gpytorch.kernels import Kernel, MaternKernel, RBFKernel
 from torch import Tensor
 
-_FINER = 2.0  # lengthscale of the smooth effect over that of the rough one
+_SAME = 1e-9  # difference of the shares of one mixture, by rounding
 # Prior variance of the linear trend in units of the standardised metric: level 2 sd, slope 0.5 sd an e-fold.
 _LEVEL_VARIANCE = 4.0
 _SLOPE_VARIANCE = 0.25
@@ -57,7 +61,7 @@ PRIORS: Mapping[str, Moments] = {
     "mixture.raw_lengthscale": (0.0, 0.7),
     "log_fading": (math.log(0.1), 1.0),
     "log_rates": (math.log(0.3), 0.4),
-    "log_own": ((math.log(0.05), math.log(0.01)), 1.5),
+    "log_own": (math.log(0.01), 1.5),
     "log_ranges": (0.0, 0.5),
     "log_curve": (0.0, 1.0),
     "curve.raw_lengthscale": (math.log(3.0), 0.7),
@@ -84,6 +88,10 @@ class MixtureKernel(Kernel):
         super().__init__(batch_shape=torch.Size() if batch_shape is None else batch_shape)
         self.n_domains = n_domains
 
+    def shared_error(self, x1: Tensor, x2: Tensor) -> Tensor:
+        """Covariance of what observations are off by beyond noise, as ``forward``, or what broadcasts to it: none."""
+        return x1.new_zeros(())
+
     @torch.no_grad()
     def between(self, x1: Tensor, x2: Tensor) -> Tensor:
         """Covariance of ``x1`` (``a x d+2``) with ``x2`` (``c x d+2``) without gradients, ``s x a x c``."""
@@ -94,13 +102,14 @@ class MixtureFidelityKernel(MixtureKernel):
     """The covariance above, batched over hyper-parameter draws.
 
     All hyper-parameters are stored as logarithms, in which their priors are Gaussian: ``a`` is the amplitude, ``c_i``
-    linear, ``c_0`` plain, ``e`` the knee in equal shares, ``r`` fading, ``alpha`` and ``beta`` rates, ``q`` and ``b``
+    linear, ``c_0`` plain, ``e`` the knee in equal shares, ``r`` fading, ``alpha`` and ``beta`` rates, ``g`` and ``b``
     own, ``rho`` ranges and ``c`` the curve.
 
     Args:
         n_domains: number of domains, ``d``; inputs have ``d + 2`` columns.
         batch_shape: batch of hyper-parameter draws.
         priors: in place of ``PRIORS``, for the parameters that it names.
+        drift: ``h``, which is not learned: smooth learning curves would have it vanish, and be extrapolated for sure.
     """
 
     def __init__(
@@ -109,10 +118,11 @@ class MixtureFidelityKernel(MixtureKernel):
         batch_shape: torch.Size | None = None,
         *,
         priors: Mapping[str, Moments] | None = None,
+        drift: float = 0.2,
     ) -> None:
         batch = torch.Size() if batch_shape is None else batch_shape
         super().__init__(n_domains, batch)
-        self.priors = {**PRIORS, **(priors or {})}
+        self.priors, self.drift = {**PRIORS, **(priors or {})}, drift
         # Of this one only the lengthscale is used: the covariance is computed without rounding, below.
         self.mixture = MaternKernel(2.5, batch_shape=batch, lengthscale_constraint=_log())
         self.curve = RBFKernel(ard_num_dims=2, batch_shape=batch, lengthscale_constraint=_log())
@@ -133,9 +143,15 @@ class MixtureFidelityKernel(MixtureKernel):
     def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **params: Any) -> Tensor:
         """Covariance of ``x1`` (``batch_shape x n x d+2``) with ``x2`` (``batch_shape x m x d+2``)."""
         d = self.n_domains
-        effects = self._effects(x1[..., :d], x2[..., :d], diag)
-        weights, offset = self._weights(x1[..., d:], x2[..., d:], diag)
-        return sum((weight * effect for weight, effect in zip(weights, effects, strict=True)), offset)
+        weight, offset = self._weights(x1[..., d:], x2[..., d:], diag)
+        return weight * self._effect(x1[..., :d], x2[..., :d], diag) + offset
+
+    def shared_error(self, x1: Tensor, x2: Tensor) -> Tensor:
+        """Covariance of what the reports of one mixture are off by together, shapes as in ``forward``."""
+        d = self.n_domains
+        same = torch.cdist(x1[..., :d].detach(), x2[..., :d].detach(), p=math.inf) < _SAME
+        kept = self._kept(x1[..., d:], x2[..., d:], False)
+        return _column(self.log_own[..., :1].exp(), False) * kept[0] * kept[1] * same
 
     @torch.no_grad()
     def between(self, x1: Tensor, x2: Tensor) -> Tensor:
@@ -147,7 +163,7 @@ class MixtureFidelityKernel(MixtureKernel):
         d, m = self.n_domains, len(x2)
         (w1, i1), (f1, j1) = _distinct(x1[:, :d]), _distinct(x1[:, d:])
         (w2, i2), (f2, j2) = _distinct(x2[:, :d]), _distinct(x2[:, d:])
-        weights, offset = self._weights(f1, f2, False)
+        weight, offset = self._weights(f1, f2, False)
         # Many mixtures at the same fidelities, as runs that could be bought are: cheaper with those that are missing.
         is_grid = len(w2) * len(f2) < 1.5 * m
         # Not the kernel's batch_shape: asking for it imports a compiler, which takes longer than a suggestion.
@@ -155,16 +171,14 @@ class MixtureFidelityKernel(MixtureKernel):
         blocks = []
         for of_mixtures, j in zip(i1.split(n_rows), j1.split(n_rows), strict=True):
             here, i = of_mixtures.unique(return_inverse=True)
-            effects = self._effects(w1[here], w2, False)
+            effect = self._effect(w1[here], w2, False)
             if is_grid:
                 block = offset[..., j, :].unsqueeze(-2).repeat_interleave(len(w2), -2)
-                for weight, effect in zip(weights, effects, strict=True):
-                    block.addcmul_(weight[..., j, :].unsqueeze(-2), effect[..., i, :].unsqueeze(-1))
+                block.addcmul_(weight[..., j, :].unsqueeze(-2), effect[..., i, :].unsqueeze(-1))
                 block = _selected(block.flatten(-2), i2 * len(f2) + j2)
             else:
                 block = offset[..., j, :][..., j2]
-                for weight, effect in zip(weights, effects, strict=True):
-                    block.addcmul_(weight[..., j, :][..., j2], _selected(effect[..., i, :], i2))
+                block.addcmul_(weight[..., j, :][..., j2], _selected(effect[..., i, :], i2))
             blocks.append(block)
         return torch.cat(blocks, -2)
 
@@ -173,8 +187,8 @@ class MixtureFidelityKernel(MixtureKernel):
         knee = self.log_knee.exp().unsqueeze(-1) / self.n_domains
         return torch.log1p(mixtures / knee) / torch.log1p(1 / knee)
 
-    def _effects(self, w1: Tensor, w2: Tensor, diag: bool) -> Iterator[Tensor]:
-        """The mixture's effect and its rough one, one at a time: of many runs each is large."""
+    def _effect(self, w1: Tensor, w2: Tensor, diag: bool) -> Tensor:
+        """Of the mixture."""
         d = self.n_domains
         # Of each row, ``v`` and last what a plain linear effect is an inner product of.
         equal, shares = self.log_shares(w1.new_full((1, 1), 1 / d)), [w - 1 / d for w in (w1, w2)]
@@ -186,25 +200,30 @@ class MixtureFidelityKernel(MixtureKernel):
         weight = torch.cat([weight, plain.expand(weight.shape)], -1)
         inner = (weight * v1 * v2).sum(-1) if diag else (weight * v1) @ v2.mT
         u1, u2 = (u / self.mixture.lengthscale for u in (u1, u2))
-        distance = (u1 - u2).norm(dim=-1) if diag else _distance(u1, u2)
-        yield inner + matern(distance)
-        yield matern(_FINER * distance)
+        return inner + matern((u1 - u2).norm(dim=-1) if diag else _distance(u1, u2))
 
-    def _weights(self, f1: Tensor, f2: Tensor, diag: bool) -> tuple[tuple[Tensor, Tensor], Tensor]:
-        """What multiplies each effect, and what is added."""
-        amplitude, curve = (_column(a.exp(), diag) for a in (self.log_amplitude, self.log_curve))
-        law, near = torch.ones_like(amplitude), torch.zeros_like(amplitude)
-        parts = (p.exp().split(1, -1) for p in (self.log_fading, self.log_rates, self.log_ranges))
-        for of1, of2, *axis in zip(f1.unbind(-1), f2.unbind(-1), *parts, strict=True):
-            fading, rate, reach = (_column(p, diag) for p in axis)
+    def _weights(self, f1: Tensor, f2: Tensor, diag: bool) -> tuple[Tensor, Tensor]:
+        """What multiplies the mixture's effect, and what is added."""
+        amplitude, curve, level = (
+            _column(p.exp(), diag) for p in (self.log_amplitude, self.log_curve, self.log_own[..., 1:])
+        )
+        law, kept = amplitude, self._kept(f1, f2, diag)
+        parts = (p.exp().split(1, -1) for p in (self.log_fading, self.log_rates))
+        for of1, of2, near, *axis in zip(f1.unbind(-1), f2.unbind(-1), kept, *parts, strict=True):
+            fading, rate = (_column(p, diag) for p in axis)
             total = of1 + of2 if diag else of1.unsqueeze(-1) + of2.unsqueeze(-2)
-            law = law * (1 + fading * torch.exp(-rate * total))
-            near = near + _gap(of1, of2, diag) / reach
-        near = torch.exp(-near)
-        rough, level = (_column(p, diag) for p in self.log_own.exp().split(1, -1))
+            law = law * (1 + fading * torch.exp(-rate * total) * (1 - self.drift + self.drift * near))
         trend = (f1 * f2).sum(-1) if diag else f1 @ f2.mT
         offset = curve * self.curve.forward(f1, f2, diag=diag) + _LEVEL_VARIANCE + _SLOPE_VARIANCE * trend
-        return (amplitude * law, amplitude * rough * near), offset + level * near
+        return law, offset + level * kept[0] * kept[1]
+
+    def _kept(self, f1: Tensor, f2: Tensor, diag: bool) -> tuple[Tensor, Tensor]:
+        """What is left of what drifts, from one fidelity to another along each axis: ``k_s`` and ``k_t``."""
+        size, length = (
+            torch.exp(-_gap(of1, of2, diag) / _column(reach, diag))
+            for of1, of2, reach in zip(f1.unbind(-1), f2.unbind(-1), self.log_ranges.exp().split(1, -1), strict=True)
+        )
+        return size, length
 
 
 def _gap(f1: Tensor, f2: Tensor, diag: bool) -> Tensor:

@@ -32,7 +32,7 @@ def draws(x, correlation, seed):
     hyper = Hyperparameters(2)
     hyper.unpack(hyper.prior().mean)
     with torch.no_grad():
-        root = torch.linalg.cholesky(hyper.noisy(hyper.kernel.forward(x, x)))
+        root = torch.linalg.cholesky(hyper.noisy(hyper.kernel.forward(x, x), x))
     normals = torch.from_numpy(np.random.default_rng(seed).standard_normal((len(correlation), len(x))))
     return torch.linalg.cholesky(correlation) @ normals @ root.mT, hyper.prior().mean[None]
 
@@ -55,7 +55,7 @@ def case():
         """Covariance of the metrics at new inputs given all metrics' data, ``m n x m n``."""
         s = models[0]
         prior = s.prior_covariance(torch.cat([x, new]), torch.cat([x, new]))[0]
-        prior[: len(x), : len(x)] += s.hyper.nugget(s.solve(x).prior)[0].diag()
+        prior[: len(x), : len(x)] += s.hyper.nugget(s.solve(x).prior)[0].diag() + s.hyper.kernel.shared_error(x, x)[0]
         whole = torch.kron(CORRELATION, prior).reshape(3, len(prior), 3, len(prior))
         n = len(x)
         data = whole[:, :n, :, :n].reshape(3 * n, 3 * n)
