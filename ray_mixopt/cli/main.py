@@ -12,13 +12,15 @@ from ray_mixopt.cli.options import INTERRUPTED
 # Each command lies in the module of its name, which is loaded only when the command is asked for.
 SHORT_HELP = {
     "replay": "Searches with Ray Tune over simulated or logged pre-training runs.",
-    "suggest": "Suggests the next runs, for those who launch them by hand.",
+    "suggest": (
+        "Suggests the next runs, from those that are finished and those under way, and writes a launch file for each."
+    ),
     "recommend": "Recommends a mixture from old runs alone, without a search.",
     "backtest": "Says how well old runs would have been predicted.",
     "report": "Writes report.html, which works offline, and figures/*.png about a search.",
-    "export": "Writes runs as files that other programs read, with all their digits.",
+    "export": "Writes runs as tables that other programs read, with all their digits, or their mixtures as blends.",
     "prepare": "Turns documents into token shards with a manifest in the folder OUT.",
-    "search": "Searches by running any command for each run, over the space in the YAML file SPACE.",
+    "search": "Searches by running COMMAND for each run, over the space in the YAML file SPACE.",
     "pretrain": "Searches by really training language models, as the YAML file CONFIG says.",
     "benchmark": "Runs search methods on problems with a known truth, and scores them.",
     "simulator": "Simulated pre-training runs.",

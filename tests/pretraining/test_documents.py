@@ -157,7 +157,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4d7a" *
     ("cell", "message"),
     [
         (PNG, "holds an image, no documents: leave it out"),
-        (gzip.compress(b"text"), "holds gzip, no documents: unpack it"),
+        (gzip.compress(b"text", mtime=0), "holds gzip, no documents: unpack it"),
         (zstandard.compress(b"text"), "holds zstd, no documents"),
         (
             "Text in two bytes each.".encode("utf-16-le"),
