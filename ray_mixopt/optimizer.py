@@ -5,21 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Concatenate, overload
 
 import numpy as np
 
+from ray_mixopt.core.arguments import is_whole
 from ray_mixopt.core.forecast import Forecast
-from ray_mixopt.core.history import History, Trial
+from ray_mixopt.core.history import Asked, History, Trial
 from ray_mixopt.core.merging import DomainMap, take_in, translated
 from ray_mixopt.core.pool import Pool
 from ray_mixopt.core.problem import SETTINGS, Problem, Settings
 from ray_mixopt.core.recommendation import Recommendation
-from ray_mixopt.core.safety import check_known, check_version
+from ray_mixopt.core.safety import check_known, check_version, is_finite
 from ray_mixopt.core.space import MixtureSpace
-from ray_mixopt.core.strategy import Proposal, Strategy, Suggestion
-from ray_mixopt.core.turns import Turn, in_turn
+from ray_mixopt.core.strategy import Proposal, Strategy, Suggestion, checked
+from ray_mixopt.core.turns import P, R, S, Turn, in_turn, with_gradients
 from ray_mixopt.strategies import create
 from ray_mixopt.strategies.design import first_run, lost_run
 
@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 
 STATE_VERSION = 1
 _books = in_turn("_history_turn")  # what reads or changes the history
-_thought = in_turn("_model_turn", "_history_turn")  # what uses the models, too; always in this order
+_in_turn = in_turn("_model_turn", "_history_turn")  # what uses the models, too; always in this order
+
+
+def _thought(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+    return _in_turn(with_gradients(method))
 
 
 class MixtureOptimizer:
@@ -105,67 +109,68 @@ class MixtureOptimizer:
         Raises:
             ValueError: for a number of runs below 1.
         """
-        if isinstance(trial_id, int):
-            if isinstance(trial_id, bool) or trial_id < 1:
-                raise ValueError(f"ask takes a number of runs from 1 on, or a name, got {trial_id!r}.")
-            batch: list[Suggestion] = []
-            while len(batch) < trial_id and (one := self.ask()) is not None:
-                batch.append(one)
-            return batch
-        filed = self._next(trial_id)
-        return None if filed is None else self._announced(*filed)
+        if trial_id is None or isinstance(trial_id, str):
+            filed = self._next(trial_id)
+            return None if filed is None else self._announced(*filed)
+        if not is_whole(trial_id) or trial_id < 1:
+            raise ValueError(f"ask takes a number of runs from 1 on, or a name, got {trial_id!r}.")
+        batch: list[tuple[Suggestion, Asked]] = []
+        try:
+            while len(batch) < trial_id and (filed := self._next(None)) is not None:
+                self._announced(*filed)
+                batch.append(filed)
+        except BaseException:  # the caller gets none of them
+            for _, asked in reversed(batch):
+                self.history.withdraw(asked)
+            raise
+        return [suggestion for suggestion, _ in batch]
 
     @_thought
-    def _next(self, trial_id: str | None) -> tuple[Suggestion, Callable[[], None]] | None:
+    def _next(self, trial_id: str | None) -> tuple[Suggestion, Asked] | None:
         proposal = self.propose(self.history)
         return None if proposal is None else self._filed(proposal, trial_id)
 
+    @with_gradients
     def propose(self, history: History) -> Proposal | None:
         """What ``ask`` would want to run given a history, which stays as it is; safe to call in another thread."""
         with self._model_turn:
-            proposal: Any = lost_run(self.problem, history) or first_run(self.problem, history)
-            proposal = proposal or self._strategy.propose(history)
-        if proposal is not None and not isinstance(proposal, Proposal):
-            raise TypeError(f"{self.settings.strategy_name}: propose must return a Proposal or None, got {proposal!r}.")
-        return proposal
+            if ours := lost_run(self.problem, history) or first_run(self.problem, history):
+                return ours
+            proposal = self._strategy.propose(history)
+        if proposal is None:
+            return None
+        return checked(proposal, self.space, self.settings.strategy_name, limited=self.problem.pool is None)
 
     def accept(self, proposal: Proposal, trial_id: str | None = None) -> Suggestion:
         """Files a proposal as asked for; see ``ask``."""
         return self._announced(*self._filed(proposal, trial_id))
 
-    def _announced(self, suggestion: Suggestion, withdraw: Callable[[], None]) -> Suggestion:
+    def _announced(self, suggestion: Suggestion, asked: Asked) -> Suggestion:
         try:
             for callback in self.settings.callbacks:
                 callback.on_suggestion(suggestion)
         except BaseException:  # nobody hears of the suggestion, so that nobody will run it
-            withdraw()
+            self.history.withdraw(asked)
             raise
         return suggestion
 
     @_books
-    def _withdraw(self, proposal: Proposal, trial_id: str, before: int | None) -> None:
-        self.history.withdraw(trial_id, before)
-        self.history.n_asked -= proposal.counts
-        self.history.n_apart -= not proposal.counts
-
-    @_books
-    def _filed(self, proposal: Proposal, trial_id: str | None) -> tuple[Suggestion, Callable[[], None]]:
-        """The suggestion, and what to do to take it back."""
+    def _filed(self, proposal: Proposal, trial_id: str | None) -> tuple[Suggestion, Asked]:
+        """The suggestion, and what takes it back."""
         history, before = self.history, None
         if proposal.continues is not None:
             before = history[proposal.continues].steps
             trial = history.resume(proposal.continues, proposal.steps)
         else:
             trial = Trial(
-                trial_id=f"trial_{len(history):05d}" if trial_id is None else trial_id,
+                trial_id=history.free_name("trial") if trial_id is None else trial_id,
                 mixture=tuple(proposal.mixture.tolist()),
                 scale=proposal.scale,
                 steps=proposal.steps,
                 acquisition=_kept(proposal.acquisition),
             )
             history.add(trial)
-        history.n_asked += proposal.counts
-        history.n_apart += not proposal.counts
+        asked = history.asked(trial, before, counts=proposal.counts)
         suggestion = Suggestion(
             trial_id=trial.trial_id,
             mixture=self.space.named(trial.mixture),
@@ -174,7 +179,7 @@ class MixtureOptimizer:
             continues=proposal.continues,
             cost=self.space.cost(trial.scale, trial.steps, start=trial.reached),
         )
-        return suggestion, partial(self._withdraw, proposal, trial.trial_id, before)
+        return suggestion, asked
 
     @_books
     def still_possible(self, proposal: Proposal) -> bool:
@@ -214,7 +219,7 @@ class MixtureOptimizer:
             continuable: whether its last checkpoint is kept, so that it can go on later at marginal cost.
 
         Raises:
-            ValueError: for an unknown trial.
+            ValueError: for an unknown trial, or one that was given to the search.
         """
         self.history.finish(trial_id, failed=failed, lost=lost, continuable=continuable and self._continues)
 
@@ -243,9 +248,9 @@ class MixtureOptimizer:
             ValueError: if the mixture, scale, step or value does not fit the space.
         """
         report = self.problem.reported(value)
-        name = f"evaluated_{len(self.history):05d}" if trial_id is None else trial_id
+        name = self.history.free_name("evaluated") if trial_id is None else trial_id
         shares = tuple(self.space.mixture(mixture).tolist())
-        known = self.history.trials.get(name)
+        known = self.history.trials.get(name) if isinstance(name, str) else None
         if known is None:
             self.history.add(
                 Trial(trial_id=name, mixture=shares, scale=scale, steps=step, status="done", evaluated=True)
@@ -277,6 +282,8 @@ class MixtureOptimizer:
         Raises:
             ValueError: if a domain of the runs has no place in the space, or a scale no size.
         """
+        if not isinstance(history, History):
+            raise TypeError(f"absorb takes a History, got {history!r}: io.runs.read_runs('runs.csv') makes one.")
         before = len(self.history)
         given = translated(history, self.space, changes)
         take_in(self.history, given, source)
@@ -298,6 +305,8 @@ class MixtureOptimizer:
         if not isinstance(recommendation, Recommendation):
             name = self.settings.strategy_name
             raise TypeError(f"{name}: recommend must return a Recommendation, got {recommendation!r}.")
+        if nothing := self.problem.nothing_known(self.history):
+            return replace(recommendation, nothing_known=nothing)
         if not details:
             return recommendation
         from ray_mixopt.strategies.details import detailed
@@ -358,7 +367,7 @@ class MixtureOptimizer:
             )
         name = self.space.scale(self.space.target_scale if scale is None else scale).name
         length = self.space.target_steps if steps is None else steps
-        if not isinstance(length, int | float) or not 0 < length < math.inf:
+        if not is_finite(length) or not length > 0:
             raise ValueError(f"steps must be a number of training steps above 0, got {steps!r}.")
         return posterior.at(name, length).forecast(shares)
 

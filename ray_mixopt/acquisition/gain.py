@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ray_mixopt.acquisition.offer import LEAST_VARIANCE, Offer
-from ray_mixopt.surrogate.posterior import ObjectivePosterior, Points
+from ray_mixopt.surrogate.points import Points
+from ray_mixopt.surrogate.posterior import ObjectivePosterior
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,9 @@ class RegretPerCost:
 
 @dataclass(frozen=True, kw_only=True)
 class ExpectedGain:
-    """Expected fall of the lowest mean once a run has reported: its knowledge gradient (Frazier et al. 2009).
+    """How much better the answer is expected to be once a run has reported: its knowledge gradient.
+
+    As Frazier et al. (2009) have it, for answers that pay for their uncertainty as ``ObjectivePosterior.score`` does.
 
     Args:
         n_samples: simulated reports, in antithetic pairs.
@@ -55,10 +58,11 @@ class ExpectedGain:
         Args:
             posterior: of the objective.
             run: one run, solved.
-            mixtures: what would be recommended from, ``c x d``.
+            mixtures: the answer, and what might be one instead, ``c x d``.
             rng: for the reports.
         """
-        mean, target = posterior.mean(mixtures), posterior.solve(mixtures)
+        target, after = posterior.solve(mixtures), posterior.given_pending(run.x)
+        mean = posterior.shunned(mixtures, posterior.mean(mixtures))
         moved = torch.zeros(self.n_samples, len(mixtures), dtype=torch.float64)
         draws = rng.standard_normal((len(posterior.weights), self.n_samples // 2))
         normals = posterior.root @ torch.from_numpy(draws)
@@ -67,4 +71,8 @@ class ExpectedGain:
             covariance = there.covariance(report).squeeze(-1)  # (s, c)
             own = report.variance.clamp_min(LEAST_VARIANCE) + report.model.noise  # (s, 1)
             moved += torch.outer(torch.cat([half, -half]), weight * (covariance / own.sqrt()).mean(0))
-        return max(float(mean.min() - (mean + moved).amin(-1).mean()), 0.0)
+        means, variances = after.marginal(mixtures, posterior.anchor[None])
+        doubt = (means.var(0, correction=0) + variances.mean(0)).sqrt()
+        then = mean + moved
+        answers = (then + (posterior.caution + posterior.fewness) * doubt).argmin(-1, keepdim=True)
+        return max(float((then[:, 0] - then.gather(-1, answers).squeeze(-1)).mean()), 0.0)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ray_mixopt.acquisition.regret import Regret
 from ray_mixopt.surrogate.gp import Solved
-from ray_mixopt.surrogate.posterior import ObjectivePosterior, Points
+from ray_mixopt.surrogate.points import Points
+from ray_mixopt.surrogate.posterior import ObjectivePosterior
 
 LEAST_VARIANCE = 1e-12  # of a report, standardised
 
@@ -20,8 +21,25 @@ class Acquisition(Protocol):
     """Values runs: any callable that maps an ``Offer`` to one number a run."""
 
     def __call__(self, offer: Offer) -> Tensor:
-        """Value of each run on offer, ``(a,)``: the one of largest value is bought."""
+        """Value of each run on offer, ``(a,)``, none of them NaN: the one of largest value is bought."""
         ...
+
+
+def bought(acquisition: Acquisition, offer: Offer) -> int:
+    """Index of the run that an acquisition values most.
+
+    Raises:
+        ValueError: if it does not give one number a run.
+    """
+    values, n = acquisition(offer), len(offer.costs)
+    if not isinstance(values, Tensor) or values.shape != (n,) or values.isnan().any():
+        named = getattr(acquisition, "__qualname__", type(acquisition).__qualname__)
+        shaped = f"a tensor of shape {tuple(values.shape)}" if isinstance(values, Tensor) else repr(values)[:60]
+        raise ValueError(
+            f"The acquisition {named} must give one number a run, a tensor of shape ({n},) without NaN; it gave "
+            f"{shaped}{', with NaN' if isinstance(values, Tensor) and values.isnan().any() else ''}."
+        )
+    return int(values.argmax())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

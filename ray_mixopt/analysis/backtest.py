@@ -178,6 +178,11 @@ def _hidden(
         ValueError: if too little is known there, or no scale is smaller.
     """
     ordered = space.scales  # small to large
+    if len(scales := {cell[0] for cell in cells}) == 1:
+        raise ValueError(
+            f"All runs that report the objective are at {scales.pop()}: a backtest hides a scale and predicts it from "
+            "smaller ones, so that runs at a second scale are needed."
+        )
     if hide is not None:
         name, steps = space.scale(hide[0]).name, hide[1]
         places = [cell for cell in cells if cell[0] == name and steps in (None, cell[1])]

@@ -15,7 +15,8 @@ from ray_mixopt.core.strategy import Proposal
 from ray_mixopt.optimizer import MixtureOptimizer
 from ray_mixopt.strategies.candidates import candidates_of
 from ray_mixopt.surrogate.encoding import encode
-from ray_mixopt.surrogate.posterior import ObjectivePosterior, Points
+from ray_mixopt.surrogate.points import Points
+from ray_mixopt.surrogate.posterior import ObjectivePosterior
 
 _N_RANDOM, _N_PLAUSIBLE, _SAMPLES = 256, 40, 64
 _MOSTLY = 0.5  # of the tokens, from a domain that a mixture is mostly of

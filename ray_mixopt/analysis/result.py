@@ -42,6 +42,7 @@ def result(optimizer: MixtureOptimizer, truth: Truth, trajectory: Sequence[Recom
         "target": {"scale": space.target_scale, "steps": space.target_steps, "cost": space.target_cost},
         "recommended": answer(space.mixture(recommendation.mixture), recommendation.predicted),
         "uniform": answer(space.uniform(), recommendation.uniform),
+        "moved": list(recommendation.moved),
         "difference": None if recommendation.difference is None else asdict(recommendation.difference),
         "probability_better": recommendation.probability_better,
         "verdict": None if recommendation.verdict is None else asdict(recommendation.verdict),
@@ -49,6 +50,7 @@ def result(optimizer: MixtureOptimizer, truth: Truth, trajectory: Sequence[Recom
         "spent": recommendation.spent,
         "target_runs": recommendation.target_runs,
         "value_of_next_run": recommendation.value_of_next_run,
+        "gain": recommendation.gain_text,
         "calibration": None if recommendation.calibration is None else str(recommendation.calibration),
         "hindsight": None if recommendation.predicted is None else recommendation.calibration_text,
         "by_scale": [

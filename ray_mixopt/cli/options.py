@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
     from ray_mixopt.core.simplex import Group
     from ray_mixopt.core.space import MixtureSpace
     from ray_mixopt.optimizer import MixtureOptimizer
+
+_FLAGS = {
+    "lower": "--floor",
+    "upper": "--cap",
+    "token_supply": "--supply",
+    "target_tokens": "--target-tokens",
+    "max_epochs": "--max-epochs",
+}  # what gives an argument of a space
 
 INTERRUPTED = 130  # the shell's exit code of a program that Ctrl-C ended
 EXIT_CODES = """\b
@@ -90,14 +99,7 @@ def opened(path: str, **asked: Any) -> MixtureOptimizer:
 
 def nothing_known(optimizer: MixtureOptimizer) -> str:
     """A sentence for a search whose runs have shown nothing of the objective, since it has no answer; else ""."""
-    history, problem = optimizer.history, optimizer.problem
-    reports = (values for trial in history for values in trial.observations.values())
-    if any(problem.value(values) is not None for values in reports):
-        return ""
-    if not history.arrivals:
-        return "Nothing is known yet: no run has reported, so that there is no mixture to recommend."
-    metrics = ", ".join(problem.weights)
-    return f"Nothing is known yet: no report has a number for {metrics}, so that there is no mixture to recommend."
+    return optimizer.problem.nothing_known(optimizer.history)
 
 
 def pairs(texts: Sequence[str], option: str, example: str) -> dict[str, float]:
@@ -270,11 +272,25 @@ def limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 found |= {"target_tokens": target_tokens, "max_epochs": max_epochs}
 
         def limits(space: MixtureSpace) -> MixtureSpace:
-            return replace(space, **{key: value for key, value in found.items() if value not in ({}, (), None)})
+            try:
+                return replace(space, **{key: value for key, value in found.items() if value not in ({}, (), None)})
+            except ValueError as error:
+                raise ValueError(_in_flags(str(error))) from error
 
         return command(limits=limits, **rest)
 
     return wrapped
+
+
+def _in_flags(sentence: str) -> str:
+    """A sentence of a space about its arguments, in the words of the options that gave them."""
+    for argument, flag in _FLAGS.items():
+        sentence = re.sub(rf"^{argument}(?= names )", flag, sentence)
+        sentence = re.sub(rf"^{argument}\['(.*?)'\](?= )", rf"{flag} \1", sentence)
+        if "_" in argument:  # else it may be a verb
+            sentence = re.sub(rf"(?<![\w'])({argument})=", f"{flag} ", sentence)
+            sentence = re.sub(rf"(?<![\w'])({argument})(?![\w'])", flag, sentence)
+    return sentence
 
 
 def parsed_target(text: str | None) -> tuple[str, int] | None:

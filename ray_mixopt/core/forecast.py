@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ray_mixopt.core.words import fidelity
+
 NORMAL_95 = 1.959963984540054
 """Half the width of a 95% interval, in standard deviations of a normal."""
 
@@ -98,14 +100,22 @@ class Calibration:
     n: int
 
     @property
+    def failed(self) -> bool:
+        """Whether the coverage is less than 90%, give or take what ``n`` observations can tell."""
+        return self.n > 0 and self.coverage < _least_coverage(self.n)
+
+    @property
     def trustworthy(self) -> bool:
-        """Whether the coverage is at least 90%, give or take what ``n`` observations (20 or more) can tell."""
-        margin = 2 * (0.95 * 0.05 / max(self.n, 1)) ** 0.5
-        return 0.90 - margin <= self.coverage and self.n >= 20
+        """Whether it did not fail, with 20 observations or more."""
+        return not self.failed and self.n >= 20
+
+    @property
+    def found(self) -> str:
+        """What was found, in words."""
+        return f"{self.coverage:.0%} of {self.n} left-out observations inside their 95% interval"
 
     def __str__(self) -> str:
-        note = "" if self.trustworthy else ", not calibrated: read the intervals with care"
-        return f"{self.coverage:.0%} of {self.n} left-out observations inside their 95% interval{note}"
+        return self.found + ("" if self.trustworthy else ", not calibrated: read the intervals with care")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,12 +139,21 @@ class Hindsight:
     @property
     def trustworthy(self) -> bool:
         """Whether the coverage is at least 90%, give or take what ``n`` mixtures can tell."""
-        return self.coverage >= 0.90 - 2 * (0.95 * 0.05 / max(self.n, 1)) ** 0.5
+        return self.coverage >= _least_coverage(self.n)
+
+    @property
+    def found(self) -> str:
+        """What was found, in words."""
+        return (
+            f"{self.coverage:.0%} of the differences of {self.n} mixtures at {fidelity(self.scale, self.steps)} inside "
+            "their 95% interval when predicted from smaller scales"
+        )
 
     def __str__(self) -> str:
         rank = "" if self.rank is None else f", ranked with {self.rank:.2f}"
-        note = "" if self.trustworthy else ": too sure, read the intervals with care"
-        return (
-            f"{self.coverage:.0%} of the differences of {self.n} mixtures at {self.scale} x {self.steps:,} steps "
-            f"inside their 95% interval when predicted from smaller scales{rank}{note}"
-        )
+        return f"{self.found}{rank}{'' if self.trustworthy else ': too sure, read the intervals with care'}"
+
+
+def _least_coverage(n: int) -> float:
+    """The coverage below which ``n`` 95% intervals are too narrow, rather than unlucky."""
+    return 0.90 - 2 * (0.95 * 0.05 / max(n, 1)) ** 0.5

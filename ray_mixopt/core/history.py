@@ -7,18 +7,25 @@ gives the same next suggestion in another process.
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
-from ray_mixopt.core.curves import described, understood
-from ray_mixopt.core.safety import MOST_WHOLE, check_known, check_version, named_numbers, number, whole
-from ray_mixopt.core.space import MixtureSpace
+from ray_mixopt.core.arguments import whole_step
+from ray_mixopt.core.curves import described
+from ray_mixopt.core.safety import check_known, check_version, number, whole
+from ray_mixopt.core.space import MixtureSpace, by_size
+from ray_mixopt.core.trial import EXPLODED as EXPLODED
+from ray_mixopt.core.trial import Asked, trial_of
+from ray_mixopt.core.trial import Status as Status
+from ray_mixopt.core.trial import Trial as Trial
+from ray_mixopt.core.trial import is_sound as is_sound
 from ray_mixopt.core.turns import Turn, in_turn
 
 logger = logging.getLogger(__name__)
@@ -27,59 +34,9 @@ FORMAT_VERSION, PACKED_VERSION = 1, 2  # the second where the reports of a run a
 MANY_REPORTS = 1000  # of one run
 SUM_TOLERANCE = 1e-9
 MOST_INCIDENTS = 100  # the last ones
-EXPLODED = 1e10  # no loss, perplexity or accuracy of a run that learns anything gets there
 
 _COUNTERS = ("n_asked", "n_apart", "n_duplicates", "n_missing")
 _FIELDS = ("version", "space", "trials", "arrivals", *_COUNTERS, "unkept", "incidents")  # of a state
-
-Status = Literal["running", "paused", "done", "diverged", "failed", "lost"]
-"""``running``: asked for and not yet at its rung. ``paused``: at its rung, can be continued. ``done``: over, cannot be
-continued. ``diverged``: reported what is not ``is_sound``: NaN, an infinity, 1e10 and more. ``failed``: ended by an
-error of its own. ``lost``: its machine failed, or its runner no longer knows it."""
-
-
-@dataclass(kw_only=True)
-class Trial:
-    """One training run.
-
-    Attributes:
-        trial_id: its name.
-        mixture: shares in domain order, ``(d,)``.
-        scale: name of the model scale.
-        steps: the rung it was asked to reach.
-        status: see ``Status``.
-        observations: metrics seen at each step; those that diverged are left out.
-        evaluated: whether the run was given to the search rather than paid by it.
-        acquisition: what the strategy expected of the run when it asked for it, in the strategy's own terms; None
-            where it keeps no such number.
-        noise: standard deviation by metric, where it is known that its values scatter more than those of other runs.
-    """
-
-    trial_id: str
-    mixture: tuple[float, ...]
-    scale: str
-    steps: int
-    status: Status = "running"
-    observations: dict[int, dict[str, float]] = field(default_factory=dict)
-    evaluated: bool = False
-    acquisition: float | None = None
-    noise: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def reached(self) -> int:
-        """The last step seen; 0 before the first report."""
-        return max(self.observations, default=0)
-
-    @property
-    def pending(self) -> bool:
-        """Whether the rung it was asked for is still on its way."""
-        return self.status == "running" and self.reached < self.steps
-
-
-def is_sound(value: float) -> bool:
-    """Whether a metric is a number that a run that has not diverged may report."""
-    return abs(value) < EXPLODED  # so that NaN is not
-
 
 _turn = in_turn("turn")
 
@@ -130,6 +87,12 @@ class History:
         """A number of this process that changes with everything that happens to the trials."""
         return hash((self.n_asked, len(self.arrivals), *((t.trial_id, t.status, t.steps) for t in self)))
 
+    @_turn
+    def free_name(self, kind: str) -> str:
+        """A name that no trial has yet, of a kind: ``trial_00012`` of the kind ``trial``."""
+        names = (f"{kind}_{n:05d}" for n in itertools.count(len(self)))
+        return next(name for name in names if name not in self.trials)
+
     # -- events
 
     @_turn
@@ -137,14 +100,17 @@ class History:
         """File a new trial.
 
         Raises:
-            ValueError: if the id is taken or the mixture does not fit the space.
+            ValueError: if the name is taken, or no text, or mixture, scale or steps make no sense.
         """
+        if not isinstance(trial.trial_id, str):
+            raise ValueError(f"The name of a trial must be text, got {trial.trial_id!r}.")
         if trial.trial_id in self.trials:
             raise ValueError(f"Trial {trial.trial_id!r} exists already: every run needs an id of its own.")
         shares = self.space.mixture(trial.mixture)
         if abs(math.fsum(trial.mixture) - 1) > SUM_TOLERANCE:
             raise ValueError(f"Trial {trial.trial_id!r} has shares that do not sum to 1: use {shares.tolist()}.")
         self.space.scale(trial.scale)
+        trial.steps = whole_step(trial.steps, f"Trial {trial.trial_id!r} is to reach")
         self.trials[trial.trial_id] = trial
 
     @_turn
@@ -166,15 +132,13 @@ class History:
         Raises:
             ValueError: for an unknown trial or a step that is not a positive whole number.
         """
-        trial = self[trial_id]
-        if not 0 < step <= MOST_WHOLE or step != step // 1:
-            raise ValueError(f"Trial {trial_id!r} reported step {step!r}: steps are whole numbers, counted from 1.")
+        trial, step = self[trial_id], whole_step(step, f"Trial {trial_id!r} reported")
         if step in trial.observations:
             self.n_duplicates += 1
             return False
         sound = {name: float(value) for name, value in values.items() if is_sound(value)}
-        trial.observations[int(step)] = sound | dict(others or {})
-        self.arrivals.append((trial_id, int(step)))
+        trial.observations[step] = sound | dict(others or {})
+        self.arrivals.append((trial_id, step))
         if len(trial.observations) == MANY_REPORTS and not self._told:
             self._told = True
             logger.warning(
@@ -195,28 +159,40 @@ class History:
         Raises:
             ValueError: for an unknown trial, or one that cannot go on.
         """
-        trial = self[trial_id]
+        trial, steps = self[trial_id], whole_step(steps, f"Trial {trial_id!r} is to reach")
         if trial.status != "paused" or steps <= trial.reached:
             raise ValueError(f"Trial {trial_id!r} is {trial.status} at step {trial.reached}: it cannot go to {steps}.")
         trial.steps, trial.status = steps, "running"
         return trial
 
     @_turn
-    def withdraw(self, trial_id: str, steps: int | None = None) -> None:
-        """What was asked for is not, before anybody ran it: a new run goes, a resumed one is paused as it was.
+    def asked(self, trial: Trial, before: int | None, *, counts: bool) -> Asked:
+        """Counts a run that was added, or resumed from the rung ``before``; gives what takes it back."""
+        self.n_asked += counts
+        self.n_apart += not counts
+        n = self.n_asked + self.n_apart
+        return Asked(trial=trial, before=before, reached=trial.reached, n=n, counts=counts)
 
-        Args:
-            trial_id: a known trial.
-            steps: the rung that a resumed one was paused at; None for a new one.
+    @_turn
+    def withdraw(self, asked: Asked) -> None:
+        """A run is not asked for after all, since nobody heard of it: a new one goes, a resumed one is paused again.
 
-        Raises:
-            ValueError: for an unknown trial.
+        Others that were asked for since are numbered after it: it stays then, as a lost run, which is asked for again.
+        If it has reported, somebody runs it all the same: what it showed is kept.
         """
-        trial = self[trial_id]
-        if steps is None:
-            del self.trials[trial_id]
+        trial, unseen = asked.trial, asked.trial.reached == asked.reached
+        if trial.status != "running" or trial.trial_id not in self.trials:
+            return
+        last = unseen and asked.n == self.n_asked + self.n_apart
+        if last:
+            self.n_asked -= asked.counts
+            self.n_apart -= not asked.counts
+        if unseen and asked.before is not None:
+            trial.steps, trial.status = asked.before, "paused"
+        elif last:
+            del self.trials[trial.trial_id]
         else:
-            trial.steps, trial.status = steps, "paused"
+            trial.status = "lost"
 
     @_turn
     def retry(self, trial_id: str) -> Trial:
@@ -233,7 +209,9 @@ class History:
 
     @_turn
     def finish(self, trial_id: str, *, failed: bool = False, lost: bool = False, continuable: bool = True) -> None:
-        """A run stopped: at its rung, or before it. What it showed is kept, and a diverged run stays one.
+        """A run stopped: at its rung, or before it. What it showed is kept, and what has ended stays as it ended.
+
+        Only one that was done may have failed all the same, as when its last checkpoint cannot be saved.
 
         Args:
             trial_id: a known trial.
@@ -242,10 +220,12 @@ class History:
             continuable: whether its last checkpoint is kept, so that it can go on.
 
         Raises:
-            ValueError: for an unknown trial.
+            ValueError: for an unknown trial, or one that was given to the search.
         """
         trial = self[trial_id]
-        if trial.status == "diverged":
+        if trial.evaluated:
+            raise ValueError(f"Trial {trial_id!r} was made elsewhere and given to the search: it is over.")
+        if trial.status not in ("running", "paused") and not (trial.status == "done" and (failed or lost)):
             return
         if lost or failed:
             trial.status = "lost" if lost else "failed"
@@ -261,7 +241,7 @@ class History:
     def __getitem__(self, trial_id: str) -> Trial:
         try:
             return self.trials[trial_id]
-        except KeyError:
+        except (KeyError, TypeError):
             raise ValueError(f"Unknown trial {trial_id!r}: ask for it, or add it as an evaluated point.") from None
 
     # -- money
@@ -285,6 +265,17 @@ class History:
         """Scale and steps of the dearest report of all runs; None before the first one."""
         seen = [(self.space.cost(t.scale, t.reached), t.scale, t.reached) for t in self if t.reached]
         return max(seen)[1:] if seen else None
+
+    @property
+    @_turn
+    def nearest(self) -> tuple[str, int] | None:
+        """Scale and steps of the report nearest to the target; None before the first one.
+
+        Nearest is the target's scale, then the others from large to small, and of one scale the longest.
+        """
+        names = [scale.name for scale in by_size((*self.space.scales, *self.space.earlier_scales))]
+        seen = [(t.scale == self.space.target_scale, names.index(t.scale), t.reached) for t in self if t.reached]
+        return (names[max(seen)[1]], max(seen)[2]) if seen else None
 
     @_turn
     def spent_by_scale(self) -> dict[str, float]:
@@ -369,7 +360,7 @@ class History:
         try:
             history = cls(MixtureSpace.from_dict(state["space"]))
             for entry in state["trials"]:
-                history.add(_trial(entry))
+                history.add(trial_of(entry))
             history.arrivals = [(history[name].trial_id, whole(z, "a step", 1)) for name, z in state["arrivals"]]
             for counter in _COUNTERS:
                 count = state.get(counter, 0) if counter == "n_apart" else state[counter]  # new since version 0.1
@@ -389,34 +380,3 @@ class History:
         if "n_apart" in state and asked < paid:
             raise ValueError(f"Inconsistent history: it has {paid} trials, but says that {asked} were asked for.")
         return history
-
-
-def _trial(entry: Mapping[str, Any]) -> Trial:
-    """The trial of a state. Raises ValueError, or what comes of looking into what is not there."""
-    name, status = entry["trial_id"], entry["status"]
-    if unknown := set(entry) - {field.name for field in fields(Trial)}:
-        raise ValueError(f"Trial {name!r} has the unknown fields {sorted(unknown)}.")
-    if not isinstance(name, str) or not isinstance(entry["scale"], str) or not isinstance(entry["evaluated"], bool):
-        raise ValueError(f"Trial {name!r} is malformed.")
-    if status not in get_args(Status):
-        raise ValueError(f"Trial {name!r} has the unknown status {status!r}.")
-    if not isinstance(entry["mixture"], list | tuple):
-        raise ValueError(f"Trial {name!r} has no list of shares.")
-    observations = understood(entry["observations"], f"trial {name!r}")
-    if (status in ("paused", "diverged") and not observations) or (entry["evaluated"] and status == "running"):
-        raise ValueError(f"Trial {name!r} cannot be {status}.")
-    noise = named_numbers(entry.get("noise", {}), f"the noise of trial {name!r}")
-    if not all(0 <= value < EXPLODED for value in noise.values()):
-        raise ValueError(f"Trial {name!r} has a noise that is no standard deviation: {noise}.")
-    acquisition = entry["acquisition"]
-    return Trial(
-        trial_id=name,
-        mixture=tuple(number(share, f"A share of trial {name!r}") for share in entry["mixture"]),
-        scale=entry["scale"],
-        steps=whole(entry["steps"], f"The rung of trial {name!r}", 1),
-        status=status,
-        observations=observations,
-        evaluated=entry["evaluated"],
-        acquisition=None if acquisition is None else number(acquisition, f"The acquisition of trial {name!r}"),
-        noise=noise,
-    )

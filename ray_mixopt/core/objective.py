@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
-from ray_mixopt.core.safety import check_fields
+from ray_mixopt.core.arguments import FrozenDict, in_order
+from ray_mixopt.core.baselines import Baseline, jsonable, kept_baseline, resolve
+from ray_mixopt.core.safety import check_fields, is_finite
 from ray_mixopt.core.space import MixtureSpace
+from ray_mixopt.core.words import called
 
 Mode = Literal["min", "max"]
-Baseline = str | Mapping[str, float]
-"""A mixture to compare with: "uniform", "proportional" (to the token supply), or shares by domain."""
+
+_LEAST, _MOST = 1e-100, 1e100  # sizes of weights whose squares, with those of values, a float holds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,23 +43,35 @@ class Guardrail:
     confidence: float = 0.9
 
     def __post_init__(self) -> None:
-        if not _is_number(self.tolerance) or self.tolerance < 0:
+        if not is_finite(self.tolerance) or self.tolerance < 0:
             raise ValueError(f"The guardrail on {self.metric!r}: tolerance must be >= 0, got {self.tolerance!r}.")
-        if not _is_number(self.confidence) or not 0 < self.confidence < 1:
+        if not is_finite(self.confidence) or not 0 < self.confidence < 1:
             raise ValueError(
                 f"The guardrail on {self.metric!r}: confidence must be between 0 and 1, got {self.confidence!r}."
             )
         _checked_mode(self.mode, f"the guardrail on {self.metric!r}")
+        for label in ("tolerance", "confidence"):
+            object.__setattr__(self, label, float(getattr(self, label)))
+        object.__setattr__(self, "baseline", kept_baseline(self.baseline, f"The baseline of {self.metric!r}"))
 
     @property
     def sign(self) -> float:
         """+1 where less is better, -1 where more is."""
         return 1.0 if self.mode == "min" else -1.0
 
-    def __str__(self) -> str:
-        name = self.baseline if isinstance(self.baseline, str) else "given"
+    def named(self, moved: tuple[str, ...] = ()) -> str:
+        """It for people.
+
+        Args:
+            moved: the baselines that limits moved, see ``baselines.moved``.
+        """
+        name = called(self.baseline if isinstance(self.baseline, str) else "given", moved)
         allowed = f" by more than {self.tolerance:.3g} of its value" if self.tolerance else ""
-        return f"{self.metric} no worse than the {name} mixture's{allowed}"
+        whose = f"that of the {name}" if " " in name.removesuffix(" mixture") else f"the {name}'s"
+        return f"{self.metric} no worse than {whose}{allowed}"
+
+    def __str__(self) -> str:
+        return self.named()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +101,18 @@ class Objective:
     closeness: float = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "weights", checked_weights(self.weights))
-        object.__setattr__(self, "guardrails", tuple(self.guardrails))
+        put = object.__setattr__
+        put(self, "weights", checked_weights(self.weights))
+        put(self, "guardrails", in_order(self.guardrails, "guardrails"))
+        for guardrail in self.guardrails:
+            if not isinstance(guardrail, Guardrail):
+                raise ValueError(f"guardrails must be a list of Guardrail, got {guardrail!r} in it.")
+        if not isinstance(self.directions, Mapping):
+            raise ValueError(f"directions must be 'min' or 'max' by metric, got {self.directions!r}.")
+        put(self, "directions", FrozenDict(self.directions))
+        put(self, "prior", kept_baseline(self.prior, "prior"))
+        if self.relative_to is not None:
+            put(self, "relative_to", kept_baseline(self.relative_to, "relative_to"))
         for name, weight in self.weights.items():
             if weight <= 0:
                 raise ValueError(
@@ -98,8 +122,9 @@ class Objective:
             if name not in self.weights:
                 raise ValueError(f"directions names {name!r}, which has no weight: {', '.join(self.weights)} have.")
             _checked_mode(mode, f"the direction of {name!r}")
-        if not _is_number(self.closeness) or self.closeness < 0:
-            raise ValueError(f"closeness must be a finite number >= 0, got {self.closeness!r}.")
+        if not is_finite(self.closeness) or not 0 <= self.closeness <= _MOST:
+            raise ValueError(f"closeness must be a number from 0 to {_MOST:g}, got {self.closeness!r}.")
+        put(self, "closeness", float(self.closeness))
 
     def signed(self, mode: Mode) -> dict[str, float]:
         """The weights of a linear combination in the direction of ``mode``."""
@@ -133,9 +158,9 @@ class Objective:
         return {
             "weights": dict(self.weights),
             "directions": dict(self.directions),
-            "relative_to": _jsonable(self.relative_to),
-            "guardrails": [{**vars(g), "baseline": _jsonable(g.baseline)} for g in self.guardrails],
-            "prior": _jsonable(self.prior),
+            "relative_to": jsonable(self.relative_to),
+            "guardrails": [{**vars(g), "baseline": jsonable(g.baseline)} for g in self.guardrails],
+            "prior": jsonable(self.prior),
             "closeness": self.closeness,
         }
 
@@ -149,27 +174,6 @@ class Objective:
         check_fields(cls, data, "description of an objective")
         rails = tuple(Guardrail(**guardrail) for guardrail in data.get("guardrails", ()))
         return cls(**{**data, "guardrails": rails})
-
-
-def resolve(baseline: Baseline, space: MixtureSpace) -> np.ndarray:
-    """The shares of a baseline mixture, ``(d,)``.
-
-    Raises:
-        ValueError: for an unknown name, shares that are no mixture, or "proportional" without a token supply.
-    """
-    if not isinstance(baseline, str):
-        return space.mixture(baseline)
-    if baseline == "uniform":
-        return space.uniform()
-    if baseline != "proportional":
-        raise ValueError(f"A baseline is 'uniform', 'proportional' or shares by domain, got {baseline!r}.")
-    shares = space.proportional()
-    if shares is None:
-        raise ValueError(
-            "The proportional mixture is not known: give the space a token_supply for every domain, or use 'uniform' "
-            "or shares by domain as the baseline."
-        )
-    return shares
 
 
 def divergence(mixtures: np.ndarray, prior: np.ndarray) -> np.ndarray:
@@ -186,7 +190,7 @@ def divergence(mixtures: np.ndarray, prior: np.ndarray) -> np.ndarray:
 
 
 def checked_weights(weights: object) -> dict[str, float]:
-    """Weights by metric, finite and not 0.
+    """Weights by metric, not 0, and of a size that can be reckoned with.
 
     Raises:
         ValueError: otherwise.
@@ -194,19 +198,18 @@ def checked_weights(weights: object) -> dict[str, float]:
     if not isinstance(weights, Mapping) or not weights:
         raise ValueError(f"objective must map metric names to weights, got {weights!r}.")
     for name, weight in weights.items():
-        if not _is_number(weight) or weight == 0:
+        if not is_finite(weight) or weight == 0:
             raise ValueError(f"The weight of metric {name!r} must be a finite number other than 0, got {weight!r}.")
-    return {str(name): float(weight) for name, weight in weights.items()}
+        if not _LEAST <= abs(float(weight)) <= _MOST:
+            raise ValueError(
+                f"The weight of metric {name!r} must be between {_LEAST:g} and {_MOST:g} in size, got {weight!r}: only "
+                "the ratios of weights matter, so multiply all of them by the same number."
+            )
+    if unnamed := [name for name in weights if not isinstance(name, str)]:
+        raise ValueError(f"objective must map metric names to weights, got the name {unnamed[0]!r}.")
+    return FrozenDict({str(name): float(weight) for name, weight in weights.items()})
 
 
 def _checked_mode(mode: object, what: str) -> None:
     if mode not in get_args(Mode):
         raise ValueError(f"mode must be 'min' or 'max' ({what}), got {mode!r}.")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-
-
-def _jsonable(baseline: Baseline | None) -> Any:
-    return dict(baseline) if isinstance(baseline, Mapping) else cast(Any, baseline)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, get_args
 
 import numpy as np
 
+from ray_mixopt.core.arguments import FrozenDict, in_order, is_whole
+from ray_mixopt.core.baselines import Baseline, jsonable, kept_baseline, resolve
 from ray_mixopt.core.history import History
-from ray_mixopt.core.objective import Baseline, Mode, Objective, checked_weights, resolve
+from ray_mixopt.core.objective import Mode, Objective, checked_weights
 from ray_mixopt.core.pool import Pool
-from ray_mixopt.core.safety import named_numbers, number, whole
+from ray_mixopt.core.safety import is_finite, named_numbers, whole
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.core.strategy import Callback, Proposal, Strategy
+from ray_mixopt.core.words import amount, fidelity
 
 logger = logging.getLogger(__name__)
 
@@ -77,22 +79,22 @@ class Settings:
             put(self, "objective", checked_weights(self.objective))
         if not isinstance(self.strategy, str) and not callable(self.strategy):
             raise ValueError(f"strategy must be a name or a callable that makes one, got {self.strategy!r}.")
-        if self.budget is not None and not (_is_number(self.budget) and self.budget > 0):
+        if self.budget is not None and not (is_finite(self.budget) and self.budget > 0):
             raise ValueError(f"budget must be a positive finite cost or None, got {self.budget!r}.")
-        if not (_is_number(self.min_gain_per_cost) and self.min_gain_per_cost >= 0):
+        if not (is_finite(self.min_gain_per_cost) and self.min_gain_per_cost >= 0):
             raise ValueError(
                 f"min_gain_per_cost must be a number that is not negative, got {self.min_gain_per_cost!r}."
             )
-        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or self.seed < 0:
+        if not is_whole(self.seed) or self.seed < 0:
             raise ValueError(f"seed must be a non-negative integer, got {self.seed!r}.")
+        put(self, "seed", int(self.seed))
         put(self, "budget", None if self.budget is None else float(self.budget))
         put(self, "min_gain_per_cost", float(self.min_gain_per_cost))
         for label in ("points_to_evaluate", "callbacks"):
             value = getattr(self, label)
-            if isinstance(value, Mapping | str) or not isinstance(value, Iterable | None):
-                raise ValueError(f"{label} must be a list, got {value!r}.")
-            put(self, label, tuple(value or ()))
-        put(self, "reference", _checked_reference(self.reference))
+            put(self, label, () if value is None else in_order(value, label))
+        if self.reference is not None:
+            put(self, "reference", kept_baseline(self.reference, "reference"))
         put(self, "points_to_evaluate", tuple(_checked_point(point) for point in self.points_to_evaluate))
         for callback in self.callbacks:
             if not isinstance(callback, Callback):
@@ -107,6 +109,11 @@ class Settings:
         """
         if settings is not None and not isinstance(settings, Settings):
             raise ValueError(f"settings must be a Settings object, got {settings!r}: pass its fields by name, seed=1.")
+        if unknown := sorted(set(given) - {one.name for one in fields(cls)}):
+            hint = " For a metric by its name, say objective={'loss': 1.0}." if "metric" in unknown else ""
+            raise TypeError(
+                f"There is no setting {unknown[0]!r}: there are {', '.join(f.name for f in fields(cls))}.{hint}"
+            )
         return replace(settings or cls(), **given)
 
     @property
@@ -149,9 +156,9 @@ class Settings:
             "strategy": self.strategy if isinstance(self.strategy, str) else {"own": self.strategy_name},
             "budget": self.budget,
             "seed": self.seed,
-            "reference": self.reference,
+            "reference": jsonable(self.reference),
             "min_gain_per_cost": self.min_gain_per_cost,
-            "points_to_evaluate": [dict(point) for point in self.points_to_evaluate],
+            "points_to_evaluate": [{**point, "mixture": dict(point["mixture"])} for point in self.points_to_evaluate],
         }
 
     @classmethod
@@ -288,11 +295,12 @@ class Problem:
                 rest -= cost
             else:
                 unpaid.append(
-                    f"{self.space.named(run.mixture)} at {run.scale} x {run.steps} steps, which costs {cost:g}"
+                    f"{self.space.named(run.mixture)} at {fidelity(run.scale, run.steps)}, which costs {amount(cost)}"
                 )
         if unpaid:
             more = f" and {len(unpaid) - 1} more" if len(unpaid) > 1 else ""
-            said = f"The budget of {self.settings.budget:g} does not pay for all points to evaluate. Left out: "
+            budget = amount(self.settings.budget or math.inf)
+            said = f"The budget of {budget} does not pay for all points to evaluate. Left out: "
             history.note(f"{said}{unpaid[0]}{more}.")
             logger.warning("%s%s%s.", said, unpaid[0], more)
 
@@ -329,19 +337,23 @@ class Problem:
         """
         if not isinstance(value, Mapping):
             if not self.settings.single_valued:
-                raise ValueError(f"tell needs the metrics {list(self.weights)} by name, got {value!r}.")
+                raise ValueError(f"The metrics {list(self.weights)} are needed by name, got {value!r}.")
             return {SINGLE: _as_number(value, "the objective")}, {}
         if self.settings.single_valued:
-            raise ValueError("tell got several metrics: pass objective={name: weight} to MixtureOptimizer.")
-        others = {
-            str(name): float(one)
-            for name, one in value.items()
-            if name not in self.metrics
-            and isinstance(one, int | float | np.number)
-            and not isinstance(one, bool)
-            and math.isfinite(one)
-        }
+            name = next(iter(value), "loss")
+            raise ValueError(
+                f"The search is told one number a report, got {dict(value)!r}: pass the number alone, or say which "
+                f"metrics count, objective={{{name!r}: 1.0}}."
+            )
+        others = {str(name): float(one) for name, one in value.items() if name not in self.metrics and is_finite(one)}
         return {name: _as_number(value[name], name) for name in self.metrics if value.get(name) is not None}, others
+
+    def nothing_known(self, history: History) -> str:
+        """A sentence for a search whose runs have shown nothing of the objective, since it has no answer; else ""."""
+        if any(self.value(values) is not None for trial in history for values in trial.observations.values()):
+            return ""
+        named = f"no report has a number for {', '.join(self.weights)}" if history.arrivals else "no run has reported"
+        return f"Nothing is known yet: {named}, so that there is no mixture to recommend."
 
     def rng(self, *stream: int) -> np.random.Generator:
         """A random stream that depends on the seed and the given numbers only."""
@@ -352,8 +364,8 @@ class Problem:
         """A sentence for a search that ends before its first run for want of money."""
         space, settings = self.space, self.settings
         return (
-            f"A budget of {settings.budget:g} buys no run of strategy {settings.strategy_name!r}: one full run, "
-            f"{space.target_scale} x {space.target_steps} steps, costs {space.target_cost:g}."
+            f"A budget of {amount(settings.budget or math.inf)} buys no run of strategy {settings.strategy_name!r}: "
+            f"one full run, {fidelity(space.target_scale, space.target_steps)}, costs {amount(space.target_cost)}."
         )
 
     def check_budget(self, history: History) -> None:
@@ -394,7 +406,7 @@ def checked_pool(pool: Pool) -> Pool:
     return pool
 
 
-def _checked_point(point: object) -> dict[str, Any]:
+def _checked_point(point: object) -> Mapping[str, Any]:
     if not isinstance(point, Mapping) or not isinstance(point.get("mixture"), Mapping):
         raise ValueError(
             "points_to_evaluate are mappings such as {'mixture': {'web': 0.6, 'code': 0.4}, 'scale': '60M', 'steps': "
@@ -403,27 +415,15 @@ def _checked_point(point: object) -> dict[str, Any]:
     if unknown := sorted(set(map(str, point)) - {"mixture", "scale", "steps"}):
         raise ValueError(f"A point to evaluate has mixture, scale and steps, got {', '.join(unknown)}, too.")
     # As JSON has them: NumPy's numbers are not.
-    found: dict[str, Any] = {"mixture": named_numbers(point["mixture"], "The mixture of a point to evaluate")}
+    shares = named_numbers(point["mixture"], "The mixture of a point to evaluate")
+    found: dict[str, Any] = {"mixture": FrozenDict(shares)}
     if (scale := point.get("scale")) is not None:
         if not isinstance(scale, str):
             raise ValueError(f"The scale of a point to evaluate must be a name, got {scale!r}.")
         found["scale"] = scale
     if (steps := point.get("steps")) is not None:
         found["steps"] = whole(steps.item() if isinstance(steps, np.integer) else steps, "The steps of a point", 1)
-    return found
-
-
-def _checked_reference(reference: Any) -> Any:
-    if reference is None or isinstance(reference, str):
-        return reference
-    try:
-        if isinstance(reference, Mapping):
-            return named_numbers(reference, "reference")
-        return [number(share, "A share of the reference") for share in reference]
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"reference must be weights by domain, 'uniform' or 'proportional', got {reference!r}."
-        ) from None
+    return FrozenDict(found)
 
 
 def _as_number(value: object, name: str) -> float:
@@ -431,7 +431,5 @@ def _as_number(value: object, name: str) -> float:
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         raise ValueError(f"The value of {name} must be a number, got {value!r}.") from None
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    except OverflowError:
+        raise ValueError(f"The value of {name} must be a number that a float can hold.") from None

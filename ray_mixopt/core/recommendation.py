@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ray_mixopt.core.forecast import Calibration, Hindsight, Prediction
+from ray_mixopt.core.words import amount, called, fidelity, listed, run_to
 
 _MOST_NAMED = 5  # of the reports that are left out
+_SURELY_WORSE = 0.05  # probability to be better than what one would train, at which it is not to be trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +95,14 @@ class Agreement:
     common: int
     observed: float | None
 
+    @property
+    def grounds(self) -> str:
+        """What the agreement rests on, in words."""
+        text = f"rank correlation {self.expected:.2f} by the model"
+        if self.observed is not None:
+            return f"{text}, {self.observed:.2f} of the {self.common} mixtures that ran at both"
+        return f"{text} alone: {'no mixture' if not self.common else f'only {self.common}'} ran at both"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Details:
@@ -133,10 +143,8 @@ class Details:
         if agreeing is None:
             lines.append("No fidelity that was run three times ranks mixtures like the target (0.9) so far")
         else:
-            lines.append(
-                f"Cheapest fidelity that ranks mixtures like the target: {agreeing.scale} x {agreeing.steps} steps "
-                f"(rank correlation {agreeing.expected:.2f})"
-            )
+            where = fidelity(agreeing.scale, agreeing.steps)
+            lines.append(f"Cheapest fidelity that ranks mixtures like the target: {where} ({agreeing.grounds})")
         return lines
 
 
@@ -145,7 +153,8 @@ class Verdict:
     """Whether to train a mixture, in words.
 
     Attributes:
-        ready: whether it is surely better than what one would train without a search, see ``Recommendation.sure``.
+        ready: whether it is surely better than what one would train without a search, see ``Recommendation.sure``, and
+            no check says that such intervals are too narrow.
         text: what to do, how sure it is, and what it rests on.
     """
 
@@ -173,11 +182,14 @@ class Recommendation:
         difference: from that last one, at the target; None before anything was observed.
         sure: whether it is better than that last one with a probability of 95%, when the interval is widened by ``1 + d
             / n`` for ``d`` domains and ``n`` mixtures seen: few say little of how much they do not say.
+        moved: which of uniform and proportional limits exclude: the nearest mixture within them stands for each.
+        breaks: limits and guardrails, in words, that a mixture compared with does not keep, by its name.
         furthest: scale and steps of the dearest report so far; None before the first.
+        nearest: those of the report nearest to the target: at its scale, else at the largest; None before the first.
         spent: cost paid so far.
         target_runs: ``spent`` in full runs at the target.
-        value_of_next_run: expected improvement of the predicted optimum by the next run; None where the strategy has
-            no estimate of it.
+        value_of_next_run: expected improvement of what is recommended by the next run alone; 0 where no report of it
+            would change the answer, however much there is to gain. None where the strategy has no estimate.
         next_run: that run; None where the strategy does not say.
         calibration: leave-one-run-out check of the intervals; None where the strategy has none. Neighbours help: it
             says nothing of larger scales.
@@ -185,6 +197,8 @@ class Recommendation:
         diverged: number of runs that reported NaN or inf.
         left_out: number of values, of all metrics, beyond what the model holds: those of the smallest fidelities.
         absurd: reports that no other makes likely and that count for nothing, a few words each.
+        nothing_known: a sentence that says so while no report says anything of the objective; the mixture is then no
+            answer, and only the one of equal shares. Else "".
         details: what else is known, where asked for.
     """
 
@@ -198,7 +212,10 @@ class Recommendation:
     probability_better: dict[str, float | None] = field(default_factory=dict)
     difference: Prediction | None = None
     sure: bool = False
+    moved: tuple[str, ...] = ()
+    breaks: dict[str, tuple[str, ...]] = field(default_factory=dict)
     furthest: tuple[str, int] | None = None
+    nearest: tuple[str, int] | None = None
     spent: float
     target_runs: float
     value_of_next_run: float | None = None
@@ -208,12 +225,16 @@ class Recommendation:
     diverged: int = 0
     left_out: int = 0
     absurd: tuple[str, ...] = ()
+    nothing_known: str = ""
     details: Details | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able copy."""
         verdict = self.verdict
-        lists = {"absurd": list(self.absurd), "furthest": None if self.furthest is None else list(self.furthest)}
+        lists: dict[str, Any] = {name: list(getattr(self, name)) for name in ("absurd", "moved")}
+        for name in ("furthest", "nearest"):
+            lists[name] = None if getattr(self, name) is None else list(getattr(self, name))
+        lists["breaks"] = {name: list(limits) for name, limits in self.breaks.items()}
         return asdict(self) | lists | {"verdict": None if verdict is None else asdict(verdict)}
 
     @property
@@ -223,29 +244,77 @@ class Recommendation:
         return untested if self.hindsight is None else str(self.hindsight)
 
     @property
+    def gain_text(self) -> str | None:
+        """What the next run alone is expected to bring; None where the strategy has no estimate of it."""
+        gain, run = self.value_of_next_run, self.next_run
+        if gain is None:
+            return None
+        which = "" if run is None else f" ({run_to(run.scale, run.steps)}, cost {amount(run.cost)})"
+        if not gain:
+            return f"No single run would move the answer yet, not even the next one{which}"
+        return f"Expected gain of the next run{which}: {gain:.2g}"
+
+    def called(self, name: str) -> str:
+        """What a mixture compared with is called: "uniform mixture", or that "within the limits" if these moved it."""
+        return called(name, self.moved)
+
+    @property
     def verdict(self) -> Verdict | None:
         """Whether to train it; None where the strategy predicts nothing."""
         if self.predicted is None or self.difference is None or not self.probability_better:
             return None
         name, probability = list(self.probability_better.items())[-1]
-        ready = probability is not None and self.sure
+        other, worse = self.called(name), probability is not None and probability <= _SURELY_WORSE
+        ready = probability is not None and self.sure and not self._too_sure
+        breaks = f"breaks {listed(self.breaks[name])}" if name in self.breaks else ""
         if probability is None:
-            text = f"Not yet: no mixture is surely better than the {name} one so far."
+            text = f"Not yet: no mixture is surely better than the {other} so far."
+        elif worse:
+            text = f"No: the {other} is better with probability {1 - probability:.0%}{breaks and f', but {breaks}'}. "
+            text += f"{self.difference} against it."
         else:
-            size = f"{self.difference} against the {name} mixture, better with probability {probability:.0%}"
-            text = f"{'Train it' if ready else 'Not yet'}: {size}."
-        if self.furthest is not None:
-            scale, steps = self.furthest
-            text += f" It rests on runs of up to {scale} x {steps:,} steps"
-            text += ", none of them at the target's scale." if scale != self.scale else "."
-        if not ready and self.next_run is not None:
+            size = f"{self.difference} against the {other}{breaks and f', which {breaks}'}"
+            text = f"{'Train it' if ready else 'Not yet'}: {size}, better with probability {probability:.0%}."
+        if breaks:
+            text += self._within_limits
+        if self._too_sure:
+            text += f" But such intervals were too sure: {self._too_sure}."
+        text += self._evidence
+        if not ready and not worse and self.next_run is not None:
             run = self.next_run
-            text += f" What would tell most is {run.scale} to step {run.steps:,}, for {run.cost:.4g}."
+            text += f" What would tell most is {run_to(run.scale, run.steps)}, for {amount(run.cost)}."
         return Verdict(ready=ready, text=text)
 
+    @property
+    def _too_sure(self) -> str:
+        """By which check the intervals do not hold; "" where none says so."""
+        if self.hindsight is not None and not self.hindsight.trustworthy:
+            return self.hindsight.found
+        return self.calibration.found if self.calibration is not None and self.calibration.failed else ""
+
+    @property
+    def _within_limits(self) -> str:
+        """How sure it is against what the limits allow, where they do not allow the mixture that matters most."""
+        rest = {n: p for n, p in self.probability_better.items() if n not in self.breaks and p is not None}
+        parts = [f"the {self.called(name)} with probability {p:.0%}" for name, p in rest.items()]
+        return f" Of what the limits allow, it is better than {listed(parts)}." if parts else ""
+
+    @property
+    def _evidence(self) -> str:
+        """Which runs it rests on."""
+        if self.furthest is None or self.nearest is None:
+            return ""
+        text = f" It rests on runs of up to {fidelity(*self.furthest)}"
+        if self.furthest[0] != self.nearest[0]:
+            text += f", the dearest, and {fidelity(*self.nearest)}, the nearest to the target"
+        return text + (", none of them at the target's scale." if self.nearest[0] != self.scale else ".")
+
     def __str__(self) -> str:
+        spent = f"Spent: {amount(self.spent)} ({self.target_runs:.2f} full runs)"
+        if self.nothing_known:
+            return f"{self.nothing_known}\n{spent}"
         width = max(map(len, self.mixture), default=0)
-        lines = [f"Recommended mixture for {self.scale} x {self.steps} steps"]
+        lines = [f"Recommended mixture for {fidelity(self.scale, self.steps)}"]
         lines += [f"  {domain:<{width}}  {share:7.2%}" for domain, share in self.mixture.items()]
         if self.verdict is not None:
             lines.append(f"Verdict: {self.verdict}")
@@ -255,15 +324,15 @@ class Recommendation:
             "proportional": self.proportional,
             "reference": self.reference,
         }
-        lines += [f"Predicted, {name}: {value} (95%)" for name, value in rows.items() if value is not None]
+        for name, value in rows.items():
+            if value is not None:
+                lines.append(f"Predicted, {self.called(name).replace(' mixture', '')}: {value} (95%)")
         for name, probability in self.probability_better.items():
             if probability is not None:
-                lines.append(f"Better than the {name} mixture with probability {probability:.1%}")
-        lines.append(f"Spent: {self.spent:.4g} ({self.target_runs:.2f} full runs)")
-        if self.value_of_next_run is not None:
-            run = self.next_run
-            which = "" if run is None else f" ({run.scale} to step {run.steps}, cost {run.cost:.4g})"
-            lines.append(f"Expected gain of the next run{which}: {self.value_of_next_run:.2g}")
+                lines.append(f"Better than the {self.called(name)} with probability {probability:.1%}")
+        lines.append(spent)
+        if self.gain_text is not None:
+            lines.append(self.gain_text)
         if self.calibration is not None:
             lines.append(f"Fit: {self.calibration}")
         if self.predicted is not None:
@@ -273,7 +342,7 @@ class Recommendation:
         if self.absurd:
             lines.append(f"Left out as absurd, {len(self.absurd)}: {', '.join(self.absurd[:_MOST_NAMED])}")
         if self.left_out:
-            lines.append(f"Left out of the model, which is full: {self.left_out} values of the smallest runs")
+            lines.append(f"Left out of the model, which is full: {self.left_out:,} values of the smallest runs")
         if self.details is not None:
             lines += self.details.lines()
         return "\n".join(lines)

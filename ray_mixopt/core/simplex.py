@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from ray_mixopt.core.arguments import in_order
+from ray_mixopt.core.safety import is_finite
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -211,17 +214,18 @@ class Group:
         ValueError: for shares outside [0, 1], crossed limits or fewer than two domains.
     """
 
-    domains: Sequence[str]
+    domains: Sequence[str] = field(kw_only=False)
     least: float = 0.0
     most: float = 1.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.domains, str) or len(set(self.domains)) < 2 or len(set(self.domains)) < len(self.domains):
+        names = () if isinstance(self.domains, str) else in_order(self.domains, "The domains of a group")
+        if len(set(names)) < 2 or len(set(names)) < len(names):
             raise ValueError(f"A group needs at least two distinct domains, got {self.domains!r}.")
-        object.__setattr__(self, "domains", tuple(self.domains))
+        object.__setattr__(self, "domains", names)
         for label in ("least", "most"):
             value = getattr(self, label)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            if not is_finite(value) or not 0 <= value <= 1:
                 raise ValueError(f"The group {self.name}: {label} must be a share between 0 and 1, got {value!r}.")
             object.__setattr__(self, label, float(value))
         if self.least > self.most:

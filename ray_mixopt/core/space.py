@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ray_mixopt.core.arguments import FrozenDict, in_order
 from ray_mixopt.core.safety import MOST_WHOLE, check_fields, check_version, is_finite, parse_json
 from ray_mixopt.core.simplex import CappedSimplex, Group, GroupedSimplex
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 _MOST_RATIO = 1e12  # of the costs of two runs; sums of floats lose the cheap one from 1e16 on
+_SCALES = "a non-empty sequence of Scale, such as (Scale('1B', 1.0),)"
 
 
 @dataclass(frozen=True)
@@ -146,9 +148,9 @@ class MixtureSpace:
         given = _checked_scales(self.scales)
         put(self, "_listed", tuple(scale.name for scale in given))
         put(self, "scales", by_size(given))
-        put(self, "earlier_scales", tuple(self.earlier_scales))
+        put(self, "earlier_scales", in_order(self.earlier_scales, "earlier_scales"))
         _checked_scales((*self.scales, *self.earlier_scales))
-        put(self, "groups", tuple(self.groups))
+        put(self, "groups", in_order(self.groups, "groups"))
         put(self, "steps", _checked_steps(self.steps))
         _check_costs(self.scales, self.steps)
         put(self, "target", self._checked_target())
@@ -353,12 +355,12 @@ class MixtureSpace:
         if scale not in names:
             raise ValueError(f"The target's scale {scale!r} is unknown: the space has {', '.join(names)}.")
         if steps not in self.steps:
-            raise ValueError(f"The target's steps {steps!r} are not one of the rungs {self.steps}: add it to steps.")
+            raise ValueError(f"The target's steps {steps!r} are not one of the rungs {self.steps}: add it or take one.")
         return str(scale), int(steps)
 
     def _checked_shares(self, label: str, values: Mapping[str, float] | None) -> dict[str, float]:
         if values is None:
-            return {}
+            return FrozenDict()
         if not isinstance(values, Mapping):
             raise ValueError(f"{label} must be a mapping from domain names to numbers, got {values!r}.")
         for name, value in values.items():
@@ -368,7 +370,12 @@ class MixtureSpace:
                 raise ValueError(f"{label}[{name!r}] must be a finite number >= 0, got {value!r}.")
             if label != "token_supply" and value > 1:
                 raise ValueError(f"{label}[{name!r}] is a share of the tokens and cannot be above 1, got {value!r}.")
-        return {name: float(values[name]) for name in self.domains if name in values}
+        found = FrozenDict({name: float(values[name]) for name in self.domains if name in values})
+        if label == "token_supply" and not math.isfinite(total := sum(found.values())):
+            raise ValueError(f"token_supply sums to {total:g}: count the tokens of all domains in a larger unit.")
+        if label == "token_supply" and len(found) == self.n_domains and not total:
+            raise ValueError("token_supply is 0 for every domain: give the tokens available, or leave it out.")
+        return found
 
     def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
         lower = np.array([self.lower.get(name, 0.0) for name in self.domains])
@@ -396,9 +403,7 @@ class MixtureSpace:
 
 
 def _checked_domains(domains: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(domains, str):
-        raise ValueError(f"domains must be a sequence of names, got the single string {domains!r}.")
-    names = tuple(domains)
+    names = in_order(domains, "domains", "a sequence of names")
     if len(names) < 2:
         raise ValueError(f"A mixture needs at least two domains, got {list(names)}.")
     for name in names:
@@ -412,9 +417,9 @@ def _checked_domains(domains: Sequence[str]) -> tuple[str, ...]:
 
 
 def _checked_scales(scales: Sequence[Scale]) -> tuple[Scale, ...]:
-    result = tuple(scales)
+    result = in_order(scales, "scales", _SCALES)
     if not result or not all(isinstance(scale, Scale) for scale in result):
-        raise ValueError(f"scales must be a non-empty sequence of Scale, got {scales!r}.")
+        raise ValueError(f"scales must be {_SCALES}, got {scales!r}.")
     names = [scale.name for scale in result]
     if len(set(names)) < len(names):
         raise ValueError(f"Scales must have distinct names, got {names}.")
@@ -422,7 +427,7 @@ def _checked_scales(scales: Sequence[Scale]) -> tuple[Scale, ...]:
 
 
 def _checked_steps(steps: Sequence[int]) -> tuple[int, ...]:
-    values = tuple(steps)
+    values = in_order(steps, "steps", "a sequence of rungs, such as (1000,)")
     if not values:
         raise ValueError("steps must name at least one rung.")
     for value in values:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
 from ray_mixopt.core.history import History
 from ray_mixopt.core.recommendation import Recommendation
+from ray_mixopt.core.space import MixtureSpace
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -16,9 +17,9 @@ class Proposal:
     """A run that could be made: a new one, or a paused one that goes on.
 
     Attributes:
-        mixture: shares of training tokens in domain order, ``(d,)``.
+        mixture: shares of training tokens in domain order, ``(d,)``; from a strategy also a list, or weights by domain.
         scale: name of the model scale.
-        steps: training steps to reach.
+        steps: training steps to reach, one of the rungs.
         continues: the paused trial that it goes on with; None for a new run.
         acquisition: what the strategy expects of it, in the strategy's own terms; kept with the trial, for strategies
             whose later answers depend on it.
@@ -32,6 +33,39 @@ class Proposal:
     continues: str | None = None
     acquisition: float | None = None
     counts: bool = True
+
+
+def checked(run: object, space: MixtureSpace, strategy: str, *, limited: bool) -> Proposal:
+    """What a strategy proposes, its mixture in domain order and normalised.
+
+    Args:
+        run: the proposal, whose mixture may be weights by domain, or a list.
+        space: that of the search.
+        strategy: its name.
+        limited: whether the limits of the space hold; logged runs are what they are.
+
+    Raises:
+        TypeError: for what is no proposal.
+        ValueError: for what is no mixture or outside the limits, an unknown scale, or steps that are no rung.
+    """
+    if not isinstance(run, Proposal):
+        raise TypeError(f"{strategy}: propose must return a Proposal or None, got {run!r}.")
+    named = f"Strategy {strategy!r} proposes"
+    try:
+        run = replace(run, mixture=space.mixture(run.mixture))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{named} the mixture {run.mixture!r}. {error}") from error
+    if run.scale not in space.scale_names or run.steps not in space.steps:
+        raise ValueError(
+            f"{named} a run at {run.scale!r} x {run.steps!r} steps: the space trains {', '.join(space.scale_names)} to "
+            f"{', '.join(map(str, space.steps))}."
+        )
+    if limited and run.continues is None and not space.simplex.contains(run.mixture, 1e-6).all():
+        raise ValueError(
+            f"{named} a mixture outside the limits, {space.named(run.mixture)}: space.simplex.project gives the "
+            "nearest one within them."
+        )
+    return run
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,9 @@
-"""Threads that share an object take turns."""
+"""How methods are entered: threads that share an object take turns, and PyTorch's modes stay outside."""
 
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -27,6 +28,23 @@ class Turn:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Turn, ()
+
+
+def with_gradients(function: Callable[P, R]) -> Callable[P, R]:
+    """Makes a function work with gradients whatever the caller's mode is, ``no_grad`` or ``inference_mode``.
+
+    Hyper-parameters are fitted by gradients, and what is made in inference mode could never be part of one later.
+    """
+
+    @functools.wraps(function)
+    def outside(*args: P.args, **kwargs: P.kwargs) -> R:
+        torch: Any = sys.modules.get("torch")  # slow to load, and not in a mode before
+        if torch is None or (torch.is_grad_enabled() and not torch.is_inference_mode_enabled()):
+            return function(*args, **kwargs)
+        with torch.inference_mode(False), torch.enable_grad():
+            return function(*args, **kwargs)
+
+    return outside
 
 
 def in_turn(*names: str) -> Callable[[Callable[Concatenate[S, P], R]], Callable[Concatenate[S, P], R]]:

@@ -225,7 +225,7 @@ def _hand_over(point: Mapping[str, Any], optimizer: MixtureOptimizer) -> None:
             f"intermediate_values has more entries than there are rungs up to {steps} ({rungs}): give them as "
             "{step: value}."
         )
-    name = f"evaluated_{len(optimizer.history):05d}"
+    name = optimizer.history.free_name("evaluated")
     for place, (step, value) in enumerate(point["values"]):
         step = rungs[place] if step is None else steps if step == AT_STEPS else step
         metrics = _by_name(value, optimizer)

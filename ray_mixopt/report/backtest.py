@@ -38,6 +38,11 @@ def summary(found: Backtest) -> str:
 def sufficient(found: Backtest) -> str:
     """Which smaller runs would have done by themselves."""
     proxy = found.sufficient
+    if proxy is None and not found.proxies:
+        return (
+            "Whether smaller runs rank the hidden mixtures by themselves is not known: too few of them ran at a "
+            "smaller scale, too."
+        )
     if proxy is None:
         return "No smaller scale and length by itself ranks the hidden mixtures with a correlation of 0.9."
     return (

@@ -8,6 +8,7 @@ import numpy as np
 
 from ray_mixopt.analysis.study import Study
 from ray_mixopt.core.forecast import Prediction
+from ray_mixopt.core.words import fidelity
 from ray_mixopt.report.drawing import (
     BLUE,
     GREY,
@@ -201,7 +202,7 @@ def agreement(study: Study) -> Drawing | None:
     ax.set_xlabel("training steps")
     figure.colorbar(image, ax=ax, label="rank correlation")
     good = details.shortest_agreeing
-    words = "none" if good is None else f"{good.scale} x {good.steps:,} steps, {good.expected:.2f}"
+    words = "none" if good is None else f"{fidelity(good.scale, good.steps)}, {good.grounds}"
     both = [a for a in details.agreement if a.observed is not None and a.cost < space.target_cost]
     observed = [f"{a.scale} x {a.steps:,}: {a.observed:.2f} over {a.common}" for a in both]
     seen = f" Observed among mixtures run at both: {listed(observed, 6)}." if observed else ""

@@ -201,7 +201,14 @@ def front(study: Study) -> Drawing | None:
     ax.errorbar(x, y, ye, xe, fmt="none", ecolor=BLUE, alpha=0.2, lw=0.8)
     ax.plot(x, y, color=BLUE, marker="o", ms=4, label="best trade-offs")
     for name, marker, size, color in (("recommended", "*", 12, ORANGE), ("uniform", "s", 6, GREEN)):
-        ax.plot(*found.marks[name], marker=marker, ms=size, color=color, ls="none", label=name)
+        ax.plot(
+            *found.marks[name],
+            marker=marker,
+            ms=size,
+            color=color,
+            ls="none",
+            label=study.recommendation.called(name).replace(" mixture", ""),
+        )
     better = ["less" if mode == "min" else "more" for mode in found.modes]
     ax.set_xlabel(f"{short(a, 40)} ({better[0]} is better)")
     ax.set_ylabel(f"{short(b, 30)} ({better[1]} is better)")

@@ -15,6 +15,7 @@ from typing import Any
 
 from ray_mixopt.analysis.study import Study
 from ray_mixopt.core.safety import write_atomically
+from ray_mixopt.core.words import amount, fidelity, run_to
 from ray_mixopt.io.blends import blend
 from ray_mixopt.report import evidence, landscape, runs
 from ray_mixopt.report.drawing import Drawing
@@ -73,10 +74,16 @@ def write_report(study: Study, folder: Path, *, refresh: float | None = None) ->
         details=details,
         limits=details.limits if details else (),
         rails=details.guardrails if details else (),
-        baselines={name: study.space.named(mixture) for name, mixture in problem.baselines().items()},
+        baselines={
+            answer.called(name).replace(" mixture", ""): study.space.named(mixture)
+            for name, mixture in problem.baselines().items()
+        },
         predicted=[
             *([] if answer.predicted is None else [("recommended", answer.predicted, None)]),
-            *((other.name, other.predicted, other.probability) for other in study.comparisons),
+            *(
+                (answer.called(other.name).replace(" mixture", ""), other.predicted, other.probability)
+                for other in study.comparisons
+            ),
         ],
         findings=list(findings(study)),
         sections=sections,
@@ -110,35 +117,43 @@ def findings(study: Study) -> Iterator[Finding]:
     """What a reader should know first, and what should make them doubt."""
     answer = study.recommendation
     if answer.predicted is None:
-        yield Finding(text="Too few runs have reported to recommend anything: what is shown is the uniform mixture.")
+        nothing = answer.nothing_known or "Too few runs have reported to recommend anything."
+        yield Finding(text=f"{nothing} What is shown is the {answer.called('uniform')}.")
         return
     verdict = answer.verdict
     yield Finding(text=f"{'Train' if verdict is None or verdict.ready else 'Best so far:'} {_shares(answer.mixture)}.")
     if verdict is not None:
         yield Finding(text=verdict.text, warning=not verdict.ready)
     yield Finding(
-        text=f"Predicted {study.objective_name} at {answer.scale} x {answer.steps:,} steps: {answer.predicted} (95%)."
+        text=f"Predicted {study.objective_name} at {fidelity(answer.scale, answer.steps)}: {answer.predicted} (95%)."
     )
     for other in study.comparisons:
         if other.probability is not None:
             doubt = "" if other.settled else " This is not settled."
             yield Finding(
-                text=f"It beats the {other.name} mixture with probability {other.probability:.1%}.{doubt}",
+                text=f"It beats the {answer.called(other.name)} with probability {other.probability:.1%}.{doubt}",
                 warning=other.doubtful,
             )
-    paid = f"{answer.spent:.4g} ({answer.target_runs:.2f} full runs)" if answer.spent else "nothing"
+    paid = f"{amount(answer.spent)} ({answer.target_runs:.2f} full runs)" if answer.spent else "nothing"
     text = f"The search paid {paid}."
     run = answer.next_run
     if answer.value_of_next_run is not None and run is not None:
         better = "lower" if study.problem.mode == "min" else "raise"
         text += (
-            f" The next run, {run.scale} to step {run.steps:,}, costs {run.cost:.4g} ({study.full_runs(run.cost):.2f} "
-            f"full runs) and is expected to {better} the objective by {answer.value_of_next_run:.2g}."
+            f" The next run, {run_to(run.scale, run.steps)}, costs {amount(run.cost)} "
+            f"({study.full_runs(run.cost):.2f} full runs) and "
+        )
+        text += (
+            f"is expected to {better} the objective by {answer.value_of_next_run:.2g}."
+            if answer.value_of_next_run
+            else "no report of it alone would move the answer yet."
         )
     yield Finding(text=text)
     if unkept := study.history.unkept:
         full_runs = study.full_runs(unkept)
-        text = f"Besides, {unkept:.4g} ({full_runs:.2f} full runs) were trained and not kept: lost, or trained again."
+        text = (
+            f"Besides, {amount(unkept)} ({full_runs:.2f} full runs) were trained and not kept: lost, or trained again."
+        )
         yield Finding(text=text, warning=True)
     if answer.calibration is not None:
         yield Finding(text=f"Fit: {answer.calibration}.", warning=not answer.calibration.trustworthy)

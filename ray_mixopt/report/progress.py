@@ -13,6 +13,7 @@ from rich.table import Table
 
 from ray_mixopt.core.history import History
 from ray_mixopt.core.recommendation import Recommendation
+from ray_mixopt.core.words import amount
 from ray_mixopt.optimizer import MixtureOptimizer
 
 REDRAW_SECONDS = 0.2
@@ -66,7 +67,7 @@ class Display:
 
     def _rows(self, history: History) -> list[tuple[str, str]]:
         rows = [
-            ("spent", f"{history.spent:.4g} of {self._budget:.4g}"),
+            ("spent", f"{amount(history.spent)} of {amount(self._budget)}"),
             ("runs", f"{len(history)}, {sum(trial.pending for trial in history)} going on"),
         ]
         if self._answer is not None:

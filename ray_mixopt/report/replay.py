@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ray_mixopt.core.forecast import Prediction
+from ray_mixopt.core.words import amount, called
 from ray_mixopt.report.drawing import BLUE, GREY, ORANGE, cost_label, log_cost, plain, unlabelled
 
 if TYPE_CHECKING:
@@ -44,7 +45,12 @@ def _draw_progress(axes: Axes, summary: Mapping[str, Any]) -> None:
         axes.step(x, y, where="post", color=BLUE, marker="o", markersize=4, label="recommended mixture")
         uniform = summary["uniform"]["regret"]
         if uniform is not None:
-            axes.axhline(max(uniform, FLOOR), color=ORANGE, linestyle="--", label="uniform mixture")
+            axes.axhline(
+                max(uniform, FLOOR),
+                color=ORANGE,
+                linestyle="--",
+                label=called("uniform", tuple(summary.get("moved", ()))),
+            )
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(plain)
         axes.yaxis.set_minor_formatter(unlabelled)
@@ -96,7 +102,7 @@ def _answer(summary: Mapping[str, Any]) -> Table:
     )
     answer.add_column("share of tokens")
     answer.add_column("recommended", justify="right", style="bold")
-    answer.add_column("uniform", justify="right")
+    answer.add_column(called("uniform", tuple(summary.get("moved", ()))).replace(" mixture", ""), justify="right")
     for domain in columns[0]["mixture"]:
         answer.add_row(domain, *(f"{column['mixture'][domain]:.1%}" for column in columns))
     answer.add_section()
@@ -111,19 +117,20 @@ def _money(summary: Mapping[str, Any]) -> Iterator[RenderableType]:
     for name in ("scale", "runs", "cost", "share"):
         money.add_column(name, justify="left" if name == "scale" else "right")
     for row in summary["by_scale"]:
-        money.add_row(row["scale"], str(row["runs"]), f"{row['spent']:.4g}", f"{row['share']:.1%}")
+        money.add_row(row["scale"], str(row["runs"]), amount(row["spent"]), f"{row['share']:.1%}")
     money.add_section()
-    money.add_row("all", str(summary["runs"]), f"{summary['spent']:.4g}", "")
+    money.add_row("all", str(summary["runs"]), amount(summary["spent"]), "")
     yield money
 
     lines = [] if summary["verdict"] is None else [f"Verdict: {summary['verdict']['text']}"]
     lines += [
         "Regret: 0 is the best mixture there is, 1 the median random one.",
-        f"Spent {summary['spent']:.4g} of {summary['budget']:.4g}, {summary['target_runs']:.2f} times a full run.",
+        f"Spent {amount(summary['spent'])} of {amount(summary['budget'])}, {summary['target_runs']:.2f} times a full "
+        "run.",
         f"{summary['runs']} runs and {summary['continued']} continuations in {summary['seconds']:.0f} s.",
     ]
-    if summary["value_of_next_run"] is not None:
-        lines.append(f"Expected gain of the next run: {summary['value_of_next_run']:.2g}.")
+    if summary["gain"] is not None:
+        lines.append(f"{summary['gain']}.")
     if summary["calibration"] is not None:
         lines.append(f"Fit: {summary['calibration']}.")
     if summary["hindsight"] is not None:

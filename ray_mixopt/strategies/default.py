@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ray_mixopt.acquisition.gain import ExpectedGain, RegretPerCost
-from ray_mixopt.acquisition.offer import Acquisition, Offer
+from ray_mixopt.acquisition.offer import Acquisition, Offer, bought
 from ray_mixopt.acquisition.regret import Regret
 from ray_mixopt.core.history import History
 from ray_mixopt.core.problem import Problem
@@ -36,7 +36,8 @@ from ray_mixopt.surrogate.divergence import LARGE_RISK
 from ray_mixopt.surrogate.encoding import encode
 from ray_mixopt.surrogate.fit import KernelMaker
 from ray_mixopt.surrogate.kernels import MixtureFidelityKernel
-from ray_mixopt.surrogate.posterior import CAUTION, ObjectivePosterior, Points
+from ray_mixopt.surrogate.points import Points
+from ray_mixopt.surrogate.posterior import CAUTION, ObjectivePosterior
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,9 +122,8 @@ class DefaultStrategy:
         posterior = self.belief.posterior(problem, history)
         if posterior is None:
             return self._blind(history, rng)
-        return self._best_purchase(
-            posterior, history, problem.affordable(history), rng, problem.settings.min_gain_per_cost
-        )
+        least = problem.settings.min_gain_per_cost
+        return self._best_purchase(posterior, history, problem.affordable(history), rng, least)[0]
 
     def _is_late(self, history: History, share: float) -> bool:
         """Whether so much of the budget is committed; never, without one."""
@@ -146,8 +146,11 @@ class DefaultStrategy:
         affordable: float,
         rng: np.random.Generator,
         min_gain_per_cost: float = 0.0,
-    ) -> Proposal | None:
-        """The run that the acquisition values most; None if none is affordable, or none removes enough."""
+    ) -> tuple[Proposal | None, np.ndarray]:
+        """The run that the acquisition values most, and the mixtures that may be the optimum, ``c x d``.
+
+        There is no run if none is affordable, or none removes enough.
+        """
         posterior = posterior.given_pending(self._pending(history))
         plausible = self._plausible(posterior, history, rng)
         mean, covariance = posterior.contrasts(plausible)
@@ -156,13 +159,13 @@ class DefaultStrategy:
         contenders = plausible.mixtures[regret.contenders(self.settings.contenders)]
         runs, costs = self._purchases(contenders, history, affordable)
         if not runs:
-            return None
+            return None, plausible.mixtures
         if posterior.divergence is not None:
             risk = posterior.divergence.risk(self._encode(runs))
             safe = [i for i, of_run in enumerate(risk.tolist()) if of_run < LARGE_RISK]
             runs, costs = [runs[i] for i in safe], [costs[i] for i in safe]
             if not runs:
-                return None
+                return None, plausible.mixtures
         limit = self.settings.largest_share * history.committed
         small = [i for i, cost in enumerate(costs) if cost <= limit]
         if small:
@@ -179,8 +182,8 @@ class DefaultStrategy:
             partners=partners,
         )
         if min_gain_per_cost and not (offer.removed >= min_gain_per_cost * offer.costs).any():
-            return None
-        return runs[int(self.acquisition(offer).argmax())]
+            return None, plausible.mixtures
+        return runs[bought(self.acquisition, offer)], plausible.mixtures
 
     def _purchases(
         self, mixtures: np.ndarray, history: History, affordable: float
@@ -243,9 +246,11 @@ class DefaultStrategy:
         if posterior is None:
             return answer
         space, belief = self.space, self.belief
-        run, gain, announced = self._best_purchase(posterior, history, math.inf, rng), None, None
+        (run, plausible), gain, announced = self._best_purchase(posterior, history, math.inf, rng), None, None
         if run is not None:
-            gain = ExpectedGain()(posterior, posterior.solve(self._encode([run])), optima[:200], rng)
+            # Others near the answer are as good as it is: what a report may lead to is among all that may be best.
+            others = np.concatenate([optima[:1], plausible])
+            gain = ExpectedGain()(posterior, posterior.solve(self._encode([run])), others, rng)
             start = 0 if run.continues is None else history[run.continues].reached
             announced = NextRun(
                 mixture=space.named(run.mixture),
@@ -288,8 +293,13 @@ class DefaultStrategy:
             left_out=sum(belief.left_out(values) for values in data),
             absurd=belief.absurd(problem, history),
             furthest=history.furthest,
+            nearest=history.nearest,
         )
         if posterior is None:
+            few = (
+                f"Too little is known yet: fewer than two reports have {', '.join(problem.weights)}, so that there is "
+            )
+            answer = replace(answer, nothing_known=f"{few}no mixture to recommend.")
             return answer, None, np.empty((0, space.n_domains)), rng
         baselines = problem.baselines()
         start = self.candidates.at_target(rng, 2048, history)

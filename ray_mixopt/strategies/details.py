@@ -13,6 +13,7 @@ import numpy as np
 from scipy.spatial import KDTree
 from scipy.stats import spearmanr
 
+from ray_mixopt.core.baselines import moved
 from ray_mixopt.core.history import History
 from ray_mixopt.core.problem import Problem
 from ray_mixopt.core.recommendation import Agreement, Details, GuardrailCheck, LimitPrice, Recommendation
@@ -62,6 +63,7 @@ def detailed(recommendation: Recommendation, problem: Problem, history: History,
         used = [belief.used(values) for values in belief.data(problem, history).values()]
         predicted = posterior.compared(best, problem.baselines())
         recommendation = replace(recommendation, **predicted, calibration=posterior.calibration(used))
+        recommendation = replace(recommendation, furthest=history.furthest, nearest=history.nearest)
         recommendation = replace(recommendation, hindsight=hindsight(problem, history, belief))
     return replace(recommendation, details=_Inquiry(problem, history, belief, posterior, best).details())
 
@@ -166,7 +168,7 @@ class _Inquiry:
         for guard in self.posterior.guards:
             known = guard.posterior
             yield GuardrailCheck(
-                name=str(guard.guardrail),
+                name=guard.guardrail.named(moved(self.space)),
                 probability=float(guard.probability(self.best[None])[0]),
                 confidence=guard.guardrail.confidence,
                 predicted=None if known is None else known.prediction(self.best),
@@ -255,7 +257,7 @@ def binding(problem: Problem, mixture: np.ndarray) -> Iterator[Limit]:
     if goal is not None:
         for guardrail in goal.guardrails:
             rest_ = tuple(g for g in goal.guardrails if g != guardrail)
-            yield Limit(name=str(guardrail), relaxed=problem.asking(replace(goal, guardrails=rest_)))
+            yield Limit(name=guardrail.named(moved(space)), relaxed=problem.asking(replace(goal, guardrails=rest_)))
         if goal.closeness:
             yield Limit(name="closeness to the prior", relaxed=problem.asking(replace(goal, closeness=0.0)))
 

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ray_mixopt.core.baselines import resolve
 from ray_mixopt.core.history import History
-from ray_mixopt.core.objective import Guardrail, resolve
+from ray_mixopt.core.objective import Guardrail
 from ray_mixopt.core.problem import Problem
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.core.strategy import Callback

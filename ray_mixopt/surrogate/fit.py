@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
+from ray_mixopt.core.turns import with_gradients
 from ray_mixopt.surrogate.kernels import MixtureFidelityKernel, MixtureKernel
 
 _MAX_ITERATIONS = 100
@@ -137,6 +139,12 @@ def _loss_and_grad(
     return loss.detach() - prior.log_density(theta), model.pack_grad() + offset / prior.std
 
 
+def _own(*tensors: Tensor | None) -> list[Any]:
+    """The tensors; copies of those made in inference mode, which can have no part in a gradient."""
+    return [tensor.clone() if tensor is not None and tensor.is_inference() else tensor for tensor in tensors]
+
+
+@with_gradients
 def map_estimate(
     x: Tensor, y: Tensor, known: Tensor | None = None, kernel: KernelMaker = MixtureFidelityKernel
 ) -> Tensor:
@@ -148,6 +156,7 @@ def map_estimate(
         known: variances of the values, ``(n,)``, on top of the noise, which is estimated.
         kernel: makes the kernel.
     """
+    x, y, known = _own(x, y, known)
     model = Hyperparameters(x.shape[-1] - 2, kernel=kernel)
     prior = model.prior()
 
@@ -167,6 +176,7 @@ def map_estimate(
     return torch.from_numpy(result.x)
 
 
+@with_gradients
 def laplace_draws(
     x: Tensor,
     y: Tensor,
@@ -191,6 +201,7 @@ def laplace_draws(
         known: as in ``map_estimate``.
         kernel: makes the kernel.
     """
+    x, y, mode, known = _own(x, y, mode, known)
     p, n_domains = len(mode), x.shape[-1] - 2
     prior = Hyperparameters(n_domains, kernel=kernel).prior()
 

@@ -21,6 +21,7 @@ from gpytorch.distributions import MultivariateNormal
 from linear_operator import to_linear_operator
 from torch import Tensor
 
+from ray_mixopt.core.baselines import broken, moved
 from ray_mixopt.core.forecast import NORMAL_95, Calibration, Forecast, Prediction
 from ray_mixopt.core.objective import Guardrail, divergence
 from ray_mixopt.core.simplex import same_mixture
@@ -28,7 +29,8 @@ from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.surrogate.correlation import square_root
 from ray_mixopt.surrogate.divergence import SMALL_RISK, Divergence
 from ray_mixopt.surrogate.encoding import Observations, encode, reports
-from ray_mixopt.surrogate.gp import AveragedGP, MixtureGP, Solved
+from ray_mixopt.surrogate.gp import AveragedGP, MixtureGP
+from ray_mixopt.surrogate.points import Points
 
 CAUTION = 0.5
 """Standard deviations of the difference from the anchor that an answer pays for, once many mixtures were seen."""
@@ -38,37 +40,6 @@ SURE = 1.645
 
 _AT_ONCE = 256  # mixtures of which the uncertainty is looked at together
 _MOST_ENTRIES = 2**24  # of what is solved for at a time, 128 MiB
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Points:
-    """Inputs solved for in the model of every metric, so that no question about them solves again.
-
-    Attributes:
-        x: the inputs, ``c x d+2``.
-        solved: what each metric's data say of them.
-    """
-
-    x: Tensor
-    solved: tuple[Solved, ...]
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    @property
-    def mixtures(self) -> np.ndarray:
-        """The mixtures, ``c x d``."""
-        return self.x[:, :-2].numpy()
-
-    def take(self, rows: np.ndarray | Tensor) -> Points:
-        """Some of them, by index."""
-        index = torch.as_tensor(rows)
-        return Points(x=self.x[index], solved=tuple(part.take(index) for part in self.solved))
-
-    def joined(self, other: Points) -> Points:
-        """Both, one after the other."""
-        pairs = zip(self.solved, other.solved, strict=True)
-        return Points(x=torch.cat([self.x, other.x]), solved=tuple(a.joined(b) for a, b in pairs))
 
 
 class ObjectivePosterior(Model):
@@ -345,7 +316,10 @@ class ObjectivePosterior(Model):
             doubt = (1 + self.fewness) * math.sqrt(float(mean.var(correction=0) + variance.mean()))
             found["difference"] = self.prediction(mixture, last)
             found["sure"] = not same_mixture(mixture, last) and float(mean.mean()) + SURE * doubt < 0
-        return found
+        limits = {
+            name: (*broken(self.space, w), *(g.name for g in self.guards if g.fails(w))) for name, w in others.items()
+        }
+        return {**found, "moved": moved(self.space), "breaks": {name: of for name, of in limits.items() if of}}
 
     def calibration(self, data: Sequence[Observations]) -> Calibration:
         """Coverage of 95% intervals of the objective when each run is predicted from all the others.
@@ -429,6 +403,15 @@ class Guard:
         """How much worse than the baseline's the metric may be, in its own unit."""
         assert self.posterior is not None
         return self.guardrail.tolerance * abs(float(self.posterior.mean(self.baseline[None])))
+
+    @property
+    def name(self) -> str:
+        """What it is called among the limits."""
+        return f"the guardrail on {self.guardrail.metric}"
+
+    def fails(self, mixture: np.ndarray) -> bool:
+        """Whether a mixture ``(d,)`` does not keep it, with the confidence that is wanted."""
+        return bool(self.shortfall(mixture[None])[0] > 0)
 
     def probability(self, mixtures: np.ndarray) -> Tensor:
         """Of the guardrail to hold for each of ``c x d`` mixtures, ``(c,)``; 1 while nothing is known.

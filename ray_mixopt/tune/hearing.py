@@ -169,6 +169,8 @@ class HearingSearcher(SnapshotSearcher):
             if run.reached >= run.steps:
                 # It has shown all that it was asked for, whether or not its last checkpoint is there: it would train
                 # again.
+                if run.status in ("failed", "lost"):
+                    self.optimizer.history.retry(trial.trial_id)
                 continuable = roster.pausing and restored and run.steps < self.optimizer.space.steps[-1]
                 self.optimizer.finish(trial.trial_id, continuable=continuable)
             elif run.status in ("failed", "lost") or (run.status == "paused" and not restored):

@@ -152,7 +152,7 @@ def test_a_method_is_scored_on_what_it_predicts():
 @pytest.mark.parametrize(
     ("history", "options", "message"),
     [
-        (runs(scales=["large"]), {}, "No run is of a scale smaller than large"),
+        (runs(scales=["large"]), {}, "All runs that report the objective are at large"),
         (runs(n=4), {}, "Only 4 mixtures are known at large x 400: at least 5"),
         (runs(n=6), {"known": 2}, "2 of the 6 mixtures known at large x 400 cannot be given"),
         (runs(), {"hide": ("huge", None)}, "huge"),

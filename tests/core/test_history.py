@@ -257,14 +257,61 @@ def test_the_cost_of_what_was_not_kept_is_a_cost(space, unkept) -> None:
 def test_what_was_asked_for_in_vain_is_withdrawn(history) -> None:
     before = history.state_dict()
     history.add(Trial(trial_id="c", mixture=W, scale="20M", steps=100))
-    history.withdraw("c")
+    history.withdraw(history.asked(history["c"], None, counts=True))
     assert history.state_dict() == before
     history.observe("a", 900, {"loss": 3.0})
     history.finish("a")
     before = history.state_dict()
-    history.resume("a", 6000)
-    history.withdraw("a", 900)
+    history.withdraw(history.asked(history.resume("a", 6000), 900, counts=False))
     assert history.state_dict() == before and history["a"].status == "paused"
+
+
+def test_what_others_were_asked_for_after_is_lost_rather_than_withdrawn(history) -> None:
+    taken, history.n_asked = [], 2
+    for name in "cde":
+        history.add(Trial(trial_id=name, mixture=W, scale="20M", steps=100))
+        taken.append(history.asked(history[name], None, counts=True))
+    history.observe("d", 100, {"loss": 3.0})
+    n = history.n_asked
+    for asked in taken:
+        history.withdraw(asked)
+    assert [run.status for run in history][-2:] == ["lost", "lost"] and "e" not in history.trials
+    assert history["d"].observations and history.n_asked == n - 1
+    history.observe("a", 900, {"loss": 3.0})
+    history.finish("a")
+    asked = history.asked(history.resume("a", 6000), 900, counts=True)
+    history.observe("a", 6000, {"loss": 2.0})
+    history.withdraw(asked)  # somebody ran it all the same
+    assert history["a"].status == "lost" and history["a"].reached == 6000
+    restored = History.from_state_dict(json.loads(json.dumps(history.state_dict())))
+    assert restored.state_dict() == history.state_dict()
+
+
+def test_a_run_stays_as_it_ended(history) -> None:
+    for how, status in (({"failed": True}, "failed"), ({"lost": True}, "lost"), ({"continuable": False}, "done")):
+        history.observe("a", 100, {"loss": 3.0})
+        history.finish("a", **how)
+        for late in ({}, {"failed": True}, {"lost": True}):
+            history.finish("a", **late)
+            if status == "done" and late:  # its end failed after all
+                status = next(iter(late))
+            assert history["a"].status == status
+        history["a"].status = "running"
+
+
+def test_given_runs_are_over(history) -> None:
+    history.add(Trial(trial_id="given", mixture=W, scale="20M", steps=100, status="done", evaluated=True))
+    history.observe("given", 100, {"loss": 3.0})
+    with pytest.raises(ValueError, match="Trial 'given' was made elsewhere and given to the search: it is over"):
+        history.finish("given")
+    state = history.state_dict() | {"n_asked": 2}
+    state["trials"][-1]["status"] = "paused"  # which earlier releases let happen
+    assert History.from_state_dict(state)["given"].status == "done"
+
+
+def test_names_that_are_free(history) -> None:
+    history.add(Trial(trial_id="trial_00003", mixture=W, scale="20M", steps=100))
+    assert history.free_name("trial") == "trial_00004" and history.free_name("evaluated") == "evaluated_00003"
 
 
 def test_a_run_is_tried_again_unless_it_is_over_for_good(history) -> None:

@@ -185,7 +185,7 @@ def test_answers_are_compared_with_the_reference(space) -> None:
         (lambda: Objective(weights={"a": -1.0}), "must be above 0, got -1.0: use directions"),
         (lambda: Objective(weights={"a": 1}, directions={"b": "min"}), "directions names 'b', which has no weight"),
         (lambda: Objective(weights={"a": 1}, directions={"a": "up"}), "must be 'min' or 'max'"),
-        (lambda: Objective(weights={"a": 1}, closeness=-1), "closeness must be a finite number >= 0"),
+        (lambda: Objective(weights={"a": 1}, closeness=-1), "closeness must be a number from 0"),
         (lambda: Guardrail(metric="a", tolerance=-0.1), "tolerance must be >= 0"),
         (lambda: Guardrail(metric="a", confidence=1.0), "confidence must be between 0 and 1"),
         (lambda: Objective.from_dict({"weights": {"a": 1}, "nonesuch": 1}), "Malformed description of an objective"),

@@ -104,11 +104,11 @@ def test_values_must_be_numbers(random, value) -> None:
 
 
 def test_one_value_or_several_metrics_but_not_both(space, random) -> None:
-    with pytest.raises(ValueError, match=r"tell got several metrics: pass objective=\{name: weight\}"):
+    with pytest.raises(ValueError, match=r"told one number a report, got .*objective=\{"):
         random.tell(random.ask().trial_id, 100, {"loss": 1.0})
     several = MixtureOptimizer(space, strategy="random", objective={"loss": 1.0, "piqa": -2.0})
     name = several.ask().trial_id
-    with pytest.raises(ValueError, match=r"tell needs the metrics \['loss', 'piqa'\] by name, got 1.0"):
+    with pytest.raises(ValueError, match=r"The metrics \['loss', 'piqa'\] are needed by name, got 1.0"):
         several.tell(name, 100, 1.0)
     with pytest.raises(ValueError, match="The value of piqa must be a number, got 'high'"):
         several.tell(name, 100, {"loss": 1.0, "piqa": "high"})

@@ -22,6 +22,7 @@ from ray_mixopt.strategies.default import DefaultStrategy
 from ray_mixopt.strategies.random import RandomStrategy
 from ray_mixopt.surrogate.belief import FitSettings
 from ray_mixopt.surrogate.encoding import encode
+from ray_mixopt.surrogate.fit import laplace_draws, map_estimate
 from ray_mixopt.surrogate.gp import MixtureGP
 from ray_mixopt.surrogate.kernels import MixtureKernel
 from ray_mixopt.testing.history import violations
@@ -123,6 +124,51 @@ def test_an_acquisition_of_botorchs_buys_the_runs():
     chosen = int(log_improvement(last).argmax())
     assert last.runs.mixtures[chosen].tolist() == list(asked[-1].mixture.values())
     assert float(last.costs[chosen]) == pytest.approx(asked[-1].cost)
+
+
+@pytest.mark.parametrize(
+    ("acquisition", "said"),
+    [
+        (lambda offer: offer.costs * math.nan, r"it gave a tensor of shape \(\d+,\), with NaN"),
+        (lambda offer: offer.costs[:1], r"it gave a tensor of shape \(1,\)\."),
+        (lambda offer: offer.costs.tolist(), r"it gave \[[\d.]+, "),
+        (lambda offer: None, r"it gave None\."),
+    ],
+)
+def test_an_acquisition_that_values_no_run_is_told_so(acquisition, said):
+    own = partial(DefaultStrategy, acquisition=acquisition)
+    optimizer = MixtureOptimizer(SPACE, strategy=own, objective={"loss": 1.0})
+    for mixture in SPACE.sample(8, np.random.default_rng(0)):
+        run = optimizer.accept(Proposal(mixture=mixture, scale="small", steps=100))
+        optimizer.tell(run.trial_id, 100, {"loss": loss(run.mixture, "small", 100)})
+    for _ in range(len(optimizer._strategy.design)):
+        optimizer.history.n_asked += 1
+    with pytest.raises(ValueError, match=rf"The acquisition .*<lambda> must give one number a run, .*{said}"):
+        optimizer.ask()
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_modes_of_the_caller_do_not_matter(mode):
+    def found():
+        optimizer = MixtureOptimizer(SPACE, seed=1, objective={"loss": 1.0})
+        for mixture in SPACE.sample(8, np.random.default_rng(0)):
+            shares = SPACE.named(mixture)
+            optimizer.add_evaluated_point(shares, "small", 400, {"loss": loss(shares, "small", 400)})
+        return optimizer
+
+    plain, other = found(), found()
+    with mode():
+        x = torch.rand(6, SPACE.n_domains + 2, dtype=torch.float64)
+        fitted = map_estimate(x, x[:, 0])
+        draws = laplace_draws(x, x[:, 0], fitted, 2, np.random.default_rng(0))
+        said = other.recommend(), other.predict([BEST]).mean, other.propose(other.history)
+        asked = other.ask(2)
+    assert not fitted.is_inference() and not draws.is_inference()
+    assert said[0] == plain.recommend() and said[1] == plain.predict([BEST]).mean
+    assert asked == plain.ask(2)
+    x = torch.rand(1, SPACE.n_domains + 2, dtype=torch.float64, requires_grad=True)
+    other.model("loss").posterior(x).mean.sum().backward()  # what was made meanwhile can be part of a gradient
+    assert x.grad.abs().sum() > 0
 
 
 # -- first runs
@@ -434,5 +480,5 @@ def test_settings_can_be_given_whole_or_one_by_one():
     changed = MixtureOptimizer(SPACE, settings, seed=4)
     assert (changed.settings.seed, changed.settings.budget) == (4, 5.0)
     assert Settings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
-    with pytest.raises(TypeError, match="unexpected keyword argument 'bugdet'"):
+    with pytest.raises(TypeError, match="no setting 'bugdet': there are mode"):
         MixtureOptimizer(SPACE, bugdet=3)

@@ -108,7 +108,7 @@ def test_it_says_what_a_reader_must_know(optimizer: MixtureOptimizer, page: Page
     )
     for trial in optimizer.history:
         assert (trial.trial_id in page.text) == (trial.status in ("diverged", "failed", "lost"))
-    assert "target_ratio:" in page.text and "weights: [" in page.text
+    assert "target_ratio:" in page.text
 
 
 def test_tables_have_headers_and_the_page_a_language(page: Page) -> None:
@@ -127,7 +127,8 @@ def test_money_is_counted_to_the_rung_it_paid_for(optimizer: MixtureOptimizer) -
 def test_nothing_known_is_said_so(tmp_path: Path) -> None:
     space = MixtureSpace(domains=("a", "b"), scales=(Scale("S", 1.0),), steps=(10,))
     path = write_report(Study(MixtureOptimizer(space), "empty"), tmp_path)
-    assert "Too few runs have reported to recommend anything" in Page(path.read_text()).text
+    text = Page(path.read_text()).text
+    assert "Nothing is known yet: no run has reported" in text and "What is shown is the uniform mixture" in text
 
 
 @pytest.mark.parametrize("room", [3000, 3])

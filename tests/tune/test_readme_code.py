@@ -32,7 +32,7 @@ def printed(page: str, folder: Path, then: str = "") -> str:
 def test_readme_code_runs(tmp_path: Path) -> None:
     text = printed("README.md", tmp_path)
     assert text.count("Recommended mixture for") == 2
-    assert "Recommended mixture for 1B x 20000 steps" in text
+    assert "Recommended mixture for 1B x 20,000 steps" in text
     assert (tmp_path / "ray_results" / "my-search").is_dir()
 
 
@@ -42,4 +42,4 @@ def test_a_strategy_of_ones_own_runs_in_tune_and_in_the_benchmark(tmp_path: Path
     then += "print(MixOptSearcher.load(results.experiment_path, strategy=Climb).recommend())\n"
     text = printed("docs/how-to/strategy.md", tmp_path, then)
     assert re.search(r"regret \d\.\d\d for [12]\.\d\d full runs", text)
-    assert "Trials: 10 errors: 0" in text and "Recommended mixture for 1B x 6000 steps" in text
+    assert "Trials: 10 errors: 0" in text and "Recommended mixture for 1B x 6,000 steps" in text

@@ -119,7 +119,7 @@ def test_people_get_tables_and_no_word_from_ray(tmp_path: Path, replay: Command)
     assert code == 0, err
     assert "loss (min) at L x 100 steps" in out
     assert "50.0%" in out and "0.000" in out  # the best logged mixture, found
-    assert "Spent 3000 of 3000, 3.00 times a full run." in out
+    assert "Spent 3,000 of 3,000, 3.00 times a full run." in out
     assert f"Results: {tmp_path / 'out'}/" in out.replace("\n", "")
     assert all(line.startswith("spent: ") for line in err.splitlines()), err
 

@@ -1,0 +1,88 @@
+"""Mixtures to compare with, by name or by shares, and what the limits of a space make of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ray_mixopt.core.arguments import FrozenDict, in_order
+from ray_mixopt.core.safety import named_numbers, number
+from ray_mixopt.core.simplex import SAME_SHARE, same_mixture
+from ray_mixopt.core.space import MixtureSpace
+
+Baseline = str | Mapping[str, float] | Sequence[float]
+"""A mixture to compare with: "uniform", "proportional" (to the token supply), or shares by domain or in their order."""
+
+
+def kept_baseline(baseline: Any, what: str) -> Any:
+    """A baseline that stays as it is, whatever becomes of the one given.
+
+    Args:
+        baseline: a name, weights by domain, or weights in the order of the domains.
+        what: what the error calls it: "reference".
+
+    Raises:
+        ValueError: if it is none of these.
+    """
+    if isinstance(baseline, str):
+        return baseline
+    try:
+        if isinstance(baseline, Mapping):
+            return FrozenDict(named_numbers(baseline, what))
+        return tuple(number(share, what) for share in in_order(baseline, what))
+    except ValueError:
+        raise ValueError(f"{what} must be weights by domain, 'uniform' or 'proportional', got {baseline!r}.") from None
+
+
+def jsonable(baseline: Baseline | None) -> Any:
+    """A baseline as JSON has it."""
+    if baseline is None or isinstance(baseline, str):
+        return baseline
+    return dict(baseline) if isinstance(baseline, Mapping) else list(baseline)
+
+
+def resolve(baseline: Baseline, space: MixtureSpace) -> np.ndarray:
+    """The shares of a baseline mixture, ``(d,)``.
+
+    Raises:
+        ValueError: for an unknown name, shares that are no mixture, or "proportional" without a token supply.
+    """
+    if not isinstance(baseline, str):
+        return space.mixture(baseline)
+    if baseline == "uniform":
+        return space.uniform()
+    if baseline != "proportional":
+        raise ValueError(f"A baseline is 'uniform', 'proportional' or shares by domain, got {baseline!r}.")
+    shares = space.proportional()
+    if shares is None:
+        raise ValueError(
+            "The proportional mixture is not known: give the space a token_supply for every domain, or use 'uniform' "
+            "or shares by domain as the baseline."
+        )
+    return shares
+
+
+def moved(space: MixtureSpace) -> tuple[str, ...]:
+    """Names of the baselines that limits exclude, so that the nearest mixture within them stands for each."""
+    found = {"uniform": (np.full(space.n_domains, 1 / space.n_domains), space.uniform())}
+    if (nearest := space.proportional()) is not None:
+        supply = np.array([space.token_supply[name] for name in space.domains])
+        found["proportional"] = supply / supply.sum(), nearest
+    return tuple(name for name, (meant, within) in found.items() if not same_mixture(meant, within))
+
+
+def broken(space: MixtureSpace, mixture: np.ndarray) -> tuple[str, ...]:
+    """The limits that a mixture ``(d,)`` breaks, in words such as "the cap on code"; none where it is within all."""
+    simplex, found = space.simplex, []
+    for domain, share, low, high in zip(space.domains, mixture, simplex.lower, simplex.upper, strict=True):
+        if share > high + SAME_SHARE:
+            found.append(f"the cap on {domain}")
+        elif share < low - SAME_SHARE:
+            found.append(f"the floor on {domain}")
+    for group in space.groups:
+        together = sum(mixture[space.domains.index(domain)] for domain in group.domains)
+        if not group.least - SAME_SHARE <= together <= group.most + SAME_SHARE:
+            found.append(f"the limit on {group.name}")
+    return tuple(found)

@@ -1,0 +1,116 @@
+"""A run of a search: what it was asked to do, what it showed, and how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args
+
+from ray_mixopt.core.curves import understood
+from ray_mixopt.core.safety import named_numbers, number, whole
+
+EXPLODED = 1e10  # no loss, perplexity or accuracy of a run that learns anything gets there
+
+Status = Literal["running", "paused", "done", "diverged", "failed", "lost"]
+"""``running``: asked for and not yet at its rung. ``paused``: at its rung, can be continued. ``done``: over, cannot be
+continued. ``diverged``: reported what is not ``is_sound``: NaN, an infinity, 1e10 and more. ``failed``: ended by an
+error of its own. ``lost``: its machine failed, or its runner no longer knows it."""
+
+
+@dataclass(kw_only=True)
+class Trial:
+    """One training run.
+
+    Attributes:
+        trial_id: its name.
+        mixture: shares in domain order, ``(d,)``.
+        scale: name of the model scale.
+        steps: the rung it was asked to reach.
+        status: see ``Status``.
+        observations: metrics seen at each step; those that diverged are left out.
+        evaluated: whether the run was given to the search rather than paid by it.
+        acquisition: what the strategy expected of the run when it asked for it, in the strategy's own terms; None
+            where it keeps no such number.
+        noise: standard deviation by metric, where it is known that its values scatter more than those of other runs.
+    """
+
+    trial_id: str
+    mixture: tuple[float, ...]
+    scale: str
+    steps: int
+    status: Status = "running"
+    observations: dict[int, dict[str, float]] = field(default_factory=dict)
+    evaluated: bool = False
+    acquisition: float | None = None
+    noise: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def reached(self) -> int:
+        """The last step seen; 0 before the first report."""
+        return max(self.observations, default=0)
+
+    @property
+    def pending(self) -> bool:
+        """Whether the rung it was asked for is still on its way."""
+        return self.status == "running" and self.reached < self.steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A run as it was asked for, to take it back.
+
+    Attributes:
+        trial: the run.
+        before: the rung that it was paused at; None for a new one.
+        reached: the step it was at.
+        n: number of runs asked for by then, this one included.
+        counts: whether it moved the strategy's random streams on.
+    """
+
+    trial: Trial
+    before: int | None
+    reached: int
+    n: int
+    counts: bool
+
+
+def is_sound(value: float) -> bool:
+    """Whether a metric is a number that a run that has not diverged may report."""
+    return abs(value) < EXPLODED  # so that NaN is not
+
+
+def trial_of(entry: Mapping[str, Any]) -> Trial:
+    """The trial that the state of a history describes.
+
+    Raises:
+        ValueError: if it makes no sense; or what comes of looking into what is not there.
+    """
+    name, status = entry["trial_id"], entry["status"]
+    if unknown := set(entry) - {field.name for field in fields(Trial)}:
+        raise ValueError(f"Trial {name!r} has the unknown fields {sorted(unknown)}.")
+    if not isinstance(name, str) or not isinstance(entry["scale"], str) or not isinstance(entry["evaluated"], bool):
+        raise ValueError(f"Trial {name!r} is malformed.")
+    if status not in get_args(Status):
+        raise ValueError(f"Trial {name!r} has the unknown status {status!r}.")
+    if not isinstance(entry["mixture"], list | tuple):
+        raise ValueError(f"Trial {name!r} has no list of shares.")
+    observations = understood(entry["observations"], f"trial {name!r}")
+    if (status in ("paused", "diverged") and not observations) or (entry["evaluated"] and status == "running"):
+        raise ValueError(f"Trial {name!r} cannot be {status}.")
+    if entry["evaluated"] and status == "paused":  # earlier releases let given runs be paused
+        status = "done"
+    noise = named_numbers(entry.get("noise", {}), f"the noise of trial {name!r}")
+    if not all(0 <= value < EXPLODED for value in noise.values()):
+        raise ValueError(f"Trial {name!r} has a noise that is no standard deviation: {noise}.")
+    acquisition = entry["acquisition"]
+    return Trial(
+        trial_id=name,
+        mixture=tuple(number(share, f"A share of trial {name!r}") for share in entry["mixture"]),
+        scale=entry["scale"],
+        steps=whole(entry["steps"], f"The rung of trial {name!r}", 1),
+        status=status,
+        observations=observations,
+        evaluated=entry["evaluated"],
+        acquisition=None if acquisition is None else number(acquisition, f"The acquisition of trial {name!r}"),
+        noise=noise,
+    )

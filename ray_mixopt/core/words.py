@@ -1,0 +1,46 @@
+"""How numbers, fidelities and lists are written where people read them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+_WRITTEN_OUT = 1e10  # below this a number is shorter with its digits than it is hard to read with an exponent
+
+
+def amount(value: float) -> str:
+    """A number with four significant digits, or all of those before its point: 0.1234, 12.34, 19,700, 2.5e+21.
+
+    Args:
+        value: costs, tokens or steps, in any unit.
+    """
+    if not math.isfinite(value) or not 999.5 <= abs(value) < _WRITTEN_OUT:
+        return f"{value:.4g}"
+    return f"{value:,.0f}"
+
+
+def fidelity(scale: str, steps: int) -> str:
+    """A scale and a length, such as "1B x 19,700 steps"."""
+    return f"{scale} x {steps:,} steps"
+
+
+def run_to(scale: str, steps: int) -> str:
+    """A run and how far it is to go, such as "60M to step 2,000"."""
+    return f"{scale} to step {steps:,}"
+
+
+def listed(names: Sequence[str], last: str = "and") -> str:
+    """Names one after the other, such as "a, b and c"; "" where there is none."""
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} {last} {names[-1]}"
+
+
+def called(baseline: str, moved: Sequence[str]) -> str:
+    """A mixture compared with: "uniform mixture", or "uniform mixture within the limits" where these moved it.
+
+    Args:
+        baseline: its name.
+        moved: the names of those that limits exclude, see ``baselines.moved``.
+    """
+    return f"{baseline} mixture{' within the limits' if baseline in moved else ''}"
