@@ -256,6 +256,16 @@ def test_metrics_with_gaps_are_fitted_and_those_without_content_are_said(tmp_pat
     assert "**Not fitted**: constant" in (tmp_path / "a.md").read_text()
 
 
+def test_a_metric_that_diverged_everywhere_is_said_and_the_others_are_fitted(tmp_path: Path, caplog) -> None:
+    frame = table(24, 2, (1000, 2000)).assign(**{"val_loss/web": np.inf})
+    result = call("--runs", written(frame, tmp_path), "--out", tmp_path / "a.npz", "--metric", "accuracy/code")
+    assert result.exit_code == 0, result.output
+    assert "diverged" in caplog.text
+    assert simulators.load(str(tmp_path / "a.npz")).metrics == ("accuracy/code",)
+    alone = call("--runs", written(frame, tmp_path), "--out", tmp_path / "b.npz", "--metric", "val_loss/web")
+    assert alone.exit_code == 2 and "val_loss/web" in alone.output, alone.output
+
+
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [

@@ -235,14 +235,17 @@ def test_where_the_bridge_is_short_the_corners_are_run_again_further_up_late_in_
     assert [run.mixture.argmax() for run in again] == [0, 1, 2]
 
     optimizer = MixtureOptimizer(TALL, budget=4 * TALL.target_cost, seed=1)
+    spent = {}
     for _ in range(140):
         suggestion = optimizer.ask()
         if suggestion is None:
             break
         train(optimizer, suggestion, reversed_loss)
-    assert (
-        optimizer.recommend().mixture["math"] > 0.9
-    )  # which it saw where small models and short runs say the opposite
+        spent.setdefault(suggestion.trial_id, optimizer.history.committed)
+    asked = [t for t in optimizer.history if t.scale == "150M" and max(t.mixture) == pytest.approx(0.95 + 0.05 / 3)]
+    assert sum(t.steps >= 12000 for t in asked) == 3  # each once
+    assert min(spent[t.trial_id] for t in asked) > 0.4 * 4 * TALL.target_cost
+    assert optimizer.recommend().mixture["math"] > 0.9
 
 
 def test_a_bridge_that_reaches_far_is_enough():

@@ -21,6 +21,7 @@ from ray_mixopt.analysis.ledger import Ledger
 from ray_mixopt.analysis.study import Study
 from ray_mixopt.core.strategy import Proposal
 from ray_mixopt.io import searches
+from ray_mixopt.io.blends import blend
 from ray_mixopt.report.page import findings, write_report
 from ray_mixopt.strategies.default import DefaultSettings, DefaultStrategy
 from ray_mixopt.surrogate.belief import FitSettings
@@ -108,7 +109,8 @@ def test_it_says_what_a_reader_must_know(optimizer: MixtureOptimizer, page: Page
     )
     for trial in optimizer.history:
         assert (trial.trial_id in page.text) == (trial.status in ("diverged", "failed", "lost"))
-    assert "target_ratio:" in page.text
+    for kind in ("yaml", "olmo-core"):
+        assert blend(kind, optimizer.recommend().mixture, optimizer.space) in page.text
 
 
 def test_tables_have_headers_and_the_page_a_language(page: Page) -> None:
