@@ -265,6 +265,14 @@ def test_special_tokens_among_the_pieces_are_text_too(tmp_path: Path, kind: str)
     assert tokens[0] == tokens[-2] == hello and made.token_to_id("two words") in tokens
 
 
+def test_two_tokens_of_one_id_are_refused(tmp_path: Path) -> None:
+    content = json.loads(tokenizer_file(tmp_path / "t.json", ["</s>"]).read_text())
+    content["model"]["vocab"]["b"] = content["model"]["vocab"]["a"]
+    (tmp_path / "t.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"t.json gives 'a' and 'b' the same id, \d+: mend the file"):
+        JsonTokenizer(tmp_path / "t.json")
+
+
 @pytest.mark.parametrize("kind", ["Unigram", "WordLevel", "WordPiece"])
 def test_words_without_a_token_are_refused(tmp_path: Path, kind: str) -> None:
     pieces(kind, ["</s>"], unknown=None).save(str(tmp_path / "t.json"))

@@ -80,7 +80,14 @@ class JsonTokenizer:
             made = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises plain Exception
             raise ValueError(f"{path} is no JSON file of the tokenizers library: {error}.") from error
-        self.vocab_size = max(made.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        vocabulary = made.get_vocab(with_added_tokens=True)
+        by_id: dict[int, str] = {}
+        for token in sorted(vocabulary):
+            if (other := by_id.setdefault(vocabulary[token], token)) != token:
+                # Which of the two the library takes for the id differs from one reading to the next.
+                number = vocabulary[token]
+                raise ValueError(f"{path} gives {other!r} and {token!r} the same id, {number}: mend the file.")
+        self.vocab_size = max(by_id, default=-1) + 1
         if isinstance(eos, int):
             found = {made.id_to_token(eos): eos}
             names = [f"of the id {eos}"]
@@ -91,10 +98,13 @@ class JsonTokenizer:
             raise ValueError(f"{path} has no token {' or '.join(names)}: name the one that ends a document with --eos.")
         word, self.eos_id = next(iter(found.items()))
         self._path = path
-        self._tokenizer = _ending_with(made, str(word))
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
-        self._counting = _noting_what_it_lacks(self._tokenizer)
+        try:
+            self._tokenizer = _ending_with(made, str(word))
+            self._tokenizer.no_padding()
+            self._tokenizer.no_truncation()
+            self._counting = _noting_what_it_lacks(self._tokenizer)
+        except Exception as error:  # the library does not read everything that it writes
+            raise ValueError(f"{path} is no sound tokenizer: {error}.") from error
 
     def encode(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
         """Token ids of each document, ``(n_tokens + 1,)`` each.
