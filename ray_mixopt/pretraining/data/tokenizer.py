@@ -85,8 +85,8 @@ class JsonTokenizer:
         for token in sorted(vocabulary):
             if (other := by_id.setdefault(vocabulary[token], token)) != token:
                 # Which of the two the library takes for the id differs from one reading to the next.
-                number = vocabulary[token]
-                raise ValueError(f"{path} gives {other!r} and {token!r} the same id, {number}: mend the file.")
+                shared = vocabulary[token]
+                raise ValueError(f"{path} gives {other!r} and {token!r} the same id, {shared}: mend the file.")
         self.vocab_size = max(by_id, default=-1) + 1
         if isinstance(eos, int):
             found = {made.id_to_token(eos): eos}
