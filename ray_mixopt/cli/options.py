@@ -36,6 +36,16 @@ Exit codes: 0 done, 1 runs failed or the search broke down, 2 wrong arguments or
 as_json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print the result as one JSON object and nothing else."
 )
+strategy_option = click.option(
+    "--strategy", default="default", show_default=True, help="default, random, paper, or as in paper:kernel=tv."
+)
+earlier_option = click.option(
+    "--from",
+    "earlier",
+    metavar="PATH",
+    multiple=True,
+    help="Old runs to take in at no cost, see recommend; repeatable.",
+)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from ray_mixopt.cli.options import (
     INTERRUPTED,
     as_json_option,
     bad_arguments,
+    earlier_option,
     examples,
     nothing_known,
     resumable,
@@ -33,13 +34,7 @@ from ray_mixopt.cli.options import (
 @click.option("--dry-run", is_flag=True, help="Check everything and print the plan.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted search.")
 @click.option("--final", is_flag=True, help="Then train the target with the recommended mixture.")
-@click.option(
-    "--from",
-    "earlier",
-    metavar="PATH",
-    multiple=True,
-    help="Old runs to take in at no cost, see recommend; repeatable.",
-)
+@earlier_option
 @scatter_option
 @as_json_option
 def pretrain(

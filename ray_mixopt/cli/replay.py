@@ -22,6 +22,7 @@ from ray_mixopt.cli.options import (
     one_thread,
     parsed_target,
     scatter_option,
+    strategy_option,
 )
 from ray_mixopt.cli.sources import table_options
 
@@ -52,9 +53,7 @@ RESULT_VERSION = 1
 @scatter_option
 @click.option("--metric", help="Metric to optimise.  [default: the simulator's or table's own]")
 @click.option("--mode", type=click.Choice(["min", "max"]), help="Direction.  [default: the metric's own]")
-@click.option(
-    "--strategy", default="default", show_default=True, help="default, random, paper, or as in paper:kernel=tv."
-)
+@strategy_option
 @click.option(
     "--budget", type=float, help=f"Most to spend, in units of cost.  [default: {DEFAULT_TARGET_RUNS} of a full run]"
 )

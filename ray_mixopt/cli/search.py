@@ -16,12 +16,14 @@ from ray_mixopt.cli.options import (
     INTERRUPTED,
     as_json_option,
     bad_arguments,
+    earlier_option,
     examples,
     nothing_known,
     objective_options,
     one_thread,
     resumable,
     scatter_option,
+    strategy_option,
 )
 
 if TYPE_CHECKING:
@@ -41,22 +43,14 @@ DEFAULT_TARGET_RUNS = 3.0
 @click.argument("space", type=click.Path(path_type=Path))
 @click.argument("program", nargs=-1, type=click.UNPROCESSED, metavar="-- COMMAND...")
 @objective_options
-@click.option(
-    "--strategy", default="default", show_default=True, help="default, random, paper, or as in paper:kernel=tv."
-)
+@strategy_option
 @click.option(
     "--budget", type=float, help=f"Most to spend, in units of cost.  [default: {DEFAULT_TARGET_RUNS:g} full runs]"
 )
 @click.option("--num-samples", type=click.IntRange(min=1), help="Most runs.  [default: as many as the budget buys]")
 @click.option("--concurrency", type=click.IntRange(min=1), help="Runs at a time.  [default: as many as find room]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option(
-    "--from",
-    "earlier",
-    metavar="PATH",
-    multiple=True,
-    help="Old runs to take in at no cost, see recommend; repeatable.",
-)
+@earlier_option
 @scatter_option
 @click.option(
     "--out",

@@ -21,6 +21,7 @@ from ray_mixopt.cli.options import (
     objective_options,
     one_thread,
     resumable,
+    strategy_option,
 )
 from ray_mixopt.cli.sources import source_options
 from ray_mixopt.cli.suggested import Answer
@@ -56,9 +57,7 @@ if TYPE_CHECKING:
     help="Runs to have under way: those suggested before whose rows are not there yet count.",
 )
 @click.option("--budget", type=float, help="Most to spend on suggested runs, in units of cost.  [default: no limit]")
-@click.option(
-    "--strategy", default="default", show_default=True, help="default, random, paper, or as in paper:kernel=tv."
-)
+@strategy_option
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option(
     "--state",

@@ -17,6 +17,7 @@ from ray_mixopt.command.run import CommandRun, LostRunError, Order
 from ray_mixopt.command.settings import Command
 from ray_mixopt.core.history import is_sound
 from ray_mixopt.core.space import MixtureSpace
+from ray_mixopt.core.trial import Wanted
 from ray_mixopt.tune.reports import others_of
 
 _CHECKPOINT_FILE = "command_run.json"
@@ -104,18 +105,14 @@ class CommandTrainable(tune.Trainable):
         return True
 
     def _begin(self, config: Mapping[str, Any]) -> None:
-        missing = [key for key in ("mixture", "scale", "steps") if key not in config]
-        if missing:
-            raise ValueError(f"The configuration of a run lacks {', '.join(missing)}: it has {sorted(config)}.")
-        # Searchers built on NumPy put its scalars, str_ and int64, into configurations.
-        weights = {str(name): float(share) for name, share in config["mixture"].items()}
+        wanted = Wanted.of(config)
         self._order = Order(
-            mixture=self._space.named(self._space.mixture(weights)),
-            scale=str(config["scale"]),
-            steps=int(config["steps"]),
+            mixture=self._space.named(self._space.mixture(wanted.weights)),
+            scale=wanted.scale,
+            steps=wanted.steps,
             seed=self._seed,
         )
-        self._continuable = bool(config.get("continuable", False)) and self._command.continues
+        self._continuable = wanted.continuable and self._command.continues
         self._reached, self._report = 0, None
 
     def _is_over(self, report: Mapping[str, Any]) -> bool:

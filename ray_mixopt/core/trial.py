@@ -56,6 +56,45 @@ class Trial:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What the configuration of a trainable asks for.
+
+    Attributes:
+        weights: non-negative, by domain name; not normalised.
+        scale: name of the model scale.
+        steps: the rung to train to.
+        continuable: whether the run may go on later with larger ``steps``.
+    """
+
+    weights: dict[str, float]
+    scale: str
+    steps: int
+    continuable: bool
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Wanted:
+        """What the configuration asks for, in Python's own types.
+
+        Searchers built on NumPy put its scalars, str_ and int64, into configurations.
+
+        Raises:
+            ValueError: if it lacks ``mixture``, ``scale`` or ``steps``.
+            TypeError: if ``mixture`` is not a mapping.
+        """
+        if missing := [key for key in ("mixture", "scale", "steps") if key not in config]:
+            raise ValueError(f"The configuration of a run lacks {', '.join(missing)}: it has {sorted(config)}.")
+        mixture = config["mixture"]
+        if not isinstance(mixture, Mapping):
+            raise TypeError(f"config['mixture'] must map domain names to weights, got {mixture!r}.")
+        return cls(
+            weights={str(name): float(share) for name, share in mixture.items()},
+            scale=str(config["scale"]),
+            steps=int(config["steps"]),
+            continuable=bool(config.get("continuable", False)),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Asked:
     """A run as it was asked for, to take it back.
 

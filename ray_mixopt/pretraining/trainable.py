@@ -10,6 +10,7 @@ from typing import Any
 
 from ray import tune
 
+from ray_mixopt.core.trial import Wanted
 from ray_mixopt.pretraining.config import MEAN_LOSS, PretrainConfig
 from ray_mixopt.pretraining.group import TrainingGroup
 
@@ -89,14 +90,9 @@ class PretrainTrainable(tune.Trainable):
         return True
 
     def _begin(self, config: Mapping[str, Any]) -> None:
-        missing = [key for key in ("mixture", "scale", "steps") if key not in config]
-        if missing:
-            raise ValueError(f"The configuration of a run lacks {', '.join(missing)}: it has {sorted(config)}.")
-        # Searchers built on NumPy put its scalars, str_ and int64, into configurations.
-        self._mixture = {str(name): float(share) for name, share in config["mixture"].items()}
-        self._scale = str(config["scale"])
-        self._steps = int(config["steps"])
-        self._continuable = bool(config.get("continuable", False))
+        wanted = Wanted.of(config)
+        self._mixture, self._scale = wanted.weights, wanted.scale
+        self._steps, self._continuable = wanted.steps, wanted.continuable
         self._reached, self._report = 0, None
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ray import tune
 
+from ray_mixopt.core.trial import Wanted
 from ray_mixopt.simulators.run_table import RunTable
 from ray_mixopt.simulators.simulator import Simulator, load
 
@@ -64,19 +65,9 @@ class SimulatorTrainable(tune.Trainable):
         return True
 
     def _begin(self, config: Mapping[str, Any]) -> None:
-        missing = [key for key in ("mixture", "scale", "steps") if key not in config]
-        if missing:
-            raise ValueError(
-                f"The configuration of a simulated run lacks {', '.join(missing)}: it has {sorted(config)}."
-            )
-        space = self._simulator.space
-        if not isinstance(config["mixture"], Mapping):
-            raise TypeError(f"config['mixture'] must map domain names to weights, got {config['mixture']!r}.")
-        # Searchers built on NumPy put its scalars, str_ and int64, into configurations.
-        self._mixture = space.mixture({str(name): float(share) for name, share in config["mixture"].items()})
-        self._scale = str(config["scale"])
-        self._steps = int(config["steps"])
-        self._continuable = bool(config.get("continuable", False))
+        wanted = Wanted.of(config)
+        self._mixture = self._simulator.space.mixture(wanted.weights)
+        self._scale, self._steps, self._continuable = wanted.scale, wanted.steps, wanted.continuable
         rungs = self._simulator.rungs(self._mixture, self._scale)
         self._rungs = sorted({rung for rung in rungs if rung < self._steps} | {self._steps})
         self._last = max(rungs, default=self._steps)

@@ -18,7 +18,7 @@ from ray_mixopt.surrogate.kernels import MixtureFidelityKernel, MixtureKernel
 _MAX_ITERATIONS = 100
 _TOLERANCE = 1e-5  # relative, of the log density: a thousandth of a nat or so
 _BOUND = 4.0  # prior standard deviations a hyper-parameter may go
-_STEP = 1e-3  # of the central differences
+_STEP = 1e-3  # of the differences of gradients
 _CACHED = 2**17  # entries of a batch of covariances
 _MANY = 64  # hyper-parameters
 _DIRECTIONS = 32  # of those, in which the curvature is measured
@@ -160,20 +160,21 @@ def map_estimate(
     model = Hyperparameters(x.shape[-1] - 2, kernel=kernel)
     prior = model.prior()
 
-    def objective(theta: np.ndarray) -> tuple[float, np.ndarray]:
-        loss, grad = _loss_and_grad(model, prior, torch.from_numpy(theta.copy()), x, y, known)
-        return float(loss), grad.numpy()
+    def objective(offset: np.ndarray) -> tuple[float, np.ndarray]:
+        """In units of the prior, in which the search needs the fewest steps."""
+        theta = prior.mean + prior.std * torch.from_numpy(offset)
+        loss, grad = _loss_and_grad(model, prior, theta, x, y, known)
+        return float(loss), (prior.std * grad).numpy()
 
-    bounds = [(m - _BOUND * s, m + _BOUND * s) for m, s in zip(prior.mean.tolist(), prior.std.tolist(), strict=True)]
     result = minimize(
         objective,
-        prior.mean.numpy(),
+        np.zeros(len(prior.mean)),
         jac=True,
         method="L-BFGS-B",
-        bounds=bounds,
+        bounds=[(-_BOUND, _BOUND)] * len(prior.mean),
         options={"maxiter": _MAX_ITERATIONS, "ftol": _TOLERANCE},
     )
-    return torch.from_numpy(result.x)
+    return prior.mean + prior.std * torch.from_numpy(result.x)
 
 
 @with_gradients
@@ -188,9 +189,9 @@ def laplace_draws(
 ) -> Tensor:
     """The mode, refined, and ``n_draws - 1`` draws from the Gaussian that fits the posterior at the mode, ``s x p``.
 
-    The Hessian comes from central differences of the gradient, evaluated in batches that fit a core's cache. Curvatures
-    below the prior's are raised to it. Of very many hyper-parameters the data tell about few directions: those are
-    looked for (Lanczos 1950), and the others stay as wide as the prior.
+    The Hessian comes from differences of the gradient, evaluated in batches that fit a core's cache. Curvatures below
+    the prior's are raised to it. Of very many hyper-parameters the data tell about few directions: those are looked for
+    (Lanczos 1950), and the others stay as wide as the prior.
 
     Args:
         x: inputs, ``n x d+2``.
@@ -212,27 +213,23 @@ def laplace_draws(
         pairs = zip(models, chunks, strict=True)
         return torch.cat([_loss_and_grad(model, prior, chunk, x, y, known)[1] for model, chunk in pairs])
 
+    (slope,) = gradients(mode[None])
     if p <= _MANY:
-        steps = _STEP * torch.eye(p, dtype=mode.dtype)
-        grads = gradients(torch.cat([mode + steps, mode - steps]))
-        hessian = (grads[:p] - grads[p:]) / (2 * _STEP)
+        hessian = (gradients(mode + _STEP * torch.eye(p, dtype=mode.dtype)) - slope) / _STEP
         scaled = prior.std[:, None] * 0.5 * (hessian + hessian.T) * prior.std  # in units of the prior
         values, vectors = torch.linalg.eigh(scaled)
         # The symmetric root: the eigenvectors' signs, and their order among equals, are the library's choice.
         spread = vectors * values.clamp_min(1.0).rsqrt() @ vectors.mT
-        slope = prior.std * (grads[:p] + grads[p:]).mean(0) / 2
     else:
 
         def curvature(direction: Tensor) -> Tensor:
-            steps = _STEP * prior.std * direction
-            above, below = gradients(torch.stack([mode + steps, mode - steps]))
-            return prior.std * (above - below) / (2 * _STEP)
+            (there,) = gradients((mode + _STEP * prior.std * direction)[None])
+            return prior.std * (there - slope) / _STEP
 
         values, vectors = _lanczos(curvature, torch.from_numpy(rng.standard_normal(p)), _DIRECTIONS)
         spread = torch.eye(p, dtype=mode.dtype) + (vectors * (values.clamp_min(1.0).rsqrt() - 1)) @ vectors.mT
-        slope = prior.std * gradients(mode[None])[0]
     # A Newton step: where the search for the mode stopped depends on how the machine rounds.
-    mode = mode - prior.std * (spread @ spread @ slope)
+    mode = mode - prior.std * (spread @ spread @ (prior.std * slope))
     noise = torch.from_numpy(rng.standard_normal((p, n_draws - 1)))
     draws = torch.cat([mode[:, None], mode[:, None] + prior.std[:, None] * (spread @ noise)], 1)
     limit = _BOUND * prior.std[:, None]
