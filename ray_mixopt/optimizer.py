@@ -314,10 +314,10 @@ class MixtureOptimizer:
         return detailed(recommendation, self.problem, self.history, self.belief)
 
     @_thought
-    def answer(self) -> Recommendation:
-        """``recommend`` for those who compare many: without the next run and the check of the intervals, if it can."""
+    def answer(self, history: History | None = None) -> Recommendation:
+        """``recommend``, of another history if one is given, without the next run and the check of the intervals."""
         brief: Callable[[History], Recommendation] = getattr(self._strategy, "answer", self._strategy.recommend)
-        return brief(self.history)
+        return brief(self.history if history is None else history)
 
     @property
     @_thought

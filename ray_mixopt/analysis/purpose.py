@@ -9,7 +9,6 @@ import torch
 
 from ray_mixopt.acquisition.offer import Offer
 from ray_mixopt.acquisition.regret import Regret
-from ray_mixopt.core.history import History
 from ray_mixopt.core.simplex import same_mixture
 from ray_mixopt.core.strategy import Proposal
 from ray_mixopt.optimizer import MixtureOptimizer
@@ -24,17 +23,26 @@ _DIFFERENT = 0.02  # of the tokens, of which there is "more" or "less"
 _STREAM = 11  # of random numbers
 
 
-def purpose(optimizer: MixtureOptimizer, run: Proposal) -> str:
+def best_now(optimizer: MixtureOptimizer) -> np.ndarray:
+    """What would be recommended of the runs that have reported, ``(d,)``: those on their way change nothing in it."""
+    seen = optimizer.history.copy()
+    seen.trials = {name: trial for name, trial in seen.trials.items() if trial.observations}
+    return optimizer.space.mixture(optimizer.answer(seen).mixture)
+
+
+def purpose(optimizer: MixtureOptimizer, run: Proposal, best: np.ndarray | None = None) -> str:
     """What a run is expected to settle: the question that it is about, and how much of the doubt it removes.
 
     Args:
         optimizer: knows all runs before it, those on their way included.
         run: not asked for yet.
+        best: the mixture ``(d,)`` that it is compared with; ``best_now`` by default.
     """
     posterior = optimizer.posterior()
     if posterior is None:
         return _first_question(optimizer, run)
-    return _Doubt.of(optimizer, posterior).settled_by(run)
+    doubt = _Doubt.of(optimizer, posterior)
+    return f"{_question(optimizer, run, best_now(optimizer) if best is None else best)} {doubt.removed_by(run)}"
 
 
 def _first_question(optimizer: MixtureOptimizer, run: Proposal) -> str:
@@ -53,18 +61,29 @@ def _first_question(optimizer: MixtureOptimizer, run: Proposal) -> str:
     return f"What a mixture far from all others does {at}."
 
 
+def _question(optimizer: MixtureOptimizer, run: Proposal, best: np.ndarray) -> str:
+    """The question of a run, where there is an answer that it may change."""
+    space, at = optimizer.space, f"at {run.scale} x {run.steps} steps"
+    if run.continues is not None:
+        return f"Whether what it showed up to step {optimizer.history[run.continues].reached} holds {at}."
+    difference = run.mixture - best
+    if np.abs(difference).max() < _DIFFERENT:
+        return f"How good the mixture that looks best now is {at}."
+    order = np.argsort(difference)
+    more = [f"{space.domains[i]} {best[i]:.0%} -> {run.mixture[i]:.0%}" for i in (order[-1], order[0])]
+    return f"Whether what looks best now is better or worse with {' and '.join(more)}, {at}."
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Doubt:
     """What choosing a mixture now would lose, on average, by not knowing the best.
 
     Attributes:
-        history: all runs so far.
         posterior: of the objective, with the runs on their way.
         plausible: mixtures that may be the best, solved.
         regret: of deciding now between them.
     """
 
-    history: History
     posterior: ObjectivePosterior
     plausible: Points
     regret: Regret
@@ -84,9 +103,10 @@ class _Doubt:
         mean, covariance = posterior.contrasts(points)
         normals = torch.from_numpy(rng.standard_normal((*mean.shape, _SAMPLES)))
         regret = Regret.sampled(mean, covariance, normals)
-        return cls(history=history, posterior=posterior, plausible=points, regret=regret)
+        return cls(posterior=posterior, plausible=points, regret=regret)
 
-    def settled_by(self, run: Proposal) -> str:
+    def removed_by(self, run: Proposal) -> str:
+        """How much of it a run is expected to remove, in a sentence."""
         x = encode(self.posterior.space, run.mixture[None], [(run.scale, run.steps)])
         offer = Offer(
             posterior=self.posterior,
@@ -97,16 +117,4 @@ class _Doubt:
         )
         lost = float(self.regret.within.sum(-1).mean() + self.regret.between.mean())
         share = min(float(offer.removed[0]) / lost, 1.0) if lost > 0 else 0.0
-        return f"{self._question(run)} Expected to remove {share:.0%} of the {lost:.2g} that choosing now would lose."
-
-    def _question(self, run: Proposal) -> str:
-        space, at = self.posterior.space, f"at {run.scale} x {run.steps} steps"
-        if run.continues is not None:
-            return f"Whether what it showed up to step {self.history[run.continues].reached} holds {at}."
-        best = self.plausible.mixtures[int(self.regret.best)]
-        difference = run.mixture - best
-        if np.abs(difference).max() < _DIFFERENT:
-            return f"How good the mixture that looks best now is {at}."
-        order = np.argsort(difference)
-        more = [f"{space.domains[i]} {best[i]:.0%} -> {run.mixture[i]:.0%}" for i in (order[-1], order[0])]
-        return f"Whether what looks best now is better or worse with {' and '.join(more)}, {at}."
+        return f"Expected to remove {share:.0%} of the {lost:.2g} that choosing now would lose."

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ray_mixopt.cli.options import as_json_option, bad_arguments, examples, resumable
+from ray_mixopt.core.words import counted
 
 if TYPE_CHECKING:
     from ray_mixopt.benchmark.problem import BenchmarkProblem
@@ -112,7 +113,7 @@ def benchmark(
             out.mkdir(parents=True, exist_ok=True)
         for sentence in plan.skipped:
             click.echo(f"Skipped {sentence}.", err=True)
-        click.echo(f"{len(plan.done)} searches are there, {len(plan.missing)} to do", err=True)
+        click.echo(f"{counted(len(plan.done), 'search is', 'searches are')} there, {len(plan.missing)} to do", err=True)
         with resumable(f"finished searches are kept in {out}, give the same command again for the others."):
             failures = campaign.run(
                 plan.missing,
@@ -123,7 +124,7 @@ def benchmark(
             )
     _report(out, failures, as_json, only=report_only)
     if failures:
-        raise click.ClickException("\n".join([f"{len(failures)} searches failed:", *failures]))
+        raise click.ClickException("\n".join([f"{counted(len(failures), 'search', 'searches')} failed:", *failures]))
 
 
 def _report(out: Path, failures: Sequence[str], as_json: bool, *, only: bool) -> None:

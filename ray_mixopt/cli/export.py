@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +14,7 @@ from ray_mixopt.cli.blend_options import FORMATS as BLENDS
 from ray_mixopt.cli.blend_options import AboutData, data_options
 from ray_mixopt.cli.options import as_json_option, bad_arguments, examples
 from ray_mixopt.cli.sources import source_options
+from ray_mixopt.core.words import counted
 
 if TYPE_CHECKING:
     from ray_mixopt.core.history import History
@@ -22,6 +24,20 @@ if TYPE_CHECKING:
 FORMATS = ("csv", "parquet", "olmix", "regmix")
 
 
+def _to_new_files(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Refuses, before any run is read, to write to files that are there."""
+
+    @functools.wraps(command)
+    def wrapped(*, kind: str, out: Path, **rest: Any) -> Any:
+        from ray_mixopt.io.export import FILES, check_free
+
+        with bad_arguments():
+            check_free(out / name for name in FILES.get(kind, ()))
+        return command(kind=kind, out=out, **rest)
+
+    return wrapped
+
+
 @click.command(
     epilog=examples(
         "ray-mixopt export --from ~/ray_results/my-search --format olmix --out swarm",
@@ -29,6 +45,7 @@ FORMATS = ("csv", "parquet", "olmix", "regmix")
         "ray-mixopt export --from runs.csv --run 1B-best --format megatron --path web=/data/web_document --out blends",
     )
 )
+@_to_new_files
 @source_options
 @click.option(
     "--format",
@@ -88,4 +105,4 @@ def export(
     if as_json:
         click.echo(json.dumps({"runs": number, "files": list(map(str, paths))}))
     else:
-        click.echo(f"{number} runs: {', '.join(map(str, paths))}")
+        click.echo(f"{counted(number, 'run')}: {', '.join(map(str, paths))}")

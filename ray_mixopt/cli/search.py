@@ -25,6 +25,7 @@ from ray_mixopt.cli.options import (
     scatter_option,
     strategy_option,
 )
+from ray_mixopt.core.words import counted, units
 
 if TYPE_CHECKING:
     from ray_mixopt.command.search import CommandSearch
@@ -82,6 +83,8 @@ def search(
     Placeholders in the command: {mixture} is a file with the shares, {steps} and {scale} what to train, {folder} the
     run's own. See docs/how-to/command.md.
     """
+    if not dry_run:
+        click.echo("Checking the command, the space and the folder.", err=True)  # Ray alone takes seconds to load
     with bad_arguments():
         from ray.tune.error import TuneError
         from rich.console import Console
@@ -146,8 +149,8 @@ def _print_commands(asked: CommandSearch, as_json: bool) -> None:
         return
     for scale, words in commands.items():
         needs = asked.command.needs(scale)
-        each = f"{needs.cpus:g} CPUs, {needs.gpus:g} GPUs" + " each" * (needs.nodes > 1)
-        click.echo(f"{scale}, on {needs.nodes} node{'s' * (needs.nodes > 1)} with {each}: {shlex.join(words)}")
+        each = f"{units(needs.cpus, needs.gpus)}{' each' * (needs.nodes > 1)}"
+        click.echo(f"{scale}, on {counted(needs.nodes, 'node')} with {each}: {shlex.join(words)}")
     click.echo(
         "Runs are continued where that is worth more than a new one."
         if asked.command.continues

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ray_mixopt.cli.options import bad_arguments, opened, pairs, parsed_target, scatter_option
+from ray_mixopt.core.words import counted
 
 if TYPE_CHECKING:
     from ray_mixopt.core.history import History
@@ -182,7 +183,7 @@ def check_heeded(source: Source, histories: Collection[History]) -> None:
         raise ValueError(f"--scale {scale} {theirs}: their runs are of scale {', '.join(names)}. Drop it.")
     lengths = {step for history in histories for trial in history for step in trial.observations}
     if steps is not None and lengths and steps not in lengths:
-        known = f"{min(lengths)} to {max(lengths)} steps" if len(lengths) > 1 else f"{min(lengths)} steps"
+        known = f"{min(lengths)} to {max(lengths)} steps" if len(lengths) > 1 else counted(min(lengths), "step")
         raise ValueError(f"--steps {steps} {theirs}: their runs were seen at {known}. Drop it.")
     for option, given, field in (
         ("--scale-cost", source.cost, "cost_per_step"),

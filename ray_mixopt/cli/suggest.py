@@ -108,7 +108,7 @@ def suggest(
 
     from ray_mixopt.io import by_hand
     from ray_mixopt.io.blends import remarks
-    from ray_mixopt.io.launch import Template
+    from ray_mixopt.io.launch import Template, taken_back
 
     waiting = Console(stderr=True, markup=False, emoji=False)
     with (
@@ -147,13 +147,14 @@ def suggest(
                         books.under_way(), searched, out, kind=kind or "json", sources=data.sources(searched)
                     )
                 )
-            by_hand.write(state, search, new_round=before is not None and len(search.runs) > len(before.runs))
+            by_hand.write(state, search)
+            withdrawn = list(taken_back(books.given_up()))
             if files:
                 search = _handed(search, files)
-                by_hand.write(state, search, new_round=False)
+                by_hand.write(state, search)
         answer = Answer.of(search, books, number=number, space=searched, budget=budget, files=files)
         about = remarks(kind, dict.fromkeys(searched.domains, 1.0), data.sources(searched)) if kind and files else ()
-    for line in dict.fromkeys([*books.notices, *about]):
+    for line in dict.fromkeys([*books.notices, *answer.warnings, *withdrawn, *about]):
         click.echo(line, err=True)
     if as_json:
         click.echo(json.dumps(answer.to_dict()))
@@ -268,14 +269,15 @@ class _Question:
         strategies.check(settings, groups=bool(self.space.groups))
         if wanted <= 0:
             return search, books
-        from ray_mixopt.analysis.purpose import purpose  # with the surrogate, which takes seconds to load
+        from ray_mixopt.analysis.purpose import best_now, purpose  # with the surrogate, which takes seconds to load
         from ray_mixopt.optimizer import MixtureOptimizer
 
         one_thread()
         optimizer = MixtureOptimizer.of_history(history, settings)
+        best = best_now(optimizer)
         this_round = search.latest + 1
         while wanted > 0 and (proposal := optimizer.propose(optimizer.history)) is not None:
-            why = purpose(optimizer, proposal)
+            why = purpose(optimizer, proposal, best)
             start = 0 if proposal.continues is None else optimizer.history[proposal.continues].reached
             one = optimizer.accept(proposal, search.new_name)
             run = AskedRun(

@@ -6,11 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ray_mixopt.core.words import counted
+
 if TYPE_CHECKING:
     from ray_mixopt.core.space import MixtureSpace
     from ray_mixopt.io.bookkeeping import Books
     from ray_mixopt.io.by_hand import AskedRun, ByHand
     from ray_mixopt.io.launch import LaunchFile
+
+_ROUNDING = 1e-9  # of sums of costs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,11 +86,22 @@ class Answer:
             "budget": self.budget,
         }
 
+    @property
+    def warnings(self) -> list[str]:
+        """That the budget is less than the suggested runs cost; empty if it is not."""
+        rest = self.committed - self.spent
+        if self.budget is None or self.committed <= self.budget * (1 + _ROUNDING):
+            return []
+        text = f"The budget of {self.budget:.6g} is less than the {self.spent:.6g} that suggested runs have cost"
+        if self.spent <= self.budget:
+            text += f" and the {rest:.6g} that those under way will still cost"
+        return [f"{text}: no run is suggested until --budget is raised."]
+
     def __str__(self) -> str:
         money = f"{self.spent:.6g} spent, {self.committed - self.spent:.6g} under way"
         if self.budget is not None:
             money += f", {max(self.budget - self.committed, 0.0):.6g} of {self.budget:.6g} left"
-        lines = [f"Round {self.latest}: {money}; {self.finished} runs finished, {len(self.failed)} failed."]
+        lines = [f"Round {self.latest}: {money}; {counted(self.finished, 'run')} finished, {len(self.failed)} failed."]
         new = [run for run in self.runs if run["round"] == self.latest]
         for run in new:
             steps = f"{run['from_step']} to {run['steps']}" if run["continues"] else f"{run['steps']}"

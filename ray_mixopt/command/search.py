@@ -19,6 +19,7 @@ from ray_mixopt.command.trainable import command_trainable
 from ray_mixopt.core.history import History
 from ray_mixopt.core.problem import Settings
 from ray_mixopt.core.space import MixtureSpace
+from ray_mixopt.core.words import counted, units
 from ray_mixopt.io import searches
 from ray_mixopt.optimizer import MixtureOptimizer
 from ray_mixopt.tune.restore import restore
@@ -166,10 +167,10 @@ class CommandSearch:
             if not runs and "RAY_ADDRESS" not in os.environ:
                 needs, has = self.command.needs(scale), nodes[0]["Resources"]
                 raise ValueError(
-                    f"A run of scale {scale!r} needs {needs.nodes} node{'s' * (needs.nodes > 1)} with "
-                    f"{needs.cpus:g} CPUs, {needs.gpus:g} GPUs and the labels {dict(needs.labels)}, and this machine "
-                    f"has {has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs: lower its resources, or search on "
-                    "a cluster, with RAY_ADDRESS."
+                    f"A run of scale {scale!r} needs {counted(needs.nodes, 'node')} with "
+                    f"{units(needs.cpus, needs.gpus)} and the labels {dict(needs.labels)}, and this machine has "
+                    f"{units(has.get('CPU', 0), has.get('GPU', 0))}: lower its resources, or search on a cluster, with "
+                    "RAY_ADDRESS."
                 )
         return self.concurrency or max(1, *room.values())
 

@@ -18,15 +18,17 @@ from ray_mixopt.core.safety import named_numbers, whole
 Reports = dict[int, dict[str, float]]
 """Metrics by step, in the order of arrival."""
 
-MOST_PLAIN = 100  # reports of a run that are written out, for people to read
+MOST_PLAIN = 200  # numbers of a run that are written out, for people to read
+MOST_GAPS = 4  # cells to a number, of what is packed: a table of metrics that are hardly ever reported is mostly gaps
 
 
 def described(reports: Mapping[int, Mapping[str, float]]) -> list[Any] | dict[str, Any]:
     """Reports as JSON-able data, read back by ``understood``: pairs ``[step, metrics]``, or packed."""
-    if len(reports) <= MOST_PLAIN:
-        return [[step, dict(metrics)] for step, metrics in reports.items()]
     rows = list(reports.values())
     names = dict.fromkeys(name for metrics in rows for name in metrics)
+    numbers = sum(map(len, rows))
+    if max(numbers, len(rows)) <= MOST_PLAIN or len(rows) * len(names) > MOST_GAPS * numbers:
+        return [[step, dict(metrics)] for step, metrics in reports.items()]
     columns = {name: np.array([metrics.get(name, np.nan) for metrics in rows], dtype="<f8") for name in names}
     packed = {name: base64.b64encode(column.tobytes()).decode("ascii") for name, column in columns.items()}
     return {"steps": list(reports), "metrics": packed}

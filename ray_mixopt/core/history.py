@@ -143,7 +143,7 @@ class History:
             self._told = True
             logger.warning(
                 "Trial %r has reported %d times. All is kept, which makes each save of the state slower; the model "
-                "learns from reports whose steps are 25%% apart. Reports at the rungs (%s) are enough.",
+                "learns from reports whose steps are 50%% apart. Reports at the rungs (%s) are enough.",
                 *(trial_id, MANY_REPORTS, ", ".join(map(str, self.space.steps))),
             )
         if len(sound) < len(values):
@@ -251,6 +251,12 @@ class History:
     def spent(self) -> float:
         """Cost of all steps seen so far."""
         return math.fsum(self.space.cost(t.scale, t.reached) for t in self if not t.evaluated)
+
+    @property
+    @_turn
+    def spent_elsewhere(self) -> float:
+        """Cost of all steps seen of runs that were given to the search."""
+        return math.fsum(self.space.cost(t.scale, t.reached) for t in self if t.evaluated)
 
     @property
     @_turn

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ray_mixopt.core.forecast import Calibration, Hindsight, Prediction
-from ray_mixopt.core.words import amount, called, fidelity, listed, run_to
+from ray_mixopt.core.words import amount, called, counted, fidelity, listed, run_to
 
 _MOST_NAMED = 5  # of the reports that are left out
 _SURELY_WORSE = 0.05  # probability to be better than what one would train, at which it is not to be trained
@@ -188,6 +188,7 @@ class Recommendation:
         nearest: those of the report nearest to the target: at its scale, else at the largest; None before the first.
         spent: cost paid so far.
         target_runs: ``spent`` in full runs at the target.
+        elsewhere: cost of the runs that were given to the search, as far as they were seen.
         value_of_next_run: expected improvement of what is recommended by the next run alone; 0 where no report of it
             would change the answer, however much there is to gain. None where the strategy has no estimate.
         next_run: that run; None where the strategy does not say.
@@ -218,6 +219,7 @@ class Recommendation:
     nearest: tuple[str, int] | None = None
     spent: float
     target_runs: float
+    elsewhere: float = 0.0
     value_of_next_run: float | None = None
     next_run: NextRun | None = None
     calibration: Calibration | None = None
@@ -311,6 +313,8 @@ class Recommendation:
 
     def __str__(self) -> str:
         spent = f"Spent: {amount(self.spent)} ({self.target_runs:.2f} full runs)"
+        if self.elsewhere:
+            spent = f"{f'{spent}, and' if self.spent else 'Spent:'} {amount(self.elsewhere)} on runs made elsewhere"
         if self.nothing_known:
             return f"{self.nothing_known}\n{spent}"
         width = max(map(len, self.mixture), default=0)
@@ -342,7 +346,9 @@ class Recommendation:
         if self.absurd:
             lines.append(f"Left out as absurd, {len(self.absurd)}: {', '.join(self.absurd[:_MOST_NAMED])}")
         if self.left_out:
-            lines.append(f"Left out of the model, which is full: {self.left_out:,} values of the smallest runs")
+            lines.append(
+                f"Left out of the model, which is full: {counted(self.left_out, 'value')} of the smallest runs"
+            )
         if self.details is not None:
             lines += self.details.lines()
         return "\n".join(lines)

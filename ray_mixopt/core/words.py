@@ -21,12 +21,28 @@ def amount(value: float) -> str:
 
 def fidelity(scale: str, steps: int) -> str:
     """A scale and a length, such as "1B x 19,700 steps"."""
-    return f"{scale} x {steps:,} steps"
+    return f"{scale} x {counted(steps, 'step')}"
 
 
 def run_to(scale: str, steps: int) -> str:
     """A run and how far it is to go, such as "60M to step 2,000"."""
     return f"{scale} to step {steps:,}"
+
+
+def counted(number: int, thing: str, things: str = "") -> str:
+    """How many there are of what: "1 run", "2,000 runs".
+
+    Args:
+        number: of them.
+        thing: one of them.
+        things: several, if they do not just end with an s.
+    """
+    return f"{number:,} {thing if number == 1 else things or f'{thing}s'}"
+
+
+def units(cpus: float, gpus: float) -> str:
+    """Processors, such as "1 CPU, 0.5 GPUs"."""
+    return ", ".join(f"{n:g} {what}{'' if n == 1 else 's'}" for n, what in ((cpus, "CPU"), (gpus, "GPU")))
 
 
 def listed(names: Sequence[str], last: str = "and") -> str:

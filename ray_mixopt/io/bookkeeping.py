@@ -115,6 +115,10 @@ class Books:
         """Suggested runs that are neither at their rung, nor diverged, nor said to have failed; in order."""
         return [run for run in self.asked if run is self._last[run.run] and self.status(run.run) == "running"]
 
+    def given_up(self) -> list[AskedRun]:
+        """Suggested runs that were said to have failed, and are not at their rung."""
+        return [run for run in self.asked if run.failed and self.reached(run.run) < run.steps]
+
     def known(self, mixture: Mapping[str, float], scale: str) -> tuple[int, ...]:
         """The last steps of all runs of a mixture and a scale, in the order of the tables."""
         return tuple(one.trial.reached for one in self._alike(self.space.mixture(mixture), scale))
@@ -169,8 +173,9 @@ class Books:
             elif self.search.names(name):
                 raise ValueError(
                     f"{one.source} has the run {name}, which the state of this search has not suggested: the state is "
-                    "lost, or the run is of another search. Give the right one with --state; for a new search a file "
-                    "of another name, after which its runs are called."
+                    "lost, or the run is of another search. Give the right one with --state. If there is none any "
+                    "more, begin a search of another name, as in --state second.json: its runs are called after it, "
+                    "and those in the tables cost it nothing, so that --budget is what is left to spend."
                 )
 
     def _check(self, one: LoggedRun, run: AskedRun) -> None:

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from ray_mixopt.core.safety import (
     write_atomically,
 )
 from ray_mixopt.core.space import MixtureSpace
-from ray_mixopt.io.snapshots import PREVIOUS
+from ray_mixopt.io.snapshots import COPY
 
 STATE_VERSION = 1
 MOST_BYTES = 64 * MiB
@@ -53,7 +54,7 @@ class AskedRun:
         known: of the runs of its mixture and scale that the tables held before, the last step of each: these rows are
             not its own.
         failed: whether it was said to have failed.
-        handed: folder that its launch file was written to; "" while there is none.
+        handed: path that its launch file was written to; "" while there is none.
     """
 
     run: str
@@ -207,19 +208,16 @@ def begun(path: Path, space: MixtureSpace) -> ByHand:
 
 
 def read(path: Path) -> ByHand | None:
-    """The search in a file; None if neither it nor a copy of it is there.
+    """The search in a file; None if neither it nor its copy is there.
 
     Raises:
         ValueError: if it cannot be read, or only the copy is there; the message says what to do.
     """
-    before = path.with_name(PREVIOUS + path.name)
-    rescue = f" {before} is the state before the last round: copied there, it forgets that round's runs."
+    copy = path.with_name(COPY + path.name)
+    rescue = f" {copy} is its copy: cp {shlex.quote(str(copy))} {shlex.quote(str(path))}" if copy.exists() else ""
     if not path.exists():
-        if before.exists():
-            raise ValueError(
-                f"{path} is gone, and {before} is there.{rescue} Put the one or the other back, or move both away to "
-                "begin anew."
-            )
+        if rescue:
+            raise ValueError(f"{path} is gone.{rescue}, or, to begin anew, move the copy away, too.")
         return None
     check_size(path, path.stat().st_size, MOST_BYTES)
     try:
@@ -229,26 +227,20 @@ def read(path: Path) -> ByHand | None:
             raise ValueError(f"It is not JSON: {error}.") from error
         return ByHand.from_dict(state)
     except ValueError as error:
-        raise ValueError(
-            f"{path} is not the state of a search by hand, or is damaged. {error}{rescue if before.exists() else ''}"
-        ) from error
+        raise ValueError(f"{path} is not the state of a search by hand, or is damaged. {error}{rescue}") from error
 
 
-def write(path: Path, search: ByHand, *, new_round: bool) -> None:
-    """Writes the state of a search: at every moment there is a whole file under that name.
+def write(path: Path, search: ByHand) -> None:
+    """Writes the state of a search, and then its copy: at every moment there is a whole file under both names.
 
     Args:
         path: of the file.
         search: to write.
-        new_round: whether runs have been added; the state before is then kept next to it.
     """
-    content = json.dumps(search.to_dict(), indent=1) + "\n"
-    if path.exists():
-        if (old := path.read_bytes()) == content.encode():
-            return
-        if new_round:
-            write_atomically(path.with_name(PREVIOUS + path.name), old, durable=True)
-    write_atomically(path, content, durable=True)
+    content = (json.dumps(search.to_dict(), indent=1) + "\n").encode()
+    for file in (path, path.with_name(COPY + path.name)):
+        if not file.exists() or file.read_bytes() != content:
+            write_atomically(file, content, durable=True)
 
 
 @contextlib.contextmanager

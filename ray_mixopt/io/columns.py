@@ -12,7 +12,7 @@ import numpy as np
 
 from ray_mixopt.io.cells import MIXTURE, metric_of
 from ray_mixopt.io.frames import Table
-from ray_mixopt.io.numerals import parsed
+from ray_mixopt.io.numerals import unsigned
 
 logger = logging.getLogger(__name__)
 
@@ -173,7 +173,7 @@ def _shares(table: Table, asked: Columns) -> tuple[dict[str, str], bool]:
 def _sum_to_one(table: Table) -> list[str]:
     """Neighbouring columns that sum to 1, or to 100, in the first rows, for a hint; empty if there are none."""
     first = replace(table, frame=table.frame.iloc[:5])
-    cells = {name: [parsed(cell, table.comma) for cell in first.frame[name]] for name in table.columns[:200]}
+    cells = {name: [table.value(unsigned(cell)) for cell in first.frame[name]] for name in table.columns[:200]}
     shares = [all(v is not None and 0 <= v <= 100 for v in column) for column in cells.values()]
     names, found = list(cells), []
     for start in range(len(names)):

@@ -1,13 +1,14 @@
 """A history as files that others read: tidy CSV or Parquet, olmix's two tables, RegMix pairs, blends of its runs.
 
 Shares and metrics are written with all their digits, so that ``read_runs`` gives the same runs back. What a run
-reported nothing of is an empty cell; a report without any metric is left out, and so is the end of a run (diverged,
-failed), for which these formats have no place. Names that a format or a spreadsheet would take for something else are
-written as ``cells`` says, or refused. No file is written over.
+reported nothing of is an empty cell, and what it diverged in an infinity, see ``divergences``; a report without any
+metric is left out, and so is that a run failed, for which these formats have no place. Names that a format or a
+spreadsheet would take for something else are written as ``cells`` says, or refused. No file is written over.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,31 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _MOST_NAMED = 10  # runs in an error
+_REGMIX = ("mixture", "pile_loss")  # the files of a pair
+
+
+def divergences(history: History) -> dict[str, tuple[int, tuple[str, ...]]]:
+    """Where a table says of each run that diverged that it did: the step, and the metrics that are infinite there.
+
+    A history does not keep what was no number. It was in the last report that lacks a metric the run has elsewhere, or
+    that others have. Where no report lacks any, a metric stands for it that no run reports.
+    """
+    others = history.metrics
+    mark = "diverged"
+    while mark in others:
+        mark += "_"
+    found: dict[str, tuple[int, tuple[str, ...]]] = {}
+    for trial in history:
+        if trial.status == "diverged":
+            reports = list(reversed(trial.observations.items()))
+            own = dict.fromkeys(name for _, values in reports for name in values)
+            gaps = (
+                (step, tuple(n for n in names if n not in values))
+                for names in (own, others)
+                for step, values in reports
+            )
+            found[trial.trial_id] = next((gap for gap in gaps if gap[1]), (trial.reached, (mark,)))
+    return found
 
 
 def tidy(history: History) -> pd.DataFrame:
@@ -43,13 +69,15 @@ def tidy(history: History) -> pd.DataFrame:
     check_distinct(history.space.domains, "The domain")
     check_distinct(dict.fromkeys(trial.scale for trial in history), "The scale")
     check_distinct((trial.trial_id for trial in history), "The run")
-    columns = {name: beside(name, TIDY_COLUMNS) for name in history.metrics}
+    diverged = divergences(history)
+    columns = {name: beside(name, TIDY_COLUMNS) for name in _metrics(history)}
     check_distinct(columns.values(), "The metric")
     rows = []
     for trial in history:
         scale = history.space.scale(trial.scale)
-        for step, metrics in trial.observations.items():
-            if metrics:
+        end, lost = diverged.get(trial.trial_id, (0, ()))
+        for step, reported in trial.observations.items():
+            if metrics := reported | dict.fromkeys(lost if step == end else (), math.inf):
                 shares = {MIXTURE + name: share for name, share in history.space.named(trial.mixture).items()}
                 about = {"run": trial.trial_id, "scale": scale.name, "step": step, "cost_per_step": scale.cost_per_step}
                 size = {} if scale.parameters is None else {"parameters": scale.parameters}
@@ -59,15 +87,20 @@ def tidy(history: History) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _metrics(history: History) -> list[str]:
+    """The metrics of a table, in order: those reported, and those that only say of runs that they diverged."""
+    return list(dict.fromkeys([*history.metrics, *(n for _, names in divergences(history).values() for n in names)]))
+
+
 def write_csv(history: History, folder: Path) -> list[Path]:
     """``runs.csv``, tidy."""
-    return _written({folder / "runs.csv": tidy(history)})
+    return _written({folder / name: tidy(history) for name in FILES["csv"]})
 
 
 def write_parquet(history: History, folder: Path) -> list[Path]:
     """``runs.parquet``, tidy."""
-    path = folder / "runs.parquet"
-    _check_free([path])
+    path = folder / FILES["parquet"][0]
+    check_free([path])
     table = tidy(history)
     names = {column: [kept(name) for name in table[column]] for column in ("run", "scale")}
     table.assign(**names).to_parquet(path, index=False)
@@ -91,7 +124,7 @@ def write_olmix(history: History, folder: Path) -> list[Path]:
     head = table[["run"]].assign(run=[f"{run}@{step}" for run, step in zip(table["run"], table["step"], strict=True)])
     head = head.assign(name=name)
     shares = table[[MIXTURE + domain for domain in domains]].set_axis([column_of(d) for d in domains], axis=1)
-    columns = {beside(metric, TIDY_COLUMNS): beside(metric, OLMIX_COLUMNS) for metric in history.metrics}
+    columns = {beside(metric, TIDY_COLUMNS): beside(metric, OLMIX_COLUMNS) for metric in _metrics(history)}
     metrics = table[list(columns)].rename(columns=columns)
     return _written({folder / OLMIX_RATIOS: head.join(shares), folder / OLMIX_METRICS: head.join(metrics)})
 
@@ -104,16 +137,19 @@ def write_regmix(history: History, folder: Path) -> list[Path]:
     """
     scales = list(dict.fromkeys(trial.scale for trial in history))
     check_file_names(map(file_part, scales), "A scale")
-    losses = {beside(name, TIDY_COLUMNS): _regmix_column(name) for name in history.metrics}
-    for name, column in zip(history.metrics, losses.values(), strict=True):
+    metrics = _metrics(history)
+    losses = {beside(name, TIDY_COLUMNS): _regmix_column(name) for name in metrics}
+    for name, column in zip(metrics, losses.values(), strict=True):
         if regmix_metric(column) != name:
             raise ValueError(f"RegMix would read the metric {name!r} as {regmix_metric(column)!r}: rename it.")
+    cells = dict.fromkeys((trial.scale, step) for trial in history for step in trial.observations)
+    check_free(folder / _regmix_file(step, kind, scale) for scale, step in cells for kind in _REGMIX)
     table, parts = tidy(history), {}
     shares = {MIXTURE + domain: REGMIX_SHARE + domain for domain in history.space.domains}
     for (scale, step), rows in table.groupby(["scale", "step"], sort=False):
-        for kind, columns in (("mixture", shares), ("pile_loss", losses)):
+        for kind, columns in zip(_REGMIX, (shares, losses), strict=True):
             part = rows[["run", *columns]].rename(columns={"run": "index"} | columns).dropna(axis=1, how="all")
-            parts[folder / f"step{step}_{kind}_{file_part(scale)}.csv"] = part
+            parts[folder / _regmix_file(step, kind, scale)] = part
     return _written(parts)
 
 
@@ -140,11 +176,16 @@ def write_blends(
     if not chosen:
         raise ValueError("There is no run: there is nothing to export.")
     check_file_names(chosen, "The name of a run")
-    texts = {folder / f"{run}{BLENDS[kind].suffix}": blend(kind, known[run], history.space, sources) for run in chosen}
-    _check_free(texts)
+    paths = {run: folder / f"{run}{BLENDS[kind].suffix}" for run in chosen}
+    check_free(paths.values())
+    texts = {path: blend(kind, known[run], history.space, sources) for run, path in paths.items()}
     for path, text in texts.items():
         write_atomically(path, text)
     return list(texts)
+
+
+def _regmix_file(step: int, kind: str, scale: str) -> str:
+    return f"step{step}_{kind}_{file_part(scale)}.csv"
 
 
 def _regmix_column(metric: str) -> str:
@@ -152,7 +193,7 @@ def _regmix_column(metric: str) -> str:
     return f"metric/the_pile_{part}_val_loss" if part != metric else f"metric/{metric}"
 
 
-def _check_free(paths: Iterable[Path]) -> None:
+def check_free(paths: Iterable[Path]) -> None:
     """Raises ValueError if a file is there already: it may be anyone's, also the very one that the runs are from."""
     if taken := [path for path in paths if path.exists()]:
         raise ValueError(
@@ -162,7 +203,7 @@ def _check_free(paths: Iterable[Path]) -> None:
 
 def _written(tables: Mapping[Path, pd.DataFrame]) -> list[Path]:
     """Writes CSV files, in which no name is a formula: all of them, or none where one is there already."""
-    _check_free(tables)
+    check_free(tables)
     for path, table in tables.items():
         safe = table.rename(columns=guarded)
         texts = [column for column in safe.columns if safe[column].dtype.kind not in "fiu"]
@@ -178,3 +219,5 @@ WRITERS: dict[str, Callable[[History, Path], list[Path]]] = {
     "olmix": write_olmix,
     "regmix": write_regmix,
 }
+FILES = {"csv": ("runs.csv",), "parquet": ("runs.parquet",), "olmix": (OLMIX_RATIOS, OLMIX_METRICS)}
+"""What is written, where that does not depend on the runs."""

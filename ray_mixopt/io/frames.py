@@ -8,10 +8,12 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import logging
+import math
 import re
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +21,13 @@ import numpy as np
 
 from ray_mixopt.core.safety import MiB, TooMuchError, Unpacked, check_count, check_size, parse_json
 from ray_mixopt.io.cells import unguarded
-from ray_mixopt.io.numerals import decimal_comma, is_missing, parsed
+from ray_mixopt.io.numerals import decimal_comma, has_sign, is_missing, parsed, unsigned
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+
+logger = logging.getLogger(__name__)
 
 MOST_BYTES = 256 * MiB
 MOST_ROWS = 200_000  # ten times what searches are tried with
@@ -58,23 +62,68 @@ class Table:
         return list(self.frame.columns)
 
     def holds_numbers(self, column: str) -> bool:
-        """Whether any cell of a column is a number, be it an infinity."""
-        return any(value is not None and value == value for value in (self._parsed(c) for c in self.frame[column]))
+        """Whether any cell of a column is a number, be it an infinity or in per cent."""
+        values = (self.value(unsigned(cell)) for cell in self.frame[column])
+        return any(value is not None and value == value for value in values)
 
-    def numbers(self, column: str, *, may_miss: bool = False, may_be_infinite: bool = False) -> np.ndarray:
-        """A column as numbers ``(k,)``, NaN where a cell is empty.
+    def numbers(self, column: str, *, may_miss: bool = False) -> np.ndarray:
+        """A column as finite numbers ``(k,)``, NaN where a cell is empty.
 
         Raises:
             ValueError: naming the row of a cell that is none.
         """
+        kind = f"a finite number{' or empty' if may_miss else ''}"
+        return self._numbers(column, kind, lambda v: not math.isinf(v) and (may_miss or not math.isnan(v)))
+
+    def metric(self, column: str) -> np.ndarray:
+        """A metric ``(k,)``, NaN where a cell is empty or says so; it may be infinite. Per cent become fractions.
+
+        Raises:
+            ValueError: naming the row of a cell that is no number.
+        """
+        kind = "a number or empty"
+        if not self.in_percent([column]):
+            return self._numbers(column, kind, lambda _: True)
+        logger.warning("%s: %s is in per cent, and divided by 100.", self.name, column)
+        return replace(self, frame=self.frame[[column]].map(unsigned))._numbers(column, kind, lambda _: True) / 100
+
+    def in_percent(self, columns: Sequence[str]) -> bool:
+        """Whether the cells of some columns have per cent signs, all of them but zeros, empty ones and infinities.
+
+        Raises:
+            ValueError: naming a cell that has none, where others have.
+        """
+        texts = [name for name in columns if self.frame[name].dtype.kind not in "bfiu"]
+        if not any(has_sign(cell) for name in texts for cell in self.frame[name]):
+            return False
+        for name in columns:
+            for row, cell in self.frame[name].items():
+                if not has_sign(cell) and (value := self.value(cell)) is not None and value and np.isfinite(value):
+                    raise ValueError(
+                        f"{self.name}, row {row}: {name} is {str(cell)!r}, and other cells have a per cent sign: write "
+                        "all of them with it, or none."
+                    )
+        return True
+
+    def value(self, cell: object) -> float | None:
+        """The number in a cell; see ``numerals.parsed``."""
+        return parsed(cell, self.comma)
+
+    def remark(self, cell: object) -> str:
+        """Why a cell may be no number, to end an error with."""
+        if self.comma and parsed(cell, False) is not None:
+            return ", where other numbers of the table have a decimal comma"
+        if self.comma is None and parsed(cell, True) is not None:
+            return ", which may be in thousands or have a decimal comma: write it without the comma"
+        return ""
+
+    def _numbers(self, column: str, kind: str, allowed: Callable[[float], bool]) -> np.ndarray:
         values = np.empty(len(self.frame))
         for i, (row, cell) in enumerate(self.frame[column].items()):
-            value = self._parsed(cell)
-            if value is None or (np.isinf(value) and not may_be_infinite) or (np.isnan(value) and not may_miss):
-                kind = "number" if may_be_infinite else "finite number"
+            value = self.value(cell)
+            if value is None or not allowed(value):
                 raise ValueError(
-                    f"{self.name}, row {row}: {column} must be a {kind}{' or empty' if may_miss else ''}, got "
-                    f"{str(cell)!r}{self._remark(cell)}."
+                    f"{self.name}, row {row}: {column} must be {kind}, got {str(cell)!r}{self.remark(cell)}."
                 )
             values[i] = value
         return values
@@ -82,16 +131,6 @@ class Table:
     def texts(self, column: str) -> list[str]:
         """The cells of a column, without blanks at their ends."""
         return [str(cell).strip() for cell in self.frame[column]]
-
-    def _parsed(self, cell: object) -> float | None:
-        return parsed(cell, self.comma)
-
-    def _remark(self, cell: object) -> str:
-        if self.comma and parsed(cell, False) is not None:
-            return ", where other numbers of the table have a decimal comma"
-        if self.comma is None and parsed(cell, True) is not None:
-            return ", which may be in thousands or have a decimal comma: write it without the comma"
-        return ""
 
 
 def table_of(path: Path) -> Table:

@@ -50,7 +50,7 @@ class LaunchFile:
     @property
     def taken(self) -> bool:
         """Whether it was written to this folder before, and is no longer there: somebody has taken it."""
-        return self.run.handed == str(self.path.parent) and not self.path.exists()
+        return self.run.handed == str(self.path) and not self.path.exists()
 
     def write(self) -> AskedRun:
         """Writes what is not there as it should be, unless it was ``taken``.
@@ -63,7 +63,21 @@ class LaunchFile:
             for path, text in ((self.blend, self.blend_text), (self.path, self.text)):
                 if not path.exists() or path.read_bytes() != text.encode():
                     write_atomically(path, text)
-        return replace(self.run, handed=str(self.path.parent))
+        return replace(self.run, handed=str(self.path))
+
+
+def taken_back(runs: Iterable[AskedRun]) -> Iterator[str]:
+    """Renames the launch files of runs, so that no loop over them submits one; says of each what it is called now.
+
+    Args:
+        runs: that will not come.
+    """
+    for run in runs:
+        path = Path(run.handed)
+        ours = path.name in (run.file_name, run.file_name + path.suffix)  # a state may be anyone's
+        if ours and path.is_file():
+            path = path.replace(path.with_name(f"{path.name}.failed"))
+            yield f"The launch file of {run.run}, which failed, is now called {path}."
 
 
 class Template:

@@ -27,6 +27,16 @@ def is_unsound(cell: object) -> bool:
     return cell is not None and _UNSOUND.fullmatch(str(cell).strip()) is not None
 
 
+def has_sign(cell: object) -> bool:
+    """Whether a cell ends with a per cent sign."""
+    return isinstance(cell, str) and cell.rstrip().endswith("%")
+
+
+def unsigned(cell: object) -> object:
+    """A cell without its per cent sign."""
+    return cell.rstrip().removesuffix("%") if isinstance(cell, str) else cell
+
+
 def parsed(cell: object, comma: bool | None = False) -> float | None:
     """The number in a cell, NaN for an empty one, None for anything else.
 
@@ -91,7 +101,7 @@ def decimal_comma(columns: Iterable[tuple[str, Iterable[object]]]) -> bool | Non
 
 def digits(cell: object) -> int:
     """Digits behind the decimal point or comma of a number as it is written; 16 for one with an exponent."""
-    text = str(cell).strip().rstrip("%").strip()
+    text = str(cell).strip()
     if "e" in text.lower():
         return 16
     return len(text) - 1 - max(text.rfind("."), text.rfind(",")) if "." in text or "," in text else 0

@@ -59,7 +59,7 @@ def rows_of(folder: Path, scale: str, steps: int) -> Rows:
     told = [NAME.fullmatch(str(name)) for name in ratios["name"]] if "name" in ratios.columns else []
     said = [match for match in told if match is not None]
     full = len(said) == len(ratios)
-    values = np.column_stack([tables[1].numbers(name, may_miss=True, may_be_infinite=True) for name in names])
+    values = np.column_stack([tables[1].metric(name) for name in names])
     return Rows(
         domains=domains,
         mixtures=mixtures(tables[0], columns),

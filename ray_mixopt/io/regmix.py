@@ -74,7 +74,7 @@ def _pair(mixture_path: Path, loss_path: Path, scale: str, part: str, steps: int
     metrics = {name: metric_of(name) for name in losses.columns if name != "index"}
     if len(shares) < 2 or not metrics:
         raise ValueError(f"{mixture_path.name} has no mixture columns or {loss_path.name} has no losses.")
-    values = np.column_stack([tables[1].numbers(name, may_miss=True, may_be_infinite=True) for name in metrics])
+    values = np.column_stack([tables[1].metric(name) for name in metrics])
     position = {index: i for i, index in enumerate(losses["index"])}
     said = _STEP_PART.fullmatch(part)
     return Rows(

@@ -135,11 +135,14 @@ def _run_name(
 
 def _space(rows: Rows, source: Source) -> MixtureSpace:
     names = list(dict.fromkeys(rows.scale))
-    cost = priced(
-        names,
-        rows.known_costs(source.cost, source.parameters),
-        remedy="give it (--scale-cost SCALE=COST, in Python Source(cost={scale: cost}), or a column cost_per_step)",
-    )
+    known = rows.known_costs(source.cost, source.parameters)
+    remedy = "give it (--scale-cost SCALE=COST, in Python Source(cost={scale: cost}), or a column cost_per_step)"
+    if not set(known) & set(names):
+        remedy += (
+            ", or the parameters of all scales, of which it follows (--scale-parameters SCALE=NUMBER, in Python "
+            "Source(parameters={scale: number}), or a column parameters)"
+        )
+    cost = priced(names, known, remedy=remedy)
     parameters = dict(rows.parameters) | dict(source.parameters)
     scales = by_size(Scale(name, cost[name], parameters.get(name)) for name in names)
     target = source.target

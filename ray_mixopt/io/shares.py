@@ -9,7 +9,7 @@ import numpy as np
 
 from ray_mixopt.io.columns import Unit
 from ray_mixopt.io.frames import Table
-from ray_mixopt.io.numerals import digits, is_missing, parsed
+from ray_mixopt.io.numerals import digits, is_missing, unsigned
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,8 @@ def mixtures(table: Table, columns: Sequence[str], unit: Unit | None = None, *, 
     Raises:
         ValueError: for a row that is no mixture.
     """
-    values, places = _values(table, columns)
+    in_percent = table.in_percent(columns)
+    values, places = _values(table, columns, in_percent)
     gaps = np.isnan(values)
     said = ~gaps.all(axis=1)
     if not may_miss and not said.all():
@@ -51,6 +52,8 @@ def mixtures(table: Table, columns: Sequence[str], unit: Unit | None = None, *, 
             raise ValueError(f"{table.name}, row {row}: {name} is negative, {mixture.min():g}.")
     sums = shares.sum(axis=1)
     rounding = max(SUM_TOLERANCE, len(columns) * 0.5 * 10.0**-places)
+    if in_percent and unit == "percent":
+        unit = "shares"  # by now
     if unit is None:
         unit = _unit(shares[said], sums[said], gaps[said], rounding, places)
     whole = {"shares": 1.0, "percent": 100.0, "weights": 0.0}[unit]
@@ -65,7 +68,7 @@ def mixtures(table: Table, columns: Sequence[str], unit: Unit | None = None, *, 
             if not whole:
                 raise ValueError(f"{where}{empty}: a weight must be above 0.")
             raise ValueError(f"{where} instead of {whole:g}{empty}. {_ADVICE}.")
-    _tell(table, unit, sums[said], off[said], gaps[said])
+    _tell(table, "percent" if in_percent else unit, sums[said], off[said], gaps[said])
     # What is exact but for rounding stays, so that exported shares come back as they were.
     exact = (np.abs(sums - 1) < 1e-12) & (unit == "shares")
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -74,25 +77,18 @@ def mixtures(table: Table, columns: Sequence[str], unit: Unit | None = None, *, 
     return normalised
 
 
-def _values(table: Table, columns: Sequence[str]) -> tuple[np.ndarray, int]:
-    """The numbers of the cells, of per cent as shares, and how many digits they were written with."""
+def _values(table: Table, columns: Sequence[str], in_percent: bool) -> tuple[np.ndarray, int]:
+    """The numbers of the cells, those with a per cent sign as shares, and how many digits they were written with."""
     frame = table.frame[list(columns)]
-    marked = {name: [str(cell).rstrip().endswith("%") for cell in frame[name]] for name in columns}
-    in_percent = any(map(any, marked.values()))
     values, places = np.empty(frame.shape), 0
     for j, name in enumerate(columns):
         for i, (row, cell) in enumerate(frame[name].items()):
-            text = str(cell).rstrip().removesuffix("%") if marked[name][i] else cell
-            value = parsed(text, table.comma)
+            text = unsigned(cell)
+            value = table.value(text)
             if value is None or np.isinf(value) or (value != value and not is_missing(cell)):
                 raise ValueError(
                     f"{table.name}, row {row}: {name} must be a finite number or empty, for no share, got "
-                    f"{str(cell)!r}{table._remark(cell)}."
-                )
-            if in_percent and value == value and value != 0 and not marked[name][i]:
-                raise ValueError(
-                    f"{table.name}, row {row}: {name} is {str(cell)!r}, and other shares have a per cent sign: write "
-                    "all of them with it, or none."
+                    f"{str(cell)!r}{table.remark(cell)}."
                 )
             values[i, j] = value / 100 if in_percent else value
             if value and value == value:

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from ray_mixopt.core.safety import MOST_WHOLE
+from ray_mixopt.core.words import counted
 from ray_mixopt.io.cells import unkept
 from ray_mixopt.io.columns import Columns, Roles, roles_of
 from ray_mixopt.io.frames import Table
@@ -51,9 +52,17 @@ def rows_of(
     run = None if roles.run is None else table.texts(roles.run)
     scales = _scales(table, roles, run, scale)
     shares = _settled(table, shares, run, scales)
-    if may_lack_mixtures and (lacking := np.isnan(shares).any(axis=1)).any():
+    lacking = np.isnan(shares).any(axis=1)
+    if lacking.any() and not may_lack_mixtures:
+        place = int(lacking.argmax())
+        alone = "" if run is None else f", and no other row of the run {run[place]} has them"
+        raise ValueError(
+            f"{table.name}, row {table.frame.index[place]}: all shares are empty ({', '.join(roles.shares)}){alone}: "
+            "say what the run was trained on, or take it out."
+        )
+    if lacking.any():
         n = len(set(np.array(run)[lacking])) if run is not None else int(lacking.sum())
-        logger.warning("%s: left out %d runs that say nothing of their mixture.", table.name, n)
+        logger.warning("%s: left out %s without a mixture.", table.name, counted(n, "run"))
         table, kept = replace(table, frame=table.frame.loc[~lacking]), np.flatnonzero(~lacking)
         if not len(kept):
             raise ValueError(f"{table.name}: no run says its mixture.")
@@ -90,7 +99,7 @@ def _with_reports(table: Table, roles: Roles) -> Table:
     if (start := steps == 0).all():
         raise ValueError(f"{table.name}: {roles.step} is 0 in all rows, and nothing was trained then.")
     if start.any():
-        logger.warning("%s: left out %d rows at step 0, before any training.", table.name, int(start.sum()))
+        logger.warning("%s: left out %s at step 0, before any training.", table.name, counted(int(start.sum()), "row"))
         table = replace(table, frame=table.frame.loc[~start])
     return table
 
@@ -214,7 +223,7 @@ def _values(table: Table, columns: Sequence[str]) -> np.ndarray:
 
     A run whose losses are all NaN has diverged, too; where only some say NaN, they were not measured.
     """
-    values = np.column_stack([table.numbers(name, may_miss=True, may_be_infinite=True) for name in columns])
+    values = np.column_stack([table.metric(name) for name in columns])
     losses = [i for i, name in enumerate(columns) if any(part in name.lower() for part in _LOSSES)]
     losses = losses or list(range(len(columns)))
     blank = np.flatnonzero(np.isnan(values[:, losses]).all(axis=1))
@@ -225,7 +234,12 @@ def _values(table: Table, columns: Sequence[str]) -> np.ndarray:
     if (diverged := np.isinf(values).any(axis=1)).any():
         rows = ", ".join(map(str, table.frame.index[diverged][:5]))
         logger.warning(
-            "%s: %d reports say NaN or an infinity, and so their runs have diverged (rows %s%s).",
-            *(table.name, int(diverged.sum()), rows, "" if diverged.sum() <= 5 else " ..."),
+            "%s: %s NaN or an infinity, and so their runs have diverged (rows %s%s).",
+            *(
+                table.name,
+                counted(int(diverged.sum()), "report says", "reports say"),
+                rows,
+                "" if diverged.sum() <= 5 else " ...",
+            ),
         )
     return values

@@ -39,7 +39,8 @@ class Display:
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[Display]:
-        """Keeps the table on the screen while the context lasts."""
+        """Keeps the table on the screen while the context lasts. Says first what one waits for."""
+        self._console.print("Starting Ray, which takes some seconds.")
         if not self._console.is_terminal:
             yield self
             return

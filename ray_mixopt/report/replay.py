@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ray_mixopt.core.forecast import Prediction
-from ray_mixopt.core.words import amount, called
+from ray_mixopt.core.words import amount, called, counted, fidelity
 from ray_mixopt.report.drawing import BLUE, GREY, ORANGE, cost_label, log_cost, plain, unlabelled
 
 if TYPE_CHECKING:
@@ -127,7 +127,8 @@ def _money(summary: Mapping[str, Any]) -> Iterator[RenderableType]:
         "Regret: 0 is the best mixture there is, 1 the median random one.",
         f"Spent {amount(summary['spent'])} of {amount(summary['budget'])}, {summary['target_runs']:.2f} times a full "
         "run.",
-        f"{summary['runs']} runs and {summary['continued']} continuations in {summary['seconds']:.0f} s.",
+        f"{counted(summary['runs'], 'run')} and {counted(summary['continued'], 'continuation')} "
+        f"in {summary['seconds']:.0f} s.",
     ]
     if summary["gain"] is not None:
         lines.append(f"{summary['gain']}.")
@@ -135,7 +136,7 @@ def _money(summary: Mapping[str, Any]) -> Iterator[RenderableType]:
         lines.append(f"Fit: {summary['calibration']}.")
     if summary["hindsight"] is not None:
         lines.append(f"Calibration: {summary['hindsight']}.")
-    lines += [f"{summary[key]} runs {key}." for key in ("diverged", "failed") if summary[key]]
+    lines += [f"{counted(summary[key], 'run')} {key}." for key in ("diverged", "failed") if summary[key]]
     yield Text("\n".join(lines))
 
 
@@ -151,4 +152,4 @@ def _number(value: float | None, digits: int = 4) -> str:
 
 def _target(summary: Mapping[str, Any]) -> str:
     target = summary["target"]
-    return f"{target['scale']} x {target['steps']:,} steps"
+    return fidelity(target["scale"], target["steps"])

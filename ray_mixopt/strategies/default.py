@@ -289,6 +289,7 @@ class DefaultStrategy:
             uniform=None,
             spent=history.spent,
             target_runs=history.spent / space.target_cost,
+            elsewhere=history.spent_elsewhere,
             diverged=sum(t.status == "diverged" for t in history),
             left_out=sum(belief.left_out(values) for values in data),
             absurd=belief.absurd(problem, history),

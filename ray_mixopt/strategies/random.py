@@ -61,5 +61,6 @@ def best_observed(problem: Problem, history: History, *, target_only: bool) -> R
         uniform=None,
         spent=history.spent,
         target_runs=history.spent / space.target_cost,
+        elsewhere=history.spent_elsewhere,
         diverged=sum(t.status == "diverged" for t in history),
     )

@@ -78,7 +78,7 @@ def log(runs: list[dict[str, Any]], *, name: bool = True, digits: int | None = N
 
 def forget() -> None:
     """Begins anew."""
-    for name in ("by-hand.json", "previous-by-hand.json", "runs.csv"):
+    for name in ("by-hand.json", "copy-of-by-hand.json", "runs.csv"):
         Path(name).unlink(missing_ok=True)
 
 
@@ -223,6 +223,27 @@ def test_the_budget_is_kept(folder: Path) -> None:
     assert "A budget of 1 buys no run" in suggest("--space space.yaml --budget 1", code=2)
 
 
+def test_a_budget_that_is_spent_is_said_to_be(folder: Path) -> None:
+    answer = suggest("--space space.yaml -n 8 --budget 45")
+    log(answer["runs"][:-1])
+    line = "ray-mixopt suggest --space space.yaml --from runs.csv --weight loss=1 -n 8 --budget"
+    spent, rest = sum(run["cost"] for run in answer["runs"][:-1]), answer["runs"][-1]["cost"]
+    assert "The budget" not in typed(f"{line} 45").output
+    less = typed(f"{line} {spent + rest / 2}").stderr
+    assert f"less than the {spent:g} that suggested runs have cost and the {rest:g} that those under way will" in less
+    less = typed(f"{line} {spent - 1}").stderr
+    assert f"The budget of {spent - 1:g} is less than the {spent:g} that suggested runs have cost: no run is" in less
+
+
+def test_one_answer_has_one_best_mixture(folder: Path) -> None:
+    Path("space.yaml").write_text(SPACE.replace("[a, b]", "[a, b, c, d]"))
+    log(suggest("--space space.yaml -n 12")["runs"])
+    line = "--space space.yaml --from runs.csv --weight loss=1 --no-continue -n"
+    reasons = [run["why"] for run in suggest(f"{line} 6")["runs"] + suggest(f"{line} 8")["runs"]]
+    best = [dict(re.findall(r"([abcd]) (\d+)% ->", reason)) for reason in reasons]
+    assert sum(map(bool, best)) > 4 and all(len({of[d] for of in best if d in of}) <= 1 for d in "abcd"), reasons
+
+
 def test_runs_go_on_unless_they_cannot(folder: Path) -> None:
     rounds = {}
     for flag in ("", "--no-continue"):
@@ -254,14 +275,30 @@ def test_a_lost_state_is_noticed(folder: Path) -> None:
     runs = suggest("--space space.yaml -n 2")["runs"]
     log(runs[:1])
     line = "--space space.yaml --from runs.csv --weight loss=1 -n 2"
-    suggest(line)
+    second = suggest(line)
+    log(second["runs"])
+    before = suggest(line)
     Path("by-hand.json").unlink()
-    assert "by-hand.json is gone, and previous-by-hand.json is there." in suggest(line, code=2)
-    Path("previous-by-hand.json").unlink()
-    assert "runs.csv has the run hand-0001, which the state of this search has not suggested: the state is lost" in (
-        suggest(line, code=2)
-    )
+    said = suggest(line, code=2)
+    assert "by-hand.json is gone. copy-of-by-hand.json is its copy: cp copy-of-by-hand.json by-hand.json, or" in said
+    subprocess.run(shlex.split(said[said.index("cp ") : said.index(", or")]), check=True)
+    assert suggest(line) == before, "though all rows of the last round are there"
+    for name in ("by-hand.json", "copy-of-by-hand.json"):
+        Path(name).unlink()
+    said = suggest(line, code=2)
+    assert "runs.csv has the run hand-0001, which the state of this search has not suggested: the state is lost" in said
     assert not Path("by-hand.json").exists()
+    new = suggest(f"{line} {said[said.index('--state second') :].split(':')[0]}")
+    assert names(new) == ["second-0001", "second-0002"] and new["spent"] == 0
+
+
+def test_the_copy_follows_a_call_that_was_killed_before_it(folder: Path) -> None:
+    suggest("--space space.yaml -n 1")
+    old = Path("copy-of-by-hand.json").read_bytes()
+    two = suggest("--space space.yaml -n 2")
+    Path("copy-of-by-hand.json").write_bytes(old)
+    assert suggest("--space space.yaml -n 2") == two
+    assert Path("copy-of-by-hand.json").read_bytes() == Path("by-hand.json").read_bytes() != old
 
 
 def edited(change: Any, *, honest: bool) -> str:
@@ -316,8 +353,8 @@ def test_a_damaged_state_is_refused(content: Any, message: str, folder: Path) ->
     suggest("--space space.yaml -n 2")
     Path("by-hand.json").write_text(content())
     said = suggest("--space space.yaml -n 2", code=2)
-    assert message in said and "previous-by-hand.json is the state before the last round" in said
-    shutil.copy("previous-by-hand.json", "by-hand.json")
+    assert message in said and "copy-of-by-hand.json is its copy: cp copy-of-by-hand.json by-hand.json" in said
+    shutil.copy("copy-of-by-hand.json", "by-hand.json")
     assert names(suggest("--space space.yaml -n 2")) == ["hand-0002"]
 
 
@@ -386,6 +423,24 @@ def test_what_a_launch_file_says(folder: Path) -> None:
     assert blend == run["blend"] == str(folder / "jobs" / "hand-0001-to-10.blend.yaml")
     assert Path(blend).read_text().splitlines()[-2:] == ['"a": 0.500000', '"b": 0.500000']
     assert why == run["why"] and why.startswith("How good the mixture 'uniform' is at ")
+
+
+def test_the_launch_file_of_a_run_that_failed_is_out_of_the_way(folder: Path) -> None:
+    suggest(LAUNCH)
+    Path("jobs/hand-0002-to-10.sh.id").write_text("17")
+    said = typed("ray-mixopt suggest --space space.yaml -n 3 --failed hand-0002")  # without --launch, too
+    place = folder / "jobs" / "hand-0002-to-10.sh.failed"
+    assert f"The launch file of hand-0002, which failed, is now called {place}." in said.stderr
+    assert place.read_text().startswith("train hand-0002 ") and Path("jobs/hand-0002-to-10.sh.id").exists()
+    again = typed(f"ray-mixopt suggest {LAUNCH}")
+    assert "is now called" not in again.stderr and "hand-0004" in again.stdout
+    assert {path.name for path in Path("jobs").glob("*.sh")} == {f"hand-000{n}-to-10.sh" for n in (1, 3, 4)}
+    # A state of somebody else's has nothing renamed that is not called after its runs.
+    Path("precious.sh").touch()
+    change = lambda state: state["runs"][0].update(failed=True, handed=str(Path("precious.sh").resolve()))  # noqa: E731
+    Path("by-hand.json").write_text(edited(change, honest=True))
+    suggest("--space space.yaml -n 3")
+    assert Path("precious.sh").exists()
 
 
 def test_blends_say_where_data_are(folder: Path) -> None:

@@ -280,7 +280,7 @@ def test_ctrl_c_keeps_what_a_benchmark_has_finished(tmp_path: Path) -> None:
     n_kept = len(list(tmp_path.glob("*/*.json")))
     assert 1 <= n_kept < 16
     again = call("benchmark", *some, "--methods", "random", "--seeds", "0")
-    assert again.exit_code == 0 and "1 searches are there, 0 to do" in again.stderr
+    assert again.exit_code == 0 and "1 search is there, 0 to do" in again.stderr
 
 
 @pytest.mark.parametrize("option", ["--problems", "--methods"])
@@ -337,12 +337,21 @@ def test_old_runs_alone_answer(swarm: Path) -> None:
     )
     assert "Limit: a at least 60.00% costs" in text.stdout
     assert "Better than the reference mixture" in text.stdout
+    assert "Spent: 12 on runs made elsewhere\n" in text.stdout
 
 
 def test_runs_are_exported(swarm: Path, tmp_path: Path) -> None:
     result = call("export", "--from", swarm, "--format", "csv", "--out", tmp_path / "new", "--json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout) == {"runs": 12, "files": [str(tmp_path / "new" / "runs.csv")]}
+
+
+@pytest.mark.parametrize(("kind", "name"), [("csv", "runs.csv"), ("parquet", "runs.parquet"), ("olmix", "ratios.csv")])
+def test_files_that_are_there_are_left_alone_before_any_run_is_read(kind: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("mine")
+    found = refused("export", "--from", "nowhere.csv", "--format", kind, "--out", tmp_path)
+    assert f"{name} is there already, and nothing is written over" in found
+    assert (tmp_path / name).read_text() == "mine"
 
 
 def test_the_blends_of_runs_are_exported(swarm: Path, tmp_path: Path) -> None:
@@ -353,7 +362,7 @@ def test_the_blends_of_runs_are_exported(swarm: Path, tmp_path: Path) -> None:
     assert json.loads(result.stdout)["runs"] == len(files) == 12
     assert "No path is known for 'b'" in result.stderr
     result = call(*given, "--run", files[3].stem, "--out", tmp_path / "one")
-    assert result.stdout == f"1 runs: {tmp_path / 'one' / files[3].name}\n"
+    assert result.stdout == f"1 run: {tmp_path / 'one' / files[3].name}\n"
     assert (tmp_path / "one" / files[3].name).read_text() == files[3].read_text()
     assert "nothing is written over" in refused(*given, "--out", tmp_path / "all")
     assert "There is no run 'x': there are " in refused(*given, "--run", "x", "--out", tmp_path / "two")
@@ -388,6 +397,7 @@ def test_what_runs_say_themselves_is_not_said_again(
 def test_what_is_said_of_some_of_the_runs_is_heeded(swarm: Path, runs: Path) -> None:
     given = ["--from", swarm, "--scale", "S", "--steps", 100, "--scale-cost", "S=1", "--out", runs.parent / "new"]
     assert call("export", *given, "--format", "csv").exit_code == 0
+    given[-1] = runs.parent / "another"
     assert "--target says where" in refused("export", *given, "--format", "csv", "--target", "S:100")
     assert "--metric-noise says how" in refused("export", *given, "--format", "csv", "--metric-noise", "x=1")
     assert "--every is about --follow" in refused("report", runs, "--every", 5)

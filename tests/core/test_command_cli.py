@@ -40,7 +40,7 @@ def test_a_dry_run_shows_the_command_of_each_scale() -> None:
     assert commands["S"] == shown
     assert commands["L"][4:] == ["L:10", "{x}", "--weight", "$HOME", "--layers", "8"]
     code, output = search("--weight", "loss=1", "--dry-run", *PROGRAM)
-    assert code == 0 and "L, on 2 nodes with 1 CPUs, 8 GPUs each: train --data" in output and "'$HOME'" in output
+    assert code == 0 and "L, on 2 nodes with 1 CPU, 8 GPUs each: train --data" in output and "'$HOME'" in output
     assert not Path("results").exists()
 
 

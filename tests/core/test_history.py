@@ -200,6 +200,19 @@ def test_many_reports_are_packed(history) -> None:
     assert history.copy().state_dict() == history.state_dict()
 
 
+def test_many_numbers_are_packed_and_many_gaps_are_not(history) -> None:
+    for step in range(1, 21):
+        history.observe("a", step, {f"m{i}": 1.0 + i for i in range(21)})  # few reports of many metrics
+        history.observe("b", step, {f"m{step}": 1.0})
+    for step in range(21, 401):
+        history.observe("b", step, {f"m{step}": 1.0})  # of which a table would be a number in 400
+    history.n_asked = 2
+    a, b = (entry["observations"] for entry in history.state_dict()["trials"])
+    assert set(a) == {"steps", "metrics"} and b[:2] == [[1, {"m1": 1.0}], [2, {"m2": 1.0}]]
+    again = History.from_state_dict(json.loads(json.dumps(history.state_dict())))
+    assert [trial.observations for trial in again] == [trial.observations for trial in history]
+
+
 def test_who_reports_often_is_told(history, caplog) -> None:
     long_run(history)
     for step in range(1, 1100):

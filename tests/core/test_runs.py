@@ -19,11 +19,11 @@ from worlds import OLD, OLD_LOSS, awkward
 
 from ray_mixopt import MixtureOptimizer, MixtureSpace, Scale
 from ray_mixopt.core.forecast import Prediction
-from ray_mixopt.core.history import History
+from ray_mixopt.core.history import History, Trial
 from ray_mixopt.core.problem import Settings
 from ray_mixopt.io import searches
 from ray_mixopt.io.cells import beside, guarded, metric_of, unguarded
-from ray_mixopt.io.export import WRITERS
+from ray_mixopt.io.export import WRITERS, divergences
 from ray_mixopt.io.runs import Source, read_runs
 from ray_mixopt.simulators import RunTable
 
@@ -109,6 +109,47 @@ def test_a_table_without_rows_is_named(history, tmp_path: Path) -> None:
     pq.write_table(pq.read_table(path)[:0], path)
     with pytest.raises(ValueError, match="runs.parquet is empty or malformed: it has no rows"):
         read_runs(path)
+
+
+# -- runs that diverged
+
+
+def diverged() -> History:
+    """Runs that are well, and that diverged at their first report, at a later one, and where no metric shows it."""
+    history = History(MixtureSpace(domains=("a", "b"), scales=(Scale("S", 1.0, 1e6),), steps=(5, 10)))
+    nan, inf = math.nan, math.inf
+    reports = {
+        "well": {5: {"loss": 3.0, "acc": 0.5}, 10: {"loss": 2.0, "acc": 0.6, "rare": 1.0}},
+        "first": {5: {"loss": nan}},
+        "later": {5: {"loss": 3.5, "acc": 0.5}, 10: {"loss": inf, "acc": 0.1}},
+        "seldom": {5: {"loss": 3.6, "acc": 0.5}, 10: {"loss": 1e12}},
+        "hidden": {5: {"loss": 3.7, "acc": 0.5, "rare": 1.0}, 10: {"loss": 3.0, "acc": 0.4, "rare": 2.0, "gone": nan}},
+    }
+    for place, (name, values) in enumerate(reports.items()):
+        a = place / 8
+        history.add(Trial(trial_id=name, mixture=(a, 1 - a), scale="S", steps=10, status="done", evaluated=True))
+        for step, metrics in values.items():
+            history.observe(name, step, metrics)
+    return history
+
+
+@pytest.mark.parametrize("kind", list(WRITERS))
+def test_that_a_run_diverged_comes_back(kind: str, tmp_path: Path) -> None:
+    history = diverged()
+    lost = {"first", "later", "seldom", "hidden"}
+    assert {trial.trial_id for trial in history if trial.status == "diverged"} == lost
+    again = back(history, kind, tmp_path)
+    assert {trial.trial_id for trial in again if trial.status == "diverged"} == lost
+    assert runs(again) == runs(history) and set(again.metrics) == {"loss", "acc", "rare"}
+
+
+def test_a_metric_that_a_run_hardly_measured_is_none_that_it_diverged_in(tmp_path: Path) -> None:
+    assert divergences(diverged()) == {
+        "first": (5, ("loss", "acc", "rare")),
+        "later": (10, ("loss",)),
+        "seldom": (10, ("loss", "acc")),
+        "hidden": (10, ("diverged",)),
+    }
 
 
 # -- names of others in tables
@@ -268,8 +309,17 @@ def test_what_is_wrong_with_olmix_files_is_said(ratios, metrics, message: str, t
 def test_scales_need_a_cost_and_one_alone_has_it(tmp_path: Path) -> None:
     path = tmp_path / "runs.csv"
     pd.DataFrame({"scale": ["S", "L"], "step": 1, "mixture/a": 0.5, "mixture/b": 0.5, "x": [1.0, 2.0]}).to_csv(path)
-    with pytest.raises(ValueError, match="No cost is known for the scales S, L"):
+    with pytest.raises(
+        ValueError,
+        match="No cost is known for the scales S, L.*--scale-cost SCALE=COST.*--scale-parameters SCALE=NUMBER",
+    ):
         read_runs(path)
+    with pytest.raises(ValueError, match="No cost is known for the scales L: give it") as refused:
+        read_runs(path, Source(cost={"S": 1.0}, parameters=PARAMETERS))
+    assert "--scale-parameters" not in str(refused.value), "with some costs they do not help"
+    assert read_runs(path, Source(parameters=PARAMETERS)).space.scale("S").cost_per_step == pytest.approx(
+        PARAMETERS["S"] / PARAMETERS["L"]
+    )
     assert read_runs(path, Source(cost=COST)).space.target == ("L", 1)
 
 

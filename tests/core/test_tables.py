@@ -180,6 +180,29 @@ def test_what_is_done_to_the_numbers_is_said(change: dict, sentence: str, tmp_pa
     assert sentence in caplog.text
 
 
+def test_metrics_in_per_cent_are_fractions_which_is_said(plain: History, tmp_path: Path, caplog) -> None:
+    frame = as_text(table(), lambda v: f"{100 * v:g} %", ["acc"])
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    with caplog.at_level(logging.WARNING):
+        history = read_runs(tmp_path / "x.csv")
+    assert said(history) == said(plain) and "x.csv: acc is in per cent, and divided by 100" in caplog.text
+    frame.loc[3, "acc"] = "0.1875"
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    with pytest.raises(ValueError, match="x.csv, row 5: acc is '0.1875', and other cells have a per cent sign"):
+        read_runs(tmp_path / "x.csv")
+    frame.assign(acc="", step="400%").to_csv(tmp_path / "x.csv", index=False)
+    with pytest.raises(ValueError, match="x.csv, row 2: step must be a finite number, got '400%'"):
+        read_runs(tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize("unit", [None, "percent"])
+def test_shares_with_signs_are_said_to_be_per_cent(unit, plain: History, tmp_path: Path, caplog) -> None:
+    as_text(table(), lambda v: f"{100 * v:.0f}%", SHARES).to_csv(tmp_path / "x.csv", index=False)
+    with caplog.at_level(logging.WARNING):
+        history = read_runs(tmp_path / "x.csv", Source(columns=Columns(unit=unit)))
+    assert said(history) == said(plain) and "x.csv: shares are in per cent" in caplog.text
+
+
 def test_rounded_shares_are_scaled_and_by_how_much_is_said(tmp_path: Path, caplog) -> None:
     table().assign(**{SHARES[0]: T[SHARES[0]] + 0.01}).to_csv(tmp_path / "x.csv", index=False)
     with caplog.at_level(logging.WARNING):
@@ -302,7 +325,7 @@ def test_a_loss_that_was_not_measured_beside_others_is_no_divergence(tmp_path: P
         (
             "x.csv",
             as_text(T, lambda v: f"{v:.0%}" if v > 0.3 else v, SHARES).to_csv(index=False),
-            "row 4: mixture/prose is '0.1', and other shares have a per cent sign",
+            "row 4: mixture/prose is '0.1', and other cells have a per cent sign",
         ),
         (
             "x.csv",
@@ -332,6 +355,18 @@ def test_a_column_that_is_asked_for_must_be_there(role: str, tmp_path: Path) -> 
     table().to_csv(tmp_path / "x.csv", index=False)
     with pytest.raises(ValueError, match=f"no column 'zzz', which --{role}-column names: it has run, scale"):
         read_runs(tmp_path / "x.csv", Source(columns=Columns(**{role: "zzz"})))
+
+
+@pytest.mark.parametrize("run", ["and no other row of the run r0 has them", None])
+def test_a_row_without_any_share_is_named(run: str | None, tmp_path: Path) -> None:
+    frame = table().astype(dict.fromkeys(SHARES, object))
+    frame.loc[[0, 1], SHARES] = ""
+    (frame if run else frame.drop(columns="run")).to_csv(tmp_path / "x.csv", index=False)
+    shares = "mixture/prose, mixture/forum, mixture/maths"
+    with pytest.raises(
+        ValueError, match=rf"x.csv, row 2: all shares are empty \({shares}\){f', {run}' if run else ':'}"
+    ):
+        read_runs(tmp_path / "x.csv")
 
 
 def test_weights_are_what_one_says_they_are(plain: History, tmp_path: Path) -> None:

@@ -204,7 +204,7 @@ def test_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_runs_without_a_mixture_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert len(read_runs(database(tmp_path), Source(steps=None))) == 3
-    assert "left out 1 runs that say nothing of their mixture" in caplog.text
+    assert "left out 1 run without a mixture" in caplog.text
 
 
 # -- Weights & Biases

@@ -111,6 +111,9 @@ def test_the_default_strategy_runs_small_and_continues(tmp_path: Path) -> None:
     assert result["recommended"]["predicted"]["low"] < result["recommended"]["predicted"]["high"]
 
 
+WAIT = "Starting Ray, which takes some seconds."
+
+
 def test_people_get_tables_and_no_word_from_ray(tmp_path: Path, replay: Command) -> None:
     (tmp_path / "runs.csv").write_text(RUNS)
     code, out, err = replay(
@@ -121,12 +124,14 @@ def test_people_get_tables_and_no_word_from_ray(tmp_path: Path, replay: Command)
     assert "50.0%" in out and "0.000" in out  # the best logged mixture, found
     assert "Spent 3,000 of 3,000, 3.00 times a full run." in out
     assert f"Results: {tmp_path / 'out'}/" in out.replace("\n", "")
-    assert all(line.startswith("spent: ") for line in err.splitlines()), err
+    first, *rest = err.splitlines()
+    assert first == WAIT and all(line.startswith("spent: ") for line in rest), err
 
 
 def test_ctrl_c_ends_it_with_what_is_known(tmp_path: Path, start: Command) -> None:
     folder = tmp_path / "out"
     child = start("--budget", 1e6, "--concurrency", 1, "--json", "--strategy", "random", "--out", folder)
+    assert child.stderr.readline() == f"{WAIT}\n"
     assert "spent: " in child.stderr.readline()  # the first news, some seconds into the search
     os.killpg(child.pid, signal.SIGINT)
     out, err = child.communicate(timeout=120)

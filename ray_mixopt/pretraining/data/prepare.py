@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from ray_mixopt.core.safety import check_file_names, write_atomically
+from ray_mixopt.core.words import counted
 from ray_mixopt.pretraining.data import documents
 from ray_mixopt.pretraining.data.manifest import (
     MANIFEST,
@@ -379,7 +380,7 @@ def _remarks(notes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     lost = _LOST.format(counts["lost characters"])
     for key, what in {**documents.ODDITIES, "ends": _ENDS, "lost": lost}.items():
         if counts[key]:
-            yield f"{counts[key]:,} documents {what}."
+            yield f"{counted(counts[key], 'document')} {what}."
 
 
 def _remove_stale(out: Path, units: Sequence[Unit], domains: Mapping[str, Domain]) -> None:
