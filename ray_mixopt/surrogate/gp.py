@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self, TypeVar
 
+import numpy as np
 import torch
 from botorch.acquisition.objective import PosteriorTransform
 from botorch.models.model import FantasizeMixin, Model
@@ -180,7 +181,7 @@ class MixtureGP(Model, FantasizeMixin):
             result.__dict__.pop(stale, None)
         result.factor = torch.cat([above, torch.cat([white.mT, corner], -1)], -2)
         result.white = torch.cat([self.white.expand(*added.shape[:-2], -1, -1), added], -2)
-        shape = torch.broadcast_shapes(self.x.shape[:-2], x.shape[:-2])
+        shape = _broadcast(self.x.shape[:-2], x.shape[:-2])
         result.train_inputs = (torch.cat([self.x.expand(*shape, -1, -1), x.expand(*shape, -1, -1)], -2),)
         result.train_targets = self.standardise.undone((result.factor @ result.white).squeeze(-1))
         return result
@@ -190,7 +191,7 @@ class MixtureGP(Model, FantasizeMixin):
     @property
     def batch_shape(self) -> torch.Size:
         """Batch shape of the posterior at ``q x d+2``: the draws, after that of fantasies."""
-        return torch.broadcast_shapes(self.factor.shape[:-2], self.white.shape[:-2])
+        return _broadcast(self.factor.shape[:-2], self.white.shape[:-2])
 
     @property
     def likelihood(self) -> GaussianLikelihood:
@@ -351,6 +352,11 @@ class AveragedGP(Model, FantasizeMixin):
         values = Y.unsqueeze(-3).expand(*Y.shape[:-2], self.ensemble.batch_shape[-1], *Y.shape[-2:])
         result: Any = AveragedGP(self.ensemble.condition_on_observations(X, values, noise=noise, per_draw=True))
         return result
+
+
+def _broadcast(*shapes: torch.Size) -> torch.Size:
+    """Their common shape; NumPy's, since the first call of PyTorch's own imports SymPy, which takes a second."""
+    return torch.Size(np.broadcast_shapes(*shapes))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
