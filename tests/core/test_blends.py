@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -272,17 +273,101 @@ def test_datasets_draws_what_the_blend_says() -> None:
     assert np.allclose(tokens / tokens.sum(), TOKENS, atol=0.02)
 
 
-def test_ray_data_counts_rows() -> None:
-    import ray
-
-    source = (Path(ray.__file__).parent / "data" / "dataset.py").read_text()  # its import takes seconds
-    documented = source.partition(" def mix(")[2].partition("stopping_condition: Controls")[0]
-    assert "weights: Target row ratios for each dataset" in documented
-
-
 def test_megatron_core_reads_the_list(tmp_path: Path) -> None:
     utils = pytest.importorskip("megatron.core.datasets.utils", reason="Megatron-Core is not a dependency")
     assert utils.get_blend_from_list(read("megatron")) == (PLACES, [0.5, 0.3, 0.1, 0.1])
+
+
+@pytest.mark.parametrize("kind", ["megatron", "nemo"])
+def test_megatron_core_draws_what_the_blend_says(kind: str, tmp_path: Path) -> None:
+    """Megatron-Bridge, for NeMo, hands its ``dataset.blend`` to the same builder."""
+    utils = pytest.importorskip("megatron.core.datasets.utils", reason="Megatron-Core is not a dependency")
+    import torch
+    from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
+    from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
+    from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
+
+    for token, (name, length) in enumerate(LENGTHS.items(), 1):
+        builder = IndexedDatasetBuilder(str(tmp_path / f"{name}.bin"), dtype=np.int32)
+        for _ in range(20_000 // length):
+            builder.add_document(torch.full((length,), token, dtype=torch.int32), [length])
+        builder.finalize(str(tmp_path / f"{name}.idx"))
+    found = read(kind, sources=Sources(paths={name: [str(tmp_path / name)] for name in LENGTHS}))
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        config = GPTDatasetConfig(
+            random_seed=1,
+            sequence_length=32,
+            blend=found["dataset"]["blend"] if kind == "nemo" else utils.get_blend_from_list(found),
+            split="1,0,0",
+            reset_position_ids=False,
+            reset_attention_mask=False,
+            eod_mask_loss=False,
+            tokenizer=SimpleNamespace(vocab_size=8, eod=0, pad=0, unique_identifiers={"class": "none"}),
+            mid_level_dataset_surplus=0.005,
+            create_attention_mask=False,
+            path_to_cache=str(tmp_path / "cache"),
+        )
+        train, *_ = BlendedMegatronDatasetBuilder(GPTDataset, [1000, 0, 0], lambda: True, config).build()
+        drawn = Counter(token for i in range(1000) for token in train[i]["tokens"].tolist())
+    finally:
+        torch.distributed.destroy_process_group()
+    assert np.allclose([drawn[token] / 32_000 for token in (1, 2, 3)], TOKENS, atol=0.002)
+
+
+def test_levanter_draws_what_the_blend_says(tmp_path: Path) -> None:
+    text = pytest.importorskip("levanter.data.text", reason="Levanter, as marin-levanter, is not a dependency")
+    import asyncio
+
+    import draccus
+    import haliax
+    import jax
+    import tokenizers
+    from levanter.schedule import BatchSchedule
+
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<eos>": 0, "1": 1, "2": 2, "3": 3}, unk_token="<eos>"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    words.add_special_tokens(["<eos>"])
+    words.save(str(tmp_path / "tokenizer.json"))
+    about = {"eos_token": "<eos>", "unk_token": "<eos>", "tokenizer_class": "PreTrainedTokenizerFast"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(about))
+    for token, (name, length) in enumerate(LENGTHS.items(), 1):
+        document = json.dumps({"text": " ".join([str(token)] * length)})
+        (tmp_path / f"{name}.jsonl").write_text(f"{document}\n" * (400_000 // length))
+    found = read("levanter", sources=Sources(paths={name: [str(tmp_path / f"{name}.jsonl")] for name in LENGTHS}))
+    own = {"tokenizer": str(tmp_path), "cache_dir": str(tmp_path / "cache")}
+    config = draccus.decode(text.LmDataConfig, found | own)
+    train = config.train_set(haliax.Axis("position", 32), BatchSchedule(8), key=jax.random.PRNGKey(0))
+    drawn: Counter[int] = Counter()
+    for example in asyncio.run(train.get_batch(list(range(2048)))):
+        drawn.update(example.tokens.array.tolist())
+    shares = np.array([drawn[token] for token in (1, 2, 3)]) / sum(drawn.values())
+    assert np.allclose(shares, TOKENS, atol=0.01)  # documents end with a token of their own
+
+
+def test_torchtitan_takes_the_sources() -> None:
+    text = pytest.importorskip("torchtitan.hf_datasets.text_datasets", reason="torchtitan is not a dependency")
+    sources = [text.HFDataSource(**source) for source in read("torchtitan")["sources"]]
+    config = text.InterleavedHuggingFaceTextDataLoader.Config(sources=sources)
+    assert [source.weight for source in config.sources] == [0.5, 0.3, 0.1, 0.1]
+
+
+def test_litdata_draws_what_the_blend_says(tmp_path: Path) -> None:
+    litdata = pytest.importorskip("litdata", reason="LitData is not a dependency")
+    from litdata.streaming.cache import Cache
+
+    paths = {name: [str(tmp_path / name)] for name in LENGTHS}
+    for name, (folder,) in paths.items():
+        cache = Cache(folder, chunk_size=500)
+        for i in range(4000):
+            cache[i] = name
+        cache.done()
+        cache.merge()
+    found = read("litgpt", sources=Sources(paths=paths))
+    parts = [litdata.StreamingDataset(input_dir=folder, shuffle=True, drop_last=True) for folder in found["input_dirs"]]
+    mixed = iter(litdata.CombinedStreamingDataset(parts, weights=found["weights"], iterate_over_all=False))
+    drawn = Counter(next(mixed) for _ in range(4000))
+    assert np.allclose([drawn[name] / 4000 for name in LENGTHS], TOKENS, atol=0.03)
 
 
 def test_olmo_core_reads_the_list(tmp_path: Path) -> None:
