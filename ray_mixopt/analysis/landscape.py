@@ -28,11 +28,13 @@ class Residuals:
         mixtures: of the runs, ``n x d``.
         values: observed minus predicted objective, ``(n,)``.
         at_target: whether the report is at the target, ``(n,)``.
+        runs: the name, the scale and the step of each report.
     """
 
     mixtures: np.ndarray
     values: np.ndarray
     at_target: np.ndarray
+    runs: tuple[tuple[str, str, int], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +101,11 @@ def level(posterior: ObjectivePosterior, mixtures: np.ndarray) -> np.ndarray:
 def slices(posterior: ObjectivePosterior, best: np.ndarray, residuals: Residuals) -> list[Slice]:
     """One slice for each domain through a mixture ``(d,)``, in the order of the space."""
     space, shares, found = posterior.space, np.linspace(0, 1, _N_SHARES), []
+    at_best = posterior.solve(best[None])
     for i, domain in enumerate(space.domains):
         mixtures = _through(best, [i], shares[:, None])
-        moments = posterior.marginal(mixtures)
+        points = posterior.solve(mixtures)
+        moments = posterior.marginal(points)
         mean = posterior.sign * (moments[0].mean(0) - posterior.penalty(mixtures)).numpy()
         run_shares = residuals.mixtures[:, i]
         found.append(
@@ -110,7 +114,7 @@ def slices(posterior: ObjectivePosterior, best: np.ndarray, residuals: Residuals
                 shares=shares,
                 mean=mean,
                 half=_half_width(*moments),
-                half_apart=_half_width(*posterior.marginal(mixtures, best[None])),
+                half_apart=_half_width(*posterior.marginal(points, at_best)),
                 best_share=float(shares[np.argmin(posterior.sign * mean)]),
                 recommended=float(best[i]),
                 limits=(float(space.simplex.lower[i]), float(space.simplex.upper[i])),
@@ -120,6 +124,16 @@ def slices(posterior: ObjectivePosterior, best: np.ndarray, residuals: Residuals
             )
         )
     return found
+
+
+def by_importance(along: Sequence[Slice]) -> np.ndarray:
+    """Places of the domains that change the prediction much or have a large share, the most important first, ``(d,)``.
+
+    Args:
+        along: the slice of each domain.
+    """
+    effect, share = (np.array([getattr(line, what) for line in along]) for what in ("effect", "recommended"))
+    return np.argsort(-effect / max(effect.max(), 1e-12) - share / share.max(), kind="stable")
 
 
 def surfaces(posterior: ObjectivePosterior, best: np.ndarray, along: Sequence[Slice]) -> list[Surface]:
@@ -140,9 +154,7 @@ def surfaces(posterior: ObjectivePosterior, best: np.ndarray, along: Sequence[Sl
         return []
     if d == 3:
         return [_surface(posterior, best, [0, 1, 2])]
-    effect = np.array([slice_.effect for slice_ in along])
-    weight = effect / max(effect.max(), 1e-12) + best
-    three = np.sort(np.argsort(-weight, kind="stable")[:3]).tolist()
+    three = np.sort(by_importance(along)[:3]).tolist()
     return [_surface(posterior, best, list(pair)) for pair in combinations(three, 2)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -11,6 +12,27 @@ from ray_mixopt.core.history import History, Trial
 GIVEN = "given"  # a run that was made elsewhere, whatever its status
 ENDS = (GIVEN, "done", "paused", "running", "diverged", "failed", "lost")
 _BAD = ("diverged", "failed", "lost")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A scale and a length at which runs reported. Costs are in full runs at the target.
+
+    Attributes:
+        scale: the model scale.
+        steps: the length.
+        reported: number of runs that reported there.
+        ended: number of runs that reported nothing later.
+        cost: of those that ended there, from their start.
+        paid: what of it the search paid; the rest is that of given runs.
+    """
+
+    scale: str
+    steps: int
+    reported: int
+    ended: int
+    cost: float
+    paid: float
 
 
 class Ledger:
@@ -65,15 +87,31 @@ class Ledger:
         space = self._space
         return sum(t.scale == space.target_scale and space.target_steps in t.observations for t in self._history)
 
-    def curves(self, metric: str) -> list[tuple[str, np.ndarray, np.ndarray]]:
-        """The scale, the steps ``(k,)`` and a metric's values there ``(k,)`` of every run that reported the metric."""
-        found = []
+    @cached_property
+    def places(self) -> list[Place]:
+        """Where runs reported, by scale in the order of ``scale_names``, then by length."""
+        full, space = self._space.target_cost, self._space
+        found: dict[tuple[int, int], list[float]] = {}
         for trial in self._history:
-            steps = sorted(step for step, values in trial.observations.items() if metric in values)
-            if steps:
-                values = [trial.observations[step][metric] for step in steps]
-                found.append((trial.scale, np.array(steps), np.array(values)))
-        return found
+            for step in trial.observations:
+                counts = found.setdefault((self._row(trial), step), [0, 0, 0.0, 0.0])
+                counts[0] += 1
+                if step == trial.reached:
+                    cost = space.scale(trial.scale).cost_per_step * step / full
+                    counts[1] += 1
+                    counts[2] += cost
+                    counts[3] += 0.0 if trial.evaluated else cost
+        return [
+            Place(
+                scale=self.scale_names[row],
+                steps=step,
+                reported=int(reported),
+                ended=int(ended),
+                cost=cost,
+                paid=paid,
+            )
+            for (row, step), (reported, ended, cost, paid) in sorted(found.items())
+        ]
 
     def _row(self, trial: Trial) -> int:
         return self.scale_names.index(trial.scale)

@@ -11,6 +11,7 @@ from ray_mixopt.acquisition.offer import Offer
 from ray_mixopt.acquisition.regret import Regret
 from ray_mixopt.core.simplex import same_mixture
 from ray_mixopt.core.strategy import Proposal
+from ray_mixopt.core.words import fidelity
 from ray_mixopt.optimizer import MixtureOptimizer
 from ray_mixopt.strategies.candidates import candidates_of
 from ray_mixopt.surrogate.encoding import encode
@@ -48,7 +49,7 @@ def purpose(optimizer: MixtureOptimizer, run: Proposal, best: np.ndarray | None 
 def _first_question(optimizer: MixtureOptimizer, run: Proposal) -> str:
     """The question of a run of which nothing can be predicted yet."""
     space = optimizer.space
-    at = f"at {run.scale} x {run.steps} steps"
+    at = f"at {fidelity(run.scale, run.steps)}"
     for trial in optimizer.history:
         if trial.scale != run.scale and same_mixture(np.array(trial.mixture), run.mixture):
             return f"Whether what {trial.scale} says of this mixture holds {at}."
@@ -63,7 +64,7 @@ def _first_question(optimizer: MixtureOptimizer, run: Proposal) -> str:
 
 def _question(optimizer: MixtureOptimizer, run: Proposal, best: np.ndarray) -> str:
     """The question of a run, where there is an answer that it may change."""
-    space, at = optimizer.space, f"at {run.scale} x {run.steps} steps"
+    space, at = optimizer.space, f"at {fidelity(run.scale, run.steps)}"
     if run.continues is not None:
         return f"Whether what it showed up to step {optimizer.history[run.continues].reached} holds {at}."
     difference = run.mixture - best

@@ -1,9 +1,10 @@
-"""What a search found and paid where the truth is known, as JSON-able data."""
+"""What a search found and paid where the truth is known, as JSON-able data, and read from it again."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,90 @@ from ray_mixopt.analysis.ledger import Ledger
 from ray_mixopt.analysis.truth import Truth
 from ray_mixopt.core.forecast import Prediction
 from ray_mixopt.core.recommendation import Recommendation
+from ray_mixopt.core.safety import check_version, named_numbers, number, parse_json
+from ray_mixopt.core.words import amount
 from ray_mixopt.optimizer import MixtureOptimizer
+
+RESULT, RESULT_VERSION = "result.json", 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """A mixture and what is true of it.
+
+    Attributes:
+        mixture: shares by domain.
+        true: its objective at the target; None where it is not known.
+        regret: 0 is the best mixture, 1 the median random one; None where it is not known.
+        full_runs: spent when it was recommended.
+    """
+
+    mixture: dict[str, float]
+    true: float | None
+    regret: float | None
+    full_runs: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """The truth about a replay.
+
+    Attributes:
+        metric: that was searched.
+        mode: whether less of it is better.
+        recommended: in the end.
+        uniform: the mixture of equal shares, or the nearest within the limits.
+        best: the metric of the best mixture.
+        points: what was recommended on the way, by cost.
+        saving: what searching saved, in numbers, as sentences; "" where it is not known.
+    """
+
+    metric: str
+    mode: str
+    recommended: Known
+    uniform: Known
+    best: float
+    points: tuple[Known, ...]
+    saving: str
+
+    @classmethod
+    def read(cls, folder: Path) -> Course | None:
+        """The truth in the folder of a replay; None where there is none.
+
+        Raises:
+            ValueError: if it is damaged.
+        """
+        place = folder / RESULT
+        if not place.is_file():
+            return None
+        try:
+            data = parse_json(place.read_bytes())
+            check_version(data, "the result of a replay", RESULT_VERSION)
+            if data["recommended"] is None:
+                return None
+            return cls(
+                metric=str(data["metric"]),
+                mode=str(data["mode"]),
+                recommended=_known(data["recommended"], data["target_runs"]),
+                uniform=_known(data["uniform"], 0.0),
+                best=number(data["best_known"], "best_known"),
+                points=tuple(_known(point, point["full_runs"]) for point in data["trajectory"]),
+                saving=str(data.get("saving", "")),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{place} is no result of a replay: {error!r}. Remove it to report without it.") from None
+
+
+def _known(data: Mapping[str, Any], full_runs: Any) -> Known:
+    def maybe(key: str) -> float | None:
+        return None if data[key] is None else number(data[key], key)
+
+    return Known(
+        mixture=named_numbers(data["mixture"], "mixture"),
+        true=maybe("true"),
+        regret=maybe("regret"),
+        full_runs=number(full_runs, "full_runs"),
+    )
 
 
 def result(optimizer: MixtureOptimizer, truth: Truth, trajectory: Sequence[Recommendation]) -> dict[str, Any]:
@@ -47,6 +131,7 @@ def result(optimizer: MixtureOptimizer, truth: Truth, trajectory: Sequence[Recom
         "probability_better": recommendation.probability_better,
         "verdict": None if recommendation.verdict is None else asdict(recommendation.verdict),
         "best_known": truth.best,
+        "saving": saving(optimizer, truth),
         "spent": recommendation.spent,
         "target_runs": recommendation.target_runs,
         "value_of_next_run": recommendation.value_of_next_run,
@@ -72,3 +157,35 @@ def result(optimizer: MixtureOptimizer, truth: Truth, trajectory: Sequence[Recom
             for point in trajectory
         ],
     }
+
+
+def saving(optimizer: MixtureOptimizer, truth: Truth) -> str:
+    """What the search saved, in sentences: of the training that a worse mixture takes, or of the runs in a log.
+
+    Args:
+        optimizer: the search.
+        truth: of its objective.
+
+    Returns:
+        "" where the truth does not say.
+    """
+    space, pool, answer = optimizer.space, optimizer.problem.pool, optimizer.recommend()
+    best, found = space.mixture(answer.mixture), []
+    uniform = truth.value(space.uniform())
+    steps = None if uniform is None else truth.steps_to(best, uniform)
+    if steps is not None and steps < space.target_steps:
+        found.append(
+            f"What the {answer.called('uniform')} has at the target, the recommended one has after {steps:,} of "
+            f"{space.target_steps:,} steps: {1 - steps / space.target_steps:.1%} of a full run saved each time, and "
+            f"the search paid {amount(answer.target_runs)} full runs."
+        )
+    place = truth.place(best)
+    if place is not None:
+        found.append(f"The recommended mixture is number {place[0]} of the {place[1]} logged at the target.")
+    if pool is not None:
+        runs, cost = pool.full_runs(space)
+        found.append(
+            f"All {runs:,} logged runs cost {amount(cost)} full runs, of which the search paid "
+            f"{amount(answer.target_runs)}: {max(1 - answer.target_runs / cost, 0.0):.1%} saved."
+        )
+    return " ".join(found)

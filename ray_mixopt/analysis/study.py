@@ -8,16 +8,20 @@ from functools import cached_property
 
 import numpy as np
 
+from ray_mixopt.analysis.curves import LearningCurve, curves
 from ray_mixopt.analysis.landscape import Residuals, Slice, Surface, level, slices, surfaces
 from ray_mixopt.analysis.ledger import Ledger
 from ray_mixopt.analysis.pareto import TradeOff, pareto_front
+from ray_mixopt.analysis.result import Course
 from ray_mixopt.analysis.trajectory import sensible_points, trajectory
 from ray_mixopt.core.forecast import NORMAL_95, Prediction
 from ray_mixopt.core.history import Trial
 from ray_mixopt.core.objective import Mode, Objective
 from ray_mixopt.core.recommendation import Recommendation
 from ray_mixopt.core.space import MixtureSpace
+from ray_mixopt.core.words import fidelity
 from ray_mixopt.optimizer import MixtureOptimizer
+from ray_mixopt.strategies.hindsight import Hidden, hidden
 from ray_mixopt.surrogate.posterior import ObjectivePosterior
 
 N_POINTS = 16  # of the way there, fewer where each takes long
@@ -76,6 +80,7 @@ class LeftOut:
         predicted: what the other runs predict, ``(n,)``.
         half: half the width of the 95% interval of the prediction, ``(n,)``.
         scales: the scale of each run, ``n`` names.
+        runs: the name of each.
     """
 
     metric: str
@@ -83,6 +88,7 @@ class LeftOut:
     predicted: np.ndarray
     half: np.ndarray
     scales: tuple[str, ...]
+    runs: tuple[str, ...]
 
     @property
     def coverage(self) -> float:
@@ -114,13 +120,22 @@ class Study:
         optimizer: the search; it is not changed, and must not change while the study is in use.
         name: what it is called.
         tick: called before each slow step with what it is about.
+        course: the truth, where the search was a replay; it counts if the objective is still that of the replay.
     """
 
-    def __init__(self, optimizer: MixtureOptimizer, name: str, tick: Callable[[str], None] = lambda what: None) -> None:
+    def __init__(
+        self,
+        optimizer: MixtureOptimizer,
+        name: str,
+        tick: Callable[[str], None] = lambda what: None,
+        course: Course | None = None,
+    ) -> None:
         self.optimizer, self.name, self.tick = optimizer, name, tick
         self.problem, self.history = optimizer.problem, optimizer.history
         self.space: MixtureSpace = optimizer.space
         self.ledger = Ledger(self.history)
+        asked = dict(self.problem.weights), self.problem.mode
+        self.course = course if course is not None and asked == ({course.metric: 1.0}, course.mode) else None
 
     @property
     def objective_name(self) -> str:
@@ -136,7 +151,7 @@ class Study:
     @property
     def target_name(self) -> str:
         """The target in a few words."""
-        return f"{self.space.target_scale} x {self.space.target_steps:,} steps"
+        return fidelity(self.space.target_scale, self.space.target_steps)
 
     def full_runs(self, cost: float) -> float:
         """A cost, given in the space's unit, in full runs at the target."""
@@ -218,24 +233,45 @@ class Study:
                     predicted=observed - unit * errors,
                     half=NORMAL_95 * unit * np.sqrt(variances),
                     scales=tuple(self.history[run].scale for run in data.runs),
+                    runs=data.runs,
                 )
             )
         return found
+
+    @cached_property
+    def hidden(self) -> Hidden | None:
+        """The largest runs as predicted from the smaller ones; None where there are too few to say."""
+        if self.posterior is None:
+            return None
+        return hidden(self.problem, self.history, self.optimizer.belief)
+
+    def curves(self, metric: str) -> list[LearningCurve]:
+        """What runs of each scale reported of a metric, and the law fitted to all of them, through the same runs."""
+        known = self.metric(metric) if metric in self.history.metrics else None
+        return curves(self.history, metric, self.mode(metric), known)
 
     # -- what matters
 
     @cached_property
     def slices(self) -> list[Slice]:
         """The prediction along each domain, through the recommended mixture; an empty list while nothing is known."""
-        return [] if self.posterior is None else slices(self.posterior, self.best, self._residuals(self.posterior))
+        known = self.posterior
+        return [] if known is None or self.residuals is None else slices(known, self.best, self.residuals)
 
     @cached_property
     def surfaces(self) -> list[Surface]:
         """The prediction over several shares at once; an empty list while nothing is known, or for two domains."""
         return [] if self.posterior is None else surfaces(self.posterior, self.best, self.slices)
 
-    def _residuals(self, posterior: ObjectivePosterior) -> Residuals:
-        """The objective in the last report of every run that has all metrics there, against its prediction."""
+    @cached_property
+    def residuals(self) -> Residuals | None:
+        """The objective in the last report of every run that has all metrics there, against its prediction.
+
+        None while nothing is known.
+        """
+        posterior = self.posterior
+        if posterior is None:
+            return None
         cells: dict[tuple[str, int], list[Trial]] = {}
         for trial in self.history:
             if self.problem.value(trial.observations.get(trial.reached, {})) is not None:
@@ -243,14 +279,19 @@ class Study:
         goal = self.problem.goal
         relative = goal is not None and goal.relative_to is not None
         weights = _weights(posterior, self.problem.weights) if relative else self.problem.weights
-        mixtures, values, at_target = [np.empty((0, self.space.n_domains))], [np.empty(0)], []
+        mixtures, values = [np.empty((0, self.space.n_domains))], [np.empty(0)]
+        runs: list[tuple[str, str, int]] = []
         for cell, trials in cells.items():
             mixtures.append(np.array([trial.mixture for trial in trials]))
             seen = [sum(w * trial.observations[trial.reached][m] for m, w in weights.items()) for trial in trials]
             values.append(np.array(seen) - level(posterior.at(*cell), mixtures[-1]))
-            at_target += [cell == (self.space.target_scale, self.space.target_steps)] * len(trials)
+            runs += [(trial.trial_id, *cell) for trial in trials]
+        target = self.space.target_scale, self.space.target_steps
         return Residuals(
-            mixtures=np.concatenate(mixtures), values=np.concatenate(values), at_target=np.array(at_target, dtype=bool)
+            mixtures=np.concatenate(mixtures),
+            values=np.concatenate(values),
+            at_target=np.array([(scale, step) == target for _, scale, step in runs], dtype=bool),
+            runs=tuple(runs),
         )
 
     @cached_property
@@ -271,7 +312,7 @@ class Study:
         points = pareto_front(
             self.problem, self.history, {name: self.mode(name) for name in names}, self.optimizer.belief
         )
-        first, second = (self._metric(name) for name in names) if points else (None, None)
+        first, second = (self.metric(name) for name in names) if points else (None, None)
         marks = {"recommended": self.best, "uniform": self.space.uniform()}
         return Front(
             metrics=(a, b),
@@ -284,8 +325,8 @@ class Study:
             },
         )
 
-    def _metric(self, name: str) -> ObjectivePosterior | None:
-        """What is known of one metric alone."""
+    def metric(self, name: str) -> ObjectivePosterior | None:
+        """What is known of one metric alone; None while it has fewer than two values."""
         alone = self.problem.asking({name: 1.0}, self.mode(name))
         return self.optimizer.belief.posterior(alone, self.history)
 

@@ -89,15 +89,46 @@ class Truth:
         value, (best, median) = self.value(mixture), self._landmarks
         return None if value is None or median == best else (self._sign * value - best) / (median - best)
 
+    def place(self, mixture: np.ndarray) -> tuple[int, int] | None:
+        """How many of the mixtures logged at the target are as good as a mixture ``(d,)`` or better, and how many are.
+
+        None where nothing is logged, or the mixture's value is not known.
+        """
+        value = self.value(mixture)
+        if value is None or self._oracle.pool is None:
+            return None
+        known = self._random[~np.isnan(self._random)]
+        return int((known <= self._sign * value).sum()), len(known)
+
+    def steps_to(self, mixture: np.ndarray, value: float) -> int | None:
+        """The steps after which a mixture ``(d,)`` at the target's scale is as good as a value, at most the target's.
+
+        None where it does not get there, or not every length can be asked for. It is taken to get better all the way.
+        """
+        low, high = self._space.steps[0], self._target[1]
+        if self._oracle.pool is not None or self._sign * value < self.losses(mixture[None])[0]:
+            return None
+        while low < high:
+            middle = (low + high) // 2
+            seen = self._oracle.evaluate(mixture[None], self._target[0], middle)[0, self._columns] @ self._weights
+            low, high = (low, middle) if self._sign * seen <= self._sign * value else (middle + 1, high)
+        return high
+
+    @cached_property
+    def _random(self) -> np.ndarray:
+        """Losses of random mixtures at the target, or of all that are logged there, ``(n,)``."""
+        if self._oracle.pool is not None:
+            return self.losses(self._oracle.pool.logged_at(*self._target))
+        return self.losses(self._space.sample(SAMPLES, np.random.default_rng(0)))
+
     @cached_property
     def _landmarks(self) -> tuple[float, float]:
         """Loss of the best mixture, and of the median one."""
+        median = float(np.nanmedian(self._random))
         if self._oracle.pool is not None:
-            logged = self.losses(self._oracle.pool.logged_at(*self._target))
-            return float(np.nanmin(logged)), float(np.nanmedian(logged))
-        random = self.losses(self._space.sample(SAMPLES, np.random.default_rng(0)))
+            return float(np.nanmin(self._random)), median
         optimum = dense_minimiser(self.losses, self._space) if self._optimum is None else self._optimum
-        return float(self.losses(optimum[None])[0]), float(np.nanmedian(random))
+        return float(self.losses(optimum[None])[0]), median
 
 
 def dense_minimiser(

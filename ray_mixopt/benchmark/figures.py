@@ -14,12 +14,13 @@ from ray_mixopt.benchmark.markdown import OURS
 from ray_mixopt.benchmark.methods import registry
 from ray_mixopt.benchmark.record import Record
 from ray_mixopt.benchmark.scores import Curve, grouped
-from ray_mixopt.report.drawing import line_style
+from ray_mixopt.report.drawing import PALETTE
 
 FLOOR = 1e-4  # regrets below are drawn there: the axis is logarithmic
 BAND = 0.1, 0.9  # quantiles over seeds
 COLUMNS = 4
 MOST_POINTS = 300
+DASHES = ("-", "--", ":", "-.")
 
 
 def draw(records: Sequence[Record], out: Path) -> list[Path]:
@@ -57,7 +58,7 @@ def _figure(path: Path, panels: Sequence[tuple[str, Mapping[str, Mapping[str, Cu
     names = list(dict.fromkeys([*registry(), *(method for _, by_method in panels for method in by_method)]))
     for ax, (title, by_method) in zip(axes, panels, strict=False):
         for method, by_problem in by_method.items():
-            style = {"color": "black"} if method == OURS else line_style(names.index(method))
+            style = {"color": "black"} if method == OURS else _style(names.index(method))
             _line(ax, method, style, list(by_problem.values()))
         first = next(iter(next(iter(by_method.values())).values())).records[0]
         ax.set(xscale="log", yscale="log", xlabel=f"cost ({first.cost_unit})", ylabel="regret")
@@ -71,6 +72,11 @@ def _figure(path: Path, panels: Sequence[tuple[str, Mapping[str, Mapping[str, Cu
     figure.legend(legend.values(), legend, loc="outside lower center", ncols=n_columns, fontsize="small")
     figure.savefig(path, dpi=150)
     return path
+
+
+def _style(k: int) -> dict[str, str]:
+    """Colour and dashes of the ``k``-th of many lines; the first 24 differ."""
+    return {"color": PALETTE[k % 6], "linestyle": DASHES[k // 6 % 4]}  # thin lines in the last colour are too pale
 
 
 def _line(ax: Any, method: str, style: Mapping[str, str], curves: Sequence[Curve]) -> None:

@@ -17,7 +17,7 @@ SHORT_HELP = {
     ),
     "recommend": "Recommends a mixture from old runs alone, without a search.",
     "backtest": "Says how well old runs would have been predicted.",
-    "report": "Writes report.html, which works offline, and figures/*.png about a search.",
+    "report": "Writes report.html about a search: one file that works offline, on a phone and on paper.",
     "export": "Writes runs as tables that other programs read, with all their digits, or their mixtures as blends.",
     "prepare": "Turns documents into token shards with a manifest in the folder OUT.",
     "search": "Searches by running COMMAND for each run, over the space in the YAML file SPACE.",

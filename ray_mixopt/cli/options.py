@@ -15,6 +15,7 @@ from zipfile import BadZipFile
 import click
 
 if TYPE_CHECKING:
+    from ray_mixopt.core.baselines import Baseline
     from ray_mixopt.core.history import History
     from ray_mixopt.core.objective import Mode, Objective
     from ray_mixopt.core.simplex import Group
@@ -228,6 +229,27 @@ def _objective(
         ),
         **extras,
     )
+
+
+reference_option = click.option(
+    "--reference",
+    metavar="DOMAIN=SHARE",
+    multiple=True,
+    help="Mixture to compare with; once a domain. Or uniform, proportional.",
+)
+
+
+def reference_of(texts: Sequence[str]) -> Baseline | None:
+    """The mixture that ``--reference`` names; None where it does not.
+
+    Raises:
+        ValueError: for a text that is neither a baseline's name nor a domain's share.
+    """
+    if len(texts) == 1 and "=" not in texts[0]:
+        if texts[0] not in ("uniform", "proportional"):
+            raise ValueError(f"--reference is uniform, proportional or DOMAIN=SHARE once a domain, got {texts[0]!r}.")
+        return texts[0]
+    return pairs(texts, "--reference", "DOMAIN=SHARE, for instance web=0.7") or None
 
 
 def objective_of(

@@ -20,11 +20,13 @@ from ray_mixopt.cli.options import (
     objective_of,
     objective_options,
     one_thread,
-    pairs,
+    reference_of,
+    reference_option,
 )
 from ray_mixopt.cli.sources import source_options
 
 if TYPE_CHECKING:
+    from ray_mixopt.core.baselines import Baseline
     from ray_mixopt.core.history import History
     from ray_mixopt.core.merging import DomainMap
     from ray_mixopt.core.objective import Mode, Objective
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
 @functools.partial(source_options, with_space=True)
 @objective_options
 @limit_options
-@click.option("--reference", metavar="DOMAIN=SHARE", multiple=True, help="Mixture to compare with; once a domain.")
+@reference_option
 @click.option("--as", "kind", type=click.Choice(FORMATS), help="Print the mixture as training code takes it.")
 @data_options
 @click.option("--report", type=click.Path(file_okay=False, path_type=Path), help="Also write a report to this folder.")
@@ -76,8 +78,8 @@ def recommend(
         raise click.UsageError("--as does not go with --json: drop one of them.")
     with bad_arguments(), Console(stderr=True, markup=False, emoji=False).status("Asking the surrogate"):
         data.check(kind, "--as")
-        compare = pairs(reference, "--reference", "DOMAIN=SHARE, for instance web=0.7") or None
-        optimizer = _optimizer(histories, changes, target, own, space, objective, mode, limits, compare)
+        against = reference_of(reference)
+        optimizer = _optimizer(histories, changes, target, own, space, objective, mode, limits, against)
         answer = optimizer.recommend(details=True)
         if answer.predicted is None:
             raise ValueError("Fewer than two runs report the metrics of the objective: nothing can be recommended.")
@@ -110,7 +112,7 @@ def _optimizer(
     objective: Objective | Mapping[str, float] | None,
     mode: Mode | None,
     limits: Callable[[MixtureSpace], MixtureSpace],
-    reference: Mapping[str, float] | None,
+    reference: Baseline | None,
 ) -> MixtureOptimizer:
     """The optimizer that knows the old runs, and what is asked of it."""
     from ray_mixopt.core.merging import common_space, joined

@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 
 DEFAULT_SIMULATOR = "dmsl"
 DEFAULT_TARGET_RUNS = 0.5
-RESULT, FIGURE = "result.json", "replay.png"
-RESULT_VERSION = 1
+FIGURE = "replay.png"
 
 
 @click.command(
@@ -136,6 +135,7 @@ def _simulator(name: str, strategy: str, noise: float, seed: int, target: tuple[
 
 def _folder(out: Path | None, name: str) -> Path:
     """Where the results go: ``out``, if that holds none yet, or a new folder of that name below ./results."""
+    from ray_mixopt.analysis.result import RESULT
     from ray_mixopt.core.safety import check_file_name
     from ray_mixopt.io import searches
 
@@ -156,7 +156,7 @@ def _run(search: Replay, metric: str, folder: Path, as_json: bool) -> int:
     from ray.tune.error import TuneError
     from rich.console import Console
 
-    from ray_mixopt.analysis.result import result
+    from ray_mixopt.analysis.result import RESULT, RESULT_VERSION, result
     from ray_mixopt.analysis.trajectory import trajectory
     from ray_mixopt.analysis.truth import Truth
     from ray_mixopt.core.safety import write_atomically

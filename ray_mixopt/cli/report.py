@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,10 +20,13 @@ from ray_mixopt.cli.options import (
     objective_options,
     one_thread,
     opened,
+    reference_of,
+    reference_option,
 )
 from ray_mixopt.cli.sources import check_heeded, table_options
 
 if TYPE_CHECKING:
+    from ray_mixopt.core.baselines import Baseline
     from ray_mixopt.core.objective import Mode, Objective
     from ray_mixopt.io.runs import Source
     from ray_mixopt.optimizer import MixtureOptimizer
@@ -32,7 +36,7 @@ if TYPE_CHECKING:
     epilog=examples(
         "ray-mixopt report results/replay-slimpajama-val_loss-common_crawl-default-0",
         "ray-mixopt report ~/ray_results/my-search --follow",
-        "ray-mixopt report runs.csv --weight val_loss/arxiv=1 --out decision",
+        "ray-mixopt report runs.csv --weight val_loss/arxiv=1 --reference proportional --out decision",
         "ray-mixopt report results/history.json --weight accuracy/hellaswag=1 --mode max --out hellaswag",
     )
 )
@@ -43,6 +47,7 @@ if TYPE_CHECKING:
 @click.option("--follow", is_flag=True, help="Write it again while the search runs, until Ctrl-C.")
 @click.option("--every", type=click.FloatRange(min=1), help="--follow: seconds between.  [default: 30]")
 @click.option("--name", help="Heading.  [default: that of PATH]")
+@reference_option
 @objective_options
 @table_options
 @as_json_option
@@ -52,12 +57,13 @@ def report(
     follow: bool,
     every: float | None,
     name: str | None,
+    reference: Sequence[str],
     objective: Objective | None,
     mode: Mode | None,
     table: Source,
     as_json: bool,
 ) -> None:
-    """Writes report.html, which works offline, and figures/*.png about a search.
+    """Writes report.html about a search: one file that works offline, on a phone and on paper.
 
     PATH is the folder or URI of a Tune experiment, running or done, the folder of a replay, a history's JSON file, or
     anything that recommend --from takes, such as a table of runs.
@@ -66,8 +72,8 @@ def report(
         if every is not None and not follow:
             raise ValueError("--every is about --follow: give that, too, or drop it.")
         every = 30.0 if every is None else every
-        folder = out or _folder(path)
-        page = _write(path, table, folder, name, objective, mode, every if follow else None)
+        folder, asked = out or _folder(path), Subject(objective, mode, reference_of(reference))
+        page = _write(path, table, folder, name, asked, every if follow else None)
     if follow:
         click.echo(f"Open {page}. It is written anew every {every:g} s; Ctrl-C ends this, not the search.", err=True)
         try:
@@ -75,15 +81,30 @@ def report(
                 time.sleep(every)
                 # A search that is just writing its state is tried again the next time.
                 with contextlib.suppress(ValueError, OSError):
-                    _write(path, table, folder, name, objective, mode, every)
+                    _write(path, table, folder, name, asked, every)
         except KeyboardInterrupt:
             click.echo("One last time.", err=True)
         with bad_arguments():
-            page = _write(path, table, folder, name, objective, mode, None)
+            page = _write(path, table, folder, name, asked, None)
     if as_json:
-        click.echo(json.dumps({"page": str(page), "figures": sorted(map(str, (folder / "figures").glob("*.png")))}))
+        click.echo(json.dumps({"page": str(page)}))
     else:
         click.echo(f"Report: {page}")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What the report is to be about, where that is not what the search was.
+
+    Attributes:
+        objective: None for the search's own.
+        mode: likewise.
+        reference: likewise.
+    """
+
+    objective: Objective | None
+    mode: Mode | None
+    reference: Baseline | None
 
 
 def _folder(path: str) -> Path:
@@ -98,21 +119,22 @@ def _write(
     table: Source,
     folder: Path,
     name: str | None,
-    objective: Objective | None,
-    mode: Mode | None,
+    asked: Subject,
     refresh: float | None,
 ) -> Path:
+    from ray_mixopt.analysis.result import Course
     from ray_mixopt.analysis.study import Study
     from ray_mixopt.report.page import write_report
 
     one_thread()
-    optimizer = _optimizer(path, table, objective, mode)
+    optimizer = _optimizer(path, table, asked)
+    course = None if "://" in path else Course.read(Path(path))
     with _status() as tick:
-        study = Study(optimizer, name or _name(path), tick)
+        study = Study(optimizer, name or _name(path), tick, course)
         return write_report(study, folder, refresh=refresh)
 
 
-def _optimizer(path: str, table: Source, objective: Objective | None, mode: Mode | None) -> MixtureOptimizer:
+def _optimizer(path: str, table: Source, asked: Subject) -> MixtureOptimizer:
     from ray_mixopt.core.problem import Settings
     from ray_mixopt.io import searches
     from ray_mixopt.io.runs import Source, are_tables, read_runs
@@ -121,11 +143,11 @@ def _optimizer(path: str, table: Source, objective: Objective | None, mode: Mode
     if not are_tables(path):
         if table != Source():
             raise ValueError("Options about scales, steps and columns are about tables of runs: drop them.")
-        return opened(path, objective=objective, mode=mode)
+        return opened(path, objective=asked.objective, mode=asked.mode, reference=asked.reference)
     history = read_runs(path, table)
     check_heeded(table, [history])
-    asked, direction = objective_of(history, objective, mode, None)
-    settings = Settings(objective=asked, mode=direction)
+    objective, mode = objective_of(history, asked.objective, asked.mode, None)
+    settings = Settings(objective=objective, mode=mode, reference=asked.reference)
     searches.check_reported(settings.metrics, history)
     return MixtureOptimizer.of_history(history, settings)
 

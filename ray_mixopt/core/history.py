@@ -19,6 +19,7 @@ import numpy as np
 
 from ray_mixopt.core.arguments import whole_step
 from ray_mixopt.core.curves import described
+from ray_mixopt.core.notebook import MOST_ROWS, table
 from ray_mixopt.core.safety import check_known, check_version, number, whole
 from ray_mixopt.core.space import MixtureSpace, by_size
 from ray_mixopt.core.trial import EXPLODED as EXPLODED
@@ -27,6 +28,7 @@ from ray_mixopt.core.trial import Status as Status
 from ray_mixopt.core.trial import Trial as Trial
 from ray_mixopt.core.trial import is_sound as is_sound
 from ray_mixopt.core.turns import Turn, in_turn
+from ray_mixopt.core.words import amount
 
 logger = logging.getLogger(__name__)
 
@@ -322,6 +324,18 @@ class History:
         return [t for t in self if t.status == "paused"]
 
     # -- exchange
+
+    @_turn
+    def _repr_html_(self) -> str:
+        rows = []
+        for trial in [*self][-MOST_ROWS:]:
+            seen = trial.observations.get(trial.reached, {})
+            last = ", ".join(f"{name} {value:.5g}" for name, value in seen.items())
+            status = "given" if trial.evaluated else trial.status
+            rows.append((trial.trial_id, trial.scale, trial.reached, status, last))
+        some = f"the last {MOST_ROWS} of " if len(self) > MOST_ROWS else ""
+        caption = f"Runs: {some}{len(self):,}, for a cost of {amount(self.spent)}"
+        return table(caption, ("Run", "Scale", "Step", "Status", "Last report"), rows)
 
     @_turn
     def state_dict(self) -> dict[str, Any]:

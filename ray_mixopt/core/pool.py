@@ -116,6 +116,13 @@ class Pool:
             return ()
         return tuple(z for z, there in zip(steps, self.available[row, scales.index(scale)], strict=True) if there)
 
+    def full_runs(self, space: MixtureSpace) -> tuple[int, float]:
+        """Number of logged runs, one a mixture and scale, and what they cost in full runs at a space's target."""
+        steps = np.array(self._names[1])
+        length = np.where(self.available, steps, 0).max(-1)  # n x n_scales
+        price = np.array([space.scale(name).cost_per_step for name in self._names[0]])
+        return int((length > 0).sum()), float((length * price).sum()) / space.target_cost
+
     def to_dict(self) -> dict[str, Any]:
         """The pool as JSON-able data."""
         names = {"scales": self.scales, "steps": self.steps}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ray_mixopt.core.forecast import Calibration, Hindsight, Prediction
+from ray_mixopt.core.notebook import paragraph, table
 from ray_mixopt.core.words import amount, called, counted, fidelity, listed, run_to
 
 _MOST_NAMED = 5  # of the reports that are left out
@@ -114,7 +114,7 @@ class Details:
         limits: the limits that hold the recommendation, and what each costs.
         unconstrained: what would be recommended without any; None where none holds it.
         guardrails: whether they hold.
-        agreement: of each fidelity's ranking with the target's, by ascending cost.
+        agreement: of each fidelity's ranking with the target's, by ascending cost; of many, those that were seen.
     """
 
     tolerance: float
@@ -311,6 +311,32 @@ class Recommendation:
             text += f", the dearest, and {fidelity(*self.nearest)}, the nearest to the target"
         return text + (", none of them at the target's scale." if self.nearest[0] != self.scale else ".")
 
+    def _repr_html_(self) -> str:
+        where, verdict = fidelity(self.scale, self.steps), self.nothing_known or str(self.verdict or "")
+        ranges = {} if self.details is None else self.details.ranges
+        shares = [(name, f"{share:.2%}", *_ends(ranges.get(name))) for name, share in self.mixture.items()]
+        head = ("Domain", "Share", *(("As good from", "to") if ranges else ()))
+        page = (paragraph(verdict) if verdict else "") + table(f"Recommended mixture for {where}", head, shares)
+        if self.predicted is None:
+            return page
+        better = self.probability_better
+        rows = [
+            (self.called(name).replace(" mixture", ""), value, _percent(better.get(name)))
+            for name, value in self._values.items()
+            if value is not None
+        ]
+        return page + table("Predicted, with 95% intervals", ("Mixture", "Value", "Recommended is better"), rows)
+
+    @property
+    def _values(self) -> dict[str, Prediction | None]:
+        """What is predicted of the mixture, and of those that it is compared with."""
+        return {
+            "recommended": self.predicted,
+            "uniform": self.uniform,
+            "proportional": self.proportional,
+            "reference": self.reference,
+        }
+
     def __str__(self) -> str:
         spent = f"Spent: {amount(self.spent)} ({self.target_runs:.2f} full runs)"
         if self.elsewhere:
@@ -322,13 +348,7 @@ class Recommendation:
         lines += [f"  {domain:<{width}}  {share:7.2%}" for domain, share in self.mixture.items()]
         if self.verdict is not None:
             lines.append(f"Verdict: {self.verdict}")
-        rows: Mapping[str, Prediction | None] = {
-            "recommended": self.predicted,
-            "uniform": self.uniform,
-            "proportional": self.proportional,
-            "reference": self.reference,
-        }
-        for name, value in rows.items():
+        for name, value in self._values.items():
             if value is not None:
                 lines.append(f"Predicted, {self.called(name).replace(' mixture', '')}: {value} (95%)")
         for name, probability in self.probability_better.items():
@@ -352,3 +372,11 @@ class Recommendation:
         if self.details is not None:
             lines += self.details.lines()
         return "\n".join(lines)
+
+
+def _percent(probability: float | None) -> str | None:
+    return None if probability is None else f"{probability:.1%}"
+
+
+def _ends(limits: tuple[float, float] | None) -> tuple[str, ...]:
+    return () if limits is None else tuple(f"{share:.1%}" for share in limits)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ray_mixopt.core.arguments import FrozenDict, in_order
+from ray_mixopt.core.notebook import of_space
 from ray_mixopt.core.safety import MOST_WHOLE, check_fields, check_version, is_finite, parse_json
 from ray_mixopt.core.simplex import CappedSimplex, Group, GroupedSimplex
 
@@ -300,14 +301,9 @@ class MixtureSpace:
         fields = {key: data[key] for key in data if key != "version"}
         check_fields(cls, fields, "description of a space")
         fields |= {key: tuple(Scale(**scale) for scale in fields.get(key, ())) for key in ("scales", "earlier_scales")}
-        target = fields.get("target")
-        return cls(
-            **{
-                **fields,
-                "groups": tuple(Group(**group) for group in fields.get("groups", ())),
-                "target": None if target is None else tuple(target),
-            }
-        )
+        fields["groups"] = tuple(Group(**group) for group in fields.get("groups", ()))
+        fields["target"] = None if fields.get("target") is None else tuple(fields["target"])
+        return cls(**fields)
 
     def to_json(self) -> str:
         """``to_dict`` as a JSON string; floats survive the round trip exactly."""
@@ -325,6 +321,9 @@ class MixtureSpace:
         except ValueError as error:
             raise ValueError(f"Not the JSON description of a space: {error}.") from error
         return cls.from_dict(data)
+
+    def _repr_html_(self) -> str:
+        return of_space(self.to_dict())
 
     def param_space(self) -> dict[str, Any]:
         """Ray Tune's ``param_space`` for this space: a plain nested dict of Tune domains that carry it along."""

@@ -20,13 +20,13 @@ def amount(value: float) -> str:
 
 
 def fidelity(scale: str, steps: int) -> str:
-    """A scale and a length, such as "1B x 19,700 steps"."""
-    return f"{scale} x {counted(steps, 'step')}"
+    """A scale and a length, such as "1B x 19,700 steps"; only "1B" for a length of 1: no length of the run is known."""
+    return scale if steps == 1 else f"{scale} x {steps:,} steps"
 
 
 def run_to(scale: str, steps: int) -> str:
-    """A run and how far it is to go, such as "60M to step 2,000"."""
-    return f"{scale} to step {steps:,}"
+    """A run and how far it is to go, such as "60M to step 2,000"; "a run of 60M" where no length of it is known."""
+    return f"a run of {scale}" if steps == 1 else f"{scale} to step {steps:,}"
 
 
 def counted(number: int, thing: str, things: str = "") -> str:

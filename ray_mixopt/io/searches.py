@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ray_mixopt.core.baselines import Baseline
 from ray_mixopt.core.history import History
 from ray_mixopt.core.objective import Mode, Objective
 from ray_mixopt.core.pool import Pool
@@ -36,6 +37,7 @@ def load(
     objective: Mapping[str, float] | Objective | None = None,
     mode: Mode | None = None,
     strategy: AnyStrategy | None = None,
+    reference: Baseline | None = None,
 ) -> MixtureOptimizer:
     """The optimizer of a search, running or done.
 
@@ -44,6 +46,7 @@ def load(
         objective: asked about instead of the search's own; needed for a history, which has none.
         mode: its direction; that of the search by default, else "min".
         strategy: in place of the search's own; needed if that is none of this package's.
+        reference: a mixture to compare with, in place of the search's own.
 
     Raises:
         ValueError: if there is no search at that path, or it is damaged.
@@ -56,13 +59,15 @@ def load(
             raise ValueError(f"The runs have the metrics {known}: say which one is wanted.")
         asked = objective or {found.metrics[0]: 1.0}
         return MixtureOptimizer.of_history(
-            found, Settings(objective=asked, mode=mode or "min", strategy=strategy or "default")
+            found,
+            Settings(objective=asked, mode=mode or "min", strategy=strategy or "default", reference=reference),
         )
     settings, pool = found.settings, found.problem.pool
+    reference = settings.reference if reference is None else reference
     if objective is None:
-        wanted = replace(settings, mode=mode or settings.mode)
+        wanted = replace(settings, mode=mode or settings.mode, reference=reference)
         return found if wanted == settings else MixtureOptimizer.of_history(found.history, wanted, pool=pool)
-    wanted = replace(settings, objective=objective, mode=mode or settings.mode)
+    wanted = replace(settings, objective=objective, mode=mode or settings.mode, reference=reference)
     check_reported(wanted.metrics, found.history)
     return MixtureOptimizer.of_history(found.history, wanted, pool=pool)
 

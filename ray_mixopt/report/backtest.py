@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 from ray_mixopt.analysis.scores import SURROGATE, Backtest, Case
 from ray_mixopt.core.safety import write_atomically
-from ray_mixopt.report.drawing import BLUE, GREY, Drawing, canvas, finish
-from ray_mixopt.report.page import Finding, embedded, rendered
+from ray_mixopt.core.words import fidelity
+from ray_mixopt.report.drawing import BLUE, Drawing, Panel, canvas, hover
+from ray_mixopt.report.page import Finding, rendered
+from ray_mixopt.report.trust import diagonal
 
 HEADS = ("n", "rank", "error", "95%", "level", "picked", "seconds")
 WORDS = (
@@ -24,12 +24,11 @@ _HELD = 0.9  # coverage of 95% intervals, from which on they may be believed
 
 def summary(found: Backtest) -> str:
     """What was hidden, given and predicted."""
-    scale, steps = found.hidden
     known = f", and {found.known} of the hidden mixtures" if found.known else ""
-    cells = dict.fromkeys(f"{case.largest[0]} x {case.largest[1]:,}" for case in found.cases if case.largest)
-    largest = f" (the largest: {', '.join(cells)} steps)" if cells else ""
+    cells = dict.fromkeys(fidelity(*case.largest) for case in found.cases if case.largest)
+    largest = f" (the largest: {', '.join(cells)})" if cells else ""
     return (
-        f"Hidden: {scale} x {steps:,} steps, where {found.n_hidden} mixtures are known. Given: "
+        f"Hidden: {fidelity(*found.hidden)}, where {found.n_hidden} mixtures are known. Given: "
         f"{', '.join(found.given)}{largest}{known}. Predicted: {found.objective}, in which the mixtures differ by "
         f"{found.spread:.4g}."
     )
@@ -46,7 +45,7 @@ def sufficient(found: Backtest) -> str:
     if proxy is None:
         return "No smaller scale and length by itself ranks the hidden mixtures with a correlation of 0.9."
     return (
-        f"Cheapest runs that rank the hidden mixtures well by themselves: {proxy.scale} x {proxy.steps:,} steps, "
+        f"Cheapest runs that rank the hidden mixtures well by themselves: {fidelity(proxy.scale, proxy.steps)}, "
         f"{proxy.cost:.2%} of a hidden run's cost (rank {proxy.rank:.2f}, {proxy.n} mixtures)."
     )
 
@@ -84,20 +83,28 @@ def findings(found: Backtest) -> Iterator[Finding]:
 
 def contrasts(case: Case) -> Drawing:
     """Predicted against measured differences of the hidden mixtures, with their intervals."""
-    figure, axes = canvas()
-    ax, of = axes[0, 0], case.differences
+    of = case.differences
     assert of is not None
-    ax.axline((0.0, 0.0), slope=1, color=GREY, lw=0.8)
-    ax.errorbar(of.measured, of.predicted, of.half, color=BLUE, ls="none", marker="o", ms=4, elinewidth=0.7, alpha=0.8)
-    ax.set_xlabel("measured difference from the mean of all", fontsize=9)
-    ax.set_ylabel("predicted", fontsize=9)
-    ax.tick_params(labelsize=8)
-    finish(ax)
+    figure = canvas(340)
+    diagonal(figure, min(of.measured), max(of.measured))
+    figure.add_scatter(
+        x=of.measured,
+        y=of.predicted,
+        error_y={"array": of.half, "color": BLUE, "thickness": 1, "width": 0},
+        mode="markers",
+        marker={"color": BLUE, "size": 7, "opacity": 0.85},
+        showlegend=False,
+        text=[
+            hover(f"measured {m:+.4g}", f"predicted {p:+.4g} ± {h:.2g}")
+            for m, p, h in zip(of.measured, of.predicted, of.half, strict=True)
+        ],
+        hoverinfo="none",
+    )
     inside = sum(abs(p - m) <= h for m, p, h in zip(of.measured, of.predicted, of.half, strict=True))
     return Drawing(
         name=f"given-{case.mixtures}",
         title=f"{case.mixtures} mixtures given",
-        figure=figure,
+        panels=(Panel(figure=figure, x="measured difference from the mean of all", y="predicted"),),
         alt=f"Scatter of predicted against measured differences of {len(of.measured)} mixtures; {inside} inside.",
         caption=f"The first draw; 95% intervals, of which {inside} of {len(of.measured)} hold the truth.",
     )
@@ -112,13 +119,12 @@ def write_backtest(found: Backtest, path: Path) -> Path:
             found=found,
             summary=summary(found),
             findings=list(findings(found)),
-            figures=[embedded(contrasts(case)) for case in found.cases if case.differences is not None],
+            drawings=[contrasts(case) for case in found.cases if case.differences is not None],
             words=WORDS,
             heads=HEADS,
             rows=[(method, mixtures, *cells) for mixtures, method, cells in rows(found)],
             proxies=found.proxies,
-            written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            version=version("ray-mixopt"),
+            fidelity=fidelity,
         ),
     )
     return path

@@ -1,218 +1,262 @@
-"""Figures of how sure the answer is: the way there, predictions put to the test, small runs against the target."""
+"""Figures of what the answer rests on: where the runs are and what they cost, and what they reported on their way."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from itertools import groupby
 
 import numpy as np
 
+from ray_mixopt.analysis.curves import MOST_LAWS, LearningCurve
+from ray_mixopt.analysis.ledger import ENDS, Place
 from ray_mixopt.analysis.study import Study
-from ray_mixopt.core.forecast import Prediction
-from ray_mixopt.core.words import fidelity
+from ray_mixopt.core.words import amount, fidelity
 from ray_mixopt.report.drawing import (
     BLUE,
     GREY,
-    HATCHES,
     ORANGE,
     PALETTE,
+    PATTERNS,
     SEQUENTIAL,
     Drawing,
+    Panel,
     canvas,
-    even_choice,
-    finish,
-    legend,
+    categories,
+    colorbar,
+    cost_label,
+    hover,
+    lines_of,
     listed,
-    log_cost,
+    logarithmic,
+    of_mixture,
+    plain,
     point_style,
+    rows_height,
     short,
 )
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-MOST_DOMAINS = len(PALETTE)  # drawn one by one; the smaller ones together
-MOST_METRICS = 4
-MOST_POINTS = 1000  # drawn in a panel
+MOST_DOTS = 1500  # reports drawn, of each scale its share
+_LARGEST = 22  # pixels of the place of most runs
 
 
-def incumbent(study: Study) -> Drawing | None:
-    """Predicted objective of the recommended mixture against cost, with its interval; None for fewer than two."""
-    points = study.way
-    if len(points) < 2:
+def places(study: Study) -> Drawing | None:
+    """Runs and spending over scale and length; None before the first report."""
+    found, space = study.ledger.places, study.space
+    if not found:
         return None
-    figure, axes = canvas()
-    (axes,) = axes.flat
-    known = [(point.cost, point.then) for point in points if point.then is not None]
-    if known:
-        x, low, high = zip(*((cost, p.low, p.high) for cost, p in known), strict=True)
-        axes.fill_between(x, low, high, color=BLUE, alpha=0.2, linewidth=0, label="95% interval at that time")
-        axes.plot(x, [p.mean for _, p in known], color=BLUE, marker="o", ms=4, label="predicted")
-    later = [(point.cost, point.now.mean) for point in points if point.now is not None]
-    if later:
-        axes.plot(*zip(*later, strict=True), color=ORANGE, marker="s", ms=3.5, ls="--", label="as known in the end")
-    _zoom(axes, [p.mean for _, p in known] + [value for _, value in later], known[-1][1] if known else None)
-    axes.axvline(1.0, color=GREY, ls=":", label="one full run")
-    log_cost(axes, study.target_name)
-    axes.set_ylabel(short(f"{study.objective_name} at the target", 44))
-    finish(axes)
-    legend(figure)
-    first, last = (known[0], known[-1]) if known else ((points[0].cost, None), (points[-1].cost, None))
-    alt = (
-        f"Line chart of {study.objective_name} predicted at the target for the mixture recommended so far. "
-        f"After {first[0]:.2g} full runs: {first[1]}. After {last[0]:.2g}: {last[1]}."
+    names = study.ledger.scale_names[::-1]  # the largest on top
+    lengths = [place.steps for place in found] + [space.target_steps]
+    figure = canvas(rows_height(len(names)) + 70, xaxis=_length_axis(lengths), yaxis=categories(names))
+    figure.update_layout(margin_t=46, showlegend=False)
+    most = max(place.reported for place in found)
+    figure.add_scatter(
+        x=[place.steps for place in found],
+        y=[names.index(place.scale) for place in found],
+        mode="markers",
+        marker={
+            "size": [6 + (_LARGEST - 6) * math.sqrt(place.reported / most) for place in found],
+            "color": [place.cost for place in found],
+            "cmin": 0,
+            "colorscale": SEQUENTIAL,
+            "reversescale": True,
+            "opacity": 0.85,
+            "line": {"color": GREY, "width": 1},
+            "colorbar": colorbar(),
+        },
+        text=[hover(*_about(place)) for place in found],
+        hoverinfo="none",
     )
+    figure.add_scatter(
+        x=[space.target_steps],
+        y=[names.index(space.target_scale)],
+        mode="markers",
+        marker={"symbol": "star-open", "size": 15, "color": ORANGE, "line": {"width": 2}},
+        text=[hover(f"the target: {study.target_name}")],
+        hoverinfo="none",
+    )
+    parts = [f"{p.reported} at {fidelity(p.scale, p.steps)}" for p in sorted(found, key=lambda p: -p.cost)]
+    known = any(steps != 1 for steps in lengths)
     return Drawing(
-        name="incumbent",
-        title="The recommendation against cost",
-        figure=figure,
-        alt=alt,
-        caption=(
-            "What was predicted for the mixture recommended at each cost, with its 95% interval, and what is predicted "
-            "for the same mixture with all that is known now. If the dashed line leaves the band, the search was "
-            f"surer than it should have been. Computed for {len(points)} costs; fewer the larger the search."
+        name="places",
+        title="Where the runs are",
+        panels=(
+            Panel(
+                figure=figure,
+                x="training steps" if known else "",
+                y="model scale; colour: full runs that those that ended there cost",
+            ),
         ),
+        alt=f"Map of runs by scale and length; the target is {study.target_name}. Dearest first: {listed(parts)}.",
+        caption=(
+            "The larger a dot, the more runs reported there. Its colour is what the runs that ended there cost, in "
+            "full runs at the target. The farther all dots are from the star, the more is extrapolated."
+        ),
+        head=("Scale", "Length", "Runs that reported", "Runs that ended", "Full runs", "Of these paid"),
+        rows=[
+            (p.scale, "–" if p.steps == 1 else p.steps, p.reported, p.ended, float(p.cost), float(p.paid))
+            for p in found
+        ],
     )
 
 
-def _zoom(axes: Axes, means: list[float], last: Prediction | None) -> None:
-    """Keeps a very wide first interval from flattening the rest."""
-    if means:
-        half = max(2.5 * float(np.ptp(means)), 0.0 if last is None else 0.75 * (last.high - last.low), 1e-9)
-        middle = float(np.median(means))
-        low, high = axes.get_ylim()  # of all that is drawn
-        axes.set_ylim(max(low, middle - half), min(high, middle + half))
+def _about(place: Place) -> list[str]:
+    paid = "all of it paid" if place.paid else "all of it given"
+    if 0 < place.paid < place.cost * (1 - 1e-9):
+        paid = f"{amount(place.paid)} of it paid by the search"
+    cost = f"they cost {amount(place.cost)} full runs, {paid}" if place.cost else ""
+    return [
+        fidelity(place.scale, place.steps),
+        f"{place.reported} reported, {place.ended} ended here",
+        cost,
+    ]
 
 
-def mixtures(study: Study) -> Drawing | None:
-    """The recommended shares against cost, stacked; None for fewer than two."""
-    points = study.way
-    if len(points) < 2:
+def _length_axis(lengths: list[int]) -> dict[str, object]:
+    axis = logarithmic(lengths, whole=True)
+    return axis if max(lengths) > 1 else axis | {"ticktext": [""]}
+
+
+def spending(study: Study) -> Drawing | None:
+    """Cost by scale, of paid and of given runs; None before the first report."""
+    found = study.ledger.places
+    if not any(place.cost for place in found):
         return None
-    shares = np.array([[point.mixture[d] for d in study.space.domains] for point in points])
-    order = np.argsort(-shares.mean(0), kind="stable")
-    shown, rest = order[:MOST_DOMAINS], order[MOST_DOMAINS:]
-    layers = [(study.space.domains[i], shares[:, i]) for i in shown]
-    if len(rest):
-        layers.append((f"{len(rest)} other{'s' * (len(rest) != 1)}", shares[:, rest].sum(1)))
-    figure, axes = canvas(3.8)
-    (axes,) = axes.flat
-    x, bottom = [point.cost for point in points], np.zeros(len(points))
-    for k, (name, share) in enumerate(layers):
-        color = PALETTE[k] if k < len(PALETTE) else "#bbbbbb"
-        axes.fill_between(
-            x,
-            bottom,
-            bottom + share,
-            step="post",
-            facecolor=color,
-            edgecolor="white",
-            linewidth=0.4,
-            hatch=HATCHES[k % len(HATCHES)],
-            label=short(name),
+    names = [name for name in study.ledger.scale_names if any(place.scale == name for place in found)]
+    rows = []
+    for name in names:
+        here = [place for place in found if place.scale == name]
+        paid = math.fsum(place.paid for place in here)
+        given = max(math.fsum(place.cost for place in here) - paid, 0.0)
+        rows.append((name, sum(place.ended for place in here), paid, given))
+    figure = canvas(rows_height(len(names)) + 20, xaxis={"nticks": 5, "rangemode": "tozero"}, yaxis=categories(names))
+    figure.update_layout(barmode="stack", showlegend=True)
+    kinds = ([row[2] for row in rows], "paid", BLUE, ""), ([row[3] for row in rows], "given", GREY, "/")
+    for costs, label, color, pattern in kinds:
+        if any(cost > 1e-12 for cost in costs):
+            figure.add_bar(
+                x=costs,
+                y=list(range(len(names))),
+                orientation="h",
+                marker={"color": color, "pattern": {"shape": pattern, "size": 6}},
+                name=label,
+                text=[
+                    hover(name, f"{n} runs", f"{amount(cost)} full runs {label}")
+                    for (name, n, *_), cost in zip(rows, costs, strict=True)
+                ],
+                textposition="none",
+                hoverinfo="none",
+            )
+    paid, given = (math.fsum(costs) for costs, *_ in kinds)
+    parts = [f"{name} {amount(p + g)} full runs in {n} runs" for name, n, p, g in rows]
+    return Drawing(
+        name="spending",
+        title="Where the money went",
+        panels=(Panel(figure=figure, x=cost_label(study.target_name), y="model scale"),),
+        alt=f"Bars of cost by model scale: {listed(parts)}. Paid {amount(paid)} full runs, given {amount(given)}.",
+        caption="What the runs of each scale cost to their last report. Given runs cost this search nothing.",
+        head=("Scale", "Runs", "Full runs paid", "Full runs given"),
+        rows=rows,
+    )
+
+
+def curves(study: Study) -> Drawing | None:
+    """Learning curves of the objective's first metric with the fitted law; None where all reported at one step."""
+    metric = next(iter(study.problem.weights))
+    found, names = study.curves(metric), study.ledger.scale_names
+    steps = [step for curve in found for step in curve.steps.tolist()]
+    if len(set(steps)) < 2:
+        return None
+    found = sorted(found, key=lambda curve: names.index(curve.scale))
+    figure = canvas(420, xaxis=logarithmic(steps, whole=True))
+    kept = max(1, math.ceil(len(steps) / MOST_DOTS))  # every so-many-th run, and those with a law
+    n_drawn = 0
+    for scale, group in groupby(found, key=lambda curve: curve.scale):
+        some = list(group)
+        drawn = [c for i, c in enumerate(some) if i % kept == 0 or len(c.law)]
+        n_drawn += len(drawn)
+        style = point_style(names.index(scale))
+        figure.add_scatter(
+            x=[step for c in drawn for step in c.steps.tolist()],
+            y=[value for c in drawn for value in c.values.tolist()],
+            mode="markers",
+            marker=style | {"size": 5, "opacity": 0.6},
+            name=plain(short(scale)),
+            legendgroup=plain(scale),
+            text=[text for c in drawn for text in _of_run(study, c, metric)],
+            hoverinfo="none",
         )
-        bottom = bottom + share
-    log_cost(axes, study.target_name)
-    axes.set_ylim(0, 1)
-    axes.set_xlim(x[0], x[-1])
-    axes.yaxis.set_major_formatter(lambda value, position: f"{value:.0%}")
-    axes.set_ylabel("share of tokens")
-    legend(figure)
-    alt = "Stacked areas of the recommended shares against cost. In the end: " + listed(
-        [f"{study.space.domains[i]} {shares[-1, i]:.1%}" for i in order]
+        laws = [c for c in drawn if len(c.law)]
+        figure.add_scatter(
+            x=lines_of([c.law_steps.tolist() for c in laws]),
+            y=lines_of([c.law.tolist() for c in laws]),
+            mode="lines",
+            line={"color": style["color"], "width": 1.5},
+            legendgroup=plain(scale),
+            showlegend=False,
+            hoverinfo="skip",
+        )
+    counts = [f"{sum(c.scale == name for c in found)} at {name}" for name in names]
+    left = f" {n_drawn} of {len(found):,} runs are drawn." if n_drawn < len(found) else ""
+    lawful = any(len(c.law) for c in found)
+    law = (
+        f" The lines are what the model of all runs expects of up to {MOST_LAWS} runs of each scale, from the best to "
+        "the worst: where dots leave their line, it has not understood how runs go on."
+        if lawful
+        else ""
     )
     return Drawing(
-        name="mixtures",
-        title="The recommended mixture against cost",
-        figure=figure,
-        alt=alt + ".",
-        caption="A mixture that still moves at the end has not been found yet; see also how flat the optimum is.",
+        name="curves",
+        title="What runs reported, and the law fitted to it",
+        panels=(Panel(figure=figure, x="training steps", y=metric),),
+        alt=f"Reports of {metric} against training steps, of {len(found)} runs: {listed(counts)}.{left}",
+        caption=f"Every dot is a report, one colour and symbol for each model scale.{law}{left}",
+        head=("Run", "Scale", "First report", metric, "Last report", metric),
+        rows=[
+            (c.run, c.scale, c.steps[0], float(c.values[0]), c.steps[-1], float(c.values[-1]))
+            for c in sorted(found, key=lambda c: (-len(c.law), -c.steps[-1]))
+        ],
     )
 
 
-def predictions(study: Study) -> Drawing | None:
-    """Predicted against observed, each run left out in turn; None without a surrogate."""
-    parts = study.left_out[:MOST_METRICS]
-    if not parts:
+def _of_run(study: Study, curve: LearningCurve, metric: str) -> list[str]:
+    mixture = of_mixture(study.space.named(curve.mixture), 3)
+    return [
+        hover(f"{curve.run}, {fidelity(curve.scale, step)}", f"{metric}: {value:.5g}", *mixture)
+        for step, value in zip(curve.steps.tolist(), curve.values.tolist(), strict=True)
+    ]
+
+
+def failures(study: Study) -> Drawing | None:
+    """How the runs ended, by scale; None where there are none."""
+    ends = study.ledger.ends
+    if not ends:
         return None
-    columns = min(len(parts), 2)
-    rows = -(-len(parts) // columns)
-    figure, axes = canvas(0.6 + (3.2 if columns == 1 else 2.5) * rows, rows, columns)
-    for ax in axes.flat[len(parts) :]:
-        ax.set_visible(False)
-    words = []
-    most = max(len(part.observed) for part in parts)
-    left = f" {MOST_POINTS} of {most:,} values are drawn, evenly chosen." if most > MOST_POINTS else ""
-    for ax, part in zip(axes.flat, parts, strict=False):
-        drawn = even_choice(len(part.observed), MOST_POINTS)
-        ax.axline((float(part.observed[0]), float(part.observed[0])), slope=1, color=GREY, lw=0.8)
-        for k, name in enumerate(study.ledger.scale_names):
-            here = drawn[[part.scales[row] == name for row in drawn]]
-            if len(here):
-                ax.errorbar(
-                    part.observed[here],
-                    part.predicted[here],
-                    part.half[here],
-                    **point_style(k),
-                    ls="none",
-                    ms=3.5,
-                    elinewidth=0.5,
-                    alpha=0.8,
-                    label=name,
-                )
-        ax.set_title(f"{short(part.metric, 22)}: {part.coverage:.0%} inside", loc="left", fontsize=9)
-        ax.tick_params(labelsize=8)
-        finish(ax)
-        words.append(f"{part.metric}: {part.coverage:.0%} of {len(part.observed)} inside")
-    legend(figure)
-    figure.supxlabel("observed", fontsize=9)
-    figure.supylabel("predicted from the other runs", fontsize=9)
+    seen = np.sum([*ends.values()], axis=0)
+    names = [name for name, n in zip(study.ledger.scale_names, seen, strict=True) if n]
+    rows = [k for k, n in enumerate(seen) if n]
+    figure = canvas(rows_height(len(names)) + 30, xaxis={"nticks": 5, "rangemode": "tozero"}, yaxis=categories(names))
+    figure.update_layout(barmode="stack", showlegend=True)
+    for k, end in enumerate(end for end in ENDS if end in ends):
+        figure.add_bar(
+            x=[int(ends[end][row]) for row in rows],
+            y=list(range(len(names))),
+            orientation="h",
+            marker={"color": PALETTE[k % 7], "pattern": {"shape": PATTERNS[k % 7], "size": 6}},
+            name=end,
+            text=[hover(name, f"{ends[end][row]} {end}") for name, row in zip(names, rows, strict=True)],
+            textposition="none",
+            hoverinfo="none",
+        )
+    counts = [f"{runs.sum()} {end}" for end, runs in ends.items()]
     return Drawing(
-        name="predictions",
-        title="Predicted against observed",
-        figure=figure,
-        alt=f"Scatter of left-out predictions against observations with 95% intervals. {listed(words)}.",
+        name="failures",
+        title="How the runs ended",
+        panels=(Panel(figure=figure, x="runs", y="model scale"),),
+        alt=f"Bars of runs by scale and how they ended: {listed(counts)}.",
         caption=(
-            "Every run predicted from all others, with 95% intervals. About 95% of them should cross the line; fewer "
-            f"mean that the search is surer than it should be.{left}"
+            "Given runs were made elsewhere and cost this search nothing; paused ones can go on. A diverged run counts "
+            "as the worst value at its scale; failed and lost ones tell nothing beyond what they reported."
         ),
-    )
-
-
-def agreement(study: Study) -> Drawing | None:
-    """Rank correlation of each fidelity with the target; None for a single fidelity."""
-    details = study.recommendation.details
-    if details is None or len(details.agreement) < 2:
-        return None
-    space = study.space
-    table = {(a.scale, a.steps): a for a in details.agreement}
-    value = np.array([[table[s, z].expected for z in space.steps] for s in space.scale_names])
-    figure, axes = canvas(1.5 + 0.42 * len(space.scales))
-    (ax,) = axes.flat
-    image = ax.imshow(value, vmin=-1, vmax=1, cmap=SEQUENTIAL, aspect="auto")
-    size = 8 if len(space.steps) <= 6 else 6
-    for i, scale in enumerate(space.scale_names):
-        for j, steps in enumerate(space.steps):
-            cell = table[scale, steps]
-            text = f"{cell.expected:.2f}" + (f"\n{cell.runs} runs" if cell.runs and len(space.steps) <= 6 else "")
-            color = "black" if cell.expected > 0.2 else "white"
-            weight = "bold" if cell.runs else "normal"
-            ax.text(j, i, text, ha="center", va="center", fontsize=size, color=color, fontweight=weight)
-    ax.set_xticks(range(len(space.steps)), [f"{steps:,}" for steps in space.steps], rotation=30, fontsize=8)
-    ax.set_yticks(range(len(space.scales)), space.scale_names)
-    ax.set_xlabel("training steps")
-    figure.colorbar(image, ax=ax, label="rank correlation")
-    good = details.shortest_agreeing
-    words = "none" if good is None else f"{fidelity(good.scale, good.steps)}, {good.grounds}"
-    both = [a for a in details.agreement if a.observed is not None and a.cost < space.target_cost]
-    observed = [f"{a.scale} x {a.steps:,}: {a.observed:.2f} over {a.common}" for a in both]
-    seen = f" Observed among mixtures run at both: {listed(observed, 6)}." if observed else ""
-    return Drawing(
-        name="agreement",
-        title="Do small runs rank mixtures like the target?",
-        figure=figure,
-        alt=f"Table of rank correlations with the target by scale and steps. Cheapest above 0.9: {words}.{seen}",
-        caption=(
-            "Rank correlation with the target that the surrogate expects over random mixtures; bold where runs were "
-            f"made. Cheapest that agrees: {words}.{seen}"
-        ),
+        head=("Scale", *(end.capitalize() for end in ends)),
+        rows=[(name, *(int(n[row]) for n in ends.values())) for name, row in zip(names, rows, strict=True)],
     )

@@ -1,32 +1,41 @@
-"""The report: one HTML file that works offline, and its figures as PNG."""
+"""The report: one HTML file that works offline, with all that is needed to look at it."""
 
 from __future__ import annotations
 
 import base64
-import io
-import struct
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from ray_mixopt.analysis.study import Study
+from ray_mixopt.core.forecast import Prediction
 from ray_mixopt.core.safety import write_atomically
-from ray_mixopt.core.words import amount, fidelity, run_to
-from ray_mixopt.io.blends import blend
-from ray_mixopt.report import evidence, landscape, runs
+from ray_mixopt.core.simplex import same_mixture
+from ray_mixopt.core.words import amount, counted, fidelity, run_to
+from ray_mixopt.io.blends import BLENDS, blend
+from ray_mixopt.report import answer, course, evidence, landscape, trust
 from ray_mixopt.report.drawing import Drawing
 
-PAGE, FIGURES = "report.html", "figures"
-FILES = {"YAML": "yaml", "YAML for OLMo-core": "olmo-core"}  # by the heading on the page
+PAGE, HERE = "report.html", Path(__file__).parent
 _MOST_NAMED = 5  # of the reports that are left out
+_MOST_SHARES = 8  # in a sentence
 SECTIONS = (
-    ("How sure is it?", (evidence.incumbent, evidence.mixtures, evidence.predictions, evidence.agreement)),
-    ("What matters?", (landscape.slices, landscape.maps, landscape.prices, landscape.front)),
-    ("What was done?", (runs.spending, runs.curves, runs.failures)),
+    ("The mixture", (answer.mixture,)),
+    ("How good it really was", (course.truth,)),
+    ("Where the evidence is", (evidence.places, evidence.spending)),
+    ("Does it extrapolate?", (trust.extrapolation, trust.agreement, trust.predictions)),
+    ("What matters", (landscape.slices, landscape.maps, answer.front)),
+    ("Learning curves", (evidence.curves,)),
+    ("What limits cost", (answer.prices,)),
+    ("How the answer came about", (course.incumbent, course.mixtures)),
+    ("Failures", (evidence.failures,)),
 )
 
 
@@ -43,8 +52,28 @@ class Finding:
     warning: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """A blend to take away.
+
+    Attributes:
+        reader: what reads it.
+        file: its name.
+        text: its content.
+    """
+
+    reader: str
+    file: str
+    text: str
+
+    @property
+    def link(self) -> str:
+        """The address of its content, which is the content."""
+        return f"data:text/plain;charset=utf-8,{quote(self.text)}"
+
+
 def write_report(study: Study, folder: Path, *, refresh: float | None = None) -> Path:
-    """Writes ``report.html`` and ``figures/*.png`` into a folder; each file is replaced as a whole.
+    """Writes ``report.html`` into a folder; the file is replaced as a whole.
 
     Args:
         study: what the report is about.
@@ -54,45 +83,46 @@ def write_report(study: Study, folder: Path, *, refresh: float | None = None) ->
     Returns:
         The path of the page.
     """
-    (folder / FIGURES).mkdir(parents=True, exist_ok=True)
-    sections = []
+    folder.mkdir(parents=True, exist_ok=True)
+    sections: list[tuple[str, list[Drawing]]] = []
     for heading, draws in SECTIONS:
         group = []
         for draw in draws:
             study.tick(f"Figure: {draw.__name__}")
-            drawing = draw(study)
-            if drawing is not None:
-                group.append(embedded(drawing, folder / FIGURES / f"{drawing.name}.png"))
-        if group:
-            sections.append((heading, group))
-    answer, problem = study.recommendation, study.problem
-    details = answer.details
+            if (drawing := draw(study)) is not None:
+                group.append(drawing)
+        sections.append((heading, group))
+    found, problem = study.recommendation, study.problem
+    details = found.details
+    first, *rest = findings(study)
     page = rendered(
         "page.html.j2",
+        drawings=[drawing for _, group in sections for drawing in group],
         study=study,
-        answer=answer,
+        answer=found,
+        target=fidelity(found.scale, found.steps),
         details=details,
         limits=details.limits if details else (),
         rails=details.guardrails if details else (),
         baselines={
-            answer.called(name).replace(" mixture", ""): study.space.named(mixture)
+            found.called(name).replace(" mixture", ""): study.space.named(mixture)
             for name, mixture in problem.baselines().items()
         },
         predicted=[
-            *([] if answer.predicted is None else [("recommended", answer.predicted, None)]),
+            *([] if found.predicted is None else [("recommended", found.predicted, None)]),
             *(
-                (answer.called(other.name).replace(" mixture", ""), other.predicted, other.probability)
+                (found.called(other.name).replace(" mixture", ""), other.predicted, other.probability)
                 for other in study.comparisons
             ),
         ],
-        findings=list(findings(study)),
+        first=first,
+        findings=rest,
+        truths=list(truths(study)),
         sections=sections,
         failed=study.ledger.bad,
         incidents=study.history.incidents,
-        files={name: blend(kind, answer.mixture, study.space) for name, kind in FILES.items()},
-        counts=", ".join(f"{n.sum()} {end} runs" for end, n in study.ledger.ends.items()) or "No runs",
-        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        version=version("ray-mixopt"),
+        exports=list(exports(study)),
+        counts=", ".join(counted(int(n.sum()), f"{end} run") for end, n in study.ledger.ends.items()) or "No runs",
         refresh=None if refresh is None else f"{refresh:g}",
         pct=lambda share: f"{share:.1%}",
         shares=_shares,
@@ -102,15 +132,66 @@ def write_report(study: Study, folder: Path, *, refresh: float | None = None) ->
     return path
 
 
-def rendered(template: str, **values: Any) -> str:
-    """A page: a template of this folder with its values, and the style of all."""
-    from jinja2 import Environment, StrictUndefined
+def rendered(template: str, *, drawings: Sequence[Drawing], **values: Any) -> str:
+    """A page: a template of this folder with its values; the style, the scripts and the figures of all.
+
+    What a page may do stands in its first lines: to run the two scripts that we put there, by their hashes, and no
+    request at all, whatever strangers' names made of it.
+
+    Args:
+        template: name of the file.
+        drawings: all that the template shows.
+        **values: its other variables.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    here = files("ray_mixopt.report")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    style = Markup(here.joinpath("style.css").read_text())  # noqa: S704
-    return environment.from_string(here.joinpath(template).read_text()).render(style=style, **values)
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    scripts = (_plotly(), _text("page.js")) if drawings else ()
+    panels = {
+        f"{drawing.name}-{i}": panel.figure.to_plotly_json()
+        for drawing in drawings
+        for i, panel in enumerate(drawing.panels)
+    }
+    page: str = environment.get_template(template).render(
+        style=Markup(_text("style.css")),  # noqa: S704
+        scripts=[Markup(script) for script in scripts],  # noqa: S704
+        hashes=" ".join(map(_hashed, scripts)) or "'none'",
+        panels=Markup(_embedded(panels)),  # noqa: S704
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        version=version("ray-mixopt"),
+        drawings=drawings,
+        **values,
+    )
+    return page
+
+
+@cache
+def _text(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+@cache
+def _plotly() -> str:
+    from plotly.offline import get_plotlyjs
+
+    script: str = get_plotlyjs()
+    return script
+
+
+@cache
+def _hashed(script: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode('ascii')}'"
+
+
+def _embedded(data: Any) -> str:
+    """JSON that no HTML parser takes for the end of its element, or for a comment, whatever is in it."""
+    from plotly.utils import PlotlyJSONEncoder
+
+    text = json.dumps(data, cls=PlotlyJSONEncoder, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def findings(study: Study) -> Iterator[Finding]:
@@ -121,9 +202,9 @@ def findings(study: Study) -> Iterator[Finding]:
         yield Finding(text=f"{nothing} What is shown is the {answer.called('uniform')}.")
         return
     verdict = answer.verdict
-    yield Finding(text=f"{'Train' if verdict is None or verdict.ready else 'Best so far:'} {_shares(answer.mixture)}.")
     if verdict is not None:
         yield Finding(text=verdict.text, warning=not verdict.ready)
+    yield Finding(text=f"{'Train' if verdict is None or verdict.ready else 'Best so far:'} {_shares(answer.mixture)}.")
     yield Finding(
         text=f"Predicted {study.objective_name} at {fidelity(answer.scale, answer.steps)}: {answer.predicted} (95%)."
     )
@@ -173,26 +254,44 @@ def findings(study: Study) -> Iterator[Finding]:
             yield Finding(text=f"A guardrail does not hold: {check.name}.", warning=True)
 
 
+def truths(study: Study) -> Iterator[str]:
+    """What is known of the answer in truth, in sentences; none but for a replay."""
+    course, answer = study.course, study.recommendation
+    if course is None:
+        return
+    same = same_mixture(study.best, study.space.mixture(course.recommended.mixture))
+    for called, known, predicted in (
+        ("recommended mixture", course.recommended, answer.predicted if same else None),
+        (answer.called("uniform"), course.uniform, answer.uniform),
+    ):
+        if known.true is not None:
+            regret = "" if known.regret is None else f", a regret of {known.regret:.3f}"
+            yield f"The {called} has {course.metric} {known.true:.4f}{regret}{_held(known.true, predicted)}."
+    yield f"The best mixture has {course.best:.4f}. Regret: 0 is the best mixture there is, 1 the median random one."
+    if course.saving:
+        yield course.saving
+
+
+def _held(true: float, predicted: Prediction | None) -> str:
+    if predicted is None:
+        return ""
+    holds = "holds" if predicted.low <= true <= predicted.high else "does not hold"
+    return f"; predicted was {predicted}, which {holds} it"
+
+
+def exports(study: Study) -> Iterator[Export]:
+    """The mixture as files of training code, as far as these need to know nothing else."""
+    for kind, form in BLENDS.items():
+        try:
+            text = blend(kind, study.recommendation.mixture, study.space)
+        except ValueError:  # of documents whose length is not known, or a name that the format cannot hold
+            continue
+        yield Export(reader=form.reader, file=f"mixture-{kind}{form.suffix}", text=text)
+
+
 def _shares(mixture: dict[str, float]) -> str:
-    parts = [f"{share:.1%} {domain}" for domain, share in sorted(mixture.items(), key=lambda item: -item[1])]
-    shown = [part for part in parts if not part.startswith("0.0%")]
-    return ", ".join(shown)
-
-
-def embedded(drawing: Drawing, path: Path | None = None) -> dict[str, Any]:
-    """A drawing as the page needs it; also written as PNG where there is a path."""
-    buffer = io.BytesIO()
-    drawing.figure.savefig(buffer, format="png", metadata={"Title": drawing.title, "Description": drawing.alt})
-    content = buffer.getvalue()
-    if path is not None:
-        write_atomically(path, content)
-    width, height = struct.unpack(">II", content[16:24])  # of a PNG's header
-    return {
-        "name": drawing.name,
-        "title": drawing.title,
-        "alt": drawing.alt,
-        "caption": drawing.caption,
-        "width": width,
-        "height": height,
-        "source": f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}",
-    }
+    largest = [item for item in sorted(mixture.items(), key=lambda item: -item[1]) if item[1] >= 5e-4]
+    parts = [f"{share:.1%} {domain}" for domain, share in largest[:_MOST_SHARES]]
+    if rest := largest[_MOST_SHARES:]:
+        parts.append(f"and {sum(share for _, share in rest):.1%} of {counted(len(rest), 'other')}")
+    return ", ".join(parts)

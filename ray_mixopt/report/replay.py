@@ -12,12 +12,10 @@ from rich.text import Text
 
 from ray_mixopt.core.forecast import Prediction
 from ray_mixopt.core.words import amount, called, counted, fidelity
-from ray_mixopt.report.drawing import BLUE, GREY, ORANGE, cost_label, log_cost, plain, unlabelled
+from ray_mixopt.report.drawing import BLUE, GREY, ORANGE, cost_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-FLOOR = 1e-3  # regret below it is drawn at it: the axis is logarithmic
 
 
 def draw_replay(summary: Mapping[str, Any], path: Path) -> None:
@@ -41,20 +39,17 @@ def _draw_progress(axes: Axes, summary: Mapping[str, Any]) -> None:
     points = summary["trajectory"]
     known = [point for point in points if point["regret"] is not None]
     if known:
-        x, y = [p["full_runs"] for p in known], [max(p["regret"], FLOOR) for p in known]
+        x, y = [p["full_runs"] for p in known], [p["regret"] for p in known]
         axes.step(x, y, where="post", color=BLUE, marker="o", markersize=4, label="recommended mixture")
         uniform = summary["uniform"]["regret"]
         if uniform is not None:
             axes.axhline(
-                max(uniform, FLOOR),
+                uniform,
                 color=ORANGE,
                 linestyle="--",
                 label=called("uniform", tuple(summary.get("moved", ()))),
             )
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(plain)
-        axes.yaxis.set_minor_formatter(unlabelled)
-        axes.set_ylim(bottom=min(0.08, min(y) * 0.6), top=max(2.0, max(y) * 1.5))  # at least the decade below 1
+        axes.set_ylim(bottom=0.0, top=max(1.0, *y) * 1.05)
         axes.set_ylabel("regret at the target\n(0: best mixture, 1: median random one)")
         axes.set_title("Regret of the recommendation", fontsize=10)
     else:
@@ -64,7 +59,10 @@ def _draw_progress(axes: Axes, summary: Mapping[str, Any]) -> None:
         axes.fill_between(x, [b["low"] for b in band], [b["high"] for b in band], color=BLUE, alpha=0.2, linewidth=0)
         axes.set_ylabel(f"predicted {summary['metric']} at the target (95%)")
         axes.set_title("Prediction for the recommendation", fontsize=10)
-    log_cost(axes, _target(summary))
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, position: f"{value:g}")
+    axes.xaxis.set_minor_formatter(lambda value, position: "")
+    axes.set_xlabel(cost_label(_target(summary)))
     axes.axvline(1.0, color=GREY, linestyle=":", label="cost of one full run")
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8, loc="best")
@@ -130,6 +128,8 @@ def _money(summary: Mapping[str, Any]) -> Iterator[RenderableType]:
         f"{counted(summary['runs'], 'run')} and {counted(summary['continued'], 'continuation')} "
         f"in {summary['seconds']:.0f} s.",
     ]
+    if summary["saving"]:
+        lines.append(summary["saving"])
     if summary["gain"] is not None:
         lines.append(f"{summary['gain']}.")
     if summary["calibration"] is not None:

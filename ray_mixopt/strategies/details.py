@@ -26,6 +26,7 @@ from ray_mixopt.surrogate.posterior import ObjectivePosterior
 TOLERANCE = 0.1  # of the gap between the recommendation and the median mixture: regret that counts as "as good"
 _LEAST_COMMON = 3  # mixtures, for a rank correlation
 _N_RANKED = 256
+_MOST_CELLS = 64
 _N_RANDOM = 512
 _N_MOVES = 64
 _BINDING = 1e-3  # a share this close to its limit is held by it
@@ -180,6 +181,8 @@ class _Inquiry:
     def agreement(self) -> Iterator[Agreement]:
         """How each (scale, rung) ranks mixtures in comparison with the target, by ascending cost.
 
+        Where there are many, as in a table whose scales have lengths of their own, those that were seen.
+
         The expected rank correlation is over random mixtures within the limits, of the models' means; the observed one
         is of the mixtures that were run at both.
         """
@@ -189,6 +192,8 @@ class _Inquiry:
         seen = self._seen()
         goal = seen.get((space.target_scale, space.target_steps), {})
         cells = [(scale, steps) for scale in space.scale_names for steps in space.steps]
+        if len(cells) > _MOST_CELLS:
+            cells = [cell for cell in cells if cell in seen]
         for scale, steps in sorted(cells, key=lambda cell: space.cost(*cell)):
             here = self.posterior.at(scale, steps).marginal(mixtures)[0].numpy()
             ours, theirs = _of_the_same(seen.get((scale, steps), {}), goal)

@@ -6,12 +6,12 @@ target are worth shows where runs at a larger scale were predicted without any o
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.stats import spearmanr
 
-from ray_mixopt.core.forecast import NORMAL_95, Hindsight, contrast_deviations
+from ray_mixopt.core.forecast import NORMAL_95, Forecast, Hindsight, contrast_deviations
 from ray_mixopt.core.history import History
 from ray_mixopt.core.problem import Problem
 from ray_mixopt.core.space import by_size
@@ -20,7 +20,67 @@ from ray_mixopt.surrogate.belief import Belief
 LEAST_MIXTURES = 5  # at the scale that is predicted: fewer say nothing of intervals
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Hidden:
+    """``n`` mixtures at the largest scale of a search, as they were seen and as its smaller runs predict them.
+
+    Attributes:
+        scale: the scale that is predicted, from smaller ones only.
+        steps: the length.
+        mixtures: of the runs there, ``n x d``.
+        seen: the objective that they reported, ``(n,)``.
+        forecast: of the same.
+    """
+
+    scale: str
+    steps: int
+    mixtures: np.ndarray
+    seen: np.ndarray
+    forecast: Forecast
+
+    @property
+    def measured(self) -> np.ndarray:
+        """What was seen, less the mean of all, ``(n,)``."""
+        return np.asarray(self.seen - self.seen.mean())
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """What was expected, less the mean of all, ``(n,)``."""
+        return np.asarray(self.forecast.mean - self.forecast.mean.mean())
+
+    @property
+    def half(self) -> np.ndarray:
+        """Half the width of the 95% interval of each difference from the mean of all, ``(n,)``."""
+        return NORMAL_95 * contrast_deviations(self.forecast.covariance)
+
+    @property
+    def inside(self) -> np.ndarray:
+        """Which of the differences are inside their interval, ``(n,)``."""
+        return np.asarray(np.abs(self.predicted - self.measured) <= self.half)
+
+    @property
+    def score(self) -> Hindsight:
+        """How well they were predicted."""
+        constant = np.ptp(self.forecast.mean) == 0 or np.ptp(self.seen) == 0
+        return Hindsight(
+            scale=self.scale,
+            steps=self.steps,
+            n=len(self.seen),
+            coverage=float(self.inside.mean()),
+            rank=None if constant else float(spearmanr(self.forecast.mean, self.seen).statistic),
+        )
+
+
 def hindsight(problem: Problem, history: History, belief: Belief) -> Hindsight | None:
+    """How well the largest scale at which enough mixtures are known is predicted from all smaller ones.
+
+    None where no scale has five mixtures at one length and a smaller one to learn from; the arguments are ``hidden``'s.
+    """
+    found = hidden(problem, history, belief)
+    return None if found is None else found.score
+
+
+def hidden(problem: Problem, history: History, belief: Belief) -> Hidden | None:
     """The largest scale at which enough mixtures are known, predicted from all smaller ones.
 
     Args:
@@ -29,7 +89,8 @@ def hindsight(problem: Problem, history: History, belief: Belief) -> Hindsight |
         belief: the models of all runs, which has those of the smaller ones made alike and keeps them.
 
     Returns:
-        How well it was predicted; None where no scale has five mixtures at one length and a smaller one to learn from.
+        The mixtures there, one by one; None where no scale has five mixtures at one length and a smaller one to learn
+        from.
     """
     goal = problem.goal
     if goal is not None:  # compared is what was measured, and that is the weighted sum
@@ -50,16 +111,13 @@ def hindsight(problem: Problem, history: History, belief: Belief) -> Hindsight |
         posterior = belief.apart.posterior(problem, smaller) if len(smaller) else None
         if posterior is None:
             continue
-        truth = seen[scale, steps]
-        y, forecast = np.array(list(truth.values())), posterior.at(scale, steps).forecast(np.array(list(truth)))
-        error = np.abs((forecast.mean - forecast.mean.mean()) - (y - y.mean()))
-        constant = np.ptp(forecast.mean) == 0 or np.ptp(y) == 0
-        return Hindsight(
+        mixtures = np.array(list(seen[scale, steps]))
+        return Hidden(
             scale=scale,
             steps=steps,
-            n=len(y),
-            coverage=float((error <= NORMAL_95 * contrast_deviations(forecast.covariance)).mean()),
-            rank=None if constant else float(spearmanr(forecast.mean, y).statistic),
+            mixtures=mixtures,
+            seen=np.array(list(seen[scale, steps].values())),
+            forecast=posterior.at(scale, steps).forecast(mixtures),
         )
     return None
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from ray_mixopt import MixtureOptimizer, simulators
+from ray_mixopt.analysis.result import saving
 from ray_mixopt.analysis.trajectory import costs, prefix, trajectory
-from ray_mixopt.analysis.truth import Truth
+from ray_mixopt.analysis.truth import Truth, dense_minimiser
 from ray_mixopt.core.history import History
 from ray_mixopt.core.recommendation import Recommendation
-from ray_mixopt.core.strategy import Callback, Suggestion
+from ray_mixopt.core.strategy import Callback, Proposal, Suggestion
 from ray_mixopt.report.replay import draw_replay
 from ray_mixopt.simulators import RunTable, Simulator
 from ray_mixopt.strategies.random import RandomStrategy
@@ -86,6 +87,28 @@ def test_regret_is_unknown_where_nothing_was_logged_at_the_target(table: RunTabl
     for mixture in ([1.0, 0.0], [0.4, 0.6]):
         assert truth.value(np.array(mixture)) is None
         assert truth.regret(np.array(mixture)) is None
+
+
+def test_what_a_search_saved_is_said_in_numbers(table: RunTable, simulator: Simulator) -> None:
+    optimizer = MixtureOptimizer(table.space, objective={"loss": 1.0}, strategy="random", pool=table.pool)
+    run = optimizer.accept(Proposal(mixture=np.array([0.25, 0.75]), scale="L", steps=100))
+    optimizer.tell(run.trial_id, 100, {"loss": 2.0})
+    text = saving(optimizer, Truth(table, "loss", "min"))
+    # Three whole runs at the target, two at a tenth of its cost.
+    assert "number 1 of the 3 logged at the target" in text
+    assert "All 5 logged runs cost 3.2 full runs, of which the search paid 1: 68.8% saved." in text
+    assert table.pool.full_runs(table.space) == (5, pytest.approx(3.2))
+
+    truth = Truth(simulator, "loss", "min")
+    best = simulator.space.mixture(dense_minimiser(truth.losses, simulator.space, samples=2000))
+    uniform = truth.value(simulator.space.uniform())
+    steps = truth.steps_to(best, uniform)
+    at = [
+        float(simulator.evaluate(best[None], "1B", z)[0, simulator.metrics.index("loss")]) for z in (steps, steps - 1)
+    ]
+    assert at[0] <= uniform < at[1] and steps < 19700
+    assert truth.steps_to(simulator.space.uniform(), truth.best) is None
+    assert Truth(table, "loss", "min").steps_to(np.array([0.25, 0.75]), 9.0) is None
 
 
 # -- the way there

@@ -12,14 +12,18 @@ import pytest
 from worlds import Bowl, given, two_scales
 
 from ray_mixopt import MixtureOptimizer, MixtureSpace, simulators
+from ray_mixopt.analysis.curves import MOST_LAWS, curves
+from ray_mixopt.analysis.landscape import by_importance
 from ray_mixopt.analysis.ledger import ENDS, Ledger
-from ray_mixopt.analysis.result import result
+from ray_mixopt.analysis.result import Course, result
 from ray_mixopt.analysis.study import Study
 from ray_mixopt.analysis.trajectory import trajectory
 from ray_mixopt.analysis.truth import Truth
 from ray_mixopt.core.forecast import NORMAL_95
 from ray_mixopt.core.objective import Guardrail, Objective
+from ray_mixopt.core.problem import Settings
 from ray_mixopt.core.strategy import Callback
+from ray_mixopt.core.trial import Trial
 from ray_mixopt.report.page import write_report
 from ray_mixopt.strategies.default import DefaultSettings, DefaultStrategy
 from ray_mixopt.surrogate import belief
@@ -136,6 +140,16 @@ def test_nothing_is_shown_of_nothing() -> None:
     assert study.front is None and study.ledger.ends == {}
 
 
+def test_the_largest_share_matters_however_little_it_changes(three: Study) -> None:
+    line = three.slices[0]
+    shares, effects = (0.89, 0.11, 0.0, 0.0), (0.2, 0.5, 1.0, 0.1)
+    lines = [
+        replace(line, recommended=share, mean=np.array([0.0, effect]))
+        for share, effect in zip(shares, effects, strict=True)
+    ]
+    assert by_importance(lines).tolist() == [0, 2, 1, 3]
+
+
 # -- nothing is done twice
 
 
@@ -218,10 +232,15 @@ def test_the_books_of_a_search() -> None:
     np.testing.assert_allclose(books.full_runs_by_rung, [[0, 0], [0.3, 1.8]])
     assert [trial.status for trial in books.bad] == ["diverged"]
     assert books.at_target == 2
-    assert [(scale, x.tolist(), y.tolist()) for scale, x, y in books.curves("loss")] == [
+    seen = curves(optimizer.history, "loss", "min", None)
+    assert [(curve.scale, curve.steps.tolist(), curve.values.tolist()) for curve in seen] == [
         *[("L", [100], [4.0]), ("L", [100, 1000], [4.0, 3.0]), ("L", [100], [4.0]), ("S", [1000], [5.0])]
     ]
-    assert [scale for scale, *_ in books.curves("acc")] == ["S"]
+    assert [curve.scale for curve in curves(optimizer.history, "acc", "min", None)] == ["S"]
+    assert [(p.scale, p.steps, p.reported, p.ended) for p in books.places] == [
+        *[("S", 1000, 1, 1), ("L", 100, 3, 1), ("L", 1000, 2, 2)]  # the diverged run, too
+    ]
+    np.testing.assert_allclose([(p.cost, p.paid) for p in books.places], [(0.1, 0.0), (0.1, 0.1), (2.0, 2.0)])
 
 
 def test_the_books_know_scales_that_are_only_learned_from() -> None:
@@ -235,7 +254,35 @@ def test_the_books_know_scales_that_are_only_learned_from() -> None:
     assert books.paid_runs == {"L": 0} and books.full_runs_by_rung.shape == (1, 2)
 
 
-def test_the_result_of_a_replay_is_json_and_adds_up() -> None:
+def test_a_law_goes_through_some_runs_of_each_scale() -> None:
+    space = two_scales("web", "code")
+    optimizer = MixtureOptimizer(space, objective={"loss": 1.0}, strategy="random")
+    bowl = Bowl(space=space, best=(0.3, 0.7))
+    for i, w in enumerate(space.sample(2 * MOST_LAWS + 2, np.random.default_rng(0))):
+        trial = Trial(
+            trial_id=f"run{i}", mixture=tuple(w), scale="SL"[i % 2], steps=1000, status="done", evaluated=True
+        )
+        optimizer.history.add(trial)
+        for step in space.steps:
+            optimizer.history.observe(trial.trial_id, step, {"loss": bowl(space.named(w), trial.scale, step)})
+    found = Study(optimizer, "laws").curves("loss")
+    drawn = [curve for curve in found if len(curve.law)]
+    assert [sum(curve.scale == name for curve in drawn) for name in "SL"] == [MOST_LAWS, MOST_LAWS]
+    for name in "SL":  # the best and the worst among them
+        ends = sorted((curve for curve in found if curve.scale == name), key=lambda curve: curve.values[-1])
+        assert len(ends[0].law) and len(ends[-1].law)
+    for curve in drawn:
+        assert (curve.law_steps[[0, -1]] == curve.steps[[0, -1]]).all()
+        np.testing.assert_allclose(curve.law[[0, -1]], curve.values, atol=0.02)
+
+
+def test_the_largest_runs_are_predicted_as_the_verdict_says(three: Study) -> None:
+    score, found = three.recommendation.hindsight, three.hidden
+    assert found.score == score and found.inside.mean() == score.coverage
+    assert found.measured.sum() == pytest.approx(0, abs=1e-9) and len(found.mixtures) == score.n
+
+
+def test_the_result_of_a_replay_is_json_and_adds_up(tmp_path: Path) -> None:
     simulator = simulators.load("slimpajama")
     optimizer = MixtureOptimizer(simulator.space, objective={"loss": 1.0}, strategy="random", budget=400.0)
     while (run := optimizer.ask()) is not None:
@@ -252,3 +299,15 @@ def test_the_result_of_a_replay_is_json_and_adds_up() -> None:
     assert found["recommended"]["true"] == truth.value(best) > found["best_known"] == truth.best
     assert found["recommended"]["regret"] == found["trajectory"][-1]["regret"] == truth.regret(best)
     assert found["recommended"]["predicted"] is None
+    # What it says is read again, and counts for this metric only.
+    (tmp_path / "result.json").write_text(json.dumps({"version": 1, "metric": "loss", "mode": "min", **found}))
+    course = Course.read(tmp_path)
+    assert (course.recommended.true, course.best) == (found["recommended"]["true"], truth.best)
+    assert [point.regret for point in course.points] == [point["regret"] for point in found["trajectory"]]
+    assert Study(optimizer, "replay", course=course).course is course
+    other = MixtureOptimizer.of_history(optimizer.history, Settings(objective={"val_loss/arxiv": 1.0}, mode="min"))
+    assert Study(other, "another", course=course).course is None
+    (tmp_path / "result.json").write_text('{"version": 1, "recommended": 3}')
+    with pytest.raises(ValueError, match="is no result of a replay"):
+        Course.read(tmp_path)
+    assert Course.read(tmp_path / "elsewhere") is None

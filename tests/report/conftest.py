@@ -13,13 +13,16 @@ import numpy as np
 import pytest
 from worlds import given, two_scales
 
-from ray_mixopt import MixtureOptimizer
+from ray_mixopt import MixtureOptimizer, MixtureSpace, Scale
+from ray_mixopt.analysis.result import Course, Known
 from ray_mixopt.analysis.study import Study
 from ray_mixopt.core.objective import Guardrail, Objective
+from ray_mixopt.core.strategy import Proposal
 from ray_mixopt.io import searches
 from ray_mixopt.report.page import write_report
 
-DOMAINS = ("web", "code & <math>", "books", "arxiv")
+HOSTILE = "<img src=x onerror=alert(1)>"
+DOMAINS = ("web", "code & <math>", "books", HOSTILE)
 
 
 def metrics(mixture, scale: str, step: int) -> dict[str, float]:
@@ -55,7 +58,7 @@ def searched() -> MixtureOptimizer:
             optimizer.finish(run.trial_id, failed=number == 4)
     optimizer.history[run.trial_id].status = "lost"
     optimizer.history.unkept = 50.0
-    optimizer.history.note("The disk <b>of the storage</b> was full.")
+    optimizer.history.note("The disk <b>of the storage</b> was full.</script><script>alert(1)</script>")
     return optimizer
 
 
@@ -71,6 +74,38 @@ def report(optimizer: MixtureOptimizer, tmp_path_factory: pytest.TempPathFactory
     searches.save(optimizer, folder / "history.json")
     write_report(Study(optimizer, "a <b>search</b>"), folder)
     return folder
+
+
+@pytest.fixture
+def crowded(monkeypatch: pytest.MonkeyPatch) -> Study:
+    """Six scales with eleven lengths of their own each, and 16 domains with long names, of which one is far the best.
+
+    The truth is known, as that of a replay.
+    """
+    names = tuple(f"a domain with a rather long name {i}" for i in range(16))
+    scales = tuple(Scale(f"a scale of {10**k:,}M", 10.0**k, 10.0 ** (6 + k)) for k in range(6))
+    lengths = {scale.name: tuple(1000 * (k + 2) * (i + 1) for i in range(11)) for k, scale in enumerate(scales)}
+    rungs = sorted({step for own in lengths.values() for step in own})
+    space = MixtureSpace(domains=names, scales=scales, steps=rungs)
+    metric = "val_loss/all of the text that there is"
+    optimizer = MixtureOptimizer(space, objective={metric: 1.0}, strategy="random")  # which buys nothing
+    monkeypatch.setattr("ray_mixopt.analysis.study.N_POINTS", 3)  # of the way there, each of which takes a fit
+    mixtures = space.sample(3, np.random.default_rng(0), 0.3)
+    for scale in scales:
+        for w in mixtures:
+            run = optimizer.accept(Proposal(mixture=w, scale=scale.name, steps=lengths[scale.name][-1]))
+            for step in lengths[scale.name]:
+                loss = 2 - 0.1 * np.log10(scale.cost_per_step * step) + np.square(w - np.eye(16)[0]).sum()
+                optimizer.tell(run.trial_id, step, {metric: float(loss)})
+            optimizer.finish(run.trial_id)
+    points = [
+        Known(mixture=space.named(w), true=1.5 - cost, regret=0.3 - cost / 5, full_runs=cost)
+        for cost, w in zip((0.01, 0.1, 1.0), mixtures, strict=True)
+    ]
+    course = Course(
+        metric=metric, mode="min", recommended=points[-1], uniform=points[0], best=0.4, points=tuple(points), saving=""
+    )
+    return Study(optimizer, "crowded", course=course)
 
 
 @pytest.fixture(scope="session")
