@@ -11,7 +11,7 @@ import numpy as np
 from ray_mixopt.analysis.scores import SURROGATE
 from ray_mixopt.benchmark.hindcasts import EVERYTHING
 from ray_mixopt.benchmark.markdown import table
-from ray_mixopt.report.drawing import line_style
+from ray_mixopt.report.drawing import PALETTE
 
 METHODS = (*EVERYTHING, "version-0.1")
 OURS = (SURROGATE, "surrogate of the largest scale")
@@ -30,6 +30,11 @@ predicted best is than the best, over their standard deviation. `s`: seconds to 
 """
 
 Row = dict[str, Any]
+
+
+def _style(k: int) -> dict[str, str]:
+    """Colour and dashes of the ``k``-th of many lines, as arguments of Matplotlib's; the first 24 differ."""
+    return {"color": PALETTE[k % 6], "linestyle": ("solid", "dashed", "dotted", "dashdot")[k // 6 % 4]}
 
 
 def write_tables(scores: Mapping[str, Mapping[str, Mapping[str, Any]]], out: Path) -> None:
@@ -387,9 +392,7 @@ def _panel(ax: Any, rows: Sequence[Row], score: str, methods: Sequence[str]) -> 
         )
         points = [(size, value) for size in sizes if (value := of(size)) is not None]
         if points:
-            style = (
-                {"color": "black", "lw": 2.2} if method == SURROGATE else {**line_style(names.index(method)), "lw": 1.2}
-            )
+            style = {"color": "black", "lw": 2.2} if method == SURROGATE else {**_style(names.index(method)), "lw": 1.2}
             ax.plot(*zip(*points, strict=True), marker="o", ms=3, label=method, **style)
     if score in WANTED:
         ax.axhspan(*WANTED[score], color="0.9", zorder=0)
