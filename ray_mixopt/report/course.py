@@ -178,6 +178,7 @@ def truth(study: Study) -> Drawing | None:
         y=regrets,
         mode="lines+markers",
         line={"color": BLUE, "shape": "hv"},
+        cliponaxis=False,
         name="recommended mixture",
         text=[
             hover(

@@ -11,7 +11,6 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -179,17 +178,15 @@ def logarithmic(values: Sequence[float], *, whole: bool = False) -> dict[str, An
     pad = max(0.05 * math.log10(high / low), 0.03)
     gap = _GAP * (math.log10(high / low) + 2 * pad)
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [low]
+    ticks: list[float] = []
     for steps in ((1, 2, 5), (1, 3), (1,)):
         found = [m * 10.0**e for e in decades for m in steps if low <= m * 10.0**e <= high]
-        if len(found) > 1 and min(math.log10(b / a) for a, b in pairwise(found)) >= gap:
-            ticks = found
+        ticks = _apart(found, gap)
+        if len(ticks) == len(found) > 1:
             break
-    else:
-        for value in (*found, high):
-            if math.log10(value / ticks[-1]) >= gap:
-                ticks.append(value)
-    text = [f"{value:,.0f}" if whole else amount(float(f"{value:.2g}")) for value in ticks]
+    if len(ticks) < 2:
+        ticks = _apart([low, high], gap)
+    text = [_thousands(value) if whole else amount(float(f"{value:.2g}")) for value in ticks]
     return {
         "type": "log",
         "range": [math.log10(low) - pad, math.log10(high) + pad],
@@ -238,6 +235,23 @@ def listed(parts: list[str], most: int = 8) -> str:
 def cost_label(target: str) -> str:
     """The label of an axis of cost in full runs, given the target in a few words."""
     return f"cost, in full runs ({target})"
+
+
+def _apart(values: Sequence[float], gap: float) -> list[float]:
+    """Those of some ascending values that are at least so many decades from the one before."""
+    found = list(values[:1])
+    for value in values[1:]:
+        if math.log10(value / found[-1]) >= gap:
+            found.append(value)
+    return found
+
+
+def _thousands(value: float) -> str:
+    """A whole number in a few letters: 500, 10k, 2M."""
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{float(f'{value:.2g}') / size:g}{letter}"
+    return f"{value:.0f}"
 
 
 def _cell(value: Any) -> str:

@@ -3,7 +3,7 @@
 (() => {
   const panels = JSON.parse(document.getElementById("panels").textContent);
   const plots = [...document.querySelectorAll(".plot")];
-  const mouse = matchMedia("(pointer: fine)").matches; // a finger that drags scrolls the page
+  const mouse = matchMedia("(pointer: fine)").matches; // else a finger, which scrolls the page: see the style
   const PAPER = "paper";
 
   const tip = document.body.appendChild(document.createElement("div"));
@@ -26,6 +26,11 @@
     await Plotly.newPlot(plot, data, layout, { displayModeBar: false, showTips: false });
     plot.on("plotly_hover", ({ points, event }) => points[0].text && show(points[0].text, event));
     plot.on("plotly_unhover", () => (tip.hidden = true));
+    if (!mouse)
+      plot.addEventListener("click", ({ clientX, clientY }) => {
+        tip.hidden = true;
+        Plotly.Fx.hover(plot, { target: plot.querySelector(".nsewdrag"), clientX, clientY }, "xy");
+      });
   };
   const fit = (plot) => {
     const width = plot.clientWidth;

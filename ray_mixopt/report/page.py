@@ -217,6 +217,10 @@ def findings(study: Study) -> Iterator[Finding]:
             )
     paid = f"{amount(answer.spent)} ({answer.target_runs:.2f} full runs)" if answer.spent else "nothing"
     text = f"The search paid {paid}."
+    if answer.elsewhere:
+        text += (
+            f" Runs made elsewhere cost {amount(answer.elsewhere)} ({study.full_runs(answer.elsewhere):.2f} full runs)."
+        )
     run = answer.next_run
     if answer.value_of_next_run is not None and run is not None:
         better = "lower" if study.problem.mode == "min" else "raise"
@@ -261,12 +265,12 @@ def truths(study: Study) -> Iterator[str]:
         return
     same = same_mixture(study.best, study.space.mixture(course.recommended.mixture))
     for called, known, predicted in (
-        ("recommended mixture", course.recommended, answer.predicted if same else None),
-        (answer.called("uniform"), course.uniform, answer.uniform),
+        ("In truth, the recommended mixture", course.recommended, answer.predicted if same else None),
+        (f"The {answer.called('uniform')}", course.uniform, answer.uniform),
     ):
         if known.true is not None:
             regret = "" if known.regret is None else f", a regret of {known.regret:.3f}"
-            yield f"The {called} has {course.metric} {known.true:.4f}{regret}{_held(known.true, predicted)}."
+            yield f"{called} has {course.metric} {known.true:.4f}{regret}{_held(known.true, predicted)}."
     yield f"The best mixture has {course.best:.4f}. Regret: 0 is the best mixture there is, 1 the median random one."
     if course.saving:
         yield course.saving

@@ -40,7 +40,7 @@ def _draw_progress(axes: Axes, summary: Mapping[str, Any]) -> None:
     known = [point for point in points if point["regret"] is not None]
     if known:
         x, y = [p["full_runs"] for p in known], [p["regret"] for p in known]
-        axes.step(x, y, where="post", color=BLUE, marker="o", markersize=4, label="recommended mixture")
+        axes.step(x, y, where="post", color=BLUE, marker="o", markersize=4, clip_on=False, label="recommended mixture")
         uniform = summary["uniform"]["regret"]
         if uniform is not None:
             axes.axhline(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -338,6 +339,26 @@ def test_old_runs_alone_answer(swarm: Path) -> None:
     assert "Limit: a at least 60.00% costs" in text.stdout
     assert "Better than the reference mixture" in text.stdout
     assert "Spent: 12 on runs made elsewhere\n" in text.stdout
+    equal = call("recommend", "--from", swarm, "--weight", "x=1", "--reference", "uniform", "--json")
+    answer = json.loads(equal.stdout)
+    assert answer["reference"] == answer["uniform"] is not None
+
+
+def test_a_report_compares_with_a_mixture_of_ones_own(swarm: Path, tmp_path: Path) -> None:
+    asked = ["report", swarm, "--weight", "x=1", "--out", tmp_path / "report", "--json"]
+    result = call(*asked, "--reference", "a=3", "--reference", "b=1")
+    assert result.exit_code == 0, result.output
+    page = tmp_path / "report" / "report.html"
+    assert json.loads(result.stdout) == {"page": str(page)}
+    text = re.sub(r"<script.*?</script>", "", page.read_text(), flags=re.DOTALL)
+    assert "It beats the reference mixture with probability" in text and "<td>75.0%</td>" in text
+    # No length of these runs is known: none is made up.
+    assert "1 step" not in text and "step 1" not in text
+    message = "--reference is uniform, proportional or DOMAIN=SHARE once a domain, got 'even'."
+    assert message in refused(*asked, "--reference", "even")
+    assert "--reference is DOMAIN=SHARE, for instance web=0.7, got 'much'" in refused(
+        *asked, "--reference", "a=1", "--reference", "much"
+    )
 
 
 def test_runs_are_exported(swarm: Path, tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def crowded(monkeypatch: pytest.MonkeyPatch) -> Study:
     The truth is known, as that of a replay.
     """
     names = tuple(f"a domain with a rather long name {i}" for i in range(16))
-    scales = tuple(Scale(f"a scale of {10**k:,}M", 10.0**k, 10.0 ** (6 + k)) for k in range(6))
+    scales = tuple(Scale(f"<i>a scale</i> of {10**k:,}M", 10.0**k, 10.0 ** (6 + k)) for k in range(6))
     lengths = {scale.name: tuple(1000 * (k + 2) * (i + 1) for i in range(11)) for k, scale in enumerate(scales)}
     rungs = sorted({step for own in lengths.values() for step in own})
     space = MixtureSpace(domains=names, scales=scales, steps=rungs)

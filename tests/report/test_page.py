@@ -144,9 +144,9 @@ def test_doubts_are_warnings(room: int) -> None:
     assert (full in warnings) == (room < 4)
 
 
-def shown(browser, page: Path):
+def shown(browser, page: Path, **device: bool):
     """The page in a window, all of it drawn without a word or a request."""
-    view = browser.new_page(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+    view = browser.new_page(viewport={"width": 1280, "height": 900}, **device)
     messages: list[str] = []
     view.on("console", lambda message: messages.append(message.text))
     view.on("pageerror", lambda error: messages.append(str(error)))
@@ -206,8 +206,13 @@ def under_the_mouse(view, dot) -> str:
 def test_many_lengths_and_long_names_fit(browser, crowded: Study, tmp_path: Path) -> None:
     page = write_report(crowded, tmp_path)
     text = Page(page.read_text()).text
-    assert "In truth: The recommended mixture has" in text and "Regret of the recommendation" in text
-    view = shown(browser, page)
+    assert "In truth, the recommended mixture has" in text and "Regret of the recommendation" in text
+    view = shown(browser, page, has_touch=True, is_mobile=True)
+    dot = view.query_selector("#slices .points path")
+    dot.scroll_into_view_if_needed()
+    dot.tap(force=True)  # on what lies above all dots
+    view.wait_for_selector("#tip:not([hidden])")
+    assert "<i>a scale</i> of 100,000M x" in view.inner_text("#tip")
     assert misfits(view) == []
     view.close()
 
