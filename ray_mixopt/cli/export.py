@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ray_mixopt.core.merging import DomainMap
     from ray_mixopt.optimizer import MixtureOptimizer
 
+_MOST_NAMED = 4  # files
 FORMATS = ("csv", "parquet", "olmix", "regmix")
 
 
@@ -105,4 +106,5 @@ def export(
     if as_json:
         click.echo(json.dumps({"runs": number, "files": list(map(str, paths))}))
     else:
-        click.echo(f"{counted(number, 'run')}: {', '.join(map(str, paths))}")
+        more = f" and {len(paths) - _MOST_NAMED} more" if len(paths) > _MOST_NAMED else ""
+        click.echo(f"{counted(number, 'run')}: {', '.join(map(str, paths[:_MOST_NAMED]))}{more}")

@@ -248,9 +248,11 @@ def held(path: Path) -> Iterator[None]:
     """While this lasts, no other process on any machine that shares the file system has the search.
 
     Raises:
-        ValueError: if another has it.
+        ValueError: if another has it, or its folder is not there.
         OSError: if there can be no lock in that folder.
     """
+    if not path.parent.is_dir():
+        raise ValueError(f"There is no folder {path.parent} for the state of the search: make it, or change --state.")
     with path.with_name(f".{path.name}.lock").open("a") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -124,7 +124,7 @@ def roles_of(table: Table, asked: Columns) -> Roles:
             short = name if ours else _SUMMARY.sub("", name, count=1)
             metrics[name] = metric_of(name if short in metrics.values() else short, TIDY_COLUMNS)
     if not metrics:
-        known = ", ".join(sorted({name for name in taken if name} | set(shares)))
+        known = ", ".join(sorted(name for name in table.columns if name in taken or name in shares))
         raise ValueError(
             f"{table.name} has no metric: every column but {known} that holds numbers is one; it has "
             f"{_listed(table.columns)}."

@@ -33,6 +33,7 @@ MOST_BYTES = 256 * MiB
 MOST_ROWS = 200_000  # ten times what searches are tried with
 MOST_CELLS = 10_000_000
 CSV, LINES, PARQUET = (".csv", ".tsv", ".txt"), (".jsonl", ".ndjson", ".json"), (".parquet",)
+_SHOWN = 60  # characters of a cell in an error
 _DELIMITERS = ",\t;|"  # a comma, if nothing speaks against it
 _SAMPLE = 2**16  # characters, of which the delimiter is told
 _SEP_LINE = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)  # what Excel puts on top of a file, and reads
@@ -123,7 +124,7 @@ class Table:
             value = self.value(cell)
             if value is None or not allowed(value):
                 raise ValueError(
-                    f"{self.name}, row {row}: {column} must be {kind}, got {str(cell)!r}{self.remark(cell)}."
+                    f"{self.name}, row {row}: {column} must be {kind}, got {str(cell)[:_SHOWN]!r}{self.remark(cell)}."
                 )
             values[i] = value
         return values

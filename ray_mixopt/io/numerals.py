@@ -49,6 +49,8 @@ def parsed(cell: object, comma: bool | None = False) -> float | None:
     if is_missing(cell):
         return math.nan
     text = str(cell).strip()
+    if "_" in text:  # which Python takes for a number with its thousands apart
+        return None
     if "," in text or comma:
         groups, decimal = ("." if comma else ","), ("," if comma else ".")
         pattern = _COMMA if comma else _POINT

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 logger = logging.getLogger(__name__)
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # with which a name would command a terminal
+_SHOWN = 60  # characters of it
 
 DERIVED_METRIC = "loss"  # the mean of all val_loss/*
 
@@ -27,6 +31,16 @@ class Rows:
     cost: dict[str, float]  # by scale
     run: list[str] | None = None  # (k,), the run that each row belongs to, where the files say
     supply: dict[str, float] = field(default_factory=dict)  # tokens that there are, by domain
+
+    def __post_init__(self) -> None:
+        for what, names in (
+            ("domain", self.domains),
+            ("metric", self.metrics),
+            ("scale", dict.fromkeys(self.scale)),
+            ("run", dict.fromkeys(self.run or ())),
+        ):
+            if odd := next((name for name in names if _CONTROL.search(name)), None):
+                raise ValueError(f"The {what} {odd[:_SHOWN]!r} has control characters in its name: rename it.")
 
     @classmethod
     def concatenate(cls, parts: list[Rows]) -> Rows:

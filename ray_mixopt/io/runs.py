@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from ray_mixopt.io.rows import Rows
 from ray_mixopt.io.trackers import reader_of
 
 logger = logging.getLogger(__name__)
+
+_MOST_NAMED = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,10 +108,10 @@ def of_rows(rows: Rows, source: Source) -> History:
     """
     space = _space(rows, source)
     history = History(space)
-    mixtures: dict[tuple[object, ...], str] = {}
+    names = _Names(history, set(rows.run or ()))
     for k in range(len(rows.steps)):
         mixture, scale, step = tuple(space.mixture(rows.mixtures[k]).tolist()), rows.scale[k], int(rows.steps[k])
-        name = _run_name(history, mixtures, None if rows.run is None else rows.run[k], (mixture, scale), step)
+        name = names.of(None if rows.run is None else rows.run[k], mixture, scale, step)
         if name not in history.trials:
             history.add(Trial(trial_id=name, mixture=mixture, scale=scale, steps=step, status="done", evaluated=True))
         trial = history[name]
@@ -115,22 +119,54 @@ def of_rows(rows: Rows, source: Source) -> History:
         values = rows.values[k]
         metrics = {m: float(v) for m, v in zip(rows.metrics, values, strict=True) if not math.isnan(v)}
         history.observe(name, step, metrics)
+    names.tell()
     return history
 
 
-def _run_name(
-    history: History, mixtures: dict[tuple[object, ...], str], run: str | None, key: tuple[object, ...], step: int
-) -> str:
-    """The trial that a row belongs to; repeats of a mixture at the same step are runs of their own."""
-    if run is None:
-        name = mixtures.get(key)
-        if name is None or step in history[name].observations:
-            name = mixtures[key] = f"run_{len(history):05d}"
+class _Names:
+    """The trials that rows belong to: those of a run are one, unless they repeat a step, or change mixture or scale.
+
+    Args:
+        history: the trials so far.
+        taken: names that runs have in the table.
+    """
+
+    def __init__(self, history: History, taken: Set[str]) -> None:
+        self._history, self._taken = history, taken
+        self._of: dict[tuple[object, ...], list[str]] = {}  # trials by run, mixture and scale
+        self._seen: Counter[tuple[object, ...]] = Counter()  # rows by run, mixture, scale and step
+        self._numbers: Counter[str | None] = Counter()  # the next to be tried, by run
+        self._others: dict[str, str] = {}  # run, by the name of a trial that is called otherwise
+
+    def of(self, run: str | None, mixture: tuple[float, ...], scale: str, step: int) -> str:
+        """The name of the trial that a row belongs to: the first of its run, mixture and scale without that step."""
+        known, place = self._of.setdefault((run, mixture, scale), []), self._seen[run, mixture, scale, step]
+        self._seen[run, mixture, scale, step] += 1
+        if place == len(known):
+            known.append(self._new(run))
+        return known[place]
+
+    def _new(self, run: str | None) -> str:
+        trials = self._history.trials
+        if run is not None and run not in trials:
+            return run
+        for n in itertools.count(max(len(trials), self._numbers[run])):
+            name = f"run_{n:05d}" if run is None else f"{run}_{n}"
+            if name not in trials and name not in self._taken:
+                break
+        self._numbers[run] = n + 1
+        if run is not None:
+            self._others[name] = run
         return name
-    known = history.trials.get(run)
-    if known is None or ((known.mixture, known.scale) == key and step not in known.observations):
-        return run
-    return f"{run}_{len(history)}"
+
+    def tell(self) -> None:
+        """Says which runs have become several."""
+        if self._others:
+            logger.warning(
+                "Rows of one run that repeat a step, or say another mixture or scale, are of a run of their own: %s.",
+                ", ".join(f"{run} is {name}, too" for name, run in list(self._others.items())[:_MOST_NAMED])
+                + (", ..." if len(self._others) > _MOST_NAMED else ""),
+            )
 
 
 def _space(rows: Rows, source: Source) -> MixtureSpace:

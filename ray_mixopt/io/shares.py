@@ -50,7 +50,8 @@ def mixtures(table: Table, columns: Sequence[str], unit: Unit | None = None, *, 
         if mixture.min() < 0:
             name = columns[int(mixture.argmin())]
             raise ValueError(f"{table.name}, row {row}: {name} is negative, {mixture.min():g}.")
-    sums = shares.sum(axis=1)
+    with np.errstate(over="ignore"):
+        sums = shares.sum(axis=1)
     rounding = max(SUM_TOLERANCE, len(columns) * 0.5 * 10.0**-places)
     if in_percent and unit == "percent":
         unit = "shares"  # by now
@@ -62,6 +63,8 @@ def mixtures(table: Table, columns: Sequence[str], unit: Unit | None = None, *, 
     off = np.abs(sums / whole - 1) if whole else np.zeros(len(sums))
     allowed = np.where(gaps.any(axis=1), max(rounding, GAP_TOLERANCE), rounding)
     for i, row in enumerate(table.frame.index):
+        if np.isinf(sums[i]):
+            raise ValueError(f"{table.name}, row {row}: the mixture sums to more than a number can hold.")
         if said[i] and (off[i] > allowed[i] + 1e-9 or sums[i] <= 0):
             empty = f", with {columns[int(gaps[i].argmax())]} empty" if gaps[i].any() else ""
             where = f"{table.name}, row {row}: the mixture sums to {sums[i]:g}"

@@ -49,7 +49,7 @@ def rows_of(
     roles = roles_of(table, asked)
     table = _with_reports(table, roles)
     shares = mixtures(table, list(roles.shares), asked.unit, may_miss=True)
-    run = None if roles.run is None else table.texts(roles.run)
+    run = _runs(table, roles)
     scales = _scales(table, roles, run, scale)
     shares = _settled(table, shares, run, scales)
     lacking = np.isnan(shares).any(axis=1)
@@ -89,6 +89,24 @@ def rows_of(
         cost=cost,
         run=run,
     )
+
+
+def _runs(table: Table, roles: Roles) -> list[str] | None:
+    """The run of each row; None where the table does not say it.
+
+    Raises:
+        ValueError: naming a row without a run, where others have one.
+    """
+    found = [] if roles.run is None else table.texts(roles.run)
+    missing = [is_missing(name) for name in found]
+    if all(missing):
+        return None
+    if any(missing):
+        raise ValueError(
+            f"{table.name}, row {table.frame.index[missing.index(True)]}: the name of the run is missing, in the "
+            f"column {roles.run!r}: write one, or say with --run-column which column has them."
+        )
+    return found
 
 
 def _with_reports(table: Table, roles: Roles) -> Table:

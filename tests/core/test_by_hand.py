@@ -533,7 +533,9 @@ def test_what_cannot_be_written(folder: Path) -> None:
     for part in ("--launch job.sh.j2", "--out jobs", "--as yaml"):
         assert "--launch TEMPLATE and --out FOLDER belong together" in suggest(f"--space space.yaml {part}", code=2)
     assert "/proc/none: " in suggest(LAUNCH.replace("jobs", "/proc/none"), code=2)
-    assert "none/.by-hand.json.lock: No such file" in suggest("--space space.yaml --state none/by-hand.json", code=2)
+    assert "There is no folder none for the state of the search: make it, or change --state." in suggest(
+        "--space space.yaml --state none/by-hand.json", code=2
+    )
     assert not Path("by-hand.json").exists()
     Path("space.yaml").write_text(SPACE.replace("name: s", 'name: "s\\nrm"'))
     assert r"'s\nrm' holds characters that cannot be printed" in suggest(LAUNCH, code=2)

@@ -49,6 +49,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     table = pd.DataFrame({f"mixture/{name}": shares[:, i] for i, name in enumerate(("web", "code", "math"))})
     table = table.assign(scale=scale, step=6000, cost_per_step=np.where(scale == "60M", 0.03, 1.0))
     table.assign(**{"val_loss/arxiv": loss}).to_csv("runs.csv", index=False)
+    table = table.drop(columns="cost_per_step")  # as people's tables are
     plain = table.rename(columns=lambda name: name.removeprefix("mixture/")).assign(**{"val_loss/arxiv": loss})
     plain.to_csv("plain.csv", index=False)
     names = {"scale": "model_size", "step": "_step"} | {n: n.replace("/", ".") for n in table.columns if "/" in n}

@@ -306,6 +306,33 @@ def test_a_loss_that_was_not_measured_beside_others_is_no_divergence(tmp_path: P
     assert all(trial.status == "done" for trial in read_runs(tmp_path / "x.csv"))
 
 
+# -- which rows are of one run
+
+
+def rows(*lines: str) -> str:
+    return "\n".join(["run,scale,step,parameters,mixture/a,mixture/b,loss", *lines])
+
+
+@pytest.mark.parametrize(
+    ("lines", "found", "told"),
+    [
+        (["r,S,1,9,.5,.5,1", "r,S,2,9,.5,.5,2", "r,S,1,9,.5,.5,3", "r,S,2,9,.5,.5,4"], {"r": [1, 2], "r_1": [3, 4]}, 1),
+        (["r,S,1,9,.5,.5,1", "r,S,1,9,.5,.5,3", "r,S,2,9,.5,.5,2", "r,S,2,9,.5,.5,4"], {"r": [1, 2], "r_1": [3, 4]}, 1),
+        (["r,S,1,9,.5,.5,1", "r,L,1,99,.5,.5,3", "r,L,2,99,.5,.5,4"], {"r": [1], "r_1": [3, 4]}, 1),
+        (["r_1,S,1,9,.5,.5,0", "r,S,1,9,.5,.5,1", "r,S,1,9,.2,.8,2"], {"r_1": [0], "r": [1], "r_2": [2]}, 1),
+        (["r,S,1,9,.5,.5,0", "r,S,1,9,.5,.5,1", "r_1,S,1,9,.2,.8,2"], {"r": [0], "r_2": [1], "r_1": [2]}, 1),
+        ([",S,1,9,.5,.5,1", ",S,2,9,.5,.5,2", ",S,1,9,.1,.9,3"], {"run_00000": [1, 2], "run_00001": [3]}, 0),
+    ],
+    ids=["one after the other", "step by step", "another scale", "a name of before", "a name to come", "no names"],
+)  # fmt: skip
+def test_which_rows_are_of_one_run(lines: list[str], found: dict, told: int, tmp_path: Path, caplog) -> None:
+    (tmp_path / "x.csv").write_text(rows(*lines))
+    with caplog.at_level(logging.WARNING):
+        history = read_runs(tmp_path / "x.csv")
+    assert {t.trial_id: [values["loss"] for values in t.observations.values()] for t in history} == found
+    assert caplog.text.count("are of a run of their own: r is r_") == told
+
+
 # -- what is refused, and what helps
 
 
@@ -337,6 +364,11 @@ def test_a_loss_that_was_not_measured_beside_others_is_no_divergence(tmp_path: P
             "Step,r1 - val_loss,r1 - val_loss__MIN\n1,2,2\n",
             "table of a chart of W&B.*export the table of runs",
         ),
+        ("x.csv", T.assign(run=["r0", "", *T["run"][2:]]).to_csv(index=False), "row 3: the name of the run is missing"),
+        ("x.csv", T.assign(run="\x1b[31mred").to_csv(index=False), r"The run '\\x1b\[31mred' has control characters"),
+        ("x.csv", T.rename(columns={"acc": "\x07"}).to_csv(index=False), "The metric '.*x07' has control characters"),
+        ("x.csv", T.assign(step="1_0").to_csv(index=False), "row 2: step must be a finite number, got '1_0'"),
+        ("x.csv", T.assign(**{n: 1e308 for n in SHARES}).to_csv(index=False), "row 2: the mixture sums to more than a"),
         ("x.csv", T.assign(steps=T["step"]).to_csv(index=False), "both columns 'step' and 'steps': say which it is"),
         ("x.jsonl", '{"a": 1}\n{"a": \n', "line 2: "),
         ("x.jsonl", "[1]\n", "item 1 is of type int, not a JSON object"),
