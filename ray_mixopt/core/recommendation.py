@@ -289,9 +289,13 @@ class Recommendation:
 
     @property
     def _too_sure(self) -> str:
-        """By which check the intervals do not hold; "" where none says so."""
-        if self.hindsight is not None and not self.hindsight.trustworthy:
-            return self.hindsight.found
+        """By which check the intervals do not hold; "" where none says so.
+
+        Smaller scales that predicted the largest are what the answer rests on. Runs predicted from their neighbours
+        count where there is no such check.
+        """
+        if self.hindsight is not None:
+            return "" if self.hindsight.trustworthy else self.hindsight.found
         return self.calibration.found if self.calibration is not None and self.calibration.failed else ""
 
     @property

@@ -54,6 +54,13 @@ def test_a_check_that_failed_softens_the_verdict(failed, said) -> None:
     assert answer.to_dict()["verdict"] == {"ready": False, "text": answer.verdict.text}
 
 
+def test_what_smaller_scales_predicted_counts_more_than_neighbours() -> None:
+    held, failed = replace(TOO_SURE, coverage=1.0), Calibration(coverage=0.6, n=50)
+    answer = replace(SURE, hindsight=held, calibration=failed)
+    assert answer.verdict.ready and "too sure" not in answer.verdict.text
+    assert "60% of 50 left-out observations" in str(answer)
+
+
 def test_a_check_of_few_runs_has_not_failed() -> None:
     assert replace(SURE, calibration=Calibration(coverage=1.0, n=6)).verdict.ready
     assert not Calibration(coverage=float("nan"), n=0).failed
