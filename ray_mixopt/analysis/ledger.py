@@ -61,21 +61,6 @@ class Ledger:
         paid = [trial.scale for trial in self._history if not trial.evaluated]
         return {name: paid.count(name) for name in self._space.scale_names}
 
-    @cached_property
-    def full_runs_by_rung(self) -> np.ndarray:
-        """What the search paid at each of its scales to come from one rung to the next, ``n_scales x n_steps``.
-
-        In full runs at the target. Steps beyond the last rung count to the last rung.
-        """
-        space = self._space
-        starts, ends = np.array([0, *space.steps[:-1]]), np.array([*space.steps[:-1], np.inf])
-        paid = np.zeros((len(space.scales), len(space.steps)))
-        for trial in self._history:
-            if not trial.evaluated:
-                steps = np.clip(trial.reached, starts, ends) - starts
-                paid[self._row(trial)] += space.scale(trial.scale).cost_per_step * steps
-        return paid / space.target_cost
-
     @property
     def bad(self) -> list[Trial]:
         """The runs that diverged, failed or were lost, in the order they were asked for."""

@@ -229,7 +229,6 @@ def test_the_books_of_a_search() -> None:
     }
     assert set(books.ends) <= set(ENDS)
     assert books.paid_runs == {"S": 0, "L": 3}
-    np.testing.assert_allclose(books.full_runs_by_rung, [[0, 0], [0.3, 1.8]])
     assert [trial.status for trial in books.bad] == ["diverged"]
     assert books.at_target == 2
     seen = curves(optimizer.history, "loss", "min", None)
@@ -251,7 +250,10 @@ def test_the_books_know_scales_that_are_only_learned_from() -> None:
     books = Ledger(optimizer.history)
     assert books.scale_names == ("L", "S")
     assert books.ends["given"].tolist() == [2, 2]
-    assert books.paid_runs == {"L": 0} and books.full_runs_by_rung.shape == (1, 2)
+    assert books.paid_runs == {"L": 0}
+    assert [(p.scale, p.steps, p.paid) for p in books.places] == [
+        *[("L", 100, 0.0), ("L", 1000, 0.0), ("S", 100, 0.0), ("S", 1000, 0.0)]
+    ]
 
 
 def test_a_law_goes_through_some_runs_of_each_scale() -> None:

@@ -87,7 +87,7 @@ def crowded(monkeypatch: pytest.MonkeyPatch) -> Study:
     lengths = {scale.name: tuple(1000 * (k + 2) * (i + 1) for i in range(11)) for k, scale in enumerate(scales)}
     rungs = sorted({step for own in lengths.values() for step in own})
     space = MixtureSpace(domains=names, scales=scales, steps=rungs)
-    metric = "val_loss/all of the text that there is"
+    metric = "val_loss/all of the text </script><script>alert(1)</script>"
     optimizer = MixtureOptimizer(space, objective={metric: 1.0}, strategy="random")  # which buys nothing
     monkeypatch.setattr("ray_mixopt.analysis.study.N_POINTS", 3)  # of the way there, each of which takes a fit
     mixtures = space.sample(3, np.random.default_rng(0), 0.3)
