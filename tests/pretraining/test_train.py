@@ -41,6 +41,7 @@ def test_it_learns_what_it_is_shown(small: Path, tmp_path: Path) -> None:
     assert last["epochs/a"] == pytest.approx(40 * 4 / 312) and last["epochs/b"] == 0
     assert {"val_loss/a", "val_loss/b", "flops", "seconds", "tokens_per_second"} <= set(last)
     assert "mfu" not in last
+    assert last["tokens_per_second"] == pytest.approx(39 * 64 / (last["seconds"] - reports[0]["seconds"]))
 
 
 @pytest.mark.parametrize("changes", [{}, {"execution": {"micro_batch": 4}}, {"supply_fraction": 0.2}])

@@ -71,9 +71,9 @@ def train(run: TrainingRun, session: Session, workers: Workers) -> None:
     """Trains to ``run.steps``, from the session's last checkpoint if it has one, and reports at every rung.
 
     A report holds "step"; "val_loss/<domain>" and "train_loss" (mean since the last report) in nats a token;
-    "tokens/<domain>" and "epochs/<domain>" so far; "flops" and "seconds" so far; "tokens_per_second", and "mfu" where
-    the device's peak is known; and what ``run.evaluation`` adds. A run whose loss is no longer finite reports that as
-    its validation losses, and ends.
+    "tokens/<domain>" and "epochs/<domain>" so far; "flops" and "seconds" of training so far; "tokens_per_second" since
+    the last report or the start of this process, and "mfu" where the device's peak is known; and what
+    ``run.evaluation`` adds. A run whose loss is no longer finite reports that as its validation losses, and ends.
 
     Raises:
         ValueError: if the data or the checkpoint do not fit the run.
@@ -108,7 +108,7 @@ def train(run: TrainingRun, session: Session, workers: Workers) -> None:
             session.report(progress.reports[step], None)
 
     losses = torch.zeros(2, dtype=torch.float64, device=device)  # sum and number of losses that were not looked at yet
-    clock, clock_step = time.perf_counter(), progress.step
+    clock, reported = time.perf_counter(), (progress.step, progress.seconds)
     while progress.step < run.steps:
         step = progress.step
         torch.manual_seed(key_seed(run.seed, step, workers.rank) % 2**63)
@@ -146,12 +146,12 @@ def train(run: TrainingRun, session: Session, workers: Workers) -> None:
         finite = math.isfinite(total)
         now = time.perf_counter()
         progress.seconds += now - clock
-        speed = (progress.step - clock_step) * run.batch_tokens / (now - clock)
         if at_rung or not finite:
             val = dict.fromkeys(validation.windows, math.nan)
             if finite:
                 val = validation.losses(network, workers, execution)
             n_sequences = progress.step * run.batch_sequences
+            speed = (progress.step - reported[0]) * run.batch_tokens / (progress.seconds - reported[1])
             report = {"step": progress.step, "train_loss": progress.loss_sum / progress.loss_steps}
             report |= {f"val_loss/{name}": loss for name, loss in val.items()}
             if downstream is not None and finite:
@@ -170,10 +170,11 @@ def train(run: TrainingRun, session: Session, workers: Workers) -> None:
                 return
             progress.reports[progress.step] = report
             progress.loss_sum, progress.loss_steps = 0.0, 0
+            reported = progress.step, progress.seconds
             session.report(report, write)
         elif saves:
             session.checkpoint(progress.step, write)
-        clock, clock_step = time.perf_counter(), progress.step
+        clock = time.perf_counter()
 
 
 def read_run(path: Path) -> TrainingRun:
