@@ -37,7 +37,7 @@ def mixture(study: Study) -> Drawing:
     drawn = set(sorted(space.domains, key=lambda d: (-largest[d], -answer.mixture[d]))[:MOST_DOMAINS])
     shown = sorted(drawn, key=lambda d: (-answer.mixture[d], space.domains.index(d)))
     high = max([largest[d] for d in shown] + [ranges[d][1] for d in shown if d in ranges])
-    figure = canvas(rows_height(len(shown)) + 20, xaxis=share_axis(high), yaxis=categories(shown))
+    figure = canvas(rows_height(len(shown), 2 + len(others)), xaxis=share_axis(high), yaxis=categories(shown))
     places = list(range(len(shown)))
     if ranges:
         figure.add_scatter(

@@ -162,9 +162,9 @@ def colorbar() -> dict[str, Any]:
     }
 
 
-def rows_height(n: int) -> int:
-    """Pixels of a figure of ``n`` named rows."""
-    return 60 + _ROW * n
+def rows_height(n: int, entries: int = 0) -> int:
+    """Pixels of a figure of ``n`` named rows, and a legend of some entries, which on a phone are below each other."""
+    return 60 + _ROW * max(n, 2) + 20 * entries
 
 
 def logarithmic(values: Sequence[float], *, whole: bool = False) -> dict[str, Any]:

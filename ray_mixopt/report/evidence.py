@@ -46,7 +46,7 @@ def places(study: Study) -> Drawing | None:
         return None
     names = study.ledger.scale_names[::-1]  # the largest on top
     lengths = [place.steps for place in found] + [space.target_steps]
-    figure = canvas(rows_height(len(names)) + 70, xaxis=_length_axis(lengths), yaxis=categories(names))
+    figure = canvas(rows_height(len(names), 2), xaxis=_length_axis(lengths), yaxis=categories(names))
     figure.update_layout(margin_t=46, showlegend=False)
     most = max(place.reported for place in found)
     figure.add_scatter(
@@ -57,6 +57,7 @@ def places(study: Study) -> Drawing | None:
             "size": [6 + (_LARGEST - 6) * math.sqrt(place.reported / most) for place in found],
             "color": [place.cost for place in found],
             "cmin": 0,
+            "cmax": max(place.cost for place in found),
             "colorscale": SEQUENTIAL,
             "reversescale": True,
             "opacity": 0.85,
@@ -128,7 +129,7 @@ def spending(study: Study) -> Drawing | None:
         paid = math.fsum(place.paid for place in here)
         given = max(math.fsum(place.cost for place in here) - paid, 0.0)
         rows.append((name, sum(place.ended for place in here), paid, given))
-    figure = canvas(rows_height(len(names)) + 20, xaxis={"nticks": 5, "rangemode": "tozero"}, yaxis=categories(names))
+    figure = canvas(rows_height(len(names), 1), xaxis={"nticks": 5, "rangemode": "tozero"}, yaxis=categories(names))
     figure.update_layout(barmode="stack", showlegend=True)
     kinds = ([row[2] for row in rows], "paid", BLUE, ""), ([row[3] for row in rows], "given", GREY, "/")
     for costs, label, color, pattern in kinds:
@@ -234,7 +235,9 @@ def failures(study: Study) -> Drawing | None:
     seen = np.sum([*ends.values()], axis=0)
     names = [name for name, n in zip(study.ledger.scale_names, seen, strict=True) if n]
     rows = [k for k, n in enumerate(seen) if n]
-    figure = canvas(rows_height(len(names)) + 30, xaxis={"nticks": 5, "rangemode": "tozero"}, yaxis=categories(names))
+    ticks = {"dtick": 1} if max(seen) < 5 else {"nticks": 5}
+    axes = {"xaxis": ticks | {"rangemode": "tozero"}, "yaxis": categories(names)}
+    figure = canvas(rows_height(len(names), len(ends)), **axes)
     figure.update_layout(barmode="stack", showlegend=True)
     for k, end in enumerate(end for end in ENDS if end in ends):
         figure.add_bar(

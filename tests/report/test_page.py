@@ -133,6 +133,14 @@ def test_nothing_known_is_said_so(tmp_path: Path) -> None:
     assert "Nothing is known yet: no run has reported" in text and "What is shown is the uniform mixture" in text
 
 
+def test_a_single_run_of_two_domains_fits(browser, tmp_path: Path) -> None:
+    optimizer = MixtureOptimizer(MixtureSpace(domains=("a", "b"), scales=(Scale("S", 1.0),), steps=(10,)))
+    optimizer.add_evaluated_point({"a": 0.3, "b": 0.7}, "S", 10, 1.0)
+    view = shown(browser, write_report(Study(optimizer, "one run"), tmp_path))
+    assert misfits(view) == []
+    view.close()
+
+
 @pytest.mark.parametrize("room", [3000, 3])
 def test_doubts_are_warnings(room: int) -> None:
     space = MixtureSpace(domains=("a", "b"), scales=(Scale("S", 1.0),), steps=(10, 100))
