@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,12 +173,15 @@ def _check_folder(asked: CommandSearch, resume: bool) -> None:
         raise ValueError(f"{asked.folder} {found}.")
     if not resume:
         return
-    own = opened(str(asked.experiment)).settings
-    for name in ("objective", "mode", "strategy", "budget", "seed"):
-        if (was := getattr(own, name)) != (now := getattr(asked.settings, name)):
+    own = opened(str(asked.experiment))
+    pairs: dict[str, tuple[Any, Any]] = {}
+    pairs |= {name: (own.settings, asked.settings) for name in ("objective", "mode", "strategy", "budget", "seed")}
+    pairs |= {field.name: (own.space, asked.space) for field in fields(asked.space) if field.name != "earlier_scales"}
+    for name, (before, now) in pairs.items():
+        if (was := getattr(before, name)) != (wanted := getattr(now, name)):
             raise ValueError(
-                f"The search in {asked.folder} has {name} {was}, not {now}: it goes on as it began. Give the same "
-                "options, or begin another with --from and another --out."
+                f"The search in {asked.folder} has {name} {was}, not {wanted}: it goes on as it began. Give the same "
+                "options and the same space, or begin another with --from and another --out."
             )
 
 

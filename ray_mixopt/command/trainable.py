@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,7 @@ def command_trainable(
     """A trainable for ``tune.Tuner``, with the resources of each scale.
 
     Args:
-        command: trains a run.
+        command: trains a run; its directory may be relative to this process's.
         space: of the search.
         folder: for the runs, on a file system that all nodes have.
         metrics: without which a report says nothing: those of the objective.
@@ -140,7 +141,7 @@ def command_trainable(
     command.check(space)
     trainable = tune.with_parameters(
         CommandTrainable,
-        command=command,
+        command=replace(command, directory=str(Path(command.directory).absolute())),
         space=space,
         folder=str(folder.absolute()),
         wanted=tuple(metrics),

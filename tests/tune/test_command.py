@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,12 +14,14 @@ from pathlib import Path
 
 import pytest
 import ray
+from click.testing import CliRunner
 from ladder import wait_until
 from ray.exceptions import RayTaskError, WorkerCrashedError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from small_ray import all_given_back
 
+from ray_mixopt.cli.main import main
 from ray_mixopt.command.arguments import filled
 from ray_mixopt.command.nodes import NodeGroup, fitting, placement
 from ray_mixopt.command.search import RUNS, CommandSearch
@@ -132,6 +135,14 @@ def test_ctrl_c_and_resume_then_kill_9(job: Path, start: Callable[..., subproces
     assert none_left(job)
     before = history(job)
     assert before is not None
+    space = job / "space.yaml"
+    space.write_text(space.read_text().replace("math]", "maths]"))
+    words = ["search", "space.yaml", "--weight", "val_loss=1", "--budget", "30000", *options, "--resume"]
+    refused = CliRunner().invoke(main, [*words, "--", *program(job)])
+    assert refused.exit_code == 2 and "has domains ('web', 'code', 'math'), not ('web', 'code', 'maths')" in (
+        " ".join(refused.stderr.split())
+    )
+    space.write_text(space.read_text().replace("maths]", "math]"))
 
     second = start(*options, "--resume")
     wait_until(lambda: has_reported(job, len(before.arrivals) + 1), timeout_s=120, what="more")
@@ -151,6 +162,18 @@ def searched(job: Path, **settings: object) -> CommandSearch:
         folder=job / "search",
         concurrency=2,
     )
+
+
+def test_the_python_of_the_page(job: Path) -> None:
+    (code,) = re.findall(r"^```py\n(from pathlib.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    code = code.replace('"python"', repr(sys.executable)).replace("budget=9000.0", "budget=400.0")
+    assert "budget=400.0" in code
+    names: dict[str, object] = {}
+    exec(code.replace("num_samples=-1,", "num_samples=2,"), names)
+    results = names["results"]
+    assert not results.errors and [len(result.metrics_dataframe) for result in results] == [1, 1]
+    shutil.rmtree(results.experiment_path)  # the page leaves that to Ray
+    assert none_left(job)
 
 
 def test_a_search_whose_worker_is_killed(job: Path) -> None:
