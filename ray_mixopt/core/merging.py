@@ -91,7 +91,7 @@ class DomainMap:
                 if target not in new:
                     raise ValueError(
                         f"The runs have the domain {target!r}, which is not one of {', '.join(new)}: say what became "
-                        "of it (renamed, split or dropped)."
+                        "of it (renamed, split or dropped), with --domains FILE, in Python DomainMap(...)."
                     )
                 result[i, list(new).index(target)] += share
         return result

@@ -12,7 +12,7 @@ import numpy as np
 
 from ray_mixopt.io.cells import MIXTURE, metric_of
 from ray_mixopt.io.frames import Table
-from ray_mixopt.io.numerals import unsigned
+from ray_mixopt.io.numerals import is_unsound, unsigned
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ _CONFIG = re.compile(r"(?:config|params?|hparams?|tags)[/.]", re.IGNORECASE)
 _SUMMARY = re.compile(r"(?:metrics?\.|summary[/.])", re.IGNORECASE)
 _MIXTURE = re.compile(r"((?:(?:config|params?|hparams?)[/.])?mixture[/.:])(.+)", re.IGNORECASE | re.DOTALL)
 _CHART = re.compile(r".+ - .+__(?:MIN|MAX)")  # of the table of a chart of W&B
+_LOSSES = ("loss", "ppl", "perplexity", "bpb", "nll", "cross_entropy", "crossentropy")
 # What trackers write beside the metrics, in small letters.
 _BOOKS = frozenset(
     {"_runtime", "_timestamp", "_step", "runtime", "created", "updated", "timestamp", "time_this_iter_s"}
@@ -120,7 +121,7 @@ def roles_of(table: Table, asked: Columns) -> Roles:
     metrics: dict[str, str] = {}
     for name in free:
         beside = not ours and (name.lower() in _BOOKS or name.lower().startswith("_wandb/") or _CONFIG.match(name))
-        if name not in taken and not beside and table.holds_numbers(name):
+        if name not in taken and not beside and _is_metric(table, name):
             short = name if ours else _SUMMARY.sub("", name, count=1)
             metrics[name] = metric_of(name if short in metrics.values() else short, TIDY_COLUMNS)
     if not metrics:
@@ -142,6 +143,15 @@ def roles_of(table: Table, asked: Columns) -> Roles:
     )
     _tell(table, roles, asked)
     return roles
+
+
+def is_loss(column: str) -> bool:
+    """Whether a column is a loss by its name, which no run leaves NaN that has not diverged."""
+    return any(part in column.lower() for part in _LOSSES)
+
+
+def _is_metric(table: Table, column: str) -> bool:
+    return table.holds_numbers(column) or (is_loss(column) and any(map(is_unsound, table.frame[column])))
 
 
 def _shares(table: Table, asked: Columns) -> tuple[dict[str, str], bool]:

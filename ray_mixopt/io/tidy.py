@@ -11,7 +11,7 @@ import numpy as np
 from ray_mixopt.core.safety import MOST_WHOLE
 from ray_mixopt.core.words import counted
 from ray_mixopt.io.cells import unkept
-from ray_mixopt.io.columns import Columns, Roles, roles_of
+from ray_mixopt.io.columns import Columns, Roles, is_loss, roles_of
 from ray_mixopt.io.frames import Table
 from ray_mixopt.io.numerals import is_missing, is_unsound
 from ray_mixopt.io.rows import Rows
@@ -21,7 +21,6 @@ logger = logging.getLogger(__name__)
 
 ONE_SCALE, ONE_LENGTH = "model", 1  # of runs that do not say
 SAME_RUN = 0.01  # shares that differ by less are those of one run, counted or rounded anew at each report
-_LOSSES = ("loss", "ppl", "perplexity", "bpb", "nll", "cross_entropy", "crossentropy")
 
 
 def rows_of(
@@ -242,7 +241,7 @@ def _values(table: Table, columns: Sequence[str]) -> np.ndarray:
     A run whose losses are all NaN has diverged, too; where only some say NaN, they were not measured.
     """
     values = np.column_stack([table.metric(name) for name in columns])
-    losses = [i for i, name in enumerate(columns) if any(part in name.lower() for part in _LOSSES)]
+    losses = [i for i, name in enumerate(columns) if is_loss(name)]
     losses = losses or list(range(len(columns)))
     blank = np.flatnonzero(np.isnan(values[:, losses]).all(axis=1))
     for i in blank:

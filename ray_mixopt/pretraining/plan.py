@@ -10,6 +10,7 @@ from rich.table import Table
 
 from ray_mixopt.core.history import History
 from ray_mixopt.core.merging import concerning, translated
+from ray_mixopt.core.words import counted
 from ray_mixopt.io.runs import Source, read_runs
 from ray_mixopt.pretraining.config import MEAN_LOSS, TRACKER_PACKAGES, PretrainConfig, ScaleSettings
 from ray_mixopt.strategies import check as check_strategy
@@ -148,10 +149,10 @@ def plan_tables(plan: Mapping[str, Any]) -> Iterator[Table | str]:
     yield _models_table(plan)
     yield _domains_table(plan)
     budget, small = plan["budget"], plan["models"][0]
-    rung = next(iter(small["cost"]))
+    rung, full = next(iter(small["cost"])), budget["target_runs"]
     yield (
-        f"Budget: {budget['target_runs']:g} runs at the target, {budget['cost']:.3g} {budget['unit']}; as much as "
-        f"{budget['smallest_runs']:,} runs of {small['scale']} to {int(rung):,} steps."
+        f"Budget: {full:g} run{'' if full == 1 else 's'} at the target, {budget['cost']:.3g} {budget['unit']}; as much "
+        f"as {counted(budget['smallest_runs'], 'run')} of {small['scale']} to {counted(int(rung), 'step')}."
     )
     objective = " + ".join(f"{weight:g} {name}" for name, weight in plan["objective"].items())
     yield f"Objective: {plan['mode']} {objective}, strategy {plan['strategy']}, seed {plan['seed']}."

@@ -199,6 +199,14 @@ def test_a_run_that_diverged_makes_room(folder: Path) -> None:
     assert names(after) == ["hand-0003"]
 
 
+def test_a_first_round_that_diverged_as_a_whole_makes_room(folder: Path) -> None:
+    two = suggest("--space space.yaml -n 2")["runs"]
+    log(two)
+    Path("runs.csv").write_text(re.sub(r"[\d.]+$", "nan", Path("runs.csv").read_text(), flags=re.MULTILINE))
+    after = suggest("--space space.yaml --from runs.csv --weight loss=1 -n 2")
+    assert after["failed"] == ["hand-0001", "hand-0002"] and names(after) == ["hand-0003", "hand-0004"]
+
+
 def test_failed_runs_make_room(folder: Path) -> None:
     three = suggest("--space space.yaml -n 3")
     after = suggest("--space space.yaml -n 3 --failed hand-0002")
