@@ -21,6 +21,7 @@ from ray_mixopt.core.strategy import Proposal
 from ray_mixopt.io import searches
 from ray_mixopt.report.page import write_report
 
+WAY = "ray_mixopt.analysis.study.N_POINTS"  # of the way there, each of which takes a fit
 HOSTILE = "<img src=x onerror=alert(1)>"
 DOMAINS = ("web", "code & <math>", "books", HOSTILE)
 
@@ -72,7 +73,9 @@ def report(optimizer: MixtureOptimizer, tmp_path_factory: pytest.TempPathFactory
     """The folder of the report."""
     folder = tmp_path_factory.mktemp("report")
     searches.save(optimizer, folder / "history.json")
-    write_report(Study(optimizer, "a <b>search</b>"), folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WAY, 5)
+        write_report(Study(optimizer, "a <b>search</b>"), folder)
     return folder
 
 
@@ -84,12 +87,12 @@ def crowded(monkeypatch: pytest.MonkeyPatch) -> Study:
     """
     names = tuple(f"a domain with a rather long name {i}" for i in range(16))
     scales = tuple(Scale(f"<i>a scale</i> of {10**k:,}M", 10.0**k, 10.0 ** (6 + k)) for k in range(6))
-    lengths = {scale.name: tuple(1000 * (k + 2) * (i + 1) for i in range(11)) for k, scale in enumerate(scales)}
+    lengths = {scale.name: tuple(1000 * (k + 2) * (i + 1) + k for i in range(11)) for k, scale in enumerate(scales)}
     rungs = sorted({step for own in lengths.values() for step in own})
     space = MixtureSpace(domains=names, scales=scales, steps=rungs)
     metric = "val_loss/all of the text </script><script>alert(1)</script>"
     optimizer = MixtureOptimizer(space, objective={metric: 1.0}, strategy="random")  # which buys nothing
-    monkeypatch.setattr("ray_mixopt.analysis.study.N_POINTS", 3)  # of the way there, each of which takes a fit
+    monkeypatch.setattr(WAY, 3)
     mixtures = space.sample(3, np.random.default_rng(0), 0.3)
     for scale in scales:
         for w in mixtures:
