@@ -126,6 +126,11 @@ def _contents(path: str | Path, strategy: AnyStrategy | None) -> MixtureOptimize
             return _from_file(place, strategy)
         if (place / EXPERIMENT).is_dir():
             place = place / EXPERIMENT
+        if not snapshots.candidates(*snapshots.locate(place)):
+            raise ValueError(
+                f"No readable searcher state at {path}: there is none, nor a table of runs (.csv, .jsonl, .parquet), a "
+                "folder of RegMix or olmix, or anything that a tracker keeps."
+            )
     return _from_experiment(path if "://" in str(path) else place, strategy)
 
 

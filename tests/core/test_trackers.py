@@ -189,6 +189,22 @@ def test_events_that_end_early_and_that_are_none(tmp_path: Path) -> None:
         read_runs(tmp_path)
 
 
+@pytest.mark.parametrize("value", ["'much'", "NULL", "x'00ff'"])
+@pytest.mark.parametrize("column", ["step", "value"])
+def test_what_is_no_measurement_of_mlflow_is_named(column: str, value: str, tmp_path: Path) -> None:
+    path = database(tmp_path)
+    with sqlite3.connect(path) as connection:
+        connection.execute(f"UPDATE metrics SET {column} = {value} WHERE run_uuid = 'id-r2' AND key = 'acc'")
+    connection.close()
+    with pytest.raises(ValueError, match="mlflow.db, run id-r2, acc: .* is no measurement"):
+        read_runs(path)
+
+
+def test_a_folder_of_nothing_that_is_read_is_said_to_be(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="there is none, nor a table of runs .*, or anything that a tracker keeps"):
+        read_runs(tmp_path)
+
+
 def test_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mlflow, "MOST_CELLS", 5)
     for make in (of_mlflow, database):

@@ -54,9 +54,16 @@ def store(path: Path) -> list[dict[str, Any]]:
             check_size(path.name, n_bytes, MOST_BYTES)
             for line in file.read_text("utf-8").splitlines():
                 _, value, step = (line.split() + ["0", "0"])[:3]
-                metrics.append((run.name, key, int(step), float(value)))
+                metrics.append((run.name, key, *_numbers(step, value, f"{path.name}, run {run.name}, {key}")))
         check_count(path.name, len(metrics), MOST_CELLS, "values")
     return _records(names, params, metrics)
+
+
+def _numbers(step: Any, value: Any, what: str) -> tuple[int, float]:
+    try:
+        return int(step), float(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{what}: {value!r} at step {step!r} is no measurement.") from error
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -95,7 +102,7 @@ def database(path: Path) -> list[dict[str, Any]]:
         names,
         ((str(run), str(key), str(value)) for run, key, value in params),
         (
-            (str(run), str(key), int(step), float("nan") if is_nan else float(value))
+            (str(run), str(key), *_numbers(step, "nan" if is_nan else value, f"{path.name}, run {run}, {key}"))
             for run, key, step, value, is_nan in metrics
         ),
     )
