@@ -395,7 +395,7 @@ def test_what_was_odd_is_said_also_by_a_run_that_goes_on(tmp_path: Path) -> None
         "files left out as other formats: .parq (1); name those to take."
     )
     assert empty == "a: 1 document without text (null or blank): left out."
-    assert replaced.startswith("a: 1 documents with bytes that are not UTF-8, or halves of characters: each replaced")
+    assert replaced.startswith("a: 1 document with bytes that are not UTF-8, or halves of characters: each replaced")
     assert preparation.run() == manifest == Manifest.read(tmp_path / "out")
     plain = manifest.model_copy(update={"remarks": []})
     plain.write(tmp_path / "out")
