@@ -12,12 +12,14 @@ import numpy as np
 from ray_mixopt.analysis.ledger import Ledger
 from ray_mixopt.analysis.truth import Truth
 from ray_mixopt.core.forecast import Prediction
+from ray_mixopt.core.problem import Problem
 from ray_mixopt.core.recommendation import Recommendation
-from ray_mixopt.core.safety import check_version, named_numbers, number, parse_json
+from ray_mixopt.core.safety import MiB, check_size, check_version, named_numbers, number, parse_json
 from ray_mixopt.core.words import amount
 from ray_mixopt.optimizer import MixtureOptimizer
 
 RESULT, RESULT_VERSION = "result.json", 1
+_MOST_BYTES = 16 * MiB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +71,7 @@ class Course:
         place = folder / RESULT
         if not place.is_file():
             return None
+        check_size(place, place.stat().st_size, _MOST_BYTES)
         try:
             data = parse_json(place.read_bytes())
             check_version(data, "the result of a replay", RESULT_VERSION)
@@ -83,8 +86,14 @@ class Course:
                 points=tuple(_known(point, point["full_runs"]) for point in data["trajectory"]),
                 saving=str(data.get("saving", "")),
             )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{place} is no result of a replay: {error!r}. Remove it to report without it.") from None
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            what = str(error).removesuffix(".") if isinstance(error, ValueError) else repr(error)
+            raise ValueError(f"{place} is no result of a replay: {what}. Remove it to report without it.") from None
+
+    def fits(self, problem: Problem) -> bool:
+        """Whether it is about the domains and the objective of a problem."""
+        mine = {self.metric: 1.0}, self.mode, set(self.recommended.mixture)
+        return mine == (dict(problem.weights), problem.mode, set(problem.space.domains))
 
 
 def _known(data: Mapping[str, Any], full_runs: Any) -> Known:

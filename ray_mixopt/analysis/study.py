@@ -120,7 +120,7 @@ class Study:
         optimizer: the search; it is not changed, and must not change while the study is in use.
         name: what it is called.
         tick: called before each slow step with what it is about.
-        course: the truth, where the search was a replay; it counts if the objective is still that of the replay.
+        course: the truth, where the search was a replay; it counts if domains and objective are those of the replay.
     """
 
     def __init__(
@@ -134,8 +134,7 @@ class Study:
         self.problem, self.history = optimizer.problem, optimizer.history
         self.space: MixtureSpace = optimizer.space
         self.ledger = Ledger(self.history)
-        asked = dict(self.problem.weights), self.problem.mode
-        self.course = course if course is not None and asked == ({course.metric: 1.0}, course.mode) else None
+        self.course = course if course is not None and course.fits(self.problem) else None
 
     @property
     def objective_name(self) -> str:

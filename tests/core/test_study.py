@@ -309,6 +309,7 @@ def test_the_result_of_a_replay_is_json_and_adds_up(tmp_path: Path) -> None:
     assert Study(optimizer, "replay", course=course).course is course
     other = MixtureOptimizer.of_history(optimizer.history, Settings(objective={"val_loss/arxiv": 1.0}, mode="min"))
     assert Study(other, "another", course=course).course is None
+    assert Study(learned(two_scales("web", "code"), n=2), "other domains", course=course).course is None
     (tmp_path / "result.json").write_text('{"version": 1, "recommended": 3}')
     with pytest.raises(ValueError, match="is no result of a replay"):
         Course.read(tmp_path)
