@@ -32,9 +32,16 @@
         Plotly.Fx.hover(plot, { target: plot.querySelector(".nsewdrag"), clientX, clientY }, "xy");
       });
   };
-  const fit = (plot) => {
+  const page = document.documentElement.dataset;
+  let fitting = 0;
+  const fit = async (plot) => {
     const width = plot.clientWidth;
-    if (plot._fullLayout && width && Math.abs(plot._fullLayout.width - width) > 1) Plotly.relayout(plot, { width });
+    if (!plot._fullLayout || !width || Math.abs(plot._fullLayout.width - width) <= 1) return;
+    fitting += 1;
+    delete page.drawn;
+    await Plotly.relayout(plot, { width });
+    fitting -= 1;
+    if (!fitting) page.drawn = "all";
   };
   const all = async () => {
     for (const plot of plots) {
@@ -43,7 +50,7 @@
     }
     const watch = new ResizeObserver((seen) => seen.forEach((entry) => fit(entry.target)));
     plots.forEach((plot) => watch.observe(plot));
-    document.documentElement.dataset.drawn = "all";
+    page.drawn = "all";
   };
   addEventListener("beforeprint", () => {
     document.body.classList.add(PAPER);

@@ -28,6 +28,8 @@ from ray_mixopt.surrogate.belief import FitSettings
 
 FIGURES = ["mixture", "places", "spending", "agreement", "predictions", "slices", "maps", "front"]
 FIGURES += ["curves", "limits", "incumbent", "mixtures", "failures"]  # as on the page
+DRAWN = """document.documentElement.dataset.drawn
+    && [...document.querySelectorAll('.plot')].every((plot) => plot._fullLayout.width === plot.clientWidth)"""
 BOXES = (Path(__file__).parent / "boxes.js").read_text()
 
 
@@ -158,6 +160,7 @@ def test_doubts_are_warnings(room: int) -> None:
 def shown(browser, page: Path, **device: bool):
     """The page in a window, all of it drawn without a word or a request."""
     view = browser.new_page(viewport={"width": 1280, "height": 900}, **device)
+    view.set_default_timeout(240_000)
     messages: list[str] = []
     view.on("console", lambda message: messages.append(message.text))
     view.on("pageerror", lambda error: messages.append(str(error)))
@@ -173,12 +176,12 @@ def misfits(view) -> list[str]:
     """What does not fit on a desk's screen, on a phone, and on paper."""
     found = [f"1280: {text}" for text in view.evaluate(BOXES)]
     view.set_viewport_size({"width": 390, "height": 844})
-    view.wait_for_function("[...document.querySelectorAll('.plot')].every(p => p._fullLayout.width === p.clientWidth)")
+    view.wait_for_function(DRAWN)
     found += [f"390: {text}" for text in view.evaluate(BOXES)]
     view.set_viewport_size({"width": 718, "height": 1000})  # what A4 leaves between the margins
     view.emulate_media(media="print")
     view.evaluate("dispatchEvent(new Event('beforeprint'))")
-    view.wait_for_function("[...document.querySelectorAll('.plot')].every(p => p._fullLayout.width === p.clientWidth)")
+    view.wait_for_function(DRAWN)
     return found + [f"print: {text}" for text in view.evaluate(BOXES)]
 
 
