@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -198,6 +199,19 @@ def test_a_search_whose_worker_is_killed(job: Path) -> None:
     assert b"sesame" not in everything
     folders = {path.name for path in (job / "search" / RUNS).iterdir()}
     assert folders == {run.trial_id for run in known}
+
+
+@pytest.mark.slow
+def test_a_lost_node(job: Path) -> None:
+    words = [sys.executable, str(ROOT / "tests" / "command_nodes.py"), str(job), *program(job)]
+    child = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
+    assert child.returncode == 0, child.stderr[-3000:]
+    result = json.loads(child.stdout.splitlines()[-1])
+    assert result["errors"] == [] and result["known"]
+    known = History.from_state_dict(result["history"])
+    check_history(known, budget=4000.0)
+    assert len(known.arrivals) > result["known"][0] and all(run.status in ("done", "paused") for run in known)
+    assert none_left(job)
 
 
 def test_a_command_on_several_nodes_ends_on_all(tmp_path: Path) -> None:
