@@ -6,6 +6,7 @@ strategy chose the runs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -28,7 +29,8 @@ _LEAST_COMMON = 3  # mixtures, for a rank correlation
 _N_RANKED = 256
 _MOST_CELLS = 64
 _N_RANDOM = 512
-_N_MOVES = 64
+_N_MOVES, _N_NEAR = 64, 16  # new mixtures from each of those found
+_MOST_NEW = 5000  # of all those found
 _BINDING = 1e-3  # a share this close to its limit is held by it
 
 
@@ -120,9 +122,12 @@ class _Inquiry:
         for reach in np.geomspace(0.5, 0.02, 8):
             ends = np.unique(np.concatenate([inside.argmin(0), inside.argmax(0)]))
             centers = np.concatenate([best[None], inside[ends]])[:, None]
-            some = moves[rng.permutation(len(moves))[:_N_MOVES]]
+            share = min(1.0, _MOST_NEW / (len(centers) * (_N_MOVES + _N_NEAR)))  # hundreds of domains have many centers
+            some = moves[rng.permutation(len(moves))[: math.ceil(share * _N_MOVES)]]
+            n_near = math.ceil(share * _N_NEAR)
             swapped = centers + reach * rng.random((len(centers), len(some), 1)) * some
-            near = centers + reach * rng.random((len(centers), 16, 1)) * (rng.dirichlet(np.full(d, 0.3), 16) - centers)
+            lengths = reach * rng.random((len(centers), n_near, 1))
+            near = centers + lengths * (rng.dirichlet(np.full(d, 0.3), n_near) - centers)
             new = self.space.simplex.project(np.concatenate([swapped.reshape(-1, d), near.reshape(-1, d)]))
             inside = np.concatenate([inside, new[self._predicted(new) <= limit]])
         low, high = inside.min(0), inside.max(0)
