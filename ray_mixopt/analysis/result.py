@@ -140,7 +140,7 @@ def result(optimizer: MixtureOptimizer, truth: Truth, trajectory: Sequence[Recom
         "probability_better": recommendation.probability_better,
         "verdict": None if recommendation.verdict is None else asdict(recommendation.verdict),
         "best_known": truth.best,
-        "saving": saving(optimizer, truth),
+        "saving": saving(optimizer, truth, recommendation),
         "spent": recommendation.spent,
         "target_runs": recommendation.target_runs,
         "value_of_next_run": recommendation.value_of_next_run,
@@ -168,17 +168,18 @@ def result(optimizer: MixtureOptimizer, truth: Truth, trajectory: Sequence[Recom
     }
 
 
-def saving(optimizer: MixtureOptimizer, truth: Truth) -> str:
+def saving(optimizer: MixtureOptimizer, truth: Truth, answer: Recommendation) -> str:
     """What the search saved, in sentences: of the training that a worse mixture takes, or of the runs in a log.
 
     Args:
         optimizer: the search.
         truth: of its objective.
+        answer: what the search recommends.
 
     Returns:
         "" where the truth does not say.
     """
-    space, pool, answer = optimizer.space, optimizer.problem.pool, optimizer.recommend()
+    space, pool = optimizer.space, optimizer.problem.pool
     best, found = space.mixture(answer.mixture), []
     uniform = truth.value(space.uniform())
     steps = None if uniform is None else truth.steps_to(best, uniform)

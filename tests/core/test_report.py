@@ -93,7 +93,7 @@ def test_what_a_search_saved_is_said_in_numbers(table: RunTable, simulator: Simu
     optimizer = MixtureOptimizer(table.space, objective={"loss": 1.0}, strategy="random", pool=table.pool)
     run = optimizer.accept(Proposal(mixture=np.array([0.25, 0.75]), scale="L", steps=100))
     optimizer.tell(run.trial_id, 100, {"loss": 2.0})
-    text = saving(optimizer, Truth(table, "loss", "min"))
+    text = saving(optimizer, Truth(table, "loss", "min"), optimizer.recommend())
     # Three whole runs at the target, two at a tenth of its cost.
     assert "number 1 of the 3 logged at the target" in text
     assert "All 5 logged runs cost 3.2 full runs, of which the search paid 1: 68.8% saved." in text
