@@ -139,6 +139,12 @@ def suggest(
                 continues=not fresh,
             )
             search, books = ask.fill(search, number)
+            for name in failed:
+                if books.status(name) == "paused":
+                    raise ValueError(
+                        f"--failed {name}: its rows go to step {books.reached(name):,}, so that it has done what it "
+                        "was asked for: leave it out."
+                    )
             files: list[LaunchFile] = []
             if template is not None and out is not None:
                 out.mkdir(parents=True, exist_ok=True)

@@ -217,6 +217,10 @@ def test_failed_runs_make_room(folder: Path) -> None:
     )
     log([three["runs"][1]])  # it came after all
     assert suggest("--from runs.csv --space space.yaml -n 3 --weight loss=1")["failed"] == []
+    before = Path("by-hand.json").read_bytes()
+    again = suggest("--from runs.csv --space space.yaml -n 3 --weight loss=1 --failed hand-0002", code=2)
+    assert "--failed hand-0002: its rows go to step 10, so that it has done what it was asked for" in again
+    assert Path("by-hand.json").read_bytes() == before
 
 
 def test_the_budget_is_kept(folder: Path) -> None:
