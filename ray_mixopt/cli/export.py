@@ -19,9 +19,10 @@ from ray_mixopt.core.words import counted
 if TYPE_CHECKING:
     from ray_mixopt.core.history import History
     from ray_mixopt.core.merging import DomainMap
+    from ray_mixopt.core.space import MixtureSpace
     from ray_mixopt.optimizer import MixtureOptimizer
 
-_MOST_NAMED = 4  # files
+_MOST_NAMED = 4  # files, or runs
 FORMATS = ("csv", "parquet", "olmix", "regmix")
 
 
@@ -47,7 +48,7 @@ def _to_new_files(command: Callable[..., Any]) -> Callable[..., Any]:
     )
 )
 @_to_new_files
-@source_options
+@functools.partial(source_options, with_space=True, priced=lambda options: options["kind"] in FORMATS)
 @click.option(
     "--format",
     "kind",
@@ -64,6 +65,7 @@ def export(
     changes: DomainMap | None,
     target: tuple[str, int] | None,
     own: MixtureOptimizer | None,
+    space: MixtureSpace | None,
     kind: str,
     runs: Sequence[str],
     out: Path,
@@ -78,7 +80,7 @@ def export(
 
     from ray_mixopt.core.merging import common_space, joined
     from ray_mixopt.io.blends import remarks
-    from ray_mixopt.io.export import WRITERS, write_blends
+    from ray_mixopt.io.export import WRITERS, without_reports, write_blends
 
     with bad_arguments():
         if target is not None:
@@ -88,19 +90,25 @@ def export(
         data.check(kind if kind in BLENDS else None, "--format")
         if runs and kind not in BLENDS:
             raise ValueError(f"--run chooses a blend, and --format {kind} is a table of all runs: drop it.")
-        if len(histories) == 1 and changes is None:
+        if len(histories) == 1:
+            histories = {"": next(iter(histories.values()))}  # whose runs keep their names
+        if len(histories) == 1 and changes is None and space is None:
             (history,) = histories.values()
         else:
-            history = joined(histories, common_space(histories, changes), changes)
+            history = joined(histories, space or common_space(histories, changes), changes)
         out.mkdir(parents=True, exist_ok=True)
         if kind in BLENDS:
             sources = data.sources(history.space)
             paths = write_blends(history, out, kind, runs=runs, sources=sources)
             mixtures = np.array([trial.mixture for trial in history if not runs or trial.trial_id in runs])
-            said = remarks(kind, history.space.named(mixtures.max(0)), sources)
+            said, number = remarks(kind, history.space.named(mixtures.max(0)), sources), len(paths)
         else:
-            paths, said = WRITERS[kind](history, out), ()
-    number = len(paths) if kind in BLENDS else len(history)
+            paths, silent = WRITERS[kind](history, out), without_reports(history)
+            more = ", ..." if len(silent) > _MOST_NAMED else ""
+            said = (
+                (f"Left out, with no number of any metric: {', '.join(silent[:_MOST_NAMED])}{more}.",) if silent else ()
+            )
+            number = len(history) - len(silent)
     for remark in said:
         click.echo(remark, err=True)
     if as_json:

@@ -79,7 +79,13 @@ def table_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def source_options(command: Callable[..., Any], *, needed: bool = True, with_space: bool = False) -> Callable[..., Any]:
+def source_options(
+    command: Callable[..., Any],
+    *,
+    needed: bool = True,
+    with_space: bool = False,
+    priced: Callable[[Mapping[str, Any]], bool] = lambda options: True,
+) -> Callable[..., Any]:
     """Options that say where old runs are.
 
     The command gets ``histories`` by name; ``changes``, what became of domains; the ``target``; and ``own``, the
@@ -90,6 +96,7 @@ def source_options(command: Callable[..., Any], *, needed: bool = True, with_spa
         needed: whether there must be some.
         with_space: whether there is an option ``--space``, too; the command also gets ``space``, that of the file,
             which may be None.
+        priced: whether the costs of scales matter, given the other options.
     """
 
     @click.option(
@@ -103,7 +110,9 @@ def source_options(command: Callable[..., Any], *, needed: bool = True, with_spa
     )
     @table_options
     @click.option(
-        "--target", metavar="SCALE:STEPS", help="Where the best mixture is wanted.  [default: the largest run]"
+        "--target",
+        metavar="SCALE:STEPS",
+        help=f"Where it is wanted.  [default: {'that of --space, else ' if with_space else ''}the largest run]",
     )
     @scatter_option
     @click.option(
@@ -133,7 +142,7 @@ def source_options(command: Callable[..., Any], *, needed: bool = True, with_spa
                     "Options about scales, steps and columns, --metric-noise and --domains are about old runs: give "
                     "--from, too."
                 )
-            source = replace(table, target=parsed_target(target), noise=scatter)
+            source = replace(table, target=parsed_target(target), noise=scatter, priced=priced(rest))
             asked = source
             if with_space:
                 rest["space"] = space = None if space_file is None else read_space(space_file)

@@ -99,6 +99,11 @@ def roles_of(table: Table, asked: Columns) -> Roles:
         ValueError: if there are no shares or no metrics, or a column that was asked for is not there.
     """
     shares, plain = _shares(table, asked)
+    if len(shares) < 2:
+        raise ValueError(
+            f"{table.name} has the shares of one domain only, in {next(iter(shares))}, and a mixture is of two or "
+            "more: add a column of what the rest of the tokens is, mixture/other, or name all with --mixture-columns."
+        )
     free = [name for name in table.columns if name not in shares]
     own_steps = [name for name in STEP_COLUMNS if name in free]
     if asked.step is None and len(own_steps) > 1:
@@ -181,10 +186,19 @@ def _shares(table: Table, asked: Columns) -> tuple[dict[str, str], bool]:
 
 
 def _sum_to_one(table: Table) -> list[str]:
-    """Neighbouring columns that sum to 1, or to 100, in the first rows, for a hint; empty if there are none."""
+    """Neighbouring columns that sum to 1, or to 100, in the first rows, for a hint; empty if there are none.
+
+    What is something else by its name is none of them.
+    """
+    others = {*_SCALES, *_STEPS, *_LAST_STEPS, *_TOKENS, *_RUNS, *_PARAMETERS, *COST_COLUMNS, *_TOKEN_COSTS, *_BOOKS}
     first = replace(table, frame=table.frame.iloc[:5])
     cells = {name: [table.value(unsigned(cell)) for cell in first.frame[name]] for name in table.columns[:200]}
-    shares = [all(v is not None and 0 <= v <= 100 for v in column) for column in cells.values()]
+    shares = [
+        _CONFIG.sub("", name.lower(), count=1) not in others
+        and not is_loss(name)
+        and all(v is not None and 0 <= v <= 100 for v in column)
+        for name, column in cells.items()
+    ]
     names, found = list(cells), []
     for start in range(len(names)):
         sums = np.zeros(len(first.frame))

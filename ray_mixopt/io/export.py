@@ -87,6 +87,15 @@ def tidy(history: History) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def without_reports(history: History) -> list[str]:
+    """Names of the runs that no table has a row of: no report of theirs has a metric, nor do they diverge in one."""
+    return [
+        trial.trial_id
+        for trial in history
+        if not (any(trial.observations.values()) or (trial.status == "diverged" and trial.observations))
+    ]
+
+
 def _metrics(history: History) -> list[str]:
     """The metrics of a table, in order: those reported, and those that only say of runs that they diverged."""
     return list(dict.fromkeys([*history.metrics, *(n for _, names in divergences(history).values() for n in names)]))

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ray_mixopt.core.safety import MiB, TooMuchError, Unpacked, check_count, check_size, parse_json
+from ray_mixopt.core.words import counted
 from ray_mixopt.io.cells import unguarded
-from ray_mixopt.io.numerals import decimal_comma, has_sign, is_missing, parsed, unsigned
+from ray_mixopt.io.numerals import Notation, has_sign, is_missing, notation, parsed, unsigned
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,6 +37,7 @@ CSV, LINES, PARQUET = (".csv", ".tsv", ".txt"), (".jsonl", ".ndjson", ".json"), 
 _SHOWN = 60  # characters of a cell in an error
 _DELIMITERS = ",\t;|"  # a comma, if nothing speaks against it
 _SAMPLE = 2**16  # characters, of which the delimiter is told
+_QUOTES = "A cell that holds the sign between cells, or a quote, is to be in quotes, and these are to be closed"
 _SEP_LINE = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)  # what Excel puts on top of a file, and reads
 _GZIP = b"\x1f\x8b"
 _NO_INDEX = re.compile(r"__index_level_\d+__")  # one without a name, which only counts
@@ -51,11 +53,13 @@ class Table:
         name: of the file, for errors.
         frame: the cells, indexed by row as an editor counts: the header of a CSV file is row 1.
         comma: whether numbers are written with a decimal comma, see ``numerals.parsed``.
+        doubtful: columns whose numbers may be in thousands or not, see ``numerals.Notation``.
     """
 
     name: str
     frame: pd.DataFrame
     comma: bool | None = False
+    doubtful: frozenset[str] = frozenset()
 
     @property
     def columns(self) -> list[str]:
@@ -67,12 +71,19 @@ class Table:
         values = (self.value(unsigned(cell)) for cell in self.frame[column])
         return any(value is not None and value == value for value in values)
 
-    def numbers(self, column: str, *, may_miss: bool = False) -> np.ndarray:
+    def numbers(self, column: str, *, may_miss: bool = False, whole: bool = False) -> np.ndarray:
         """A column as finite numbers ``(k,)``, NaN where a cell is empty.
+
+        Args:
+            column: its name.
+            may_miss: whether cells may be empty.
+            whole: whether they are whole numbers, so that what parts groups of three cannot be the decimal sign.
 
         Raises:
             ValueError: naming the row of a cell that is none.
         """
+        if not whole:
+            self.check_clear(column)
         kind = f"a finite number{' or empty' if may_miss else ''}"
         return self._numbers(column, kind, lambda v: not math.isinf(v) and (may_miss or not math.isnan(v)))
 
@@ -82,6 +93,7 @@ class Table:
         Raises:
             ValueError: naming the row of a cell that is no number.
         """
+        self.check_clear(column)
         kind = "a number or empty"
         if not self.in_percent([column]):
             return self._numbers(column, kind, lambda _: True)
@@ -105,6 +117,22 @@ class Table:
                         "all of them with it, or none."
                     )
         return True
+
+    def check_clear(self, column: str) -> None:
+        """Checks that the numbers of a column can be read one way only.
+
+        Raises:
+            ValueError: naming the first that cannot, and both ways.
+        """
+        if column not in self.doubtful or self.comma is None:  # in which case no cell of the kind is a number
+            return
+        decimal, parting = (",", ".") if self.comma else (".", ",")
+        others = "commas" if self.comma else "points"
+        row, text = next((row, str(cell).strip()) for row, cell in self.frame[column].items() if parting in str(cell))
+        raise ValueError(
+            f"{self.name}, row {row}: {column} is {text!r}, in a table with decimal {others}: that may be "
+            f"{text.replace(parting, '')} or {text.replace(parting, decimal)}. Write the one that is meant."
+        )
 
     def value(self, cell: object) -> float | None:
         """The number in a cell; see ``numerals.parsed``."""
@@ -141,8 +169,6 @@ def table_of(path: Path) -> Table:
         TooMuchError: for more bytes, rows or cells than are read; it is known within a second.
         ValueError: for a file that is empty, malformed or has a column twice.
     """
-    import pandas as pd
-
     check_size(path.name, path.stat().st_size, MOST_BYTES)
     kind = suffix(path)
     try:
@@ -154,7 +180,7 @@ def table_of(path: Path) -> Table:
             frame = _read_csv(path.name, _text(path))
     except TooMuchError:
         raise
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError, OSError, ValueError) as error:
+    except (UnicodeDecodeError, OSError, ValueError) as error:
         raise ValueError(f"{path.name} is empty or malformed: {str(error).strip().rstrip('.')}.") from error
     return as_table(path.name, frame, is_csv=kind not in (*PARQUET, *LINES))
 
@@ -177,15 +203,15 @@ def as_table(name: str, frame: pd.DataFrame, *, is_csv: bool = False) -> Table:
     repeated = frame.columns[frame.columns.duplicated()]
     if len(repeated):
         raise ValueError(f"{name} has the column {repeated[0]!r} twice.")
-    comma: bool | None = False
+    written = Notation()
     if is_csv:
         names = [column for column in _NAMES if column in frame.columns]
         frame = frame.assign(**{column: [unguarded(str(cell)) for cell in frame[column]] for column in names})
         try:
-            comma = decimal_comma((column, frame[column]) for column in frame.columns if column not in names)
+            written = notation((column, frame[column]) for column in frame.columns if column not in names)
         except ValueError as error:
             raise ValueError(f"{name} is malformed: {error}.") from error
-    return Table(name=name, frame=frame, comma=comma)
+    return Table(name=name, frame=frame, comma=written.comma, doubtful=written.doubtful)
 
 
 def suffix(path: Path) -> str:
@@ -229,11 +255,41 @@ def _read_csv(name: str, text: str) -> pd.DataFrame:
     check_count(name, max(text.count("\n"), text.count("\r")), MOST_ROWS, "rows")
     check_count(name, text.count(delimiter), MOST_CELLS, "cells")
     # The header is read as a row, or pandas would rename repeated columns.
-    lines = pd.read_csv(
-        io.StringIO(text), sep=delimiter, header=None, dtype=str, keep_default_na=False, skip_blank_lines=False
-    )
+    _check_even(text, delimiter, first)
+    try:
+        lines = pd.read_csv(
+            io.StringIO(text), sep=delimiter, header=None, dtype=str, keep_default_na=False, skip_blank_lines=False
+        )
+    except pd.errors.EmptyDataError:
+        raise ValueError("there is nothing in it") from None
+    except pd.errors.ParserError as error:
+        raise ValueError(f"{error}. {_QUOTES}") from error
     frame = lines.iloc[1:].set_axis(lines.iloc[0].to_list(), axis=1)
     return frame.set_axis(pd.RangeIndex(first + 1, first + 1 + len(frame)))
+
+
+def _check_even(text: str, delimiter: str, first: int) -> None:
+    """Checks that each row has as many cells as the header: in one that lacks a cell the others have moved.
+
+    Args:
+        text: of the file.
+        delimiter: between the cells.
+        first: number of the header's row.
+
+    Raises:
+        ValueError: naming the first row that has more or fewer.
+    """
+    rows, header = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), 0
+    try:
+        for row, cells in enumerate(rows, first):
+            header = header or len(cells)
+            if len(cells) != header and any(cell.strip() for cell in cells):
+                raise ValueError(
+                    f"row {row} has {counted(len(cells), 'cell')}, and the header {header}. Every cell is to be "
+                    f"written, empty ones, too. {_QUOTES}"
+                )
+    except csv.Error:
+        return  # a cell that is too long for this reader
 
 
 def _delimiter(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from ray_mixopt.io.cells import MISSING
 
@@ -65,10 +66,25 @@ def parsed(cell: object, comma: bool | None = False) -> float | None:
         return None
 
 
-def decimal_comma(columns: Iterable[tuple[str, Iterable[object]]]) -> bool | None:
-    """Whether a table of texts writes decimal commas; None if cells such as "1,500" could be read either way.
+@dataclass(frozen=True, kw_only=True)
+class Notation:
+    """How a table writes its numbers.
 
-    A column counts if all of its cells are numbers, one way or the other.
+    Attributes:
+        comma: whether with a decimal comma; None if it writes "1,500" and the like, and nothing that tells.
+        doubtful: columns of such cells, or of "1.500" where others have a comma, while no number of the table tells
+            that these are in thousands: another program may have written them than the rest.
+    """
+
+    comma: bool | None = False
+    doubtful: frozenset[str] = frozenset()
+
+
+def notation(columns: Iterable[tuple[str, Iterable[object]]]) -> Notation:
+    """How a table of texts writes its numbers.
+
+    A column counts if all of its cells are numbers, one way or the other. A number such as "1,500,000" or "1,500.5"
+    tells that groups of three are in thousands.
 
     Args:
         columns: names, and their cells.
@@ -76,29 +92,29 @@ def decimal_comma(columns: Iterable[tuple[str, Iterable[object]]]) -> bool | Non
     Raises:
         ValueError: if one column writes points, and another one commas.
     """
-    commas: dict[str, str] = {}
-    points: dict[str, str] = {}
-    unclear = False
+    sure: dict[str, dict[str, str]] = {",": {}, ".": {}}  # a cell that has this for its decimals, by column
+    groups: dict[str, list[str]] = {",": [], ".": []}  # columns in which it may part the thousands as well
+    thousands = set()  # what does in other columns
     for name, cells in columns:
         texts = [text for text in (str(cell).strip() for cell in cells) if text.lower() not in MISSING]
-        with_comma = [text for text in texts if "," in text]
-        with_point = [text for text in texts if "." in text]
-        if with_comma and all(_COMMA.fullmatch(t) or _WHOLE.fullmatch(t) or _GROUPS[1].fullmatch(t) for t in texts):
-            sure = [text for text in with_comma if not _GROUPS[0].fullmatch(text)]
-            commas |= {name: sure[0]} if sure else {}
-            unclear |= not sure
-        elif with_point and all(_POINT.fullmatch(t) or _WHOLE.fullmatch(t) or _GROUPS[0].fullmatch(t) for t in texts):
-            sure = [text for text in with_point if not _GROUPS[1].fullmatch(text)]
-            points |= {name: sure[0]} if sure else {}
-    if commas and points:
-        (one, comma), (other, point) = next(iter(commas.items())), next(iter(points.items()))
+        for mark, other, decimals, own, others in ((",", ".", _COMMA, *_GROUPS), (".", ",", _POINT, *_GROUPS[::-1])):
+            if not all(decimals.fullmatch(t) or _WHOLE.fullmatch(t) or others.fullmatch(t) for t in texts):
+                continue
+            if clear := [text for text in texts if mark in text and not own.fullmatch(text)]:
+                sure[mark][name] = clear[0]
+            elif any(mark in text for text in texts):
+                groups[mark].append(name)
+            if any(text.count(other) > 1 or (mark in text and other in text) for text in texts):
+                thousands.add(other)
+    if sure[","] and sure["."]:
+        (one, comma), (another, point) = (next(iter(sure[mark].items())) for mark in ",.")
         raise ValueError(
             f"it writes numbers with a decimal comma in the column {one!r}, as in {comma!r}, and with a point in "
-            f"{other!r}, as in {point!r}: write all of them one way"
+            f"{another!r}, as in {point!r}: write all of them one way"
         )
-    if commas:
-        return True
-    return None if unclear and not points else False
+    parting = "." if sure[","] else ","
+    doubtful = frozenset[str]() if parting in thousands else frozenset(groups[parting])
+    return Notation(comma=None if doubtful and not sure[","] and not sure["."] else bool(sure[","]), doubtful=doubtful)
 
 
 def digits(cell: object) -> int:

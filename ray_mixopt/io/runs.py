@@ -38,6 +38,7 @@ class Source:
             then count for less.
         columns: what the columns of a table are called, where that cannot be told.
         tokens_per_step: tokens in a training step, by scale, for tables that say tokens instead of steps.
+        priced: whether the costs and sizes of scales matter. Where they do not, all that are not said are 1.
     """
 
     cost: Mapping[str, float] = field(default_factory=dict)
@@ -48,6 +49,7 @@ class Source:
     noise: Mapping[str, float] = field(default_factory=dict)
     columns: Columns = Columns()
     tokens_per_step: Mapping[str, float] = field(default_factory=dict)
+    priced: bool = True
 
     def __post_init__(self) -> None:
         for metric, value in self.noise.items():
@@ -171,6 +173,14 @@ class _Names:
 
 def _space(rows: Rows, source: Source) -> MixtureSpace:
     names = list(dict.fromkeys(rows.scale))
+    if not source.priced:
+        return MixtureSpace(
+            domains=rows.domains,
+            scales=by_size(Scale(n, source.cost.get(n, 1.0), source.parameters.get(n, 1.0)) for n in names),
+            steps=tuple(sorted(set(rows.steps.tolist()))),
+            target=(rows.scale[0], int(rows.steps[0])),
+            token_supply=rows.supply,
+        )
     known = rows.known_costs(source.cost, source.parameters)
     remedy = "give it (--scale-cost SCALE=COST, in Python Source(cost={scale: cost}), or a column cost_per_step)"
     if not set(known) & set(names):

@@ -85,6 +85,7 @@ def _values(table: Table, columns: Sequence[str], in_percent: bool) -> tuple[np.
     frame = table.frame[list(columns)]
     values, places = np.empty(frame.shape), 0
     for j, name in enumerate(columns):
+        table.check_clear(name)
         for i, (row, cell) in enumerate(frame[name].items()):
             text = unsigned(cell)
             value = table.value(text)

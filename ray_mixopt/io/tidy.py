@@ -20,6 +20,7 @@ from ray_mixopt.io.shares import mixtures
 logger = logging.getLogger(__name__)
 
 ONE_SCALE, ONE_LENGTH = "model", 1  # of runs that do not say
+_MOST_NAMED = 5  # rows in a warning
 SAME_RUN = 0.01  # shares that differ by less are those of one run, counted or rounded anew at each report
 
 
@@ -69,7 +70,10 @@ def rows_of(
         run = None if run is None else [run[i] for i in kept]
     for row, name in zip(table.frame.index, scales, strict=True):
         if is_missing(name):
-            raise ValueError(f"{table.name}, row {row}: the scale is missing, in the column {roles.scale!r}.")
+            raise ValueError(
+                f"{table.name}, row {row}: the scale is missing, in the column {roles.scale!r}: write it, or say with "
+                "--scale-column which column has it."
+            )
     _check_told(table, roles, shares, run, scales, scale, steps)
     scales = [unkept(name) for name in scales]
     run = None if run is None else [unkept(name) for name in run]
@@ -112,7 +116,7 @@ def _with_reports(table: Table, roles: Roles) -> Table:
     """The table without rows at step 0, at which nothing has been trained."""
     if roles.step is None:
         return table
-    steps = table.numbers(roles.step)
+    steps = table.numbers(roles.step, whole=True)
     if (start := steps == 0).all():
         raise ValueError(f"{table.name}: {roles.step} is 0 in all rows, and nothing was trained then.")
     if start.any():
@@ -174,7 +178,7 @@ def _lengths(
     """Training steps ``(k,)``, and by scale the part of a step that one of them is: 1 where they are tokens."""
     if roles.step is None:
         return np.full(len(scales), ONE_LENGTH if steps is None else steps, dtype=np.int64), {}
-    values = table.numbers(roles.step)
+    values = table.numbers(roles.step, whole=True)
     known = [tokens_per_step.get(name) for name in scales] if roles.in_tokens else [None] * len(scales)
     if roles.in_tokens and roles.cost is not None and not all(known):
         raise ValueError(
@@ -249,14 +253,19 @@ def _values(table: Table, columns: Sequence[str]) -> np.ndarray:
             if is_unsound(table.frame[columns[j]].iloc[i]):
                 values[i, j] = np.inf
     if (diverged := np.isinf(values).any(axis=1)).any():
-        rows = ", ".join(map(str, table.frame.index[diverged][:5]))
         logger.warning(
-            "%s: %s NaN or an infinity, and so their runs have diverged (rows %s%s).",
-            *(
-                table.name,
-                counted(int(diverged.sum()), "report says", "reports say"),
-                rows,
-                "" if diverged.sum() <= 5 else " ...",
-            ),
+            "%s: %s NaN or an infinity, and so their runs have diverged (%s).",
+            *(table.name, counted(int(diverged.sum()), "report says", "reports say"), _rows(table, diverged)),
+        )
+    if (silent := np.isnan(values).all(axis=1)).any():
+        logger.warning(
+            "%s: %s nothing, with no number of any metric (%s). Of a run that diverged, write nan as its loss.",
+            *(table.name, counted(int(silent.sum()), "report says", "reports say"), _rows(table, silent)),
         )
     return values
+
+
+def _rows(table: Table, chosen: np.ndarray) -> str:
+    """Which rows those are that are chosen, ``(k,)``, for people."""
+    some = ", ".join(map(str, table.frame.index[chosen][:_MOST_NAMED]))
+    return f"{'row' if chosen.sum() == 1 else 'rows'} {some}{', ...' if chosen.sum() > _MOST_NAMED else ''}"

@@ -367,6 +367,38 @@ def test_runs_are_exported(swarm: Path, tmp_path: Path) -> None:
     assert json.loads(result.stdout) == {"runs": 12, "files": [str(tmp_path / "new" / "runs.csv")]}
 
 
+@pytest.mark.parametrize("kind", list(WRITERS))
+def test_runs_that_a_table_has_no_row_of_are_said_and_not_counted(kind: str, runs: Path, tmp_path: Path) -> None:
+    rows = ["S,1,100,0.5,0.5,4,a", "S,1,100,1,0,,b", "S,1,200,1,0,NA,b", "S,1,100,0.2,0.8,nan,c"]
+    runs.write_text("\n".join(["scale,cost_per_step,step,mixture/web,mixture/code,val_loss/web,run", *rows]))
+    result = call("export", "--from", runs, "--format", kind, "--out", tmp_path / "new", "--json")
+    assert json.loads(result.stdout)["runs"] == 2, "c diverged"
+    assert "Left out, with no number of any metric: b.\n" in result.stderr
+
+
+def test_a_blend_needs_no_costs_of_scales(runs: Path, tmp_path: Path) -> None:
+    runs.write_text(RUNS.replace("cost_per_step,", "").replace("S,1,", "S,").replace("L,10,", "L,"))
+    given = ["export", "--from", runs, "--out"]
+    result = call(*given, tmp_path / "new", "--format", "json", "--json")
+    assert result.exit_code == 0 and json.loads(result.stdout)["runs"] == 3
+    assert "No cost is known for the scales S, L" in refused(*given, tmp_path / "new", "--format", "csv")
+    space = tmp_path / "space.yaml"
+    space.write_text(
+        "domains: [code, math, web]\nscales: [{name: S, cost_per_step: 2}, {name: L, cost_per_step: 9}]\nsteps: [100]\n"
+        "token_supply: {web: 100, code: 50, math: 10}\ntarget_tokens: 100\nmax_epochs: 3\n"
+    )
+    table = call(*given, tmp_path / "priced", "--format", "csv", "--space", space)
+    assert table.exit_code == 0, table.output
+    assert (tmp_path / "priced" / "runs.csv").read_text().splitlines()[:2] == [
+        "run,scale,step,cost_per_step,mixture/code,mixture/math,mixture/web,val_loss/web,loss",
+        "run_00000,S,100,2.0,0.5,0.0,0.5,4.0,4.0",
+    ]
+    space.write_text(space.read_text().replace(", {name: L, cost_per_step: 9}", ""))  # a blend is of any scale
+    blends = call(*given, tmp_path / "sources", "--format", "olmo-core", "--space", space)
+    assert blends.exit_code == 0, blends.output
+    assert "max_repetition_ratio: 3" in (tmp_path / "sources" / "run_00000.yaml").read_text()
+
+
 @pytest.mark.parametrize(("kind", "name"), [("csv", "runs.csv"), ("parquet", "runs.parquet"), ("olmix", "ratios.csv")])
 def test_files_that_are_there_are_left_alone_before_any_run_is_read(kind: str, name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("mine")

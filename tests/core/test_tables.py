@@ -17,7 +17,7 @@ from ray_mixopt.core.history import History
 from ray_mixopt.core.safety import TooMuchError
 from ray_mixopt.io import frames
 from ray_mixopt.io.columns import Columns
-from ray_mixopt.io.numerals import decimal_comma, parsed
+from ray_mixopt.io.numerals import notation, parsed
 from ray_mixopt.io.runs import Source, read_runs
 from ray_mixopt.simulators import RunTable
 
@@ -306,6 +306,14 @@ def test_a_loss_that_was_not_measured_beside_others_is_no_divergence(tmp_path: P
     assert all(trial.status == "done" for trial in read_runs(tmp_path / "x.csv"))
 
 
+def test_reports_without_any_number_are_said(tmp_path: Path, caplog) -> None:
+    frame = table().assign(acc="", **{"val_loss/wiki": [3.0, 2.5, "", *["NA"] * 6, 2.0, 2.0, 2.0]})
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    with caplog.at_level(logging.WARNING):
+        read_runs(tmp_path / "x.csv")
+    assert "x.csv: 7 reports say nothing, with no number of any metric (rows 4, 5, 6, 7, 8, ...)" in caplog.text
+
+
 # -- which rows are of one run
 
 
@@ -364,7 +372,41 @@ def test_which_rows_are_of_one_run(lines: list[str], found: dict, told: int, tmp
             "Step,r1 - val_loss,r1 - val_loss__MIN\n1,2,2\n",
             "table of a chart of W&B.*export the table of runs",
         ),
+        (
+            "x.csv",
+            T.assign(**{"val_loss/wiki": "3,005"}).to_csv(index=False),
+            "row 2: val_loss/wiki is '3,005', in a table with decimal points: that may be 3005 or 3.005. Write the one",
+        ),
+        (
+            "x.csv",
+            as_text(T, comma, NUMBERS).assign(acc="3.005").to_csv(index=False, sep=";"),
+            "row 2: acc is '3.005', in a table with decimal commas: that may be 3005 or 3,005. Write the one",
+        ),
+        ("x.csv", T.assign(**{SHARES[0]: "1,000"}).to_csv(index=False), "row 2: mixture/prose is '1,000', in a table"),
         ("x.csv", T.assign(run=["r0", "", *T["run"][2:]]).to_csv(index=False), "row 3: the name of the run is missing"),
+        (
+            "x.csv",
+            T.assign(scale=["90M", "", *T["scale"][2:]], run=range(12)).to_csv(index=False),
+            "say with --scale-c",
+        ),
+        (
+            "x.csv",
+            T.drop(columns=SHARES[1:]).to_csv(index=False),
+            "has the shares of one domain only, in mixture/prose, and a mixture is of two or more: add a column",
+        ),
+        (
+            "x.csv",
+            T.rename(columns={n: n[8:] for n in SHARES}).assign(step=100, size=0).to_csv(index=False),
+            "--mixture-columns prose,forum,maths, if these are it",
+        ),
+        ("x.csv", T.to_csv(index=False).replace("r0,90M,1200,", "r0,1200,"), "row 3 has 9 cells, and the header 10. E"),
+        ("x.csv", T.to_csv(index=False).replace("r0,90M", "r0,x,90M"), "row 2 has 11 cells, and the header 10. Every"),
+        (
+            "x.csv",
+            T.to_csv(index=False).replace("r5,800M,1200", 'r5,800M,"1200'),
+            "row 13 has 3 cells, and the header 10",
+        ),
+        ("x.csv", "", "x.csv is empty or malformed: there is nothing in it."),
         ("x.csv", T.assign(run="\x1b[31mred").to_csv(index=False), r"The run '\\x1b\[31mred' has control characters"),
         ("x.csv", T.rename(columns={"acc": "\x07"}).to_csv(index=False), "The metric '.*x07' has control characters"),
         ("x.csv", T.assign(step="1_0").to_csv(index=False), "row 2: step must be a finite number, got '1_0'"),
@@ -440,10 +482,19 @@ def test_numbers_in_cells(cell: str, comma: bool | None, value: float | None) ->
         ({"a": ["1,250"], "b": ["0.5"]}, False),
         ({"a": ["1.250,5"], "b": ["1.000"]}, True),
         ({"names": ["x", "0,5"], "b": ["0.5"]}, False),
+        ({"a": ["1,250"], "b": ["1,250,000"]}, False),
     ],
 )
 def test_whether_a_table_writes_decimal_commas(columns: dict[str, list[str]], comma: bool | None) -> None:
-    assert decimal_comma(columns.items()) is comma
+    assert notation(columns.items()).comma is comma
+
+
+@pytest.mark.parametrize("clear", [["1,250,000", "3"], ["1,250.5", "0.5"]])
+def test_numbers_that_are_clearly_in_thousands_tell_of_others(clear: list[str], tmp_path: Path) -> None:
+    lines = ["run,scale,step,mixture/a,mixture/b,loss,n"]
+    lines += [f'r{i},s,"1,500",0.5,0.5,"{i + 2},005","{n}"' for i, n in enumerate(clear)]
+    (tmp_path / "x.csv").write_text("\n".join(lines))
+    assert [t.observations[1500]["loss"] for t in read_runs(tmp_path / "x.csv")] == [2005, 3005]
 
 
 # -- olmix
