@@ -260,12 +260,18 @@ def objective_of(
     Raises:
         ValueError: if nothing is given, and it is not clear from the runs.
     """
+    from ray_mixopt.core.words import counted
     from ray_mixopt.io.rows import DERIVED_METRIC
 
     if objective is None and own is not None:
         objective, mode = own.settings.objective, mode or own.settings.mode
     if objective is None:
-        known = history.metrics
+        if not (known := history.metrics):
+            lost = sum(trial.status == "diverged" for trial in history)
+            raise ValueError(
+                "No run has a number of any metric, so that there is nothing to go by: of "
+                f"{counted(len(history), 'run')} {lost} diverged. Give runs that did not."
+            )
         if DERIVED_METRIC not in known and len(known) != 1:
             raise ValueError(f"Say what the mixture is to be best for, --weight METRIC=1: {', '.join(known)}.")
         objective = {DERIVED_METRIC if DERIVED_METRIC in known else known[0]: 1.0}

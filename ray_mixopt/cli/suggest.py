@@ -115,8 +115,13 @@ def suggest(
         bad_arguments(),
         resumable("the same command goes on. What was suggested so far stays so, and is not suggested twice."),
     ):
-        if (launch is None) != (out is None) or (kind is not None and launch is None):
-            raise ValueError("--launch TEMPLATE and --out FOLDER belong together, and --as to both.")
+        if launch is None and (out is not None or kind is not None):
+            given = f"--as {kind} says how the blend next to" if out is None else f"--out {out} says where"
+            raise ValueError(
+                f"{given} each launch file is written, and there is none: give --launch TEMPLATE, too, or drop it."
+            )
+        if launch is not None and out is None:
+            raise ValueError(f"--launch {launch} makes launch files: say where to write them, --out FOLDER.")
         data.check(kind, "--as")
         template = None if launch is None else Template(launch)
         if template is not None and not fresh and not template.goes_on:
@@ -145,6 +150,7 @@ def suggest(
                         f"--failed {name}: its rows go to step {books.reached(name):,}, so that it has done what it "
                         "was asked for: leave it out."
                     )
+            search = search.having_seen({run.run: books.reached(run.run) for run in search.runs})
             files: list[LaunchFile] = []
             if template is not None and out is not None:
                 out.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ class Answer:
         spent: cost of what suggested runs have shown.
         committed: that, and what is under way will still cost.
         budget: most to spend; None for no limit.
-        finished: how many of the runs that were suggested, goings-on included, are at their rung.
+        finished: how many of the runs that were suggested, goings-on included, are at their rung and did not diverge.
         failed: names of those that diverged, or were said to have failed.
         unfilled: how many more runs were asked for.
         kept_back: paths of launch files that somebody has taken.
@@ -65,7 +65,7 @@ class Answer:
             spent=history.spent,
             committed=history.committed,
             budget=budget,
-            finished=sum(books.reached(run.run) >= run.steps for run in search.runs),
+            finished=len(books.finished()),
             failed=tuple(name for name, state in states.items() if state in ("failed", "diverged")),
             unfilled=max(number - len(books.under_way()), 0),
             kept_back=tuple(str(file.path) for file in files if file.taken),
@@ -87,6 +87,14 @@ class Answer:
         }
 
     @property
+    def _nothing_more(self) -> str:
+        """Why there are not as many runs as asked for, in words."""
+        if self.budget is None:
+            return "no further run is worth its cost"
+        left = max(self.budget - self.committed, 0.0)
+        return f"no further run that is worth its cost is to be had for the {left:.6g} that are left of the budget"
+
+    @property
     def warnings(self) -> list[str]:
         """That the budget is less than the suggested runs cost; empty if it is not."""
         rest = self.committed - self.spent
@@ -94,24 +102,30 @@ class Answer:
             return []
         text = f"The budget of {self.budget:.6g} is less than the {self.spent:.6g} that suggested runs have cost"
         if self.spent <= self.budget:
-            text += f" and the {rest:.6g} that those under way will still cost"
+            text += f" and the {rest:.6g} that those under way will still cost, {self.committed:.6g} together"
         return [f"{text}: no run is suggested until --budget is raised."]
 
     def __str__(self) -> str:
+        from ray_mixopt.io.blends.base import decimal, rounded
+
         money = f"{self.spent:.6g} spent, {self.committed - self.spent:.6g} under way"
         if self.budget is not None:
             money += f", {max(self.budget - self.committed, 0.0):.6g} of {self.budget:.6g} left"
         lines = [f"Round {self.latest}: {money}; {counted(self.finished, 'run')} finished, {len(self.failed)} failed."]
         new = [run for run in self.runs if run["round"] == self.latest]
+        if new:
+            lines += ["", f"Suggested in round {self.latest}, and under way:"]
         for run in new:
             steps = f"{run['from_step']} to {run['steps']}" if run["continues"] else f"{run['steps']}"
             lines += [
                 "",
                 f"{run['run']}: {'goes on, ' if run['continues'] else ''}{run['scale']}, {steps} steps, "
                 f"cost {run['cost']:.6g}",
-                "  " + "  ".join(f"{name} {share:.4f}" for name, share in run["mixture"].items()),
+                "  " + "  ".join(f"{name} {decimal(share)}" for name, share in rounded(run["mixture"]).items()),
                 f"  {run['why']}",
             ]
+            if run["seen"] > run["from_step"]:
+                lines.append(f"  Seen up to step {run['seen']}")
             if run["launch"]:
                 lines.append(f"  {run['launch']}")
         others = [run for run in self.runs if run["round"] != self.latest]
@@ -119,10 +133,8 @@ class Answer:
             lines += ["", "Under way since earlier rounds:"]
             lines += [f"  {run['run']}, seen up to step {run['seen']} of {run['steps']}" for run in others]
         if self.unfilled:
-            lines += [
-                "",
-                f"{self.unfilled} fewer than asked for: the budget buys no more, or none is worth its cost.",
-            ]
+            asked, there = self.unfilled + len(self.runs), len(self.runs)
+            lines += ["", f"{counted(there, 'run')} under way, and not the {asked} of -n: {self._nothing_more}."]
         if self.kept_back:
             lines += ["", f"Not written again, since they were taken: {', '.join(self.kept_back)}"]
         return "\n".join(lines)

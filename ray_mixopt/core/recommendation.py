@@ -344,7 +344,7 @@ class Recommendation:
     def __str__(self) -> str:
         spent = f"Spent: {amount(self.spent)} ({self.target_runs:.2f} full runs)"
         if self.elsewhere:
-            spent = f"{f'{spent}, and' if self.spent else 'Spent:'} {amount(self.elsewhere)} on runs made elsewhere"
+            spent = f"{f'{spent}; c' if self.spent else 'C'}ost of the runs that were given: {amount(self.elsewhere)}"
         if self.nothing_known:
             return f"{self.nothing_known}\n{spent}"
         width = max(map(len, self.mixture), default=0)

@@ -16,6 +16,7 @@ from ray_mixopt.core.merging import DomainMap, concerning, take_in, translated
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.io.by_hand import AskedRun, ByHand
 
+_MOST_NAMED = 5  # runs in a notice
 ROUNDING = 0.006  # of a share: tables have whole percents, and sums that are not quite 1
 
 Reports = dict[int, dict[str, float]]
@@ -91,6 +92,7 @@ class Books:
         self._claim_by_name()
         self._claim_by_mixture()
         self._claim_what_was_added()
+        self._note_what_changed()
 
     # -- what is known
 
@@ -118,6 +120,12 @@ class Books:
     def given_up(self) -> list[AskedRun]:
         """Suggested runs that were said to have failed, and are not at their rung."""
         return [run for run in self.asked if run.failed and self.reached(run.run) < run.steps]
+
+    def finished(self) -> list[AskedRun]:
+        """What was suggested and is done, goings-on included: those at their rung that did not diverge there."""
+        lost = [name for name in self._last if self.status(name) == "diverged"]
+        at_rung = [run for run in self.asked if self.reached(run.run) >= run.steps]
+        return [run for run in at_rung if run.run not in lost or run is not self._last[run.run]]
 
     def known(self, mixture: Mapping[str, float], scale: str) -> tuple[int, ...]:
         """The last steps of all runs of a mixture and a scale, in the order of the tables."""
@@ -219,3 +227,22 @@ class Books:
                 if name not in one.claims and "" not in one.claims and one.trial.reached > before:
                     one.claims[name] = before
                     break
+
+    # -- what is not as it was
+
+    def _note_what_changed(self) -> None:
+        reached = {name: self.reached(name) for name in self._last}
+        gone = [name for name, run in self._last.items() if reached[name] < run.seen and not run.failed]
+        if gone:
+            some = ", ".join(f"{name} (to step {self._last[name].seen:,})" for name in gone[:_MOST_NAMED])
+            more = f" and {len(gone) - _MOST_NAMED} more" if len(gone) > _MOST_NAMED else ""
+            self.notices.append(
+                f"Rows that an earlier call has read are gone, of {some}{more}: what they showed is not known now, and "
+                "runs that are short of their step count as under way again. Give all tables with --from, each time."
+            )
+        for name, run in self._last.items():
+            if run.failed and reached[name] >= run.steps:
+                self.notices.append(
+                    f"{name} was said to have failed, and its rows go to step {reached[name]:,} now: it counts as "
+                    "finished."
+                )

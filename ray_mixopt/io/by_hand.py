@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ class AskedRun:
             not its own.
         failed: whether it was said to have failed.
         handed: path that its launch file was written to; "" while there is none.
+        seen: last step that the tables had of it in any call so far.
     """
 
     run: str
@@ -69,6 +70,7 @@ class AskedRun:
     known: tuple[int, ...] = ()
     failed: bool = False
     handed: str = ""
+    seen: int = 0
 
     @property
     def file_name(self) -> str:
@@ -174,6 +176,10 @@ class ByHand:
         lost = {last[name] for name in names}
         return replace(self, runs=tuple(replace(r, failed=True) if i in lost else r for i, r in enumerate(self.runs)))
 
+    def having_seen(self, reached: Mapping[str, int]) -> ByHand:
+        """The same search, which knows how far its runs have been seen, by name."""
+        return replace(self, runs=tuple(replace(run, seen=max(run.seen, reached[run.run])) for run in self.runs))
+
 
 def _checksum(state: dict[str, Any]) -> str:
     text = json.dumps(state, sort_keys=True)
@@ -183,9 +189,10 @@ def _checksum(state: dict[str, Any]) -> str:
 def _asked(entry: Any, place: int) -> AskedRun:
     check_fields(AskedRun, entry, f"search by hand, run {place}")
     mixture = named_numbers(entry["mixture"], f"the mixture of run {place}")
-    if entry["start"] < 0 or entry["round"] < 1:
+    if entry["start"] < 0 or entry["round"] < 1 or entry.get("seen", 0) < 0:
         raise ValueError(
-            f"Malformed search by hand: run {place} is from step {entry['start']}, round {entry['round']}."
+            f"Malformed search by hand: run {place} is from step {entry['start']}, round {entry['round']}, and was "
+            f"seen at {entry.get('seen', 0)}."
         )
     if min(mixture.values(), default=-1.0) < 0 or abs(sum(mixture.values()) - 1) > _SUM_TOLERANCE:
         raise ValueError(f"Malformed search by hand: the mixture of {entry['run']} does not sum to 1.")

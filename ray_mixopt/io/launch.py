@@ -21,6 +21,7 @@ from ray_mixopt.io.blends import BLENDS, NO_SOURCES, Sources, blend
 from ray_mixopt.io.by_hand import AskedRun
 
 MOST_BYTES = MiB  # of a template
+OF_ONE_RUN = ("blend", "mixture", "run", "folder", "seed")  # variables by which a job knows what to train on
 ENDINGS = (".j2", ".jinja", ".jinja2")
 VARIABLES = (
     *("run", "mixture", "blend", "scale", "steps", "from_step", "continues", "seed", "folder", "cost", "round", "why"),
@@ -109,6 +110,11 @@ class Template:
             raise ValueError(f"{path}, line {error.lineno}: {error.message}") from error
         if unknown := sorted(self.variables - {*VARIABLES, *environment.globals}):
             raise ValueError(f"{path} uses {', '.join(unknown)}, which no run has: known are {', '.join(VARIABLES)}.")
+        if not self.variables.intersection(OF_ONE_RUN):
+            raise ValueError(
+                f"{path} uses none of {', '.join(OF_ONE_RUN)}, so that the files of all runs would be the same, and no "
+                "job would know its mixture: write {{ blend }} for the path of a file with it, or {{ run }} for a name."
+            )
 
     @property
     def goes_on(self) -> bool:

@@ -157,6 +157,10 @@ def test_half_a_run_is_under_way(folder: Path) -> None:
     log(one["runs"], upto=10)
     again = suggest("--space space.yaml --from runs.csv --weight loss=1")
     assert names(again) == names(one) and again["runs"][0]["seen"] == 10
+    assert (
+        "\n  Seen up to step 10\n"
+        in typed("ray-mixopt suggest --space space.yaml --from runs.csv --weight loss=1").stdout
+    )
     assert (again["spent"], again["committed"]) == (10, 20)
 
 
@@ -207,6 +211,40 @@ def test_a_first_round_that_diverged_as_a_whole_makes_room(folder: Path) -> None
     assert after["failed"] == ["hand-0001", "hand-0002"] and names(after) == ["hand-0003", "hand-0004"]
 
 
+def test_a_run_that_diverged_is_not_finished(folder: Path) -> None:
+    log(suggest("--space space.yaml -n 2")["runs"])
+    Path("runs.csv").write_text(re.sub(r"[\d.]+\n$", "nan\n", Path("runs.csv").read_text()))
+    after = suggest("--space space.yaml --from runs.csv --weight loss=1 -n 1 --no-continue")
+    assert (after["finished"], after["failed"]) == (1, ["hand-0002"])
+
+
+def test_rows_that_are_gone_are_said_to_be(folder: Path) -> None:
+    log(suggest("--space space.yaml -n 2")["runs"])
+    line = "ray-mixopt suggest --space space.yaml --weight loss=1 -n 3"
+    assert "are gone" not in typed(f"{line} --from runs.csv").output
+    gone = "Rows that an earlier call has read are gone, of hand-0001 (to step 10), hand-0002 (to step 10): what they"
+    for _ in range(2):
+        assert gone in typed(line).stderr, "--from is missing"
+    table = pd.read_csv("runs.csv")
+    table.iloc[1:].to_csv("runs.csv", index=False)
+    said = typed(f"{line} --from runs.csv").stderr
+    assert "of hand-0001 (to step 10): what they" in said
+    table.to_csv("runs.csv", index=False)
+    assert "are gone" not in typed(f"{line} --from runs.csv").output
+
+
+def test_what_is_printed_is_clear(folder: Path) -> None:
+    Path("space.yaml").write_text(SPACE.replace("[a, b]", "[a, b, c]"))
+    line = "ray-mixopt suggest --space space.yaml --weight loss=1"
+    first = typed(f"{line} -n 3 --budget 45").stdout
+    shares = [re.findall(r"[abc] (0\.\d+)", row) for row in first.splitlines() if row.startswith("  a ")]
+    assert len(shares) == 3 and all(sum(int(share[2:]) for share in three) == 10**6 for three in shares), first
+    assert "Suggested in round 1, and under way:" in first
+    assert "3 runs under way, and not the 30 of -n: no further run that is worth its cost is to be had for the " in (
+        typed(f"{line} -n 30 --budget {suggest('-n 3')['committed'] + 1}").stdout
+    )
+
+
 def test_failed_runs_make_room(folder: Path) -> None:
     three = suggest("--space space.yaml -n 3")
     after = suggest("--space space.yaml -n 3 --failed hand-0002")
@@ -217,6 +255,9 @@ def test_failed_runs_make_room(folder: Path) -> None:
     )
     log([three["runs"][1]])  # it came after all
     assert suggest("--from runs.csv --space space.yaml -n 3 --weight loss=1")["failed"] == []
+    assert "hand-0002 was said to have failed, and its rows go to step 10 now: it counts as finished." in (
+        typed("ray-mixopt suggest --from runs.csv --space space.yaml -n 3 --weight loss=1").stderr
+    )
     before = Path("by-hand.json").read_bytes()
     again = suggest("--from runs.csv --space space.yaml -n 3 --weight loss=1 --failed hand-0002", code=2)
     assert "--failed hand-0002: its rows go to step 10, so that it has done what it was asked for" in again
@@ -243,6 +284,7 @@ def test_a_budget_that_is_spent_is_said_to_be(folder: Path) -> None:
     assert "The budget" not in typed(f"{line} 45").output
     less = typed(f"{line} {spent + rest / 2}").stderr
     assert f"less than the {spent:g} that suggested runs have cost and the {rest:g} that those under way will" in less
+    assert f"still cost, {spent + rest:g} together: no run is suggested until" in less
     less = typed(f"{line} {spent - 1}").stderr
     assert f"The budget of {spent - 1:g} is less than the {spent:g} that suggested runs have cost: no run is" in less
 
@@ -521,12 +563,16 @@ TEMPLATES = {
     ),
     "a mistake": ("{{ from_step }}\n{% if %}", "job.sh.j2, line 2: "),
     "an unknown filter": ("{{ from_step | upside }}", "job.sh.j2, line 1: No filter named 'upside'"),
-    "another file": ("{{ from_step }}{% include '/etc/passwd' %}", FILLED),
-    "an unknown domain": ("{{ from_step }}{{ mixture.c }}", FILLED + "'dict object' has no attribute 'c'"),
-    "nothing to divide by": ("{{ steps / from_step }}", FILLED + "division by zero"),
-    "a way out": ("{{ from_step.__class__.__mro__ }}", FILLED + "access to attribute '__class__'"),
-    "without end": ("{% for i in range(10**9) %}{{ from_step }}{% endfor %}", FILLED + "Range too big"),
+    "another file": ("{{ run }} {{ from_step }}{% include '/etc/passwd' %}", FILLED),
+    "an unknown domain": ("{{ run }} {{ from_step }}{{ mixture.c }}", FILLED + "'dict object' has no attribute 'c'"),
+    "nothing to divide by": ("{{ run }} {{ steps / from_step }}", FILLED + "division by zero"),
+    "a way out": ("{{ run }} {{ from_step.__class__.__mro__ }}", FILLED + "access to attribute '__class__'"),
+    "without end": ("{{ run }} {% for i in range(10**9) %}{{ from_step }}{% endfor %}", FILLED + "Range too big"),
     "no going on": ("{{ run }}", "uses neither from_step nor continues, so that a run that is to go on would begin"),
+    "nothing of a run": (
+        "train {{ scale }} {{ steps }} {{ from_step }}",
+        "job.sh.j2 uses none of blend, mixture, run, ",
+    ),
     "no text": (b"\xff", "job.sh.j2 is not text in UTF-8"),
     "a huge one": (b" " * (2**20 + 1), "which is more than the 1 MiB that are read"),
 }
@@ -542,8 +588,19 @@ def test_templates_that_will_not_do(template: str | bytes, message: str, folder:
 
 def test_what_cannot_be_written(folder: Path) -> None:
     assert "There is no template none.j2" in suggest(LAUNCH.replace("job.sh.j2", "none.j2"), code=2)
-    for part in ("--launch job.sh.j2", "--out jobs", "--as yaml"):
-        assert "--launch TEMPLATE and --out FOLDER belong together" in suggest(f"--space space.yaml {part}", code=2)
+    for part, message in (
+        ("--launch job.sh.j2", "--launch job.sh.j2 makes launch files: say where to write them, --out FOLDER."),
+        (
+            "--out jobs",
+            "--out jobs says where each launch file is written, and there is none: give --launch TEMPLATE, too",
+        ),
+        (
+            "--as yaml",
+            "--as yaml says how the blend next to each launch file is written, and there is none: give --launch",
+        ),
+    ):
+        said = " ".join(suggest(f"--space space.yaml {part}", code=2).split())
+        assert message in said
     assert "/proc/none: " in suggest(LAUNCH.replace("jobs", "/proc/none"), code=2)
     assert "There is no folder none for the state of the search: make it, or change --state." in suggest(
         "--space space.yaml --state none/by-hand.json", code=2

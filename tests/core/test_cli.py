@@ -338,10 +338,17 @@ def test_old_runs_alone_answer(swarm: Path) -> None:
     )
     assert "Limit: a at least 60.00% costs" in text.stdout
     assert "Better than the reference mixture" in text.stdout
-    assert "Spent: 12 on runs made elsewhere\n" in text.stdout
+    assert "\nCost of the runs that were given: 12\n" in text.stdout
     equal = call("recommend", "--from", swarm, "--weight", "x=1", "--reference", "uniform", "--json")
     answer = json.loads(equal.stdout)
     assert answer["reference"] == answer["uniform"] is not None
+
+
+@pytest.mark.parametrize("command", ["recommend", "backtest"])
+def test_runs_that_all_diverged_leave_nothing_to_go_by(command: str, runs: Path) -> None:
+    runs.write_text(re.sub(r"[\d.]+$", "inf", RUNS, flags=re.MULTILINE))
+    said = refused(command, "--from", runs)
+    assert "No run has a number of any metric, so that there is nothing to go by: of 3 runs 3 diverged." in said
 
 
 def test_a_report_compares_with_a_mixture_of_ones_own(swarm: Path, tmp_path: Path) -> None:
