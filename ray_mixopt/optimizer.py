@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Concatenate, overload
@@ -127,8 +126,10 @@ class MixtureOptimizer:
 
     @_thought
     def _next(self, trial_id: str | None) -> tuple[Suggestion, Asked] | None:
-        proposal = self.propose(self.history)
-        return None if proposal is None else self._filed(proposal, trial_id)
+        if (proposal := self.propose(self.history)) is None:
+            self.problem.warn_if_poor(self.history)
+            return None
+        return self._filed(proposal, trial_id)
 
     @with_gradients
     def propose(self, history: History) -> Proposal | None:
@@ -167,7 +168,7 @@ class MixtureOptimizer:
                 mixture=tuple(proposal.mixture.tolist()),
                 scale=proposal.scale,
                 steps=proposal.steps,
-                acquisition=_kept(proposal.acquisition),
+                acquisition=proposal.kept_acquisition,
             )
             history.add(trial)
         asked = history.asked(trial, before, counts=proposal.counts)
@@ -206,7 +207,7 @@ class MixtureOptimizer:
         Raises:
             ValueError: for an unknown trial, a bad step, or a value of the wrong kind.
         """
-        self.history.observe(trial_id, step, *self.problem.reported(value))
+        self.history.observe(trial_id, step, *self.problem.reported(value), self.problem.metrics)
 
     @_books
     def finish(self, trial_id: str, failed: bool = False, *, lost: bool = False, continuable: bool = True) -> None:
@@ -258,7 +259,7 @@ class MixtureOptimizer:
         elif (known.mixture, known.scale) != (shares, scale):
             raise ValueError(f"Trial {name!r} has another mixture or scale: every run needs an id of its own.")
         try:
-            self.history.observe(name, step, *report)
+            self.history.observe(name, step, *report, self.problem.metrics)
         except ValueError:
             if known is None:
                 del self.history.trials[name]
@@ -443,8 +444,3 @@ class MixtureOptimizer:
         optimizer.problem = replace(optimizer.problem, settings=settings)
         optimizer._strategy, optimizer.history = create(optimizer.problem), history
         return optimizer
-
-
-def _kept(acquisition: float | None) -> float | None:
-    """What a state keeps of an acquisition: an infinity, or NaN, says nothing, and JSON has neither."""
-    return None if acquisition is None or not math.isfinite(acquisition) else float(acquisition)

@@ -78,7 +78,7 @@ class CommandSearch:
     def __post_init__(self) -> None:
         self.command.check(self.space)
         optimizer = self._searcher().optimizer
-        if optimizer.ask() is None:
+        if optimizer.propose(optimizer.history) is None:
             raise ValueError(optimizer.problem.too_poor)
 
     @property

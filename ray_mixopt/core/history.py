@@ -10,9 +10,10 @@ import copy
 import itertools
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from ray_mixopt.core.trial import Status as Status
 from ray_mixopt.core.trial import Trial as Trial
 from ray_mixopt.core.trial import is_sound as is_sound
 from ray_mixopt.core.turns import Turn, in_turn
-from ray_mixopt.core.words import amount
+from ray_mixopt.core.words import amount, listed
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,9 @@ FORMAT_VERSION, PACKED_VERSION = 1, 2  # the second where the reports of a run a
 MANY_REPORTS = 1000  # of one run
 SUM_TOLERANCE = 1e-9
 MOST_INCIDENTS = 100  # the last ones
+MISSED = "misses the objective"  # of which is told once
+_MOST_NAMED = 5  # metrics in a warning
+_EVERY_STEP = "Report the metric with every step."
 
 _COUNTERS = ("n_asked", "n_apart", "n_duplicates", "n_missing")
 _FIELDS = ("version", "space", "trials", "arrivals", *_COUNTERS, "unkept", "incidents")  # of a state
@@ -64,7 +68,7 @@ class History:
         self.n_missing = 0  # reports without any metric of the objective
         self.unkept = 0.0  # cost of training that was lost or done twice; not in ``spent``, in which steps count once
         self.incidents: list[str] = []  # what befell the search rather than a run, for people to read; oldest first
-        self._told = False  # that some run reports often
+        self._told: set[str] = set()  # what was said once
         self._described: dict[str, tuple[dict[int, dict[str, float]], int, dict[str, Any]]] = {}  # see ``_reports``
 
     def __iter__(self) -> Iterator[Trial]:
@@ -117,7 +121,12 @@ class History:
 
     @_turn
     def observe(
-        self, trial_id: str, step: int, values: Mapping[str, float], others: Mapping[str, float] | None = None
+        self,
+        trial_id: str,
+        step: int,
+        values: Mapping[str, float],
+        others: Mapping[str, float] | None = None,
+        wanted: Sequence[str] = (),
     ) -> bool:
         """Record a report; a repeated (trial, step) is counted and dropped.
 
@@ -127,6 +136,7 @@ class History:
             values: metrics of the objective by name. One that is not ``is_sound`` marks the trial as diverged; the
                 others are kept.
             others: finite metrics that are not of the objective, kept for other questions.
+            wanted: all metrics of the objective. That a report has others and none of them is said once.
 
         Returns:
             Whether the report was new.
@@ -141,8 +151,7 @@ class History:
         sound = {name: float(value) for name, value in values.items() if is_sound(value)}
         trial.observations[step] = sound | dict(others or {})
         self.arrivals.append((trial_id, step))
-        if len(trial.observations) == MANY_REPORTS and not self._told:
-            self._told = True
+        if len(trial.observations) == MANY_REPORTS and self.is_new("many reports"):
             logger.warning(
                 "Trial %r has reported %d times. All is kept, which makes each save of the state slower; the model "
                 "learns from reports whose steps are 50%% apart. Reports at the rungs (%s) are enough.",
@@ -152,7 +161,16 @@ class History:
             trial.status = "diverged"
         elif not values:
             self.n_missing += 1
+            if others and wanted and self.is_new(MISSED):
+                logger.warning("%s", missed(trial_id, wanted, list(others)))
         return True
+
+    @_turn
+    def is_new(self, what: str) -> bool:
+        """Whether this was not asked before of the same thing, which is to be said once."""
+        before = what in self._told
+        self._told.add(what)
+        return not before
 
     @_turn
     def resume(self, trial_id: str, steps: int) -> Trial:
@@ -400,3 +418,20 @@ class History:
         if "n_apart" in state and asked < paid:
             raise ValueError(f"Inconsistent history: it has {paid} trials, but says that {asked} were asked for.")
         return history
+
+
+def missed(trial_id: str, wanted: Sequence[str], reported: Sequence[str]) -> str:
+    """A sentence about a report without any metric of the objective.
+
+    Args:
+        trial_id: of the run that reported.
+        wanted: the metrics of the objective.
+        reported: what it has instead; names that are nearly those of ``wanted`` may be meant for them.
+    """
+    some = ", ".join(reported[:_MOST_NAMED]) + (", ..." if len(reported) > _MOST_NAMED else "")
+    near = {name: get_close_matches(name, reported, n=1) for name in wanted}
+    meant = listed([f"{found[0]!r} to be {name!r}" for name, found in near.items() if found])
+    return (
+        f"Trial {trial_id} reported no number for {', '.join(wanted)}{some and f', but for {some}'}: nothing is "
+        f"learned from such a report. {f'Is {meant}? Give both one name.' if meant else _EVERY_STEP}"
+    )

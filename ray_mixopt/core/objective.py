@@ -84,7 +84,8 @@ class Objective:
         weights: importance of each metric, > 0.
         directions: "min" or "max" for metrics whose direction is not the search's ``mode``.
         relative_to: if given, each metric is divided by the size of its predicted value for this mixture at the
-            target, so that metrics of different units weigh alike.
+            target, so that metrics of different units weigh alike. Where that is too near 0 to divide by, which is
+            warned of, it is divided by the standard deviation of its reports.
         guardrails: what must not get worse.
         prior: the mixture to stay close to; used with ``closeness``.
         closeness: objective units that a nat of Kullback-Leibler divergence from the prior is worth.

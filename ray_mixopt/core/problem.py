@@ -374,9 +374,17 @@ class Problem:
         Raises:
             ValueError: if it did.
         """
-        poor = (self.settings.budget or math.inf) < self.space.target_cost
-        if poor and not self.settings.min_gain_per_cost and all(run.evaluated for run in history):
+        if self._was_poor(history):
             raise ValueError(self.too_poor)
+
+    def warn_if_poor(self, history: History) -> None:
+        """Says of a search that is over, once, if it ended before its first run for want of money."""
+        if self._was_poor(history) and history.is_new("too poor"):
+            logger.warning("%s", self.too_poor)
+
+    def _was_poor(self, history: History) -> bool:
+        poor = (self.settings.budget or math.inf) < self.space.target_cost
+        return poor and not self.settings.min_gain_per_cost and all(run.evaluated for run in history)
 
     def affordable(self, history: History) -> float:
         """What may still be committed, in the space's cost unit; give or take what rounding may add to a sum."""

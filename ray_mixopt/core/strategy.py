@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -33,6 +34,12 @@ class Proposal:
     continues: str | None = None
     acquisition: float | None = None
     counts: bool = True
+
+    @property
+    def kept_acquisition(self) -> float | None:
+        """What a state keeps of the acquisition: an infinity, or NaN, says nothing, and JSON has neither."""
+        value = self.acquisition
+        return None if value is None or not math.isfinite(value) else float(value)
 
 
 def checked(run: object, space: MixtureSpace, strategy: str, *, limited: bool) -> Proposal:

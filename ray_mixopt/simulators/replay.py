@@ -52,7 +52,7 @@ class Replay:
         if self.concurrency < 1:
             raise ValueError(f"concurrency must be at least 1, got {self.concurrency}.")
         optimizer = self.optimizer()
-        if optimizer.ask() is None:
+        if optimizer.propose(optimizer.history) is None:
             raise ValueError(optimizer.problem.too_poor)
 
     def optimizer(self) -> MixtureOptimizer:

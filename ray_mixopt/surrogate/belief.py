@@ -97,7 +97,7 @@ class Belief:
         self._fits: dict[str, tuple[bytes, Tensor]] = {}  # by metric: what was fitted to, and the draws
         self._models: dict[str, tuple[tuple[bytes, int], MixtureGP]] = {}
         self._sound: dict[str, tuple[bytes, Tensor]] = {}  # by metric: all observations, and which are no absurdities
-        self._warned = False
+        self._told: set[str] = set()
 
     @cached_property
     def apart(self) -> Belief:
@@ -113,7 +113,7 @@ class Belief:
         models = [self._model(bundle.name, bundle.data, n_draws) for bundle in bundles]
         correlation = error_correlation([self.used(bundle.data) for bundle in bundles], models)
         space, goal = problem.space, problem.goal
-        return ObjectivePosterior(
+        posterior = ObjectivePosterior(
             space,
             problem.sign,
             {bundle.name: bundle.weight for bundle in bundles},
@@ -127,6 +127,15 @@ class Belief:
             closeness=0.0 if goal is None else goal.closeness,
             guards=[] if goal is None else [self._guard(rail, space, history) for rail in goal.guardrails],
         )
+        for bundle, model in zip(bundles, models, strict=True):
+            if bundle.name in posterior.too_small and bundle.name not in self._told:
+                self._told.add(bundle.name)
+                logger.warning(
+                    "The objective is relative to a mixture for which %s is predicted as %.2g, too near 0 to divide "
+                    "by: %s counts in standard deviations of its reports, of %.2g, instead.",
+                    *(bundle.name, posterior.too_small[bundle.name], bundle.name, model.standardise.spread),
+                )
+        return posterior
 
     def model(self, metric: str, space: MixtureSpace, history: History) -> MixtureGP | None:
         """The model of one metric; None while it has fewer than two values.
@@ -173,8 +182,8 @@ class Belief:
         relative = problem.goal is not None and problem.goal.relative_to is not None
         # What relative metrics weigh is known once they have models.
         found = alone(data, weights) if relative else bundled(data, weights, settings.bundles, settings.refit_size)
-        if len(found) > settings.most_models and not self._warned:
-            self._warned = True
+        if len(found) > settings.most_models and "many models" not in self._told:
+            self._told.add("many models")
             reason = "relative_to needs" if relative else "runs that report different ones need"
             logger.warning(
                 "The objective has %d metrics, and %s %d models: a suggestion takes about as many times as long as for "

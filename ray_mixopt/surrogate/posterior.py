@@ -38,6 +38,7 @@ CAUTION = 0.5
 SURE = 1.645
 """Standard deviations by which an answer must beat the anchor to be worth a full run: a probability of 95%."""
 
+NEAR_ZERO = 0.05  # standard deviations of its reports from 0, below which a metric's value is no measure
 _AT_ONCE = 256  # mixtures of which the uncertainty is looked at together
 _MOST_ENTRIES = 2**24  # of what is solved for at a time, 128 MiB
 
@@ -63,8 +64,9 @@ class ObjectivePosterior(Model):
         caution: standard deviations of the difference from it that ``score`` adds.
         divergence: the risk that runs diverge; None where none did.
 
-    Raises:
-        ValueError: if a metric's mean for ``relative_to`` is 0.
+    Attributes:
+        too_small: the mean for ``relative_to``, by metric, where it is too near 0 to divide by: the standard
+            deviation of the metric's reports stands for it.
     """
 
     _is_ensemble = True
@@ -94,6 +96,7 @@ class ObjectivePosterior(Model):
         self.fewness = space.n_domains / n_mixtures
         self.prior, self.closeness, self.guards = prior, closeness, tuple(guards)
         self._fidelity = [(space.target_scale, space.target_steps)]
+        self.too_small: dict[str, float] = {}
         if relative_to is not None:
             objective = self._relative(objective, relative_to)
         pairs = list(zip(objective.values(), self.models, strict=True))
@@ -110,9 +113,9 @@ class ObjectivePosterior(Model):
         x, result = encode(self.space, reference[None], self._fidelity), {}
         for (metric, weight), model in zip(objective.items(), self.models, strict=True):
             value = model.standardise.undone(float(model.mean(x).mean()))
-            if value == 0:
-                raise ValueError(f"{metric} is 0 for the mixture that the objective is relative to: choose another.")
-            result[metric] = weight / abs(value)
+            if abs(value) < NEAR_ZERO * model.standardise.spread:  # and gains over it would be any number
+                self.too_small[metric] = value
+            result[metric] = weight / (model.standardise.spread if metric in self.too_small else abs(value))
         return result
 
     # -- variations

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from ray.tune.result import AUTO_RESULT_KEYS
 
+from ray_mixopt.core.history import MISSED, is_sound, missed
 from ray_mixopt.core.history import Trial as Run
-from ray_mixopt.core.history import is_sound
 from ray_mixopt.optimizer import MixtureOptimizer
 
 logger = logging.getLogger(__name__)
@@ -221,14 +221,11 @@ class Reports:
         self.count(run, result, optimizer.space.steps)
         if step is None or self._paces[run.trial_id].foreign:
             return None
-        if not metrics:
-            self.warn_once(
-                f"Trial {run.trial_id} reported no number for {', '.join(names)}: nothing is learned from such a "
-                "report, though it is paid for. Report the metric with every step.",
-                "no metric",
-            )
+        others = others_of(result, names)
+        if not metrics and optimizer.history.is_new(MISSED):
+            logger.warning("%s", missed(run.trial_id, names, list(others)))
         optimizer.history.unkept += self._repeated(optimizer, run, result, step)
-        optimizer.tell(run.trial_id, step, others_of(result, names) | metrics)
+        optimizer.tell(run.trial_id, step, others | metrics)
         return step
 
     def _repeated(self, optimizer: MixtureOptimizer, run: Run, result: Mapping[str, Any], step: int) -> float:

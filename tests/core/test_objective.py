@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 
@@ -50,6 +51,29 @@ def test_a_relative_objective_does_not_depend_on_the_unit_of_a_metric(space) -> 
     assert answer.proportional.mean == pytest.approx(0.0, abs=1e-9)
     assert answer.mixture["code"] > 0.3
     assert answer.mixture["math"] > 0.2  # a hundredth of the accuracy counts like a hundredth of the loss
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e-4], ids=["0 there", "hardly more"])
+def test_what_is_too_near_zero_to_divide_by_counts_in_standard_deviations(space, offset: float, caplog) -> None:
+    level = metrics(space.named(space.proportional()), "L", 1000)["acc"] - offset
+
+    def shifted(*run: object) -> dict[str, float]:
+        return {"lead": metrics(*run)["acc"] - level}
+
+    def answers(goal: Objective | dict[str, float]) -> MixtureOptimizer:
+        return given(MixtureOptimizer(space, objective=goal, mode="max"), 40, shifted)
+
+    relative, plain = (
+        answers(goal) for goal in (Objective(weights={"lead": 1.0}, relative_to="proportional"), {"lead": 1.0})
+    )
+    with caplog.at_level(logging.WARNING):
+        found, own = relative.recommend(), plain.recommend()
+        relative.recommend()
+    spread = relative.model("lead").standardise.spread
+    assert found.difference.mean == pytest.approx(own.difference.mean / spread, rel=1e-6)
+    assert abs(found.difference.mean) < 10, "and not thousands of times what it was there"
+    assert caplog.text.count("for which lead is predicted as ") == 1
+    assert f"too near 0 to divide by: lead counts in standard deviations of its reports, of {spread:.2g}" in caplog.text
 
 
 def test_a_guardrail_moves_the_answer_to_where_it_holds(space) -> None:

@@ -480,3 +480,34 @@ def test_a_proposal_made_for_an_earlier_history(space) -> None:
     assert not optimizer.still_possible(going_on), "it runs"
     optimizer.finish(run.trial_id)
     assert optimizer.still_possible(going_on)
+
+
+# -- what is said
+
+
+def test_a_report_without_the_metrics_that_count_is_said_once(space, caplog: pytest.LogCaptureFixture) -> None:
+    optimizer = MixtureOptimizer(space, strategy="random", objective={"val_loss": 1.0, "acc": 0.5})
+    name = optimizer.ask().trial_id
+    first, second, *_ = space.steps
+    optimizer.tell(name, first, {"val_los": 2.5, "tokens": 7})
+    optimizer.tell(name, second, {"val_los": 2.5})
+    said = (
+        f"Trial {name} reported no number for val_loss, acc, but for val_los, tokens: nothing is learned from such a "
+        "report. Is 'val_los' to be 'val_loss'? Give both one name."
+    )
+    assert [record.message for record in caplog.records] == [said]
+
+
+@pytest.mark.parametrize("report", [{"val_loss": 2.5, "tokens": 7}, {"acc": math.inf, "tokens": 7}, {}])
+def test_a_report_with_some_of_them_or_of_nothing_is_not(report: dict, space, caplog: pytest.LogCaptureFixture) -> None:
+    optimizer = MixtureOptimizer(space, strategy="random", objective={"val_loss": 1.0, "acc": 0.5})
+    optimizer.tell(optimizer.ask().trial_id, space.steps[0], report)
+    assert not caplog.records
+
+
+def test_a_budget_that_buys_nothing_is_said_once(space, caplog: pytest.LogCaptureFixture) -> None:
+    poor = MixtureOptimizer(space, strategy="random", budget=space.target_cost / 2)
+    assert [poor.ask(), poor.ask(3), poor.ask()] == [None, [], None]
+    assert [record.message for record in caplog.records] == [poor.problem.too_poor]
+    spent = MixtureOptimizer(space, strategy="random", budget=space.target_cost)
+    assert len(spent.ask(2)) == 1 and len(caplog.records) == 1, "what is spent is no want of money"
