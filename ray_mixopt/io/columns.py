@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from ray_mixopt.core.words import counted
 from ray_mixopt.io.cells import MIXTURE, metric_of
 from ray_mixopt.io.frames import Table
 from ray_mixopt.io.numerals import is_unsound, unsigned
@@ -33,6 +34,7 @@ _TOKEN_COSTS = ("cost_per_token",)
 _CONFIG = re.compile(r"(?:config|params?|hparams?|tags)[/.]", re.IGNORECASE)
 _SUMMARY = re.compile(r"(?:metrics?\.|summary[/.])", re.IGNORECASE)
 _MIXTURE = re.compile(r"((?:(?:config|params?|hparams?)[/.])?mixture[/.:])(.+)", re.IGNORECASE | re.DOTALL)
+_MOST_NAMED = 5  # rows in a warning
 _CHART = re.compile(r".+ - .+__(?:MIN|MAX)")  # of the table of a chart of W&B
 _LOSSES = ("loss", "ppl", "perplexity", "bpb", "nll", "cross_entropy", "crossentropy")
 # What trackers write beside the metrics, in small letters.
@@ -126,7 +128,7 @@ def roles_of(table: Table, asked: Columns) -> Roles:
     metrics: dict[str, str] = {}
     for name in free:
         beside = not ours and (name.lower() in _BOOKS or name.lower().startswith("_wandb/") or _CONFIG.match(name))
-        if name not in taken and not beside and _is_metric(table, name):
+        if name not in taken and not beside and is_metric(table, name):
             short = name if ours else _SUMMARY.sub("", name, count=1)
             metrics[name] = metric_of(name if short in metrics.values() else short, TIDY_COLUMNS)
     if not metrics:
@@ -155,7 +157,41 @@ def is_loss(column: str) -> bool:
     return any(part in column.lower() for part in _LOSSES)
 
 
-def _is_metric(table: Table, column: str) -> bool:
+def values_of(table: Table, columns: Sequence[str]) -> np.ndarray:
+    """Metrics ``(k, n)``: NaN was not measured, and an infinity is that of a run that diverged.
+
+    A run whose losses are all NaN has diverged, too; where only some say NaN, they were not measured. That runs have
+    diverged is said, and which rows say nothing.
+    """
+    values = np.column_stack([table.metric(name) for name in columns])
+    losses = [i for i, name in enumerate(columns) if is_loss(name)]
+    losses = losses or list(range(len(columns)))
+    blank = np.flatnonzero(np.isnan(values[:, losses]).all(axis=1))
+    for i in blank:
+        for j in losses:
+            if is_unsound(table.frame[columns[j]].iloc[i]):
+                values[i, j] = np.inf
+    if (diverged := np.isinf(values).any(axis=1)).any():
+        logger.warning(
+            "%s: %s NaN or an infinity, and so their runs have diverged (%s).",
+            *(table.name, counted(int(diverged.sum()), "report says", "reports say"), _rows(table, diverged)),
+        )
+    if (silent := np.isnan(values).all(axis=1)).any():
+        logger.warning(
+            "%s: %s nothing, with no number of any metric (%s). Of a run that diverged, write nan as its loss.",
+            *(table.name, counted(int(silent.sum()), "report says", "reports say"), _rows(table, silent)),
+        )
+    return values
+
+
+def _rows(table: Table, chosen: np.ndarray) -> str:
+    """Which rows those are that are chosen, ``(k,)``, for people."""
+    some = ", ".join(map(str, table.frame.index[chosen][:_MOST_NAMED]))
+    return f"{'row' if chosen.sum() == 1 else 'rows'} {some}{', ...' if chosen.sum() > _MOST_NAMED else ''}"
+
+
+def is_metric(table: Table, column: str) -> bool:
+    """Whether a column holds numbers, or is a loss that is NaN throughout."""
     return table.holds_numbers(column) or (is_loss(column) and any(map(is_unsound, table.frame[column])))
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from ray_mixopt.core.safety import MiB, check_size, named_numbers, parse_json
 from ray_mixopt.io.cells import MIXTURE, metric_of, unkept
+from ray_mixopt.io.columns import is_metric, values_of
 from ray_mixopt.io.frames import Table, table_of
 from ray_mixopt.io.rows import Rows
 from ray_mixopt.io.shares import mixtures
@@ -52,14 +53,14 @@ def rows_of(folder: Path, scale: str, steps: int) -> Rows:
     position = {run: i for i, run in enumerate(metrics["run"])}
     rows = [position[run] for run in ratios["run"]]
     columns = [name for name in ratios.columns if name not in ("run", "name")]
-    names = [name for name in metrics.columns if name not in ("run", "name") and tables[1].holds_numbers(name)]
+    names = [name for name in metrics.columns if name not in ("run", "name") and is_metric(tables[1], name)]
     domains = tuple(domain_of(name) for name in columns)
     if len(columns) < 2 or not names:
         raise ValueError(f"{str(folder)!r} needs two domains or more in {RATIOS}, and a metric.")
     told = [NAME.fullmatch(str(name)) for name in ratios["name"]] if "name" in ratios.columns else []
     said = [match for match in told if match is not None]
     full = len(said) == len(ratios)
-    values = np.column_stack([tables[1].metric(name) for name in names])
+    values = values_of(tables[1], names)
     return Rows(
         domains=domains,
         mixtures=mixtures(tables[0], columns),

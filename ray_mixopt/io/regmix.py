@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote
 import numpy as np
 
 from ray_mixopt.io.cells import unkept
+from ray_mixopt.io.columns import values_of
 from ray_mixopt.io.frames import table_of
 from ray_mixopt.io.rows import Rows
 from ray_mixopt.io.shares import mixtures as mixtures_of
@@ -74,7 +75,7 @@ def _pair(mixture_path: Path, loss_path: Path, scale: str, part: str, steps: int
     metrics = {name: metric_of(name) for name in losses.columns if name != "index"}
     if len(shares) < 2 or not metrics:
         raise ValueError(f"{mixture_path.name} has no mixture columns or {loss_path.name} has no losses.")
-    values = np.column_stack([tables[1].metric(name) for name in metrics])
+    values = values_of(tables[1], list(metrics))
     position = {index: i for i, index in enumerate(losses["index"])}
     said = _STEP_PART.fullmatch(part)
     return Rows(

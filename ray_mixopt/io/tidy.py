@@ -11,16 +11,15 @@ import numpy as np
 from ray_mixopt.core.safety import MOST_WHOLE
 from ray_mixopt.core.words import counted
 from ray_mixopt.io.cells import unkept
-from ray_mixopt.io.columns import Columns, Roles, is_loss, roles_of
+from ray_mixopt.io.columns import Columns, Roles, roles_of, values_of
 from ray_mixopt.io.frames import Table
-from ray_mixopt.io.numerals import is_missing, is_unsound
+from ray_mixopt.io.numerals import is_missing
 from ray_mixopt.io.rows import Rows
 from ray_mixopt.io.shares import mixtures
 
 logger = logging.getLogger(__name__)
 
 ONE_SCALE, ONE_LENGTH = "model", 1  # of runs that do not say
-_MOST_NAMED = 5  # rows in a warning
 SAME_RUN = 0.01  # shares that differ by less are those of one run, counted or rounded anew at each report
 
 
@@ -87,7 +86,7 @@ def rows_of(
         scale=scales,
         steps=lengths,
         metrics=tuple(roles.metrics.values()),
-        values=_values(table, list(roles.metrics)),
+        values=values_of(table, list(roles.metrics)),
         parameters={} if roles.parameters is None else _by_scale(table, roles.parameters, scales),
         cost=cost,
         run=run,
@@ -237,35 +236,3 @@ def _by_scale(table: Table, column: str, scale: Sequence[str]) -> dict[str, floa
                 "to be the same for all runs of a scale."
             )
     return found
-
-
-def _values(table: Table, columns: Sequence[str]) -> np.ndarray:
-    """Metrics ``(k, n)``: NaN was not measured, and an infinity is that of a run that diverged.
-
-    A run whose losses are all NaN has diverged, too; where only some say NaN, they were not measured.
-    """
-    values = np.column_stack([table.metric(name) for name in columns])
-    losses = [i for i, name in enumerate(columns) if is_loss(name)]
-    losses = losses or list(range(len(columns)))
-    blank = np.flatnonzero(np.isnan(values[:, losses]).all(axis=1))
-    for i in blank:
-        for j in losses:
-            if is_unsound(table.frame[columns[j]].iloc[i]):
-                values[i, j] = np.inf
-    if (diverged := np.isinf(values).any(axis=1)).any():
-        logger.warning(
-            "%s: %s NaN or an infinity, and so their runs have diverged (%s).",
-            *(table.name, counted(int(diverged.sum()), "report says", "reports say"), _rows(table, diverged)),
-        )
-    if (silent := np.isnan(values).all(axis=1)).any():
-        logger.warning(
-            "%s: %s nothing, with no number of any metric (%s). Of a run that diverged, write nan as its loss.",
-            *(table.name, counted(int(silent.sum()), "report says", "reports say"), _rows(table, silent)),
-        )
-    return values
-
-
-def _rows(table: Table, chosen: np.ndarray) -> str:
-    """Which rows those are that are chosen, ``(k,)``, for people."""
-    some = ", ".join(map(str, table.frame.index[chosen][:_MOST_NAMED]))
-    return f"{'row' if chosen.sum() == 1 else 'rows'} {some}{', ...' if chosen.sum() > _MOST_NAMED else ''}"

@@ -306,6 +306,28 @@ def test_a_loss_that_was_not_measured_beside_others_is_no_divergence(tmp_path: P
     assert all(trial.status == "done" for trial in read_runs(tmp_path / "x.csv"))
 
 
+@pytest.mark.parametrize("kind", ["csv", "olmix", "regmix"])
+@pytest.mark.parametrize("other", ["2.5", "nan", ""])
+def test_nan_is_read_alike_in_every_format(kind: str, other: str, tmp_path: Path) -> None:
+    """A run whose losses are all NaN has diverged; one that has another loss, or says nothing, has not."""
+    shares = {"a": [0.5, 0.25], "b": [0.5, 0.75]}
+    losses = {"web": [2.0, "nan"], "books": [2.25, other]}
+    place = tmp_path / "runs.csv" if kind == "csv" else tmp_path
+    if kind == "csv":
+        columns = {f"mixture/{n}": v for n, v in shares.items()} | {f"val_loss/{n}": v for n, v in losses.items()}
+        pd.DataFrame({"run": ["r", "q"], "scale": "S", "step": 1} | columns).to_csv(place, index=False)
+    elif kind == "olmix":
+        pd.DataFrame({"run": ["r", "q"]} | shares).to_csv(tmp_path / "ratios.csv", index=False)
+        columns = {f"val_loss/{n}": v for n, v in losses.items()}
+        pd.DataFrame({"run": ["r", "q"]} | columns).to_csv(tmp_path / "metrics.csv", index=False)
+    else:
+        columns = {f"train_the_pile_{n}": v for n, v in shares.items()}
+        pd.DataFrame({"index": [1, 2]} | columns).to_csv(tmp_path / "train_mixture_1m.csv", index=False)
+        columns = {f"metric/the_pile_{n}_val_loss": v for n, v in losses.items()}
+        pd.DataFrame({"index": [1, 2]} | columns).to_csv(tmp_path / "train_pile_loss_1m.csv", index=False)
+    assert [trial.status for trial in read_runs(place)] == ["done", "done" if other == "2.5" else "diverged"]
+
+
 def test_reports_without_any_number_are_said(tmp_path: Path, caplog) -> None:
     frame = table().assign(acc="", **{"val_loss/wiki": [3.0, 2.5, "", *["NA"] * 6, 2.0, 2.0, 2.0]})
     frame.to_csv(tmp_path / "x.csv", index=False)
