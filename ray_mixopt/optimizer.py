@@ -299,17 +299,12 @@ class MixtureOptimizer:
         """The best mixture for the target as far as is known.
 
         Args:
-            details: whether to add how flat the optimum is, what limits cost and how fidelities rank, from the default
-                strategy's surrogate. Takes a few seconds.
+            details: whether to add how flat the optimum is, what limits cost and how fidelities rank. Takes seconds.
         """
-        recommendation: Any = self._strategy.recommend(self.history)
-        if not isinstance(recommendation, Recommendation):
-            name = self.settings.strategy_name
-            raise TypeError(f"{name}: recommend must return a Recommendation, got {recommendation!r}.")
-        if nothing := self.problem.nothing_known(self.history):
+        recommendation = self._priced(self._strategy.recommend(self.history))
+        nothing = self.problem.nothing_known(self.history)
+        if nothing or not details:
             return replace(recommendation, nothing_known=nothing)
-        if not details:
-            return recommendation
         from ray_mixopt.strategies.details import detailed
 
         return detailed(recommendation, self.problem, self.history, self.belief)
@@ -317,8 +312,13 @@ class MixtureOptimizer:
     @_thought
     def answer(self, history: History | None = None) -> Recommendation:
         """``recommend``, of another history if one is given, without the next run and the check of the intervals."""
-        brief: Callable[[History], Recommendation] = getattr(self._strategy, "answer", self._strategy.recommend)
-        return brief(self.history if history is None else history)
+        brief = getattr(self._strategy, "answer", self._strategy.recommend)
+        return self._priced(brief(self.history if history is None else history))
+
+    def _priced(self, answer: object) -> Recommendation:
+        if isinstance(answer, Recommendation):
+            return replace(answer, target_cost=self.space.target_cost)
+        raise TypeError(f"{self.settings.strategy_name}: recommend must return a Recommendation, got {answer!r}.")
 
     @property
     @_thought

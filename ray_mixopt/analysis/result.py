@@ -111,8 +111,9 @@ def _known(data: Mapping[str, Any], full_runs: Any) -> Known:
 def result(optimizer: MixtureOptimizer, truth: Truth, trajectory: Sequence[Recommendation]) -> dict[str, Any]:
     """What was found and paid, JSON-able.
 
-    Values under ``true`` and ``regret`` are without noise, None where the truth is not known. Costs are in the space's
-    unit, under ``full_runs`` in runs at the target.
+    Values under ``true`` and ``regret`` are without noise, None where the truth is not known. ``difference`` is the
+    predicted one from the baseline named under ``against``, and ``true_difference`` what it really is. Costs are in the
+    space's unit, under ``full_runs`` in runs at the target.
 
     Args:
         optimizer: the search, which is of one metric.
@@ -131,15 +132,24 @@ def result(optimizer: MixtureOptimizer, truth: Truth, trajectory: Sequence[Recom
             "regret": truth.regret(mixture),
         }
 
+    values = recommendation.values
+    recommended = answer(space.mixture(recommendation.mixture), recommendation.predicted)
+    baselines = {name: answer(mixture, values[name]) for name, mixture in optimizer.problem.baselines().items()}
+    against = None if recommendation.against is None else baselines[recommendation.against]["true"]
+    known = recommended["true"] is not None and against is not None
     return {
         "target": {"scale": space.target_scale, "steps": space.target_steps, "cost": space.target_cost},
-        "recommended": answer(space.mixture(recommendation.mixture), recommendation.predicted),
-        "uniform": answer(space.uniform(), recommendation.uniform),
+        "recommended": recommended,
+        "uniform": baselines["uniform"],
+        "baselines": baselines,
+        "against": recommendation.against,
         "moved": list(recommendation.moved),
         "difference": None if recommendation.difference is None else asdict(recommendation.difference),
+        "true_difference": recommended["true"] - against if known else None,
         "probability_better": recommendation.probability_better,
         "verdict": None if recommendation.verdict is None else asdict(recommendation.verdict),
         "best_known": truth.best,
+        "logged": truth.logged,
         "saving": saving(optimizer, truth, recommendation),
         "spent": recommendation.spent,
         "target_runs": recommendation.target_runs,
@@ -161,7 +171,11 @@ def result(optimizer: MixtureOptimizer, truth: Truth, trajectory: Sequence[Recom
         "continued": history.n_continued,
         "diverged": recommendation.diverged,
         "trajectory": [
-            {"spent": point.spent, "full_runs": point.target_runs}
+            {
+                "spent": point.spent,
+                "full_runs": point.target_runs,
+                "difference": None if point.difference is None else asdict(point.difference),
+            }
             | answer(space.mixture(point.mixture), point.predicted)
             for point in trajectory
         ],

@@ -100,6 +100,11 @@ class Truth:
         known = self._random[~np.isnan(self._random)]
         return int((known <= self._sign * value).sum()), len(known)
 
+    @property
+    def logged(self) -> int | None:
+        """How many mixtures are logged at the target; None where every mixture can be asked for."""
+        return None if self._oracle.pool is None else int((~np.isnan(self._random)).sum())
+
     def steps_to(self, mixture: np.ndarray, value: float) -> int | None:
         """The steps after which a mixture ``(d,)`` at the target's scale is as good as a value, at most the target's.
 

@@ -85,7 +85,9 @@ def pretrain(
             bad_arguments(),
             resumable(f"if the search has begun, go on with: {again}"),
             redirect_stdout(sys.stderr),
-            Display(errors, settings.budget).shown() as shown,
+            Display(
+                errors, {scale.name: scale.resources.total.get("GPU", 0.0) for scale in settings.scales}
+            ).shown() as shown,
         ):
             outcome = search(settings, shown.update, resume=resume)
         recommendation = outcome.searcher.recommend()

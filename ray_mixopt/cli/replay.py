@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,6 +22,7 @@ from ray_mixopt.cli.options import (
     nothing_known,
     one_thread,
     parsed_target,
+    resumable,
     scatter_option,
     strategy_option,
 )
@@ -29,6 +31,7 @@ from ray_mixopt.cli.sources import table_options
 if TYPE_CHECKING:
     from ray_mixopt.core.problem import Mode
     from ray_mixopt.io.runs import Source
+    from ray_mixopt.optimizer import MixtureOptimizer
     from ray_mixopt.simulators import RunTable, Simulator
     from ray_mixopt.simulators.replay import Replay
 
@@ -84,6 +87,7 @@ def replay(
     Writes result.json, history.json, replay.png and Tune's experiment to the folder of the results, by default a new
     one under ./results.
     """
+    click.echo("Preparing the replay.", err=True)  # Ray alone takes seconds to load
     from ray_mixopt.core.problem import Settings
     from ray_mixopt.io.runs import Source, read_runs
     from ray_mixopt.simulators import RunTable
@@ -151,6 +155,15 @@ def _folder(out: Path | None, name: str) -> Path:
     return next(folder for folder in numbered if not folder.exists())
 
 
+def _to_go_on(optimizer: MixtureOptimizer, folder: Path) -> str:
+    """The command that goes on from where a replay was ended; of an option that is given twice the last counts."""
+    assert optimizer.settings.budget is not None
+    rest = max(optimizer.settings.budget - optimizer.history.spent, 0.0)
+    later = next(place for n in count(2) if not (place := folder.with_name(f"{folder.name}-{n}")).exists())
+    more = ["--from", str(folder), "--budget", f"{rest:.6g}", "--out", str(later)]
+    return shlex.join(["ray-mixopt", *sys.argv[1:], *more])
+
+
 def _run(search: Replay, metric: str, folder: Path, as_json: bool) -> int:
     """Runs the search, writes and prints the results; gives the exit code."""
     from ray.tune.error import TuneError
@@ -164,19 +177,23 @@ def _run(search: Replay, metric: str, folder: Path, as_json: bool) -> int:
     from ray_mixopt.report.progress import Display
     from ray_mixopt.report.replay import draw_replay, tables
 
-    settings, budget = search.settings, search.settings.budget
-    assert budget is not None
+    settings = search.settings
     one_thread()
     folder.mkdir(parents=True, exist_ok=True)
     errors = Console(stderr=True, markup=False, emoji=False)
     # Whatever a library prints must not end up in the JSON.
     with contextlib.redirect_stdout(sys.stderr):
         try:
-            with Display(errors, budget).shown() as progress:
+            with Display(errors).shown() as progress:
                 outcome = search.run(folder / searches.EXPERIMENT, progress.update)
         except (TuneError, RuntimeError, OSError) as error:
             raise click.ClickException(f"The search broke down: {error}") from error
-        with errors.status("Looking back at what it would have recommended on the way"):
+        searches.save(outcome.optimizer, folder / searches.HISTORY)
+        again = _to_go_on(outcome.optimizer, folder)
+        with (
+            errors.status("Looking back at what it would have recommended on the way"),
+            resumable(f"the runs are in {folder}/{searches.HISTORY}. To go on: {again}"),
+        ):
             truth = Truth(search.source, metric, settings.mode)
             nothing = nothing_known(outcome.optimizer)
             found = result(outcome.optimizer, truth, trajectory(outcome.optimizer))
@@ -192,7 +209,6 @@ def _run(search: Replay, metric: str, folder: Path, as_json: bool) -> int:
             "interrupted": outcome.interrupted,
             "seconds": outcome.seconds,
         }
-        searches.save(outcome.optimizer, folder / searches.HISTORY)
         write_atomically(folder / RESULT, json.dumps(summary, indent=1))
         draw_replay(summary, folder / FIGURE)
     if as_json:
@@ -209,7 +225,6 @@ def _run(search: Replay, metric: str, folder: Path, as_json: bool) -> int:
         if nothing:
             click.echo(f"Interrupted. {nothing} Give the same command again, with another --out.", err=True)
         else:
-            click.echo("Interrupted: this is what is known so far. To go on from it, give the same command", err=True)
-            click.echo(f"with --from {folder}, another --out, and the budget that is left.", err=True)
+            click.echo(f"Interrupted: this is what is known so far. To go on: {again}", err=True)
         return INTERRUPTED
     return 1 if outcome.errors else 0

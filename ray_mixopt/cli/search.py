@@ -193,14 +193,12 @@ def _run(asked: CommandSearch, resume: bool, again: str, console: Any, as_json: 
     from ray_mixopt.report.progress import Display
 
     errors = Console(stderr=True, markup=False, emoji=False)
-    budget = asked.settings.budget
-    assert budget is not None
     # Whatever Ray prints must not end up in the JSON.
     with (
         bad_arguments(),
         resumable(f"if the search has begun, go on with: {again}"),
         redirect_stdout(sys.stderr),
-        Display(errors, budget).shown() as shown,
+        Display(errors).shown() as shown,
     ):
         asked.folder.mkdir(parents=True, exist_ok=True)
         outcome = asked.run(shown.update, resume=resume)

@@ -7,9 +7,10 @@ from typing import Any
 
 from ray_mixopt.core.forecast import Calibration, Hindsight, Prediction
 from ray_mixopt.core.notebook import paragraph, table
-from ray_mixopt.core.words import amount, called, counted, fidelity, listed, run_to
+from ray_mixopt.core.words import amount, called, counted, fidelity, listed, price, run_to
 
 _MOST_NAMED = 5  # of the reports that are left out
+_SURELY_BETTER = 0.95
 _SURELY_WORSE = 0.05  # probability to be better than what one would train, at which it is not to be trained
 
 
@@ -134,8 +135,8 @@ class Details:
         """The same for people, a line each."""
         lines = [f"As good within {self.tolerance:.2g}:"]
         lines += [f"  {domain}: {low:.1%} to {high:.1%}" for domain, (low, high) in self.ranges.items()]
-        for price in (*self.limits, *([self.unconstrained] if self.unconstrained else [])):
-            lines.append(f"Limit: {price.name} costs {price.cost}")
+        for limit in (*self.limits, *([self.unconstrained] if self.unconstrained else [])):
+            lines.append(f"Limit: {limit.name} costs {limit.cost}")
         for check in self.guardrails:
             verdict = "holds" if check.holds else "does NOT hold"
             lines.append(f"Guardrail: {check.name} {verdict}, with probability {check.probability:.1%}")
@@ -188,6 +189,7 @@ class Recommendation:
         nearest: those of the report nearest to the target: at its scale, else at the largest; None before the first.
         spent: cost paid so far.
         target_runs: ``spent`` in full runs at the target.
+        target_cost: what a full run there costs, in the space's cost unit; None until the optimizer has said it.
         elsewhere: cost of the runs that were given to the search, as far as they were seen.
         value_of_next_run: expected improvement of what is recommended by the next run alone; 0 where no report of it
             would change the answer, however much there is to gain. None where the strategy has no estimate.
@@ -219,6 +221,7 @@ class Recommendation:
     nearest: tuple[str, int] | None = None
     spent: float
     target_runs: float
+    target_cost: float | None = None
     elsewhere: float = 0.0
     value_of_next_run: float | None = None
     next_run: NextRun | None = None
@@ -251,22 +254,32 @@ class Recommendation:
         gain, run = self.value_of_next_run, self.next_run
         if gain is None:
             return None
-        which = "" if run is None else f" ({run_to(run.scale, run.steps)}, cost {amount(run.cost)})"
+        which = "" if run is None else f", {run_to(run.scale, run.steps)} for {self.price(run.cost)}"
         if not gain:
             return f"No single run would move the answer yet, not even the next one{which}"
         return f"Expected gain of the next run{which}: {gain:.2g}"
+
+    def price(self, cost: float) -> str:
+        """A cost, given in the space's unit, in full runs at the target as far as it is known what one costs."""
+        return f"a cost of {amount(cost)}" if self.target_cost is None else price(cost, self.target_cost)
 
     def called(self, name: str) -> str:
         """What a mixture compared with is called: "uniform mixture", or that "within the limits" if these moved it."""
         return called(name, self.moved)
 
     @property
+    def against(self) -> str | None:
+        """The name of the mixture that ``difference`` is from; None before anything was observed."""
+        return next(reversed(self.probability_better), None)
+
+    @property
     def verdict(self) -> Verdict | None:
         """Whether to train it; None where the strategy predicts nothing."""
-        if self.predicted is None or self.difference is None or not self.probability_better:
+        name = self.against
+        if self.predicted is None or self.difference is None or name is None:
             return None
-        name, probability = list(self.probability_better.items())[-1]
-        other, worse = self.called(name), probability is not None and probability <= _SURELY_WORSE
+        other, probability = self.called(name), self.probability_better[name]
+        worse = probability is not None and probability <= _SURELY_WORSE
         ready = probability is not None and self.sure and not self._too_sure
         breaks = f"breaks {listed(self.breaks[name])}" if name in self.breaks else ""
         if probability is None:
@@ -277,6 +290,8 @@ class Recommendation:
         else:
             size = f"{self.difference} against the {other}{breaks and f', which {breaks}'}"
             text = f"{'Train it' if ready else 'Not yet'}: {size}, better with probability {probability:.0%}."
+            if probability >= _SURELY_BETTER and not self.sure:
+                text += " For as few mixtures as were seen that is not sure enough."
         if breaks:
             text += self._within_limits
         if self._too_sure:
@@ -284,7 +299,7 @@ class Recommendation:
         text += self._evidence
         if not ready and not worse and self.next_run is not None:
             run = self.next_run
-            text += f" What would tell most is {run_to(run.scale, run.steps)}, for {amount(run.cost)}."
+            text += f" What would tell most is {run_to(run.scale, run.steps)}, for {self.price(run.cost)}."
         return Verdict(ready=ready, text=text)
 
     @property
@@ -326,14 +341,14 @@ class Recommendation:
         better = self.probability_better
         rows = [
             (self.called(name).replace(" mixture", ""), value, _percent(better.get(name)))
-            for name, value in self._values.items()
+            for name, value in self.values.items()
             if value is not None
         ]
         return page + table("Predicted, with 95% intervals", ("Mixture", "Value", "Recommended is better"), rows)
 
     @property
-    def _values(self) -> dict[str, Prediction | None]:
-        """What is predicted of the mixture, and of those that it is compared with."""
+    def values(self) -> dict[str, Prediction | None]:
+        """What is predicted of the mixture ("recommended"), and of those that it is compared with, by name."""
         return {
             "recommended": self.predicted,
             "uniform": self.uniform,
@@ -342,9 +357,10 @@ class Recommendation:
         }
 
     def __str__(self) -> str:
-        spent = f"Spent: {amount(self.spent)} ({self.target_runs:.2f} full runs)"
+        spent = f"Spent: {self.price(self.spent)}"
         if self.elsewhere:
-            spent = f"{f'{spent}; c' if self.spent else 'C'}ost of the runs that were given: {amount(self.elsewhere)}"
+            spent = f"{spent}; c" if self.spent else "C"
+            spent += f"ost of the runs that were given: {self.price(self.elsewhere)}"
         if self.nothing_known:
             return f"{self.nothing_known}\n{spent}"
         width = max(map(len, self.mixture), default=0)
@@ -352,7 +368,7 @@ class Recommendation:
         lines += [f"  {domain:<{width}}  {share:7.2%}" for domain, share in self.mixture.items()]
         if self.verdict is not None:
             lines.append(f"Verdict: {self.verdict}")
-        for name, value in self._values.items():
+        for name, value in self.values.items():
             if value is not None:
                 lines.append(f"Predicted, {self.called(name).replace(' mixture', '')}: {value} (95%)")
         for name, probability in self.probability_better.items():

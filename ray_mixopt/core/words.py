@@ -19,6 +19,38 @@ def amount(value: float) -> str:
     return f"{value:,.0f}"
 
 
+def full_runs(cost: float, full_run: float) -> str:
+    """A cost in runs at the target, such as "0.50 full runs".
+
+    Args:
+        cost: in the space's unit.
+        full_run: what a run at the target costs, in the same unit.
+    """
+    runs = cost / full_run
+    return f"{f'{runs:.2f}' if not 0 < runs < 0.1 else f'{runs:.2g}'} full runs"
+
+
+def price(cost: float, full_run: float) -> str:
+    """A cost in full runs, and in the space's unit where people can read that: "0.50 full runs (cost 98.5)".
+
+    A number of FLOPs tells nobody anything; hours and dollars do.
+
+    Args:
+        cost: in the space's unit.
+        full_run: what a run at the target costs, in the same unit.
+    """
+    readable = max(cost, full_run) < _WRITTEN_OUT
+    return full_runs(cost, full_run) + (f" (cost {amount(cost)})" if readable else "")
+
+
+def duration(seconds: float) -> str:
+    """A time for people, such as "45 s", "3 min" or "2 h 10 min"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
 def fidelity(scale: str, steps: int) -> str:
     """A scale and a length, such as "1B x 19,700 steps"; only "1B" for a length of 1: no length of the run is known."""
     return scale if steps == 1 else f"{scale} x {steps:,} steps"

@@ -18,7 +18,7 @@ from ray_mixopt.analysis.study import Study
 from ray_mixopt.core.forecast import Prediction
 from ray_mixopt.core.safety import write_atomically
 from ray_mixopt.core.simplex import same_mixture
-from ray_mixopt.core.words import amount, counted, fidelity, run_to
+from ray_mixopt.core.words import counted, fidelity, run_to
 from ray_mixopt.io.blends import BLENDS, blend
 from ray_mixopt.report import answer, course, evidence, landscape, trust
 from ray_mixopt.report.drawing import Drawing
@@ -215,19 +215,14 @@ def findings(study: Study) -> Iterator[Finding]:
                 text=f"It beats the {answer.called(other.name)} with probability {other.probability:.1%}.{doubt}",
                 warning=other.doubtful,
             )
-    paid = f"{amount(answer.spent)} ({answer.target_runs:.2f} full runs)" if answer.spent else "nothing"
+    paid = answer.price(answer.spent) if answer.spent else "nothing"
     text = f"The search paid {paid}."
     if answer.elsewhere:
-        text += (
-            f" Runs made elsewhere cost {amount(answer.elsewhere)} ({study.full_runs(answer.elsewhere):.2f} full runs)."
-        )
+        text += f" Runs made elsewhere took {answer.price(answer.elsewhere)}."
     run = answer.next_run
     if answer.value_of_next_run is not None and run is not None:
         better = "lower" if study.problem.mode == "min" else "raise"
-        text += (
-            f" The next run, {run_to(run.scale, run.steps)}, costs {amount(run.cost)} "
-            f"({study.full_runs(run.cost):.2f} full runs) and "
-        )
+        text += f" The next run, {run_to(run.scale, run.steps)}, takes {answer.price(run.cost)} and "
         text += (
             f"is expected to {better} the objective by {answer.value_of_next_run:.2g}."
             if answer.value_of_next_run
@@ -235,10 +230,7 @@ def findings(study: Study) -> Iterator[Finding]:
         )
     yield Finding(text=text)
     if unkept := study.history.unkept:
-        full_runs = study.full_runs(unkept)
-        text = (
-            f"Besides, {amount(unkept)} ({full_runs:.2f} full runs) were trained and not kept: lost, or trained again."
-        )
+        text = f"Besides, {answer.price(unkept)} were trained and not kept: lost, or trained again."
         yield Finding(text=text, warning=True)
     if answer.calibration is not None:
         yield Finding(text=f"Fit: {answer.calibration}.", warning=not answer.calibration.trustworthy)

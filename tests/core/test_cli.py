@@ -338,7 +338,7 @@ def test_old_runs_alone_answer(swarm: Path) -> None:
     )
     assert "Limit: a at least 60.00% costs" in text.stdout
     assert "Better than the reference mixture" in text.stdout
-    assert "\nCost of the runs that were given: 12\n" in text.stdout
+    assert "\nCost of the runs that were given: 12.00 full runs (cost 12)\n" in text.stdout
     equal = call("recommend", "--from", swarm, "--weight", "x=1", "--reference", "uniform", "--json")
     answer = json.loads(equal.stdout)
     assert answer["reference"] == answer["uniform"] is not None

@@ -26,6 +26,7 @@ SURE = Recommendation(
     nearest=("L", 20000),
     spent=12345.6,
     target_runs=0.5,
+    target_cost=24691.2,
     value_of_next_run=0.0,
     next_run=NextRun(mixture={"web": 1.0, "code": 0.0, "math": 0.0}, scale="S", steps=2000, cost=10000.0),
 )
@@ -61,6 +62,14 @@ def test_what_smaller_scales_predicted_counts_more_than_neighbours() -> None:
     assert "60% of 50 left-out observations" in str(answer)
 
 
+def test_a_high_probability_that_is_not_enough_is_explained() -> None:
+    few = replace(SURE, sure=False).verdict
+    assert not few.ready and few.text.startswith("Not yet: -0.2000")
+    assert "better with probability 100%. For as few mixtures as were seen that is not sure enough." in few.text
+    assert "as few mixtures" not in SURE.verdict.text
+    assert "as few mixtures" not in replace(SURE, sure=False, probability_better={"uniform": 0.9}).verdict.text
+
+
 def test_a_check_of_few_runs_has_not_failed() -> None:
     assert replace(SURE, calibration=Calibration(coverage=1.0, n=6)).verdict.ready
     assert not Calibration(coverage=float("nan"), n=0).failed
@@ -68,11 +77,10 @@ def test_a_check_of_few_runs_has_not_failed() -> None:
 
 def test_no_gain_of_one_run_is_not_an_end() -> None:
     text = str(SURE)
-    assert "No single run would move the answer yet, not even the next one (S to step 2,000, cost 10,000)" in text
-    assert "Expected gain" not in text and "Spent: 12,346 (0.50 full runs)" in text
-    assert "Expected gain of the next run (S to step 2,000, cost 10,000): 0.012" in str(
-        replace(SURE, value_of_next_run=0.0123)
-    )
+    dear = "S to step 2,000 for 0.41 full runs (cost 10,000)"
+    assert f"No single run would move the answer yet, not even the next one, {dear}" in text
+    assert "Expected gain" not in text and "Spent: 0.50 full runs (cost 12,346)" in text
+    assert f"Expected gain of the next run, {dear}: 0.012" in str(replace(SURE, value_of_next_run=0.0123))
 
 
 def test_the_evidence_names_the_dearest_run_and_the_nearest_to_the_target() -> None:
@@ -163,7 +171,7 @@ def test_nothing_is_presented_while_nothing_is_known(strategy) -> None:
     said = "Nothing is known yet: no run has reported, so that there is no mixture to recommend."
     for details in (False, True):
         answer = optimizer.recommend(details=details)
-        assert str(answer) == f"{said}\nSpent: 0 (0.00 full runs)" and answer.verdict is None
+        assert str(answer) == f"{said}\nSpent: 0.00 full runs (cost 0)" and answer.verdict is None
         assert answer.to_dict()["nothing_known"] == said
     optimizer.add_evaluated_point({"web": 1, "code": 1, "math": 2}, "L", 1000, {"other": 2.0})
     assert "no report has a number for loss" in str(optimizer.recommend())

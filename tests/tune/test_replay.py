@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -111,7 +112,7 @@ def test_the_default_strategy_runs_small_and_continues(tmp_path: Path) -> None:
     assert result["recommended"]["predicted"]["low"] < result["recommended"]["predicted"]["high"]
 
 
-WAIT = "Starting Ray, which takes some seconds."
+FIRST, WAIT = "Preparing the replay.", "Starting Ray, which takes some seconds."
 
 
 def test_people_get_tables_and_no_word_from_ray(tmp_path: Path, replay: Command) -> None:
@@ -121,25 +122,37 @@ def test_people_get_tables_and_no_word_from_ray(tmp_path: Path, replay: Command)
     )
     assert code == 0, err
     assert "loss (min) at L x 100 steps" in out
-    assert "50.0%" in out and "0.000" in out  # the best logged mixture, found
-    assert "Spent 3,000 of 3,000, 3.00 times a full run." in out
+    assert "50.0%" in out  # the best logged mixture, found
+    told = " ".join(out.split())
+    assert (
+        "In truth: 2.5000; it is the uniform mixture itself. Regret 0.000 against 0.000 of the uniform mixture" in told
+    )
+    assert "0 is the best mixture of the 3 logged at the target, 2.5000, and 1 the median random one." in told
+    assert "Spent 3.00 full runs (cost 3,000) of 3.00 full runs." in told
+    assert "All 6 logged runs cost 3.3 full runs, of which the search paid 3: 9.1% saved." in told
     assert f"Results: {tmp_path / 'out'}/" in out.replace("\n", "")
-    first, *rest = err.splitlines()
-    assert first == WAIT and all(line.startswith("spent: ") for line in rest), err
+    first, second, *rest = err.splitlines()
+    assert (first, second) == (FIRST, WAIT) and all(line.startswith("spent: ") for line in rest), err
 
 
 def test_ctrl_c_ends_it_with_what_is_known(tmp_path: Path, start: Command) -> None:
     folder = tmp_path / "out"
     child = start("--budget", 1e6, "--concurrency", 1, "--json", "--strategy", "random", "--out", folder)
-    assert child.stderr.readline() == f"{WAIT}\n"
-    assert "spent: " in child.stderr.readline()  # the first news, some seconds into the search
+    assert [child.stderr.readline() for _ in range(2)] == [f"{FIRST}\n", f"{WAIT}\n"]
+    assert "spent: " in child.stderr.readline()  # the first run
+    assert "predicted at" not in child.stderr.readline()  # and more of them; the strategy predicts nothing
     os.killpg(child.pid, signal.SIGINT)
     out, err = child.communicate(timeout=120)
     assert child.returncode == 130, err
     result = json.loads(out)
     assert result["interrupted"]
     assert 0 < result["spent"] < 1e6
-    assert "Interrupted" in err
+    (line,) = [line for line in err.splitlines() if "To go on: " in line]
+    words = shlex.split(line.partition("To go on: ")[2])
+    assert words[:2] == ["ray-mixopt", "replay"]
+    given = dict(zip(words[-6::2], words[-5::2], strict=True))  # of an option that stands there twice the last counts
+    assert given["--from"] == str(folder) and given["--out"] == f"{folder}-2"
+    assert float(given["--budget"]) == pytest.approx(1e6 - result["spent"])
 
 
 def test_a_search_that_breaks_down_is_no_usage_error(tmp_path: Path, replay: Command) -> None:
