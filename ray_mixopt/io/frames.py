@@ -211,6 +211,9 @@ def as_table(name: str, frame: pd.DataFrame, *, is_csv: bool = False) -> Table:
             written = notation((column, frame[column]) for column in frame.columns if column not in names)
         except ValueError as error:
             raise ValueError(f"{name} is malformed: {error}.") from error
+    else:  # numbers are what they are, and of texts only those that may be in thousands matter
+        texts = {column: [cell for cell in frame[column] if isinstance(cell, str)] for column in frame.columns}
+        written = Notation(doubtful=frozenset(c for c, cells in texts.items() if notation([(c, cells)]).comma is None))
     return Table(name=name, frame=frame, comma=written.comma, doubtful=written.doubtful)
 
 

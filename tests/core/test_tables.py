@@ -435,6 +435,11 @@ def test_which_rows_are_of_one_run(lines: list[str], found: dict, told: int, tmp
         ("x.csv", T.assign(**{n: 1e308 for n in SHARES}).to_csv(index=False), "row 2: the mixture sums to more than a"),
         ("x.csv", T.assign(steps=T["step"]).to_csv(index=False), "both columns 'step' and 'steps': say which it is"),
         ("x.jsonl", '{"a": 1}\n{"a": \n', "line 2: "),
+        (
+            "x.jsonl",
+            T.assign(acc="3,005").to_json(orient="records", lines=True),
+            "row 1: acc is '3,005', in a table with decimal points: that may be 3005 or 3.005.",
+        ),
         ("x.jsonl", "[1]\n", "item 1 is of type int, not a JSON object"),
         ("x.csv.gz", gzip.compress(T.to_csv().encode())[:-20], "the packed file ends early or is damaged"),
         ("x.csv", "größe,mixture/a\n".encode("latin-1"), "it is not UTF-8"),
