@@ -44,9 +44,8 @@ class Slice:
     Attributes:
         domain: its name.
         shares: of that domain, ascending, ``(p,)``.
+        mixtures: with those shares, ``p x d``.
         mean: expected objective, ``(p,)``.
-        half: half the width of the 95% interval of the objective, ``(p,)``.
-        half_apart: the same of the difference from the recommended mixture, ``(p,)``.
         best_share: the share at which the expected objective is best.
         recommended: the recommended share.
         limits: least and largest share allowed.
@@ -57,9 +56,8 @@ class Slice:
 
     domain: str
     shares: np.ndarray
+    mixtures: np.ndarray
     mean: np.ndarray
-    half: np.ndarray
-    half_apart: np.ndarray
     best_share: float
     recommended: float
     limits: tuple[float, float]
@@ -101,20 +99,16 @@ def level(posterior: ObjectivePosterior, mixtures: np.ndarray) -> np.ndarray:
 def slices(posterior: ObjectivePosterior, best: np.ndarray, residuals: Residuals) -> list[Slice]:
     """One slice for each domain through a mixture ``(d,)``, in the order of the space."""
     space, shares, found = posterior.space, np.linspace(0, 1, _N_SHARES), []
-    at_best = posterior.solve(best[None])
-    for i, domain in enumerate(space.domains):
-        mixtures = _through(best, [i], shares[:, None])
-        points = posterior.solve(mixtures)
-        moments = posterior.marginal(points)
-        mean = posterior.sign * (moments[0].mean(0) - posterior.penalty(mixtures)).numpy()
+    through = np.stack([_through(best, [i], shares[:, None]) for i in range(space.n_domains)])
+    means = level(posterior, through.reshape(-1, space.n_domains)).reshape(through.shape[:2])
+    for i, (domain, mixtures, mean) in enumerate(zip(space.domains, through, means, strict=True)):
         run_shares = residuals.mixtures[:, i]
         found.append(
             Slice(
                 domain=domain,
                 shares=shares,
+                mixtures=mixtures,
                 mean=mean,
-                half=_half_width(*moments),
-                half_apart=_half_width(*posterior.marginal(points, at_best)),
                 best_share=float(shares[np.argmin(posterior.sign * mean)]),
                 recommended=float(best[i]),
                 limits=(float(space.simplex.lower[i]), float(space.simplex.upper[i])),
@@ -124,6 +118,20 @@ def slices(posterior: ObjectivePosterior, best: np.ndarray, residuals: Residuals
             )
         )
     return found
+
+
+def half_widths(posterior: ObjectivePosterior, best: np.ndarray, line: Slice) -> tuple[np.ndarray, np.ndarray]:
+    """Half the widths of the 95% intervals along a slice, ``(p,)``: of the value, and of it less ``best``'s.
+
+    Args:
+        posterior: of the objective.
+        best: the mixture that the slice goes through, ``(d,)``.
+        line: the slice.
+    """
+    points = posterior.solve(line.mixtures)
+    return _half_width(*posterior.marginal(points)), _half_width(
+        *posterior.marginal(points, posterior.solve(best[None]))
+    )
 
 
 def by_importance(along: Sequence[Slice]) -> np.ndarray:

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from ray_mixopt.analysis.curves import LearningCurve, curves
-from ray_mixopt.analysis.landscape import Residuals, Slice, Surface, level, slices, surfaces
+from ray_mixopt.analysis.landscape import Residuals, Slice, Surface, half_widths, level, slices, surfaces
 from ray_mixopt.analysis.ledger import Ledger
 from ray_mixopt.analysis.pareto import TradeOff, pareto_front
 from ray_mixopt.analysis.result import Course
@@ -256,6 +256,11 @@ class Study:
         """The prediction along each domain, through the recommended mixture; an empty list while nothing is known."""
         known = self.posterior
         return [] if known is None or self.residuals is None else slices(known, self.best, self.residuals)
+
+    def half_widths(self, line: Slice) -> tuple[np.ndarray, np.ndarray]:
+        """Half the widths of the 95% intervals along a slice, of the value and of what is apart from the answer's."""
+        assert self.posterior is not None  # without which there is no slice
+        return half_widths(self.posterior, self.best, line)
 
     @cached_property
     def surfaces(self) -> list[Surface]:

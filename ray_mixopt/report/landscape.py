@@ -40,14 +40,15 @@ def slices(study: Study) -> Drawing | None:
     if not lines or runs is None:
         return None
     chosen = [lines[i] for i in by_importance(lines)[:MOST_PANELS]]
-    low = min(float((line.mean - line.half_apart).min()) for line in chosen)
-    high = max(float((line.mean + line.half_apart).max()) for line in chosen)
+    halves = [study.half_widths(line) for line in chosen]
+    low = min(float((line.mean - apart).min()) for line, (_, apart) in zip(chosen, halves, strict=True))
+    high = max(float((line.mean + apart).max()) for line, (_, apart) in zip(chosen, halves, strict=True))
     pad = 0.05 * (high - low) or 1e-9
     y = f"{study.objective_name} at the target"
     panels = []
-    for line in chosen:
+    for line, (of_value, apart) in zip(chosen, halves, strict=True):
         figure = canvas(220, xaxis=share_axis(), yaxis={"range": [low - pad, high + pad], "nticks": 5})
-        for half, color in ((line.half, FAINT), (line.half_apart, BAND)):
+        for half, color in ((of_value, FAINT), (apart, BAND)):
             _band(figure, line, half, color)
         figure.add_scatter(
             x=line.shares,
@@ -56,7 +57,7 @@ def slices(study: Study) -> Drawing | None:
             line={"color": BLUE},
             text=[
                 hover(f"{share:.0%} {line.domain}", f"{mean:.5g} ± {half:.2g} predicted")
-                for share, mean, half in zip(line.shares, line.mean, line.half, strict=True)
+                for share, mean, half in zip(line.shares, line.mean, of_value, strict=True)
             ],
             hoverinfo="none",
         )

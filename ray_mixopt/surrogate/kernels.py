@@ -149,7 +149,7 @@ class MixtureFidelityKernel(MixtureKernel):
     def shared_error(self, x1: Tensor, x2: Tensor) -> Tensor:
         """Covariance of what the reports of one mixture are off by together, shapes as in ``forward``."""
         d = self.n_domains
-        same = torch.cdist(x1[..., :d].detach(), x2[..., :d].detach(), p=math.inf) < _SAME
+        same = torch.cdist(_told_apart(x1[..., :d].detach()), _told_apart(x2[..., :d].detach()), p=math.inf) < _SAME
         kept = self._kept(x1[..., d:], x2[..., d:], False)
         return _column(self.log_own[..., :1].exp(), False) * kept[0] * kept[1] * same
 
@@ -168,17 +168,18 @@ class MixtureFidelityKernel(MixtureKernel):
         is_grid = len(w2) * len(f2) < 1.5 * m
         # Not the kernel's batch_shape: asking for it imports a compiler, which takes longer than a suggestion.
         n_rows = max(1, _CACHED // max(1, self.log_knee.numel() * m))
-        blocks = []
+        there, blocks = self._features(w2), []
         for of_mixtures, j in zip(i1.split(n_rows), j1.split(n_rows), strict=True):
             here, i = of_mixtures.unique(return_inverse=True)
-            effect = self._effect(w1[here], w2, False)
+            effect = _selected(_joint(self._features(w1[here]), there, False), i, -2)
+            rows = [part if len(f1) == 1 else part[..., j, :] for part in (offset, weight)]  # one row serves them all
             if is_grid:
-                block = offset[..., j, :].unsqueeze(-2).repeat_interleave(len(w2), -2)
-                block.addcmul_(weight[..., j, :].unsqueeze(-2), effect[..., i, :].unsqueeze(-1))
-                block = _selected(block.flatten(-2), i2 * len(f2) + j2)
+                base, slope = (part.unsqueeze(-2) for part in rows)
+                block = torch.addcmul(base, slope, effect.unsqueeze(-1)).flatten(-2)
+                block = _selected(block, i2 * len(f2) + j2, -1)
             else:
-                block = offset[..., j, :][..., j2]
-                block.addcmul_(weight[..., j, :][..., j2], _selected(effect[..., i, :], i2))
+                base, slope = (part[..., j2] for part in rows)
+                block = torch.addcmul(base, slope, _selected(effect, i2, -1))
             blocks.append(block)
         return torch.cat(blocks, -2)
 
@@ -187,20 +188,24 @@ class MixtureFidelityKernel(MixtureKernel):
         knee = self.log_knee.exp().unsqueeze(-1) / self.n_domains
         return torch.log1p(mixtures / knee) / torch.log1p(1 / knee)
 
+    def _features(self, mixtures: Tensor) -> tuple[Tensor, Tensor]:
+        """What the effects of mixtures ``... x d`` are made of: linear ones are inner products, others distances.
+
+        Returns:
+            ``v`` and the plain deviations, each times the root of its weight, ``batch_shape x ... x 2d``, and ``u`` in
+            lengthscales, ``batch_shape x ... x d``.
+        """
+        d = self.n_domains
+        equal, shares = self.log_shares(mixtures.new_full((1, 1), 1 / d)), self.log_shares(mixtures)
+        size = (1 - equal).square() + (d - 1) * equal.square()
+        linear = (self.log_linear.exp().unsqueeze(-2) / size).sqrt()
+        plain = (self.log_plain.exp().unsqueeze(-2) / (1 - 1 / d)).sqrt()
+        return torch.cat([linear * (shares - equal), plain * (mixtures - 1 / d)], -1), shares / self.mixture.lengthscale
+
     def _effect(self, w1: Tensor, w2: Tensor, diag: bool) -> Tensor:
         """Of the mixture."""
-        d = self.n_domains
-        # Of each row, ``v`` and last what a plain linear effect is an inner product of.
-        equal, shares = self.log_shares(w1.new_full((1, 1), 1 / d)), [w - 1 / d for w in (w1, w2)]
-        u1, u2 = self.log_shares(w1), self.log_shares(w2)
-        sizes = (1 - equal).square() + (d - 1) * equal.square()
-        weight = self.log_linear.exp().unsqueeze(-2) / sizes
-        plain = self.log_plain.exp().unsqueeze(-2) / (1 - 1 / d)
-        v1, v2 = ((torch.cat([u - equal, w.expand(u.shape)], -1)) for u, w in zip((u1, u2), shares, strict=True))
-        weight = torch.cat([weight, plain.expand(weight.shape)], -1)
-        inner = (weight * v1 * v2).sum(-1) if diag else (weight * v1) @ v2.mT
-        u1, u2 = (u / self.mixture.lengthscale for u in (u1, u2))
-        return inner + matern((u1 - u2).norm(dim=-1) if diag else _distance(u1, u2))
+        features = self._features(w1)
+        return _joint(features, features if w2 is w1 else self._features(w2), diag)
 
     def _weights(self, f1: Tensor, f2: Tensor, diag: bool) -> tuple[Tensor, Tensor]:
         """What multiplies the mixture's effect, and what is added."""
@@ -226,6 +231,13 @@ class MixtureFidelityKernel(MixtureKernel):
         return size, length
 
 
+def _joint(features1: tuple[Tensor, Tensor], features2: tuple[Tensor, Tensor], diag: bool) -> Tensor:
+    """The covariance of the effects of mixtures, from the features of each."""
+    (v1, u1), (v2, u2) = features1, features2
+    inner = (v1 * v2).sum(-1) if diag else v1 @ v2.mT
+    return inner + matern((u1 - u2).norm(dim=-1) if diag else _distance(u1, u2))
+
+
 def _gap(f1: Tensor, f2: Tensor, diag: bool) -> Tensor:
     """Distance along one axis of the fidelity."""
     return (f1 - f2 if diag else f1.unsqueeze(-1) - f2.unsqueeze(-2)).abs()
@@ -238,15 +250,15 @@ def matern(distance: Tensor) -> Tensor:
 
 
 def _distance(u1: Tensor, u2: Tensor) -> Tensor:
-    """Euclidean, not by a product of matrices: rounding would make near-duplicates of a mixture disagree."""
-    if u1.shape[-1] >= _MANY_DOMAINS and (u1.requires_grad or u2.requires_grad):
-        distance: Tensor = _Distance.apply(u1, u2)
-        return distance
-    return torch.cdist(u1, u2, compute_mode="donot_use_mm_for_euclid_dist")
+    """Euclidean; of few domains not by a product of matrices, so that near-duplicates agree to the last digit."""
+    if u1.shape[-1] < _MANY_DOMAINS:
+        return torch.cdist(u1, u2, compute_mode="donot_use_mm_for_euclid_dist")
+    distance: Tensor = _Distance.apply(u1, u2)
+    return distance
 
 
 class _Distance(torch.autograd.Function):
-    """Distances for a fit, by products of matrices, gradients too: of many domains torch's own take ten times that.
+    """Distances by products of matrices, gradients too: of many domains torch's own take ten times that.
 
     Where two rows are nearly the same, a distance of 1e-7 may stand for 0: the covariance is flat there.
     """
@@ -284,10 +296,20 @@ def _distinct(rows: Tensor) -> tuple[Tensor, Tensor]:
     return rows[torch.from_numpy(first[order])], torch.from_numpy(rank[places])
 
 
-def _selected(part: Tensor, columns: Tensor) -> Tensor:
-    """Some columns of a part, by index; without a copy where they are all of them in order."""
-    same = len(columns) == part.shape[-1] and bool((columns == torch.arange(len(columns))).all())
-    return part if same else part.index_select(-1, columns)
+def _told_apart(mixtures: Tensor) -> Tensor:
+    """What tells mixtures ``... x d`` apart: their shares, of many domains where they lie along three directions."""
+    d = mixtures.shape[-1]
+    if d < _MANY_DOMAINS:
+        return mixtures
+    # Any will do that no two mixtures are likely to agree along: these are of no special position to any domain.
+    angles = torch.arange(1, d + 1, dtype=mixtures.dtype).unsqueeze(-1) * mixtures.new_tensor([2, 3, 5]).sqrt()
+    return mixtures @ angles.sin()
+
+
+def _selected(part: Tensor, places: Tensor, dim: int) -> Tensor:
+    """Some rows or columns of a part, by index; without a copy where they are all of them in order."""
+    same = len(places) == part.shape[dim] and bool((places == torch.arange(len(places))).all())
+    return part if same else part.index_select(dim, places)
 
 
 def _log() -> Positive:

@@ -144,6 +144,37 @@ def test_gradients_of_many_domains_are_torchs_own() -> None:
         assert torch.allclose(ours, torchs, atol=1e-6)
 
 
+def test_reports_of_one_mixture_are_known_to_be_among_many_domains() -> None:
+    mixtures = torch.from_numpy(np.random.default_rng(0).dirichlet(np.ones(40), 20))
+    moved = mixtures[0] + 1e-6 * (mixtures[1] - mixtures[0])
+    x = torch.cat([torch.cat([mixtures, mixtures[:3], moved[None]]), torch.zeros(24, 2)], 1)
+    found = kernels.MixtureFidelityKernel(40).double().shared_error(x, x) > 0
+    rows, columns = (found & ~torch.eye(24, dtype=torch.bool)).nonzero(as_tuple=True)
+    assert sorted(zip(rows.tolist(), columns.tolist(), strict=True)) == [
+        (0, 20),
+        (1, 21),
+        (2, 22),
+        (20, 0),
+        (21, 1),
+        (22, 2),
+    ]
+
+
+@pytest.mark.parametrize("d", [3, 40])
+@pytest.mark.parametrize("at_one", [True, False])
+def test_covariances_of_many_points_are_those_of_each(d: int, at_one: bool) -> None:
+    """Whether the points lie at one fidelity, as mixtures at the target do, or at several, and in any order."""
+    rng = np.random.default_rng(1)
+    mixtures, fidelities = torch.from_numpy(rng.dirichlet(np.ones(d), 9)), torch.from_numpy(-rng.random((4, 2)))
+    here = fidelities[:1].expand(12, 2) if at_one else fidelities[torch.from_numpy(rng.integers(0, 4, 12))]
+    x1 = torch.cat([mixtures[torch.from_numpy(rng.integers(0, 9, 12))], here], 1)
+    grid = torch.cat([mixtures.repeat_interleave(4, 0), fidelities.repeat(9, 1)], 1)
+    kernel = kernels.MixtureFidelityKernel(d, torch.Size([2])).double()
+    for x2 in (grid, grid[torch.from_numpy(rng.permutation(36)[:9])]):
+        expected = kernel(x1, x2).to_dense().detach()
+        assert torch.allclose(kernel.between(x1, x2), expected, rtol=1e-12, atol=1e-9)
+
+
 def test_the_directions_that_data_tell_about_are_found() -> None:
     p = 80
     basis = torch.linalg.qr(torch.randn(p, p, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))[0]

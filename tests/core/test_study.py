@@ -57,11 +57,12 @@ def test_a_slice_is_the_prediction_along_a_domain(three: Study) -> None:
         assert line.best_share == pytest.approx(BEST[i], abs=0.05)
         assert line.recommended == three.best[i]
         others = np.delete(three.best, i) / (1 - three.best[i])
+        of_value, of_difference = three.half_widths(line)
         at = np.insert((1 - line.shares[10]) * others, i, line.shares[10])
         assert posterior.prediction(at).mean == pytest.approx(line.mean[10])
-        assert posterior.prediction(at).high == pytest.approx(line.mean[10] + line.half[10])
+        assert posterior.prediction(at).high == pytest.approx(line.mean[10] + of_value[10])
         apart = posterior.prediction(at, three.best)
-        assert apart.high - apart.mean == pytest.approx(line.half_apart[10])
+        assert apart.high - apart.mean == pytest.approx(of_difference[10])
         assert line.effect == np.ptp(line.mean)
 
 
