@@ -130,10 +130,11 @@ class Belief:
         for bundle, model in zip(bundles, models, strict=True):
             if bundle.name in posterior.too_small and bundle.name not in self._told:
                 self._told.add(bundle.name)
+                known = posterior.too_small[bundle.name]
                 logger.warning(
-                    "The objective is relative to a mixture for which %s is predicted as %.2g, too near 0 to divide "
-                    "by: %s counts in standard deviations of its reports, of %.2g, instead.",
-                    *(bundle.name, posterior.too_small[bundle.name], bundle.name, model.standardise.spread),
+                    "The objective is relative to a mixture for which %s is predicted as %.2g [%.2g, %.2g], too near 0 "
+                    "to divide by: it counts in standard deviations of its reports, of %.2g, instead.",
+                    *(bundle.name, known.mean, known.low, known.high, model.standardise.spread),
                 )
         return posterior
 

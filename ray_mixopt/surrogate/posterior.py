@@ -38,7 +38,7 @@ CAUTION = 0.5
 SURE = 1.645
 """Standard deviations by which an answer must beat the anchor to be worth a full run: a probability of 95%."""
 
-NEAR_ZERO = 0.05  # standard deviations of its reports from 0, below which a metric's value is no measure
+NEAR_ZERO = 0.1  # standard deviations between mixtures from 0, below which a metric's value is no measure
 _AT_ONCE = 256  # mixtures of which the uncertainty is looked at together
 _MOST_ENTRIES = 2**24  # of what is solved for at a time, 128 MiB
 
@@ -65,7 +65,7 @@ class ObjectivePosterior(Model):
         divergence: the risk that runs diverge; None where none did.
 
     Attributes:
-        too_small: the mean for ``relative_to``, by metric, where it is too near 0 to divide by: the standard
+        too_small: what is predicted for ``relative_to``, by metric, where that is too near 0 to divide by: the standard
             deviation of the metric's reports stands for it.
     """
 
@@ -96,7 +96,7 @@ class ObjectivePosterior(Model):
         self.fewness = space.n_domains / n_mixtures
         self.prior, self.closeness, self.guards = prior, closeness, tuple(guards)
         self._fidelity = [(space.target_scale, space.target_steps)]
-        self.too_small: dict[str, float] = {}
+        self.too_small: dict[str, Prediction] = {}
         if relative_to is not None:
             objective = self._relative(objective, relative_to)
         pairs = list(zip(objective.values(), self.models, strict=True))
@@ -110,11 +110,14 @@ class ObjectivePosterior(Model):
 
     def _relative(self, objective: Mapping[str, float], reference: np.ndarray) -> dict[str, float]:
         """The weights, each over the size of its metric for the reference."""
-        x, result = encode(self.space, reference[None], self._fidelity), {}
+        result = {}
         for (metric, weight), model in zip(objective.items(), self.models, strict=True):
-            value = model.standardise.undone(float(model.mean(x).mean()))
-            if abs(value) < NEAR_ZERO * model.standardise.spread:  # and gains over it would be any number
-                self.too_small[metric] = value
+            alone = ObjectivePosterior(self.space, 1.0, {metric: 1.0}, [model])
+            known, seen = alone.forecast(reference[None]), model.x[:, :-2].unique(dim=0).numpy()
+            value, std = float(known.mean[0]), float(known.std[0])
+            varied = float(alone.mean(seen[:: -(-len(seen) // _AT_ONCE)]).std(correction=0))
+            if abs(value) < max(std, NEAR_ZERO * varied):  # gains over it would be any number
+                self.too_small[metric] = Prediction.of(value, std)
             result[metric] = weight / (model.standardise.spread if metric in self.too_small else abs(value))
         return result
 
