@@ -191,7 +191,9 @@ def _rows(table: Table, chosen: np.ndarray) -> str:
 
 
 def is_metric(table: Table, column: str) -> bool:
-    """Whether a column holds numbers, or is a loss that is NaN throughout."""
+    """Whether a column holds numbers, be they read one way or another, or is a loss that is NaN throughout."""
+    if column in table.doubtful:
+        return True
     return table.holds_numbers(column) or (is_loss(column) and any(map(is_unsound, table.frame[column])))
 
 

@@ -404,6 +404,11 @@ def test_which_rows_are_of_one_run(lines: list[str], found: dict, told: int, tmp
             as_text(T, comma, NUMBERS).assign(acc="3.005").to_csv(index=False, sep=";"),
             "row 2: acc is '3.005', in a table with decimal commas: that may be 3005 or 3,005. Write the one",
         ),
+        (
+            "x.csv",
+            'run,scale,step,mixture/a,mixture/b,loss,n\nr,S,1,50,50,"3,005",7\nq,S,1,40,60,"2,990",8\n',
+            "row 2: loss must be a number or empty, got '3,005', which may be in thousands or have a decimal comma",
+        ),
         ("x.csv", T.assign(**{SHARES[0]: "1,000"}).to_csv(index=False), "row 2: mixture/prose is '1,000', in a table"),
         ("x.csv", T.assign(run=["r0", "", *T["run"][2:]]).to_csv(index=False), "row 3: the name of the run is missing"),
         (
