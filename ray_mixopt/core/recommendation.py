@@ -200,6 +200,8 @@ class Recommendation:
         diverged: number of runs that reported NaN or inf.
         left_out: number of values, of all metrics, beyond what the model holds: those of the smallest fidelities.
         absurd: reports that no other makes likely and that count for nothing, a few words each.
+        unconfirmed: the runs of those among them that would be good news, a few words each, where no other run of their
+            mixture says whether they are true: nothing is sure before.
         nothing_known: a sentence that says so while no report says anything of the objective; the mixture is then no
             answer, and only the one of equal shares. Else "".
         details: what else is known, where asked for.
@@ -230,13 +232,14 @@ class Recommendation:
     diverged: int = 0
     left_out: int = 0
     absurd: tuple[str, ...] = ()
+    unconfirmed: tuple[str, ...] = ()
     nothing_known: str = ""
     details: Details | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able copy."""
         verdict = self.verdict
-        lists: dict[str, Any] = {name: list(getattr(self, name)) for name in ("absurd", "moved")}
+        lists: dict[str, Any] = {name: list(getattr(self, name)) for name in ("absurd", "unconfirmed", "moved")}
         for name in ("furthest", "nearest"):
             lists[name] = None if getattr(self, name) is None else list(getattr(self, name))
         lists["breaks"] = {name: list(limits) for name, limits in self.breaks.items()}
@@ -280,7 +283,7 @@ class Recommendation:
             return None
         other, probability = self.called(name), self.probability_better[name]
         worse = probability is not None and probability <= _SURELY_WORSE
-        ready = probability is not None and self.sure and not self._too_sure
+        ready = probability is not None and self.sure and not self._too_sure and not self.unconfirmed
         breaks = f"breaks {listed(self.breaks[name])}" if name in self.breaks else ""
         if probability is None:
             text = f"Not yet: no mixture is surely better than the {other} so far."
@@ -296,6 +299,11 @@ class Recommendation:
             text += self._within_limits
         if self._too_sure:
             text += f" But such intervals were too sure: {self._too_sure}."
+        if self.unconfirmed:
+            text += (
+                f" But {listed(self.unconfirmed)} reported what would be better than all others and is left out as "
+                f"absurd: run {'that mixture' if len(self.unconfirmed) == 1 else 'those mixtures'} again."
+            )
         text += self._evidence
         if not ready and not worse and self.next_run is not None:
             run = self.next_run

@@ -28,6 +28,7 @@ from ray_mixopt.core.problem import Problem
 from ray_mixopt.core.recommendation import NextRun, Recommendation
 from ray_mixopt.core.simplex import same_mixture
 from ray_mixopt.core.strategy import Proposal
+from ray_mixopt.core.words import run_to
 from ray_mixopt.strategies.candidates import candidates_of
 from ray_mixopt.strategies.design import corners_again, initial_design
 from ray_mixopt.strategies.hindsight import hindsight
@@ -114,6 +115,9 @@ class DefaultStrategy:
             design = [run for run in design if not _was_asked(run, history)]
         if design and problem.affords(design[0], history):
             return design[0]
+        for run in self._again(history):
+            if problem.affords(run, history):
+                return run
         if self._is_late(history, self.settings.again_at):
             for run in self.corners:
                 if problem.affords(run, history) and not _was_asked(run, history):
@@ -124,6 +128,13 @@ class DefaultStrategy:
             return self._blind(history, rng)
         least = problem.settings.min_gain_per_cost
         return self._best_purchase(posterior, history, problem.affordable(history), rng, least)[0]
+
+    def _again(self, history: History) -> list[Proposal]:
+        """Mixtures of which the only report is too good to be believed, once more: see ``Belief.unconfirmed``."""
+        if self.problem.pool is not None:  # a logged run can be had only once
+            return []
+        runs = [run for run in self.belief.unconfirmed(self.problem, history) if not run.pending]
+        return [Proposal(mixture=np.array(run.mixture), scale=run.scale, steps=run.reached) for run in runs]
 
     def _is_late(self, history: History, share: float) -> bool:
         """Whether so much of the budget is committed; never, without one."""
@@ -247,6 +258,7 @@ class DefaultStrategy:
             return answer
         space, belief = self.space, self.belief
         (run, plausible), gain, announced = self._best_purchase(posterior, history, math.inf, rng), None, None
+        run = next(iter(self._again(history)), run)
         if run is not None:
             # Others near the answer are as good as it is: what a report may lead to is among all that may be best.
             others = np.concatenate([optima[:1], plausible])
@@ -293,6 +305,9 @@ class DefaultStrategy:
             diverged=sum(t.status == "diverged" for t in history),
             left_out=sum(belief.left_out(values) for values in data),
             absurd=belief.absurd(problem, history),
+            unconfirmed=tuple(
+                f"{t.trial_id} ({run_to(t.scale, t.reached)})" for t in belief.unconfirmed(problem, history)
+            ),
             furthest=history.furthest,
             nearest=history.nearest,
         )

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from ray_mixopt.core.baselines import resolve
-from ray_mixopt.core.history import History
+from ray_mixopt.core.history import History, Trial
 from ray_mixopt.core.objective import Guardrail
 from ray_mixopt.core.problem import Problem
+from ray_mixopt.core.simplex import same_mixture
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.core.strategy import Callback
 from ray_mixopt.surrogate.bundles import Bundle, alone, bundled
@@ -161,6 +162,18 @@ class Belief:
             found += [f"{metric} = {y:.4g} of {run}" for run, y in zip(left_out.runs, left_out.y.tolist(), strict=True)]
         return tuple(found)
 
+    def unconfirmed(self, problem: Problem, history: History) -> tuple[Trial, ...]:
+        """Runs with a report that is left out and would be good news, while no other run of their mixture says so.
+
+        Bad news that is left out costs nothing: the mixture was not going to be recommended. Good news may be true.
+        """
+        names: dict[str, None] = {}
+        for metric, weight in problem.weights.items():
+            data, left_out = self._observed(metric, problem.space, history)
+            gain = problem.sign * weight * (data.y.median() - left_out.y)
+            names |= dict.fromkeys(run for run, of_run in zip(left_out.runs, gain.tolist(), strict=True) if of_run > 0)
+        return tuple(run for run in (history[name] for name in names) if not _again(run, history))
+
     def _observed(self, metric: str, space: MixtureSpace, history: History) -> tuple[Observations, Observations]:
         """What is believed of what was reported, and the rest."""
         every = observations(space, history, metric)
@@ -235,3 +248,14 @@ class Belief:
             draws = laplace_draws(part.x, values, mode, self.settings.draws, rng, known, self.kernel)
             self._fits[metric] = key, draws
         return self._fits[metric][1], fresh
+
+
+def _again(run: Trial, history: History) -> bool:
+    """Whether another run of a mixture shows as much, or is on its way to."""
+    return any(
+        other.trial_id != run.trial_id
+        and other.scale == run.scale
+        and (other.steps if other.pending else other.reached) >= run.reached
+        and same_mixture(np.array(other.mixture), np.array(run.mixture))
+        for other in history
+    )

@@ -243,7 +243,8 @@ def test_where_the_bridge_is_short_the_corners_are_run_again_further_up_late_in_
         train(optimizer, suggestion, reversed_loss)
         spent.setdefault(suggestion.trial_id, optimizer.history.committed)
     asked = [t for t in optimizer.history if t.scale == "150M" and max(t.mixture) == pytest.approx(0.95 + 0.05 / 3)]
-    assert sum(t.steps >= 12000 for t in asked) == 3  # each once
+    largest = [np.argmax(t.mixture) for t in asked if t.steps >= 12000]
+    assert sorted(largest) == [0, 1, 2, 2]  # each once, and that with a curve that nobody believes once more
     assert min(spent[t.trial_id] for t in asked) > 0.4 * 4 * TALL.target_cost
     assert optimizer.recommend().mixture["math"] > 0.9
 
@@ -400,6 +401,36 @@ def test_one_absurd_report_counts_for_nothing_and_is_said(spike):
     assert without.absurd == ()
     assert with_it.absurd == (f"value = {spike:.4g} of odd",)
     assert "Left out as absurd, 1: value" in str(with_it)
+
+
+def test_news_too_good_to_be_true_is_asked_for_again_before_anything_is_sure():
+    def seen(again=None):
+        optimizer = MixtureOptimizer(SPACE, seed=0)
+        given(optimizer, 30, loss, cells=[("small", 400), ("large", 400)])
+        sure = optimizer.recommend()
+        assert sure.verdict.ready and sure.unconfirmed == ()
+        optimizer.add_evaluated_point(SPACE.named([0.05, 0.05, 0.9]), "large", 400, -9.0, trial_id="odd")
+        doubtful = optimizer.recommend()
+        assert not doubtful.verdict.ready and doubtful.absurd == ("value = -9 of odd",)
+        assert doubtful.unconfirmed == ("odd (large to step 400)",)
+        assert "run that mixture again" in str(doubtful)
+        assert json.loads(json.dumps(doubtful.to_dict()))["unconfirmed"] == list(doubtful.unconfirmed)
+        assert (doubtful.next_run.scale, doubtful.next_run.steps) == ("large", 400)
+        suggestion = optimizer.ask()
+        assert suggestion.mixture == pytest.approx(SPACE.named([0.05, 0.05, 0.9]), abs=1e-9)
+        assert (suggestion.scale, suggestion.steps) == ("large", 400)
+        following = optimizer.ask()  # once is enough
+        assert following.mixture != pytest.approx(suggestion.mixture, abs=1e-3)
+        optimizer.tell(suggestion.trial_id, 400, again(suggestion))
+        optimizer.finish(suggestion.trial_id)
+        return optimizer.recommend(), sure
+
+    refuted, sure = seen(lambda s: loss(s.mixture, s.scale, s.steps))
+    assert refuted.absurd == ("value = -9 of odd",) and refuted.unconfirmed == ()
+    assert refuted.mixture == pytest.approx(sure.mixture, abs=0.02)
+    confirmed, _ = seen(lambda s: -8.99)
+    assert confirmed.absurd == () == confirmed.unconfirmed
+    assert confirmed.mixture["math"] > 0.5
 
 
 def test_a_constant_metric_and_an_empty_history_still_get_answers():
