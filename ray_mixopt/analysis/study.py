@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from ray_mixopt.analysis.curves import LearningCurve, curves
+from ray_mixopt.analysis.final import FinalRun
 from ray_mixopt.analysis.landscape import Residuals, Slice, Surface, half_widths, level, slices, surfaces
 from ray_mixopt.analysis.ledger import Ledger
 from ray_mixopt.analysis.pareto import TradeOff, pareto_front
@@ -121,6 +122,7 @@ class Study:
         name: what it is called.
         tick: called before each slow step with what it is about.
         course: the truth, where the search was a replay; it counts if domains and objective are those of the replay.
+        final: the run at the target that followed the search, if there was one.
     """
 
     def __init__(
@@ -129,11 +131,13 @@ class Study:
         name: str,
         tick: Callable[[str], None] = lambda what: None,
         course: Course | None = None,
+        final: FinalRun | None = None,
     ) -> None:
         self.optimizer, self.name, self.tick = optimizer, name, tick
         self.problem, self.history = optimizer.problem, optimizer.history
         self.space: MixtureSpace = optimizer.space
         self.ledger = Ledger(self.history)
+        self.final = final
         self.course = course if course is not None and course.fits(self.problem) else None
 
     @property

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -33,7 +34,7 @@ from ray_mixopt.cli.options import (
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--dry-run", is_flag=True, help="Check everything and print the plan.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted search.")
-@click.option("--final", is_flag=True, help="Then train the target with the recommended mixture.")
+@click.option("--final", is_flag=True, help="Then train the target with the recommended mixture, and compare.")
 @earlier_option
 @scatter_option
 @as_json_option
@@ -53,10 +54,12 @@ def pretrain(
         Console(stderr=as_json, markup=False, emoji=False),
         Console(stderr=True, markup=False, emoji=False),
     )
+    click.echo("Checking the configuration and the data.", err=True)  # PyTorch and Ray take seconds to load
     with bad_arguments():
         from ray.tune.error import TuneError
 
-        from ray_mixopt.pretraining.config import PretrainConfig
+        from ray_mixopt.analysis.final import FinalRun
+        from ray_mixopt.pretraining.config import MEAN_LOSS, PretrainConfig
         from ray_mixopt.pretraining.plan import check, earlier_runs, plan, plan_tables
         from ray_mixopt.pretraining.search import check_storage, exists, final_run, search
         from ray_mixopt.report.progress import Display
@@ -78,6 +81,7 @@ def pretrain(
         if as_json:
             click.echo(json.dumps(planned))
         return
+    gpus = {scale.name: scale.resources.total.get("GPU", 0.0) for scale in settings.scales}
     again = f"ray-mixopt pretrain {config} --resume{' --final' if final else ''}"
     try:
         # Whatever Ray prints must not end up in the JSON.
@@ -85,31 +89,36 @@ def pretrain(
             bad_arguments(),
             resumable(f"if the search has begun, go on with: {again}"),
             redirect_stdout(sys.stderr),
-            Display(
-                errors, {scale.name: scale.resources.total.get("GPU", 0.0) for scale in settings.scales}
-            ).shown() as shown,
+            Display(errors, gpus).shown() as shown,
         ):
             outcome = search(settings, shown.update, resume=resume)
-        recommendation = outcome.searcher.recommend()
-        nothing = nothing_known(outcome.searcher.optimizer)
+        optimizer = outcome.searcher.optimizer
+        nothing = nothing_known(optimizer)
+        recommendation = optimizer.recommend(details=True)
         console.print(nothing or str(recommendation))
         for message in outcome.errors:
             click.echo(f"A run failed: {message}", err=True)
         if outcome.interrupted:
             so_far = "go" if nothing else "this is what is known so far. Go"
             click.echo(f"Interrupted: {so_far} on with: {again}", err=True)
-        reports = []
+        reports, trained = [], None
         if final and not outcome.interrupted and nothing:
             raise RuntimeError(f"{nothing[0].lower()}{nothing[1:-1]}, nor to train the target with")
         if final and not outcome.interrupted:
             with redirect_stdout(sys.stderr), resumable(f"the search is done. Go on with the final run: {again}"):
                 for report in final_run(settings, recommendation.mixture):
-                    errors.print(f"Final run, step {report['step']}: train loss {report['train_loss']:.4f}.")
+                    losses = f"mean_loss {report[MEAN_LOSS]:.4f}, train_loss {report['train_loss']:.4f}"
+                    errors.print(f"Final run, step {report['step']:,} of {settings.target_steps:,}: {losses}.")
                     reports.append(report)
+            decay_steps = 0 if settings.decay is None else settings.decay.steps
+            trained = FinalRun.of(optimizer, recommendation.mixture, reports[-1], decay_steps=decay_steps)
+            trained.write(settings.experiment)
+            console.print(trained.text)
     except (TuneError, RuntimeError, OSError) as error:
         raise click.ClickException(f"The search broke down: {error}") from error
     if as_json:
         known = None if nothing else recommendation.to_dict()
-        answer = {"recommendation": known, "final": reports, "interrupted": outcome.interrupted}
+        last = None if trained is None else asdict(trained)
+        answer = {"recommendation": known, "final": reports, "final_run": last, "interrupted": outcome.interrupted}
         click.echo(json.dumps(answer))
     sys.exit(INTERRUPTED if outcome.interrupted else 1 if outcome.errors else 0)

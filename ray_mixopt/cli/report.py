@@ -122,6 +122,7 @@ def _write(
     asked: Subject,
     refresh: float | None,
 ) -> Path:
+    from ray_mixopt.analysis.final import FinalRun
     from ray_mixopt.analysis.result import Course
     from ray_mixopt.analysis.study import Study
     from ray_mixopt.report.page import write_report
@@ -130,7 +131,7 @@ def _write(
     optimizer = _optimizer(path, table, asked)
     course = None if "://" in path else Course.read(Path(path))
     with _status() as tick:
-        study = Study(optimizer, name or _name(path), tick, course)
+        study = Study(optimizer, name or _name(path), tick, course, FinalRun.read(path))
         return write_report(study, folder, refresh=refresh)
 
 

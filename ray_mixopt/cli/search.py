@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +26,13 @@ from ray_mixopt.cli.options import (
     scatter_option,
     strategy_option,
 )
-from ray_mixopt.core.words import counted, units
+from ray_mixopt.core.words import counted, fidelity, units
 
 if TYPE_CHECKING:
+    from ray_mixopt.analysis.final import FinalRun
     from ray_mixopt.command.search import CommandSearch
     from ray_mixopt.core.objective import Objective
+    from ray_mixopt.optimizer import MixtureOptimizer
 
 DEFAULT_TARGET_RUNS = 3.0
 
@@ -61,6 +63,7 @@ DEFAULT_TARGET_RUNS = 3.0
 )
 @click.option("--resume", is_flag=True, help="Go on with an interrupted search.")
 @click.option("--dry-run", is_flag=True, help="Check everything, and print the command of each scale.")
+@click.option("--final", is_flag=True, help="Then train the target with the recommended mixture, and compare.")
 @as_json_option
 def search(
     space: Path,
@@ -77,6 +80,7 @@ def search(
     out: Path | None,
     resume: bool,
     dry_run: bool,
+    final: bool,
     as_json: bool,
 ) -> None:
     """Searches by running COMMAND for each run, over the space in the YAML file SPACE.
@@ -131,7 +135,7 @@ def search(
     again = shlex.join(_words_to_resume())
     console = Console(stderr=as_json, markup=False, emoji=False)
     try:
-        sys.exit(_run(asked, resume, again, console, as_json))
+        sys.exit(_run(asked, resume, final, again, console, as_json))
     except (TuneError, RuntimeError, OSError) as error:
         raise click.ClickException(f"The search broke down: {error}") from error
 
@@ -185,7 +189,26 @@ def _check_folder(asked: CommandSearch, resume: bool) -> None:
             )
 
 
-def _run(asked: CommandSearch, resume: bool, again: str, console: Any, as_json: bool) -> int:
+def _final_run(asked: CommandSearch, optimizer: MixtureOptimizer, mixture: Mapping[str, float], again: str) -> FinalRun:
+    """Trains the target, which the search may have done already, and sets it against the prediction."""
+    from ray_mixopt.analysis.final import FinalRun, made_before
+
+    def heard(report: Mapping[str, Any]) -> None:
+        metrics = ", ".join(f"{name} {report[name]:.5g}" for name in asked.settings.metrics if name in report)
+        click.echo(f"Final run, step {report['step']:,} of {asked.space.target_steps:,}: {metrics}", err=True)
+
+    report = known = made_before(optimizer, mixture)
+    if report is None:
+        where = fidelity(asked.space.target_scale, asked.space.target_steps)
+        click.echo(f"Final run: {where}, besides the budget.", err=True)
+        with redirect_stdout(sys.stderr), resumable(f"the search is done. Go on with the final run: {again}"):
+            report = asked.final_run(mixture, heard)
+    found = FinalRun.of(optimizer, mixture, report, before=known is not None)
+    found.write(str(asked.folder))
+    return found
+
+
+def _run(asked: CommandSearch, resume: bool, final: bool, again: str, console: Any, as_json: bool) -> int:
     """Runs the search and prints its answer; gives the exit code."""
     from rich.console import Console
 
@@ -205,7 +228,7 @@ def _run(asked: CommandSearch, resume: bool, again: str, console: Any, as_json: 
     optimizer = outcome.searcher.optimizer
     searches.save(optimizer, asked.folder / searches.HISTORY)
     nothing = nothing_known(optimizer)
-    recommendation = None if nothing else outcome.searcher.recommend()
+    recommendation = None if nothing else outcome.searcher.recommend(details=True)
     console.print(nothing or str(recommendation))
     console.print(
         f"Results: {asked.folder}/ ({searches.HISTORY}; logs in runs/; Tune's own in experiment/)", soft_wrap=True
@@ -215,8 +238,20 @@ def _run(asked: CommandSearch, resume: bool, again: str, console: Any, as_json: 
     if outcome.interrupted:
         so_far = "go" if nothing else "this is what is known so far. Go"
         click.echo(f"Interrupted: {so_far} on with: {again}", err=True)
+    trained = None
+    if final and not outcome.interrupted:
+        if recommendation is None:
+            raise RuntimeError(f"{nothing[0].lower()}{nothing[1:-1]}, nor to train the target with")
+        trained = _final_run(asked, optimizer, recommendation.mixture, again)
+        console.print(trained.text)
     if as_json:
         known = None if recommendation is None else recommendation.to_dict()
-        answer = {"recommendation": known, "failed": len(outcome.errors), "interrupted": outcome.interrupted}
+        last = None if trained is None else asdict(trained)
+        answer = {
+            "recommendation": known,
+            "final": last,
+            "failed": len(outcome.errors),
+            "interrupted": outcome.interrupted,
+        }
         click.echo(json.dumps(answer))
     return INTERRUPTED if outcome.interrupted else 1 if outcome.errors else 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,13 +21,15 @@ from ray_mixopt.command.trainable import command_trainable
 from ray_mixopt.core.history import History
 from ray_mixopt.core.problem import Settings
 from ray_mixopt.core.space import MixtureSpace
+from ray_mixopt.core.trial import is_sound
 from ray_mixopt.core.words import counted, units
-from ray_mixopt.io import searches
+from ray_mixopt.io import searches, snapshots
 from ray_mixopt.optimizer import MixtureOptimizer
+from ray_mixopt.tune.reports import others_of
 from ray_mixopt.tune.restore import restore
 from ray_mixopt.tune.scheduler import MixOptScheduler
 from ray_mixopt.tune.searcher import MixOptSearcher
-from ray_mixopt.tune.session import Watch, listening, running_ray, trial_name
+from ray_mixopt.tune.session import Rungs, Watch, listening, running_ray, trial_name
 
 RUNS = "runs"
 """Folder of the runs, in that of the search."""
@@ -126,6 +130,51 @@ class CommandSearch:
                 interrupted=interrupted() or unfinished,
             )
 
+    def final_run(
+        self, mixture: Mapping[str, float], heard: Callable[[Mapping[str, Any]], None] = lambda report: None
+    ) -> dict[str, Any]:
+        """Trains the target with a mixture; one that was interrupted goes on.
+
+        Args:
+            mixture: weights by domain.
+            heard: called with the report of each rung.
+
+        Returns:
+            The last report: ``step`` and the metrics.
+
+        Raises:
+            KeyboardInterrupt: if Ctrl-C or SIGUSR1 ended it.
+            RuntimeError: if Ray does not start, or the run fails.
+            ValueError: if the run does not find room.
+        """
+        space = self.space
+        wanted = {"mixture": dict(mixture), "scale": space.target_scale, "steps": space.target_steps}
+        name = f"final-{hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:12]}"
+        with running_ray(_ENVIRONMENT, include_dashboard=False), listening() as interrupted:
+            self._room(ray.nodes())
+            trainable = command_trainable(
+                self.command, space, self.folder / RUNS, self.settings.metrics, seed=self.settings.seed
+            )
+            if (self.folder / name / snapshots.TUNER).exists():
+                tuner = tune.Tuner.restore(str((self.folder / name).absolute()), trainable, resume_errored=True)
+                Rungs.restored(tuner, heard)
+            else:
+                tuner = tune.Tuner(
+                    trainable,
+                    param_space=wanted,
+                    tune_config=tune.TuneConfig(trial_dirname_creator=trial_name),
+                    run_config=self._run_config(name, Rungs(heard)),
+                )
+            result = tuner.fit()[0]
+            if result.error is not None:
+                raise RuntimeError(f"the final run failed: {_told(result.error)}")
+            seen = result.metrics or {}
+            report = {"step": int(seen.get("step", 0)), **others_of(seen, ())}
+            sound = all(is_sound(report.get(name, 0.0)) for name in self.settings.metrics)
+            if interrupted() or (sound and report["step"] < space.target_steps):
+                raise KeyboardInterrupt
+            return report
+
     def _searcher(self) -> MixOptSearcher:
         searcher = MixOptSearcher(self.space, settings=self.settings)
         for source, history in (self.earlier or {}).items():
@@ -146,14 +195,17 @@ class CommandSearch:
                 reuse_actors=True,  # a new process takes seconds
                 trial_dirname_creator=trial_name,
             ),
-            run_config=tune.RunConfig(
-                name=self.experiment.name,
-                storage_path=str(self.folder.absolute()),
-                verbose=0,
-                callbacks=[Watch(searcher, watch)],
-                failure_config=tune.FailureConfig(max_failures=self.command.retries),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            ),
+            run_config=self._run_config(self.experiment.name, Watch(searcher, watch)),
+        )
+
+    def _run_config(self, name: str, callback: tune.Callback) -> tune.RunConfig:
+        return tune.RunConfig(
+            name=name,
+            storage_path=str(self.folder.absolute()),
+            verbose=0,
+            callbacks=[callback],
+            failure_config=tune.FailureConfig(max_failures=self.command.retries),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         )
 
     def _room(self, nodes: Sequence[Mapping[str, Any]]) -> int:

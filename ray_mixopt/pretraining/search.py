@@ -20,7 +20,7 @@ from ray_mixopt.pretraining.data.sampler import key_seed
 from ray_mixopt.pretraining.group import TrainingGroup
 from ray_mixopt.pretraining.plan import check_resources, earlier_runs
 from ray_mixopt.pretraining.tracking import TRACKERS
-from ray_mixopt.pretraining.trainable import PretrainTrainable, runs_storage
+from ray_mixopt.pretraining.trainable import PretrainTrainable, runs_storage, with_mean
 from ray_mixopt.pretraining.training.session import check_writable
 from ray_mixopt.tune.restore import restore
 from ray_mixopt.tune.scheduler import MixOptScheduler
@@ -153,7 +153,7 @@ def final_run(config: PretrainConfig, mixture: Mapping[str, float]) -> Iterator[
         ended = False
         try:
             while not ended:
-                report = group.next_report()
+                report = with_mean(group.next_report())
                 ended = report["step"] >= run.steps or not all(map(math.isfinite, report.values()))
                 yield report
         finally:

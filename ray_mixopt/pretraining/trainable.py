@@ -57,8 +57,7 @@ class PretrainTrainable(tune.Trainable):
                 retries=self._settings.retries,
             )
         report = self._group.next_report()
-        losses = [value for name, value in report.items() if name.startswith("val_loss/")]
-        self._report = {**report, MEAN_LOSS: sum(losses) / len(losses)}
+        self._report = with_mean(report)
         self._reached = int(report["step"])
         diverged = _diverged(self._report)
         if self._reached >= self._steps or diverged:
@@ -94,6 +93,12 @@ class PretrainTrainable(tune.Trainable):
         self._mixture, self._scale = wanted.weights, wanted.scale
         self._steps, self._continuable = wanted.steps, wanted.continuable
         self._reached, self._report = 0, None
+
+
+def with_mean(report: Mapping[str, Any]) -> dict[str, Any]:
+    """A report with the mean of its domains' validation losses."""
+    losses = [value for name, value in report.items() if name.startswith("val_loss/")]
+    return {**report, MEAN_LOSS: sum(losses) / len(losses)}
 
 
 def runs_storage(settings: PretrainConfig) -> str:

@@ -200,10 +200,12 @@ def findings(study: Study) -> Iterator[Finding]:
     if answer.predicted is None:
         nothing = answer.nothing_known or "Too few runs have reported to recommend anything."
         yield Finding(text=f"{nothing} What is shown is the {answer.called('uniform')}.")
+        yield from _final(study)
         return
     verdict = answer.verdict
     if verdict is not None:
         yield Finding(text=verdict.text, warning=not verdict.ready)
+    yield from _final(study)
     yield Finding(text=f"{'Train' if verdict is None or verdict.ready else 'Best so far:'} {_shares(answer.mixture)}.")
     yield Finding(
         text=f"Predicted {study.objective_name} at {fidelity(answer.scale, answer.steps)}: {answer.predicted} (95%)."
@@ -248,6 +250,15 @@ def findings(study: Study) -> Iterator[Finding]:
     for check in answer.details.guardrails if answer.details else ():
         if not check.holds:
             yield Finding(text=f"A guardrail does not hold: {check.name}.", warning=True)
+
+
+def _final(study: Study) -> Iterator[Finding]:
+    """What became of the mixture when the target was trained, where it was."""
+    final = study.final
+    if final is not None:
+        other = "" if final.is_of(study.recommendation.mixture) else "Another mixture was trained at the target. "
+        doubt = bool(other) or final.value is None or final.held is False
+        yield Finding(text=f"{other}{final.text}", warning=doubt)
 
 
 def truths(study: Study) -> Iterator[str]:

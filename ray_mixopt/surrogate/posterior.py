@@ -99,6 +99,7 @@ class ObjectivePosterior(Model):
         self.too_small: dict[str, Prediction] = {}
         if relative_to is not None:
             objective = self._relative(objective, relative_to)
+        self.objective = dict(objective)
         pairs = list(zip(objective.values(), self.models, strict=True))
         self.weights = [sign * weight * model.standardise.spread for weight, model in pairs]
         self.center = math.fsum(sign * weight * model.standardise.center for weight, model in pairs)
@@ -120,6 +121,10 @@ class ObjectivePosterior(Model):
                 self.too_small[metric] = Prediction.of(value, std)
             result[metric] = weight / (model.standardise.spread if metric in self.too_small else abs(value))
         return result
+
+    def value(self, metrics: Mapping[str, float]) -> float:
+        """The objective of a run's metrics, in its own unit, as ``prediction`` is."""
+        return math.fsum(weight * metrics[name] for name, weight in self.objective.items())
 
     # -- variations
 

@@ -153,6 +153,35 @@ class Watch(tune.Callback):
         return {"_searcher": None, "_watch": None}
 
 
+class Rungs(tune.Callback):
+    """Tells a function the report of each rung. A pickled copy tells nobody until it is told whom.
+
+    Args:
+        heard: called with each report.
+    """
+
+    def __init__(self, heard: Callable[[Mapping[str, Any]], None] | None) -> None:
+        self._heard = heard
+
+    @staticmethod
+    def restored(tuner: tune.Tuner, heard: Callable[[Mapping[str, Any]], None]) -> None:
+        """Tells a function of a restored run, if it had ``Rungs``."""
+        local: Any = tuner._local_tuner
+        for callback in local._run_config.callbacks:
+            if isinstance(callback, Rungs):
+                callback._heard = heard
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Tells the report."""
+        if self._heard is not None:
+            self._heard(result)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_heard": None}
+
+
 class Interrupt(tune.Stopper):
     """Ends the experiment after Ctrl-C, at the next step of Tune's loop. A second Ctrl-C ends it on the spot.
 

@@ -86,7 +86,7 @@ def hashed(script: str) -> str:
 
 
 def test_what_befell_the_search_is_told(page: Page) -> None:
-    assert "50 (" in page.text and "were trained and not kept: lost, or trained again" in page.text
+    assert "0.05 full runs (cost 50) were trained and not kept: lost, or trained again" in page.text
     assert re.search(r"Incidents\s+20\d\d-.* UTC: The disk <b>of the storage</b> was full\.</script>", page.text)
 
 
@@ -229,6 +229,21 @@ def test_many_lengths_and_long_names_fit(browser, crowded: Study, tmp_path: Path
     assert "<i>a scale</i> of 100,000M x" in view.inner_text("#tip")
     assert misfits(view) == []
     view.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1200, 390])
+def test_a_checker_of_accessibility_finds_nothing(report: Path, browser, scheme: str, width: int) -> None:
+    """Roles, names, labels, landmarks, contrast and what the keyboard reaches, by axe's rules of WCAG 2.2 AA."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    context = browser.new_context(bypass_csp=True, viewport={"width": width, "height": 900}, color_scheme=scheme)
+    view = context.new_page()
+    view.goto(f"file://{report / 'report.html'}")
+    view.wait_for_selector(".plot .main-svg")
+    found = axe.Axe().run(view).response
+    assert len(found["passes"]) > 30
+    assert [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found["violations"]] == []
+    context.close()
 
 
 def test_contrast_of_text_is_enough(report: Path) -> None:

@@ -177,6 +177,25 @@ def test_the_python_of_the_page(job: Path) -> None:
     assert none_left(job)
 
 
+def test_the_final_run_is_set_against_the_prediction(job: Path) -> None:
+    """In this process and its Ray; asked for again, it is not trained again."""
+    words = ["search", "space.yaml", "--weight", "val_loss=1", "--budget", "4000", "--num-samples", "12", "--json"]
+    answers = []
+    for more in ([], ["--resume"]):
+        result = CliRunner().invoke(main, [*words, *more, "--final", "--", *program(job)])
+        assert result.exit_code == 0, result.output[-3000:]
+        answers.append(json.loads(result.stdout))
+        assert "The final run, large x 800 steps, has val_loss 2.1" in " ".join(result.stderr.split())
+    assert "Final run, step 800 of 800: val_loss" not in result.stderr
+    first, second = (answer["final"] for answer in answers)
+    assert first == second and first["mixture"] == answers[0]["recommendation"]["mixture"]
+    code = first["mixture"]["code"]
+    assert first["value"] == pytest.approx(2 + 8 / 64 + 30 / 900 + (code - 0.5) ** 2)
+    assert first["predicted"] == answers[0]["recommendation"]["predicted"]
+    assert json.loads((job / "results" / "space" / "final.json").read_text())["value"] == first["value"]
+    assert none_left(job) and all_given_back()
+
+
 def test_a_search_whose_worker_is_killed(job: Path) -> None:
     killed: list[int] = []
 
