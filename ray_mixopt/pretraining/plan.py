@@ -10,7 +10,7 @@ from rich.table import Table
 
 from ray_mixopt.core.history import History
 from ray_mixopt.core.merging import concerning, translated
-from ray_mixopt.core.words import counted
+from ray_mixopt.core.words import counted, duration
 from ray_mixopt.io.runs import Source, read_runs
 from ray_mixopt.pretraining.config import MEAN_LOSS, TRACKER_PACKAGES, PretrainConfig, ScaleSettings
 from ray_mixopt.strategies import check as check_strategy
@@ -150,8 +150,9 @@ def plan_tables(plan: Mapping[str, Any]) -> Iterator[Table | str]:
     yield _domains_table(plan)
     budget, small = plan["budget"], plan["models"][0]
     rung, full = next(iter(small["cost"])), budget["target_runs"]
+    lasts = f", {duration(budget['cost'])} of training" if budget["unit"] == "seconds" else ""
     yield (
-        f"Budget: {full:g} run{'' if full == 1 else 's'} at the target, {budget['cost']:.3g} {budget['unit']}; as much "
+        f"Budget: {full:g} run{'' if full == 1 else 's'} at the target{lasts}; as much "
         f"as {counted(budget['smallest_runs'], 'run')} of {small['scale']} to {counted(int(rung), 'step')}."
     )
     objective = " + ".join(f"{weight:g} {name}" for name, weight in plan["objective"].items())

@@ -62,10 +62,13 @@ def test_the_plan(write: Callable[..., Path]) -> None:
         "64 tokens a step, in sequences of 16",
         "2 (2 CPU)",
         "4,992",
-        "Budget: 2 runs at the target",
+        "Budget: 2 runs at the target; as much as",  # and no FLOPs, which nobody pays in
         "0.5 val_loss/a",
     ):
         assert part in output, part
+    scales = [{**scale, "seconds_per_step": 600} for scale in SETTINGS["scales"]]
+    _, output = call(write(search={"budget": 2}, cost="seconds", scales=scales), "--dry-run")
+    assert "Budget: 2 runs at the target, 2 h 0 min of training; as much as" in output
     config = PretrainConfig.read(write(upper={"a": 0.7}, max_repetition_ratio=0.2))
     assert config.space.upper == {"a": 0.7}
     assert config.space.corners().max(0)[1] == pytest.approx(0.2 * 992 / 384)

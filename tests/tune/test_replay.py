@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
+import re
 import shlex
 import signal
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -133,6 +139,33 @@ def test_people_get_tables_and_no_word_from_ray(tmp_path: Path, replay: Command)
     assert f"Results: {tmp_path / 'out'}/" in out.replace("\n", "")
     first, second, *rest = err.splitlines()
     assert (first, second) == (FIRST, WAIT) and all(line.startswith("spent: ") for line in rest), err
+
+
+def test_a_terminal_sees_the_search_go_on(tmp_path: Path) -> None:
+    """On a pseudo-terminal of 80 columns, for which all of it is written."""
+    (tmp_path / "runs.csv").write_text(RUNS)
+    words = ["replay", "--runs", tmp_path / "runs.csv", "--budget", 2000, "--concurrency", 1, "--out", tmp_path / "out"]
+    ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 80, 0, 0))
+    sizeless = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    child = subprocess.Popen(
+        [str(COMMAND), *map(str, words)], stdin=its, stdout=its, stderr=its, env={**sizeless, "TERM": "xterm"}
+    )
+    os.close(its)
+    seen = b""
+    with contextlib.suppress(OSError):  # which is how a terminal ends
+        while part := os.read(ours, 65536):
+            seen += part
+    os.close(ours)
+    assert child.wait(timeout=60) == 0, seen
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", seen.decode())
+    lines = [line.rstrip() for line in re.split(r"[\r\n]+", text)]
+    assert lines[:2] == [FIRST, WAIT]
+    live = text[: text.index("In truth: ")]
+    assert "of 2.00 full runs, 0%" in live and re.search(r"runs +1 run, now \S+ to step 100 *[\r\n]", live)
+    result = text[text.index("In truth: ") : text.index("Results: ")]
+    assert max(map(len, result.splitlines())) <= 80
+    assert "\x1b[?25h" in seen.decode().rpartition("\x1b[?25l")[2]  # the cursor is back
 
 
 def test_ctrl_c_ends_it_with_what_is_known(tmp_path: Path, start: Command) -> None:
