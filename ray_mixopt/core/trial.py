@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
@@ -10,6 +10,7 @@ from ray_mixopt.core.curves import understood
 from ray_mixopt.core.safety import named_numbers, number, whole
 
 EXPLODED = 1e10  # no loss, perplexity or accuracy of a run that learns anything gets there
+FAR = 10  # times the last rung: beyond that, steps are taken to be another unit
 
 Status = Literal["running", "paused", "done", "diverged", "failed", "lost"]
 """``running``: asked for and not yet at its rung. ``paused``: at its rung, can be continued. ``done``: over, cannot be
@@ -111,6 +112,11 @@ class Asked:
     reached: int
     n: int
     counts: bool
+
+
+def is_far(step: int, rungs: Iterable[int]) -> bool:
+    """Whether a step is so far beyond all rungs that it cannot be a training step: it counts tokens or the like."""
+    return step > FAR * max(rungs)
 
 
 def is_sound(value: float) -> bool:

@@ -27,6 +27,7 @@ from ray_mixopt.core.safety import (
     write_atomically,
 )
 from ray_mixopt.core.space import MixtureSpace
+from ray_mixopt.core.trial import is_far
 from ray_mixopt.io.snapshots import COPY
 
 STATE_VERSION = 1
@@ -137,9 +138,14 @@ class ByHand:
         space = MixtureSpace.from_dict(state["space"])
         if not isinstance(state["runs"], list) or not isinstance(state["prefix"], str):
             raise ValueError("Malformed search by hand: its runs are no list, or its prefix is no text.")
+        if not _PREFIX.fullmatch(state["prefix"]):  # files are called after it
+            raise ValueError(f"Malformed search by hand: no run can be called after {state['prefix'][:100]!r}.")
         runs = tuple(_asked(entry, i) for i, entry in enumerate(state["runs"], 1))
-        search, reached = cls(space=space, runs=runs, prefix=state["prefix"]), dict[str, int]()
+        search, reached, latest = cls(space=space, runs=runs, prefix=state["prefix"]), dict[str, int](), 0
         for run in runs:
+            if run.round not in (max(latest, 1), latest + 1):
+                raise ValueError(f"Malformed search by hand: {run.run} is of round {run.round}, after {latest}.")
+            latest = run.round
             if not search.names(run.run):
                 raise ValueError(f"Malformed search by hand: it cannot have called a run {run.run!r}.")
             if (run.start == 0) == (run.run in reached) or run.steps <= max(run.start, reached.get(run.run, 0)):
@@ -163,6 +169,11 @@ class ByHand:
                     f"{name} has suggested {run.run}, a mixture of {', '.join(run.mixture)}, and the space now has the "
                     f"domains {', '.join(space.domains)}: begin another search with another --state, and these runs "
                     "among its --from."
+                )
+            if is_far(run.steps, space.steps):
+                raise ValueError(
+                    f"{name} has suggested {run.run} to step {run.steps:,}, which is far beyond the last of the space "
+                    f"now, {max(space.steps):,}: put its steps back, or begin another search with another --state."
                 )
             if run.scale not in space.scale_names:
                 raise ValueError(
@@ -189,14 +200,15 @@ def _checksum(state: dict[str, Any]) -> str:
 def _asked(entry: Any, place: int) -> AskedRun:
     check_fields(AskedRun, entry, f"search by hand, run {place}")
     mixture = named_numbers(entry["mixture"], f"the mixture of run {place}")
-    if entry["start"] < 0 or entry["round"] < 1 or entry.get("seen", 0) < 0:
+    known, seen = entry.get("known", ()), entry.get("seen", 0)
+    if entry["round"] < 1 or min(entry["start"], seen, *known) < 0:
         raise ValueError(
             f"Malformed search by hand: run {place} is from step {entry['start']}, round {entry['round']}, and was "
-            f"seen at {entry.get('seen', 0)}."
+            f"seen at {seen}, others of its mixture at {list(known)}."
         )
     if min(mixture.values(), default=-1.0) < 0 or abs(sum(mixture.values()) - 1) > _SUM_TOLERANCE:
         raise ValueError(f"Malformed search by hand: the mixture of {entry['run']} does not sum to 1.")
-    return AskedRun(**{**entry, "mixture": mixture, "known": tuple(entry.get("known", ()))})
+    return AskedRun(**{**entry, "mixture": mixture, "known": tuple(known)})
 
 
 def begun(path: Path, space: MixtureSpace) -> ByHand:

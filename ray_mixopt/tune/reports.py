@@ -13,13 +13,13 @@ from ray.tune.result import AUTO_RESULT_KEYS
 
 from ray_mixopt.core.history import MISSED, is_sound, missed
 from ray_mixopt.core.history import Trial as Run
+from ray_mixopt.core.trial import is_far
 from ray_mixopt.optimizer import MixtureOptimizer
 
 logger = logging.getLogger(__name__)
 
 _MOST = 2.0**53  # steps that a float can count
 MAX_IDLE = 3  # reports in a row of a run that bring it no further
-FAR = 10  # times the last rung: beyond that, steps are taken to be another unit
 MAX_REPORTS = 20_000  # up to the next rung, at the rate so far: beyond that, too
 _EARLY, _SURE = 5, 50  # reports for each rung ahead, after which the rate is looked at
 _OF_TUNE = {*AUTO_RESULT_KEYS, "step", "done", "trial_id", "checkpoint_dir_name"}
@@ -261,7 +261,7 @@ class Reports:
         )
         if step is None:
             return
-        if is_far(step, run, rungs):
+        if is_far(step, (*rungs, run.steps)):
             pace.foreign = True
             self.warn_once(f"{asked}, far beyond all rungs up to {last}. {ended}", "far")
         elif step >= 2 * run.steps:
@@ -306,11 +306,6 @@ class Reports:
             self.warn_once(f"Trials report 'step' as text, {value!r}: it is read as the number.", "text")
         elif number is not None and not math.isclose(number, round(number), rel_tol=1e-6, abs_tol=1e-6):
             self.warn_once(f"Trials report steps that are no whole numbers, {value!r}: the nearest counts.", "whole")
-
-
-def is_far(step: int, run: Run, rungs: Sequence[int]) -> bool:
-    """Whether a step is so far beyond all rungs that it cannot be a training step."""
-    return step > FAR * max(*rungs, run.steps)
 
 
 def _ahead(run: Run, rungs: Sequence[int]) -> list[int]:

@@ -11,9 +11,10 @@ from pyarrow import fs
 from ray.tune.utils import flatten_dict
 
 from ray_mixopt.core.history import History
+from ray_mixopt.core.trial import is_far
 from ray_mixopt.io import snapshots
 from ray_mixopt.tune.layout import Layout
-from ray_mixopt.tune.reports import is_far, training_step
+from ray_mixopt.tune.reports import training_step
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ def unkept(
                 run = history.trials.get(trial_id) or layout.trial(trial_id, layout.config_of(report), history.space)
             except ValueError:
                 continue  # of another search
-            if step is not None and is_far(step, run, history.space.steps):
+            if step is not None and is_far(step, (*history.space.steps, run.steps)):
                 step = run.steps  # in another unit: paid for as it would have been
             if step is not None and step > run.reached and not run.evaluated:
                 cost = history.space.cost(run.scale, step, start=run.reached)

@@ -363,6 +363,13 @@ def edited(change: Any, *, honest: bool) -> str:
     return json.dumps(state)
 
 
+def _renamed(state: Any, prefix: str) -> None:
+    """Another name for the search, and so for its runs."""
+    state["prefix"] = prefix
+    for run in state["runs"]:
+        run["run"] = run["run"].replace("hand", prefix)
+
+
 DAMAGE = {
     "torn": (lambda: Path("by-hand.json").read_text()[:-40], "is damaged. It is not JSON"),
     "empty": (lambda: "", "is damaged. It is not JSON"),
@@ -394,6 +401,22 @@ DAMAGE = {
     ),
     "a number for a prefix": (lambda: edited(lambda s: s.update(prefix=1), honest=True), "its prefix is no text"),
     "round 0": (lambda: edited(lambda s: s["runs"][0].update(round=0), honest=True), "run 1 is from step 0, round 0"),
+    "round 3 after 0": (
+        lambda: edited(lambda s: s["runs"][0].update(round=3), honest=True),
+        "hand-0001 is of round 3, after 0",
+    ),
+    "a path for a prefix": (
+        lambda: edited(lambda s: _renamed(s, "../x"), honest=True),
+        "no run can be called after '../x'",
+    ),
+    "a place for a prefix": (
+        lambda: edited(lambda s: _renamed(s, "/abs/path/x"), honest=True),
+        "no run can be called after '/abs/path/x'",
+    ),
+    "known before the start": (
+        lambda: edited(lambda s: s["runs"][0].update(known=[-5]), honest=True),
+        "others of its mixture at [-5]",
+    ),
     "no mixture": (
         lambda: edited(lambda s: s["runs"][0].update(mixture={"a": 2.0, "b": -1.0}), honest=True),
         "the mixture of hand-0001 does not sum to 1",
@@ -422,6 +445,14 @@ def test_the_space_may_not_change_under_the_runs(folder: Path) -> None:
     assert "hand-0001 at scale s, and the space now has l" in suggest("--space space.yaml", code=2)
     Path("space.yaml").write_text(SPACE + "upper: {a: 0.6}")
     assert all(run["mixture"]["a"] <= 0.6 for run in suggest("--space space.yaml -n 4")["runs"])
+
+
+def test_runs_far_beyond_the_rungs_are_no_runs_of_the_space(folder: Path) -> None:
+    suggest("--space space.yaml")
+    Path("by-hand.json").write_text(edited(lambda state: state["runs"][0].update(steps=10**15), honest=True))
+    said = suggest("--space space.yaml", code=2)
+    assert "has suggested hand-0001 to step 1,000,000,000,000,000, which is far beyond the last of the space" in said
+    assert "now, 20: put its steps back" in said
 
 
 def test_without_anything_to_go_by(folder: Path) -> None:
