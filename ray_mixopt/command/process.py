@@ -34,7 +34,7 @@ class Process:
         arguments: the program and its arguments; no shell sees them.
         directory: where it is run.
         log: file that what it prints is appended to. Values of environment variables that are called keys, tokens,
-            secrets or passwords are hidden there.
+            secrets or passwords are hidden there; see ``supervisor.Secrets``.
         grace_seconds: between SIGTERM and SIGKILL.
         environment: variables to set besides those of this process.
 

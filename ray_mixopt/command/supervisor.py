@@ -28,8 +28,13 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import IO, Any
 
 POLL_SECONDS = 0.05
-LONGEST_LINE = 2**20  # bytes that are kept back until a line ends
-SECRET_NAME = re.compile(r"(^|_)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(_|$)", re.IGNORECASE)
+SECRET_NAME = re.compile(
+    # The word ends its part of the name, as in API_KEYS, GITHUBTOKEN and secret2 ...
+    r"(?i:key|token|secret|password|passwd|passphrase|credential)(?i:s?)(?![A-Za-z])"
+    # ... or another one follows it in camel case, as in dbPasswordOld.
+    r"|(?:[Kk]ey|[Tt]oken|[Ss]ecret|[Pp]assword|[Pp]asswd|[Pp]assphrase|[Cc]redential)s?(?=[A-Z])"
+)
+COUNTED = re.compile(r"(?i:keys|tokens)(?![A-Za-z])")  # with a number as value: MAX_TOKENS=100000000 is no secret
 LEAST_SECRET = 8  # characters: what is shorter may be any word
 HIDDEN = b"[hidden]"
 _SET_PARENT_DEATH_SIGNAL, _SET_CHILD_SUBREAPER = 1, 36  # of prctl(2)
@@ -69,9 +74,8 @@ class Supervisor:
     ) -> None:
         self._arguments, self._directory, self._grace = arguments, directory, grace_seconds
         self._environment = {**os.environ, **environment}
-        self._secrets = secrets(self._environment)
+        self._secrets = Secrets(self._environment)
         self._path, self._log = log, -1  # opened when it runs
-        self._held = b""  # of a line that has not ended yet
         self._pid = 0
         self._code: int | None = None
         self._to_end = False
@@ -120,9 +124,7 @@ class Supervisor:
         while self._code is None and not self._to_end:
             ready, _, _ = select.select(watched, [], [], POLL_SECONDS)
             self._reap()
-            if output not in ready:
-                self._write(b"", whole=True)
-            elif not self._copy(output):
+            if output in ready and not self._copy(output):
                 watched.remove(output)  # closed, which does not mean that it has ended
             if 0 in ready and not os.read(0, 4096):
                 self._to_end = True
@@ -145,7 +147,7 @@ class Supervisor:
         with contextlib.suppress(OSError):
             while self._copy(output):
                 pass
-            self._write(b"", whole=True)
+            self._write(self._secrets.rest())
 
     def _reap(self) -> None:
         """Waits for children that have ended; those of the command that lost their parents are among them."""
@@ -161,24 +163,58 @@ class Supervisor:
             content = os.read(output.fileno(), 2**16)
         except BlockingIOError:
             return False
-        self._write(content, whole=not content)
+        self._write(self._secrets.hidden_in(content))
         return bool(content)
 
-    def _write(self, content: bytes, *, whole: bool) -> None:
-        """Writes to the log as far as lines have ended, or all of it; a secret is never torn in two, then."""
-        held = self._held + content
-        end = len(held) if whole or len(held) > LONGEST_LINE else max(held.rfind(b"\n"), held.rfind(b"\r")) + 1
-        lines, self._held = held[:end], held[end:]
-        for secret in self._secrets:
-            lines = lines.replace(secret, HIDDEN)
-        while lines:
-            lines = lines[os.write(self._log, lines) :]
+    def _write(self, content: bytes) -> None:
+        while content:
+            content = content[os.write(self._log, content) :]
 
 
-def secrets(environment: Mapping[str, str]) -> list[bytes]:
-    """Values of variables that are called keys, tokens, secrets or passwords, the longest first."""
-    found = {value for name, value in environment.items() if SECRET_NAME.search(name) and len(value) >= LEAST_SECRET}
-    return [os.fsencode(value) for value in sorted(found, key=len, reverse=True)]
+class Secrets:
+    """Hides values of variables that are called keys, tokens, secrets or passwords in what comes by and by.
+
+    Of a value of several lines, each is hidden. What may be the beginning of a value is held back until it is known.
+
+    Args:
+        environment: the variables.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        values = [value for name, value in environment.items() if is_secret(name, value)]
+        parts = {part.strip() for value in values for part in (value, *value.splitlines())}
+        known = sorted((part for part in parts if len(part) >= LEAST_SECRET), key=len, reverse=True)
+        self._values = [os.fsencode(value) for value in known]
+        self._pattern = re.compile(b"|".join(map(re.escape, self._values)) or b"(?!)")  # the longest first
+        self._held = b""
+
+    def hidden_in(self, content: bytes) -> bytes:
+        """What can be shown now, of this and of what was held back."""
+        text = self._held + content
+        end = self._known(text)
+        self._held = text[end:]
+        return self._pattern.sub(HIDDEN, text[:end])
+
+    def rest(self) -> bytes:
+        """What can be shown of what was held back, now that no more comes."""
+        text, self._held = self._held, b""
+        return HIDDEN if len(text) >= LEAST_SECRET else text
+
+    def _known(self, text: bytes) -> int:
+        """Up to where a text holds whole values, and no beginning of one."""
+        starts = {len(text) - n for value in self._values for n in range(1, len(value)) if text.endswith(value[:n])}
+        if not starts:
+            return len(text)
+        for match in self._pattern.finditer(text):
+            if min(starts) <= match.start():  # of a longer one, perhaps
+                break
+            starts = {start for start in starts if start >= match.end()} or {len(text)}
+        return min(starts)
+
+
+def is_secret(name: str, value: str) -> bool:
+    """Whether a variable is called a key, token, secret or password, in whatever words and capitals."""
+    return bool(SECRET_NAME.search(name)) and not (value.strip().isdecimal() and COUNTED.search(name))
 
 
 def descendants(ancestor: int, groups: set[int]) -> set[int]:

@@ -20,6 +20,7 @@ from ray_mixopt.command.arguments import checkpoints, filled
 from ray_mixopt.command.process import CommandError, Process
 from ray_mixopt.command.run import CommandRun, FailedRunError, LostRunError, Order
 from ray_mixopt.command.settings import Command, Metrics, Needs, read_command
+from ray_mixopt.command.supervisor import Secrets, is_secret
 from ray_mixopt.io.space_file import read_space
 
 SPACE = MixtureSpace(domains=("web", "code"), scales=(Scale("S", 1.0), Scale("L", 9.0)), steps=(10, 20, 40))
@@ -247,6 +248,69 @@ def test_no_shell_and_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     log = (tmp_path / "log").read_text()
     assert str(words) in log and "in any case" in log
     assert "sesame" not in log and "[hidden]" in log
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("WANDB_API_KEY", "SERVICE_TOKENS", "API_KEYS", "GITHUBTOKEN", "dbPassword", "dbPasswordOld", "PGPASSWORD"),
+        *("client-secret", "token2", "KEY_FILE", "AWS_CREDENTIALS", "apiKeyId"),
+    ],
+)
+def test_names_that_say_secret(name: str) -> None:
+    assert is_secret(name, "sesame open")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("TOKENIZERS_PARALLELISM", "in any case"), ("KEYBOARD", "qwertyuiop"), ("tokenizerPath", "/a/long/path")),
+        *(("MAX_TOKENS", "100000000"), ("SECRETARY", "Miss Moneypenny"), ("PATH", "/usr/local/bin")),
+    ],
+)
+def test_names_that_do_not(name: str, value: str) -> None:
+    assert not is_secret(name, value)
+    assert Secrets({name: value}).hidden_in(value.encode()) == value.encode()
+
+
+PEM = "-----BEGIN KEY-----\nMIIEvQIBADANBg\nkqhkiG9w0BAQEF\n-----END KEY-----"
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 1000])
+@pytest.mark.parametrize(
+    ("values", "printed", "shown"),
+    [
+        (["sesame open"], "open sesame sesame open, sesame", "open sesame [hidden], sesame"),
+        (["hide me, hide me not"], "hide me, hide me, hide me not\n", "hide me, [hidden]\n"),
+        (["sesame open", "sesame open wide"], "a sesame open, a sesame open wide", "a [hidden], a [hidden]"),
+        (["token123t"], "token123t", "[hidden]"),  # its end is also its beginning
+        (["sesame open"], "a sesame op", "a [hidden]"),  # killed in the middle of it
+        (["sesame open"], "a sesa", "a sesa"),  # which tells nothing
+        ([PEM], f"key: {PEM}\n", "key: [hidden]\n"),
+        ([PEM], "  " + PEM.replace("\n", "\n  "), "  [hidden]\n  [hidden]\n  [hidden]\n  [hidden]"),
+        (["short"], "short", "short"),
+    ],
+)
+def test_a_secret_is_hidden_in_whatever_parts_it_comes(values: list[str], printed: str, shown: str, size: int) -> None:
+    hide = Secrets({f"KEY_{i}": value for i, value in enumerate(values)})
+    parts = [printed[i : i + size].encode() for i in range(0, len(printed), size)]
+    assert b"".join([*map(hide.hidden_in, parts), hide.rest()]).decode() == shown
+
+
+def test_lines_of_a_secret_that_come_slowly_are_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVICE_TOKENS", PEM)
+    program = """
+import os, sys, time
+for line in os.environ["SERVICE_TOKENS"].splitlines():
+    for part in ("> " + line[:9], line[9:] + chr(10)):
+        print(part, end="", flush=True)
+        time.sleep(0.12)
+print("done")
+"""
+    process = Process([sys.executable, "-c", program], directory=tmp_path, log=tmp_path / "log")
+    wait_until(lambda: process.poll() is not None, timeout_s=20, what="its end")
+    process.stop()
+    assert (tmp_path / "log").read_text() == "> [hidden]\n" * 4 + "done\n"
 
 
 def test_what_cannot_be_run_is_said(tmp_path: Path) -> None:
