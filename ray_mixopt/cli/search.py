@@ -97,7 +97,7 @@ def search(
         from ray_mixopt.command.search import CommandSearch
         from ray_mixopt.command.settings import read_command
         from ray_mixopt.core.problem import Settings
-        from ray_mixopt.io.runs import Source, read_runs
+        from ray_mixopt.io.runs import Source, read_runs, told_apart
         from ray_mixopt.io.space_file import read_space
 
         if objective is None:
@@ -126,7 +126,7 @@ def search(
             folder=out or Path("results", space.stem),
             num_samples=num_samples or -1,
             concurrency=concurrency,
-            earlier={Path(path.rstrip("/")).stem: read_runs(path, source) for path in earlier},
+            earlier={name: read_runs(path, source) for name, path in told_apart(earlier).items()},
         )
         if dry_run:
             _print_commands(asked, as_json)

@@ -133,7 +133,7 @@ def source_options(
     ) -> Any:
         from ray_mixopt.core.merging import DomainMap
         from ray_mixopt.io import searches
-        from ray_mixopt.io.runs import Source, are_tables, read_runs
+        from ray_mixopt.io.runs import Source, are_tables, read_runs, told_apart
         from ray_mixopt.io.space_file import read_space
 
         with bad_arguments():
@@ -147,7 +147,7 @@ def source_options(
             if with_space:
                 rest["space"] = space = None if space_file is None else read_space(space_file)
                 asked = source if space is None else _knowing(source, space)
-            histories = {_name(path, sources): read_runs(path, asked) for path in sources}
+            histories = {name: read_runs(path, asked) for name, path in told_apart(sources).items()}
             check_heeded(source, histories.values())
             only = sources[0] if len(sources) == 1 else None
             own = opened(only) if only and not are_tables(only) and searches.is_search(only) else None
@@ -205,8 +205,3 @@ def check_heeded(source: Source, histories: Collection[History]) -> None:
                     f"{option} {name}={value:g} is for tables of runs, and a saved search says it itself: there it is "
                     f"{' and '.join('unknown' if one is None else f'{one:g}' for one in known_values)}. Drop it."
                 )
-
-
-def _name(path: str, sources: Sequence[str]) -> str:
-    name = Path(path.rstrip("/")).name or path
-    return name if sum(Path(other.rstrip("/")).name == name for other in sources) == 1 else path

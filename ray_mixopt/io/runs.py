@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import os
 from collections import Counter
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,6 +69,22 @@ class Source:
         return read_rows(
             path, scale=self.scale, steps=self.steps, columns=self.columns, tokens_per_step=self.tokens_per_step
         )
+
+
+def told_apart(paths: Sequence[str]) -> dict[str, str]:
+    """Paths of old runs, by the name that each goes by: its last part, or all of it where another has the same.
+
+    Raises:
+        ValueError: if two of them are one.
+    """
+    short = {path: Path(path.rstrip("/")).name or path for path in paths}
+    places: dict[str, str] = {}
+    for path in paths:
+        if path in places.values() or (place := os.path.realpath(path)) in places:
+            raise ValueError(f"{path} is given twice: its runs would count twice, name it once.")
+        places[place] = path
+    often = Counter(short.values())
+    return {name if often[name] == 1 else path: path for path, name in short.items()}
 
 
 def read_runs(path: str | Path, source: Source | None = None) -> History:

@@ -11,7 +11,7 @@ from rich.table import Table
 from ray_mixopt.core.history import History
 from ray_mixopt.core.merging import concerning, translated
 from ray_mixopt.core.words import counted, duration
-from ray_mixopt.io.runs import Source, read_runs
+from ray_mixopt.io.runs import Source, read_runs, told_apart
 from ray_mixopt.pretraining.config import MEAN_LOSS, TRACKER_PACKAGES, PretrainConfig, ScaleSettings
 from ray_mixopt.strategies import check as check_strategy
 
@@ -82,7 +82,7 @@ def _amounts(resources: Mapping[str, float]) -> str:
 
 
 def earlier_runs(config: PretrainConfig) -> dict[str, History]:
-    """The runs that a configuration starts from, by path, in the domains and for the target of its search.
+    """The runs that a configuration starts from, by their source, in the domains and for the target of its search.
 
     Files that do not say what a step of a scale costs are read with the cost and the size it has in the search.
 
@@ -96,13 +96,13 @@ def earlier_runs(config: PretrainConfig) -> dict[str, History]:
         noise=config.search.earlier_noise,
     )
     found = {}
-    for path in config.search.earlier:
+    for name, path in told_apart(config.search.earlier).items():
         try:
             history = read_runs(path, source)
-            found[path] = translated(history, space, concerning(config.domain_map, history))
+            found[name] = translated(history, space, concerning(config.domain_map, history))
         except ValueError as error:
             raise ValueError(f"The earlier runs at {path} cannot be taken in: {error}") from error
-        known = found[path].metrics
+        known = found[name].metrics
         if not set(known) & set(config.objective):
             raise ValueError(
                 f"None of the runs at {path} reports {' or '.join(config.objective)}: they have "

@@ -105,8 +105,8 @@ def search(
             searcher = MixOptSearcher.load(config.experiment)
         else:
             searcher = MixOptSearcher(config.space, MEAN_LOSS, settings=config.search_settings)
-            for path, history in earlier_runs(config).items():
-                searcher.absorb(history, source=Path(path.rstrip("/")).stem)
+            for source, history in earlier_runs(config).items():
+                searcher.absorb(history, source=source)
             tuner = tune.Tuner(
                 trainable,
                 param_space=config.space.param_space(),

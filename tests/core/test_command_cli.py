@@ -67,3 +67,20 @@ def test_a_folder_with_a_search_is_not_begun_again() -> None:
     Path("results/space/experiment/tuner.pkl").touch()
     code, output = search("--weight", "loss=1", *PROGRAM)
     assert code == 2 and "holds a search already: add --resume, or choose another --out" in " ".join(output.split())
+
+
+def test_old_runs_in_files_of_one_name_are_all_taken_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray_mixopt.command.search import CommandSearch
+
+    monkeypatch.setattr(CommandSearch, "arguments", lambda self, scale: [*(self.earlier or {}), str(taken(self))])
+    taken = lambda asked: sum(map(len, asked.earlier.values()))  # noqa: E731
+    places = ("a/runs.csv", "b/runs.csv", "runs.csv.csv", "other.csv")
+    for i, place in enumerate(places):
+        Path(place).parent.mkdir(exist_ok=True)
+        Path(place).write_text(f"mixture/web,mixture/code,scale,step,loss\n0.{i + 1},0.{9 - i},S,10,1\n")
+    given = [word for place in places for word in ("--from", place)]
+    code, output = search("--weight", "loss=1", *given, "--dry-run", "--json", *PROGRAM)
+    assert code == 0, output
+    assert json.loads(output[output.index("{") :])["commands"]["S"] == [*places, "4"]
+    code, output = search("--weight", "loss=1", "--from", "other.csv", "--from", "./other.csv", *PROGRAM)
+    assert code == 2 and "./other.csv is given twice: its runs would count twice" in " ".join(output.split())
