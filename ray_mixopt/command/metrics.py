@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import struct
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from ray_mixopt.core.history import is_sound
 from ray_mixopt.core.safety import MOST_WHOLE, MiB
+from ray_mixopt.core.trial import steps_done
 
 Format = Literal["json", "csv", "tensorboard"]
 SUFFIXES: Mapping[str, Format] = {".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "csv"}
@@ -77,14 +79,16 @@ class Reader:
         found: dict[str, float] = {}
         for theirs, value in list(values.items())[:MOST_NAMES]:
             if theirs != self.step and (number := _number(value)) is not None:
-                found |= dict.fromkeys(self._ours.get(theirs, [theirs]), number)
-        return round(step), found
+                found[theirs] = number
+        renamed = {ours: found.get(theirs) for theirs, names in self._ours.items() for ours in names}
+        kept = {theirs: number for theirs, number in found.items() if theirs not in self._ours} | renamed
+        return steps_done(step), {name: number for name, number in kept.items() if number is not None}
 
     def _cells(self, tail: _Tail, line: str) -> dict[str, str]:
         """The cells of a line under the names of the first line that names the step."""
         cells = _split(line, tail.delimiter)
         if tail.header is not None and self.step not in cells:
-            return dict(zip(tail.header, cells, strict=True)) if len(cells) == len(tail.header) else {}
+            return _first(zip(tail.header, cells, strict=True)) if len(cells) == len(tail.header) else {}
         for delimiter in _DELIMITERS:
             if self.step in (names := _split(line, delimiter)):
                 tail.header, tail.delimiter = names, delimiter
@@ -101,8 +105,8 @@ class Reader:
                 event.ParseFromString(content)
             except DecodeError:
                 continue
-            values = {value.tag: _scalar(value) for value in event.summary.value}
-            values = {tag: value for tag, value in values.items() if value is not None}
+            tagged = ((value.tag, _scalar(value)) for value in event.summary.value)
+            values = _first((tag, value) for tag, value in tagged if value is not None)
             if values and (found := self._named({**values, self.step: event.step})) is not None:
                 yield found
 
@@ -174,12 +178,17 @@ class Progress:
     incomplete: dict[int, dict[str, float]] = field(default_factory=dict)
 
     def add(self, record: Record) -> None:
-        """Takes in what was said of a step; the parts of it may come one by one."""
+        """Takes in what was said of a step; the parts of it may come one by one. What was said first stays."""
         step, values = record
         self.last, self.n_records = max(self.last, step), self.n_records + 1
-        self.incomplete.setdefault(step, {}).update(values)
+        self.incomplete[step] = values | self.incomplete.get(step, {})
         while len(self.incomplete) > MOST_STEPS:
             del self.incomplete[next(iter(self.incomplete))]
+
+    def diverge(self, step: int) -> None:
+        """Takes in that the run has diverged by a step, whatever was said of it."""
+        self.last = max(self.last, step)
+        self.incomplete[step] = self.incomplete.get(step, {}) | dict.fromkeys(self.wanted, math.nan)
 
     def diverged(self, beyond: int) -> int | None:
         """The first step after ``beyond`` at which a wanted metric is NaN, infinite or absurd."""
@@ -211,14 +220,22 @@ def _split(line: str, delimiter: str) -> list[str]:
         return []
 
 
+def _first(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Values by name; the first one of a name that is there twice, as of a step that is."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        found.setdefault(name, value)
+    return found
+
+
 def _json_of(line: str) -> dict[str, Any]:
     """The JSON object that a line ends with, its inner objects' keys joined by "/"; empty if there is none."""
     start = line.find("{")
     try:
-        value = json.loads(line[start:]) if start >= 0 else {}
+        value = json.loads(line[start:], object_pairs_hook=_first) if start >= 0 else {}
     except (ValueError, RecursionError):
         return {}
-    return dict(_flat(value, "", _DEEPEST)) if isinstance(value, dict) else {}
+    return _first(_flat(value, "", _DEEPEST)) if isinstance(value, dict) else {}
 
 
 def _flat(value: Mapping[str, Any], prefix: str, depth: int) -> Iterator[tuple[str, Any]]:

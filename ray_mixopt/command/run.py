@@ -17,6 +17,7 @@ from ray_mixopt.command.process import SILENT, CommandError, Process, tail
 from ray_mixopt.command.settings import Command
 from ray_mixopt.core.safety import parse_json, write_atomically
 from ray_mixopt.core.space import MixtureSpace
+from ray_mixopt.core.trial import check_near
 
 _STATE = "state.json"
 _VERSION = 1
@@ -182,7 +183,7 @@ class CommandRun:
         diverged, reached = progress.diverged(beyond), progress.reached(rung)
         if "diverged" in self._state and diverged is None:
             diverged = max(int(self._state["diverged"]), beyond + 1)
-            progress.add((diverged, dict.fromkeys(self._wanted, math.nan)))
+            progress.diverge(diverged)
         if diverged is not None and (reached is None or diverged <= reached):
             self.stop()
             return progress.report(diverged)
@@ -255,7 +256,16 @@ class CommandRun:
 
     def _read(self) -> None:
         for record in self._reader.poll():
+            if self._progress.last < self._order.steps:  # one that trains on after its last step may get anywhere
+                self._check(record[0])
             self._progress.add(record)
+
+    def _check(self, step: int) -> None:
+        try:
+            check_near(step, (*self._space.steps, self._order.steps), f"Run {self._folder.name}: the command reported")
+        except ValueError as error:
+            self.stop()
+            self._fail(f"{error} Say with metrics: {{step: NAME}} what counts them.")
 
     # -- where it is
 

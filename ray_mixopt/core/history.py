@@ -24,7 +24,7 @@ from ray_mixopt.core.notebook import MOST_ROWS, table
 from ray_mixopt.core.safety import check_known, check_version, number, whole
 from ray_mixopt.core.space import MixtureSpace, by_size
 from ray_mixopt.core.trial import EXPLODED as EXPLODED
-from ray_mixopt.core.trial import Asked, trial_of
+from ray_mixopt.core.trial import Asked, check_near, trial_of
 from ray_mixopt.core.trial import Status as Status
 from ray_mixopt.core.trial import Trial as Trial
 from ray_mixopt.core.trial import is_sound as is_sound
@@ -142,9 +142,12 @@ class History:
             Whether the report was new.
 
         Raises:
-            ValueError: for an unknown trial or a step that is not a positive whole number.
+            ValueError: for an unknown trial, a step that is not a positive whole number, or, of a run that the search
+                pays for, one far beyond all rungs.
         """
         trial, step = self[trial_id], whole_step(step, f"Trial {trial_id!r} reported")
+        if not trial.evaluated:
+            check_near(step, (*self.space.steps, trial.steps), f"Trial {trial_id!r} reported")
         if step in trial.observations:
             self.n_duplicates += 1
             return False

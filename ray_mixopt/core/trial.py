@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
@@ -11,6 +12,7 @@ from ray_mixopt.core.safety import named_numbers, number, whole
 
 EXPLODED = 1e10  # no loss, perplexity or accuracy of a run that learns anything gets there
 FAR = 10  # times the last rung: beyond that, steps are taken to be another unit
+_JUST_BELOW = 1e-3  # of a step: what is left out where steps are computed from epochs, say
 
 Status = Literal["running", "paused", "done", "diverged", "failed", "lost"]
 """``running``: asked for and not yet at its rung. ``paused``: at its rung, can be continued. ``done``: over, cannot be
@@ -114,9 +116,30 @@ class Asked:
     counts: bool
 
 
+def steps_done(reported: float) -> int:
+    """The whole training steps of a reported number: a float just below a rung is that rung, half a step is none."""
+    return math.floor(reported + _JUST_BELOW)
+
+
 def is_far(step: int, rungs: Iterable[int]) -> bool:
     """Whether a step is so far beyond all rungs that it cannot be a training step: it counts tokens or the like."""
     return step > FAR * max(rungs)
+
+
+def check_near(step: int, rungs: Iterable[int], whose: str) -> None:
+    """Raises ValueError for a step that ``is_far``: a run would be billed for what it cannot have trained.
+
+    Args:
+        step: reported.
+        rungs: all of the space, and that of the run.
+        whose: what the error says before it: "Trial 'a' reported".
+    """
+    last = max(rungs)
+    if is_far(step, (last,)):
+        raise ValueError(
+            f"{whose} step {step:,}, far beyond the last rung {last:,}. Steps are training steps: tokens, samples or "
+            "milliseconds are none."
+        )
 
 
 def is_sound(value: float) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 from ray_mixopt.core.history import History, Status, Trial
 from ray_mixopt.core.merging import DomainMap, concerning, take_in, translated
 from ray_mixopt.core.space import MixtureSpace
+from ray_mixopt.core.trial import check_near, is_far
 from ray_mixopt.io.by_hand import AskedRun, ByHand
 
 _MOST_NAMED = 5  # runs in a notice
@@ -166,7 +167,8 @@ class Books:
     # -- whose rows
 
     def _alike(self, shares: np.ndarray, scale: str) -> list[LoggedRun]:
-        return [one for one in self.logged if one.apart(shares, scale) <= ROUNDING]
+        near = [one for one in self.logged if not is_far(one.trial.reached, self.space.steps)]  # to any rung
+        return [one for one in near if one.apart(shares, scale) <= ROUNDING]
 
     def _claim_by_name(self) -> None:
         for one in self.logged:
@@ -187,6 +189,7 @@ class Books:
                 )
 
     def _check(self, one: LoggedRun, run: AskedRun) -> None:
+        check_near(one.trial.reached, (*self.space.steps, run.steps), f"{one.source} has {run.run} at")
         if one.trial.scale != run.scale:
             raise ValueError(
                 f"{one.source} has {run.run} at scale {one.trial.scale}, and it was suggested at {run.scale}: correct "

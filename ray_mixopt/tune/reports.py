@@ -13,7 +13,7 @@ from ray.tune.result import AUTO_RESULT_KEYS
 
 from ray_mixopt.core.history import MISSED, is_sound, missed
 from ray_mixopt.core.history import Trial as Run
-from ray_mixopt.core.trial import is_far
+from ray_mixopt.core.trial import is_far, steps_done
 from ray_mixopt.optimizer import MixtureOptimizer
 
 logger = logging.getLogger(__name__)
@@ -27,12 +27,12 @@ _KINDS_OF_TUNE = ("config/", "timers/", "perf/")
 
 
 def training_step(result: Mapping[str, Any]) -> int | None:
-    """The training step of a flattened result: its "step" to the nearest whole number; None unless that is >= 1.
+    """The training step of a flattened result: the whole steps of its "step"; None unless that is >= 1.
 
-    Text that holds a number is one, as trackers write it; a float just below a rung is that rung.
+    Text that holds a number is one, as trackers write it.
     """
     value = _number(result.get("step"))
-    return None if value is None or round(value) < 1 else round(value)
+    return None if value is None or steps_done(value) < 1 else steps_done(value)
 
 
 def _number(value: object) -> float | None:
@@ -305,7 +305,7 @@ class Reports:
         elif isinstance(value, str):
             self.warn_once(f"Trials report 'step' as text, {value!r}: it is read as the number.", "text")
         elif number is not None and not math.isclose(number, round(number), rel_tol=1e-6, abs_tol=1e-6):
-            self.warn_once(f"Trials report steps that are no whole numbers, {value!r}: the nearest counts.", "whole")
+            self.warn_once(f"Trials report steps that are no whole numbers, {value!r}: whole ones count.", "whole")
 
 
 def _ahead(run: Run, rungs: Sequence[int]) -> list[int]:

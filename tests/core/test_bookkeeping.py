@@ -115,6 +115,14 @@ def test_rows_that_are_not_as_suggested() -> None:
         books_of([asked("hand-0001", 0.3, 10)], {"t": history_of(("hand-0001", 0.3, "l", (10,)))}, given.space)
 
 
+def test_what_cannot_be_a_training_step_is_not_paid_for() -> None:
+    far = history_of(("hand-0001", 0.3, "s", (10**12,)))
+    with pytest.raises(ValueError, match=r"t has hand-0001 at step 1,000,000,000,000, far beyond the last rung 20\."):
+        books_of([asked("hand-0001", 0.3, 10)], {"t": far}, SPACE)
+    unnamed = history_of(("x", 0.3, "s", (10**12,)))
+    assert books_of([asked("hand-0001", 0.3, 10)], {"t": unnamed}, SPACE).history().spent == 0
+
+
 def test_a_diverged_run_is_over() -> None:
     given = history_of(("hand-0001", 0.3, "s", (10,)))
     given["hand-0001"].status = "diverged"

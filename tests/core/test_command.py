@@ -329,6 +329,7 @@ web = json.load(open(mixture))["web"]
 step = resumed
 print("from", step, flush=True)
 if kind == "fails": sys.exit(4)
+if kind == "tokens": print(json.dumps({"step": 10**12, "loss": 1}), flush=True); time.sleep(600)
 if kind == "silent": time.sleep(600)
 while step < int(steps) or kind == "endless":
     step += 5
@@ -453,6 +454,16 @@ def test_a_command_that_says_nothing_of_its_steps(
     failing = replace(command, silence_seconds=0.5, retry_codes=())
     with pytest.raises(FailedRunError, match="no new step"):
         run_of(failing, tmp_path, session="two").next_report(0)
+
+
+def test_a_step_that_cannot_be_one_fails_the_run(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind("tokens", monkeypatch)
+    run = run_of(command, tmp_path)
+    with pytest.raises(FailedRunError, match=r"run-1: the command reported step 1,000,000,000,000, far beyond"):
+        run.next_report(0)
+    assert run.stop() is None, "it has ended"
 
 
 def test_a_checkpoint_that_is_gone_is_said(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

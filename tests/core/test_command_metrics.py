@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ladder import wait_until
@@ -116,6 +117,39 @@ def test_the_parts_of_a_step_come_one_by_one() -> None:
     progress.add((120, {"guard": math.nan}))
     progress.add((130, {"other": math.nan}))
     assert progress.diverged(0) == 120 and progress.diverged(120) is None
+
+
+@pytest.mark.parametrize(
+    ("format", "text"),
+    [
+        ("json", '{"step": 7, "loss": 1, "loss": 2}\n'),
+        ("json", '{"step": 7, "loss": 1, "step": 8}\n'),
+        ("json", '{"step": 7, "val": {"loss": 1, "loss": 2}, "val/loss": 3, "val": {"loss": 4}}\n'),
+        ("json", '{"val/loss": 1, "step": 7, "val": {"loss": 2}}\n'),
+        ("json", '{"step": 7.9, "loss": 1}\n'),
+        ("csv", "step,loss,loss\n7,1,2\n"),
+        ("csv", "loss,step,loss,step\n1,7,2,8\n"),
+    ],
+)
+def test_what_is_said_first_stays(tmp_path: Path, format: Any, text: str) -> None:
+    (tmp_path / "log").write_text(text)
+    ((step, values),) = read(Reader(tmp_path / "log", format))
+    assert step == 7 and list(values.values()) == [1.0]
+
+
+@pytest.mark.parametrize("line", ['{"step": 1, "loss": 9, "val/loss": 2}', '{"val/loss": 2, "loss": 9, "step": 1}'])
+def test_a_metric_that_is_renamed_is_no_other_of_that_name(tmp_path: Path, line: str) -> None:
+    (tmp_path / "log").write_text(f'{line}\n{{"step": 2, "loss": 9}}\n')
+    assert read(Reader(tmp_path / "log", "json", names={"loss": "val/loss"})) == [(1, {"loss": 2.0}), (2, {})]
+
+
+def test_a_step_that_is_reported_again_stays_as_it_was() -> None:
+    progress = Progress(["loss"])
+    progress.add((100, {"loss": 2.0}))
+    progress.add((100, {"loss": 9.0, "other": 1.0}))
+    assert progress.report(100) == {"step": 100, "loss": 2.0, "other": 1.0}
+    progress.diverge(100)
+    assert progress.diverged(0) == 100
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,16 @@ def test_bad_steps_are_refused(random, step) -> None:
         random.tell(name, step, 1.0)
 
 
+def test_a_step_far_beyond_all_rungs_is_refused_and_costs_nothing(random) -> None:
+    suggestion = random.ask()
+    with pytest.raises(ValueError, match=r"reported step 1,000,000,000,000, far beyond the last rung"):
+        random.tell(suggestion.trial_id, 10**12, 1.0)
+    assert random.history.spent == 0 and random.ask() is not None
+    mixture = suggestion.mixture
+    random.add_evaluated_point(mixture, suggestion.scale, 10**12, 1.0)  # of somebody else, who trains for longer
+    assert random.history.spent == 0
+
+
 @pytest.mark.parametrize("value", [None, "low", [1.0]])
 def test_values_must_be_numbers(random, value) -> None:
     name = random.ask().trial_id

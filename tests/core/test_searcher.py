@@ -245,6 +245,8 @@ def test_ten_failures_in_a_row_end_the_search(searcher: MixOptSearcher) -> None:
         ({"training_iteration": 3}, None),
         ({"step": "7"}, 7),
         ({"step": 99.999999999}, 100),
+        ({"step": 99.6}, 99),
+        ({"step": 0.7}, None),
         ({"step": True}, None),
         ({"step": np.int64(7)}, 7),
         ({"step": 2.0}, 2),
