@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from ray_mixopt.core.objective import Objective as Objective
     from ray_mixopt.core.problem import Problem as Problem
     from ray_mixopt.core.recommendation import Recommendation as Recommendation
+    from ray_mixopt.core.scale import Scale as Scale
     from ray_mixopt.core.simplex import Group as Group
     from ray_mixopt.core.space import MixtureSpace as MixtureSpace
-    from ray_mixopt.core.space import Scale as Scale
     from ray_mixopt.core.strategy import Callback as Callback
     from ray_mixopt.core.strategy import Proposal as Proposal
     from ray_mixopt.core.strategy import Strategy as Strategy
@@ -44,7 +44,7 @@ _WHERE = {
     "Problem": "core.problem",
     "Proposal": "core.strategy",
     "Recommendation": "core.recommendation",
-    "Scale": "core.space",
+    "Scale": "core.scale",
     "Strategy": "core.strategy",
     "Suggestion": "core.strategy",
     "restore": "tune.restore",

@@ -22,10 +22,12 @@ class LadderStrategy:
 
     def propose(self, history: History) -> Proposal | None:
         problem, space = self.problem, self.problem.space
-        climbs = [self._climb(run) for run in sorted(history.paused(), key=self._loss) if run.steps < space.steps[-1]]
+        climbs = [self._climb(run) for run in sorted(history.paused(), key=self._loss) if self._further(run)]
         affordable = [climb for climb in climbs if problem.affords(climb, history)]
         scale = space.scale_names[history.n_asked % len(space.scales)]
-        new = Proposal(mixture=space.sample(1, problem.rng(history.n_asked))[0], scale=scale, steps=space.steps[0])
+        new = Proposal(
+            mixture=space.sample(1, problem.rng(history.n_asked))[0], scale=scale, steps=space.rungs(scale)[0]
+        )
         if affordable and (len(climbs) >= WIDTH or not problem.affords(new, history)):
             return affordable[0]
         return new if problem.affords(new, history) else None
@@ -34,9 +36,11 @@ class LadderStrategy:
         return best_observed(self.problem, history, target_only=False)
 
     def _climb(self, run: Trial) -> Proposal:
-        steps = next(rung for rung in self.problem.space.steps if rung > run.steps)
         mixture = self.problem.space.mixture(run.mixture)
-        return Proposal(mixture=mixture, scale=run.scale, steps=steps, continues=run.trial_id)
+        return Proposal(mixture=mixture, scale=run.scale, steps=self._further(run)[0], continues=run.trial_id)
+
+    def _further(self, run: Trial) -> list[int]:
+        return [rung for rung in self.problem.space.rungs(run.scale) if rung > run.steps]
 
     def _loss(self, run: Trial) -> float:
         value = self.problem.value(run.observations[run.reached]) if run.observations else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -72,7 +71,7 @@ class Bowl:
 def train(optimizer: MixtureOptimizer, run: Suggestion, value: Callable[..., Report]) -> None:
     """A run goes to its rung, and reports ``value(mixture, scale, step)`` at each that it passes."""
     reached = optimizer.history[run.trial_id].reached
-    for step in optimizer.space.steps:
+    for step in optimizer.space.rungs(run.scale):
         if reached < step <= run.steps:
             optimizer.tell(run.trial_id, step, value(run.mixture, run.scale, step))
     optimizer.finish(run.trial_id)
@@ -105,7 +104,7 @@ def given(
         among: space of the mixtures; that of the optimizer by default.
     """
     space = optimizer.space
-    cells = cells or [(scale, step) for step, scale in product(space.steps, space.scale_names)]
+    cells = cells or sorted(space.fidelities, key=lambda cell: (cell[1], space.scale_names.index(cell[0])))
     for i, w in enumerate((among or space).sample(n, np.random.default_rng(3))):
         scale, step = cells[i % len(cells)]
         mixture = space.named(w)

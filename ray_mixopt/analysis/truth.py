@@ -110,7 +110,7 @@ class Truth:
 
         None where it does not get there, or not every length can be asked for. It is taken to get better all the way.
         """
-        low, high = self._space.steps[0], self._target[1]
+        low, high = self._space.rungs(self._target[0])[0], self._target[1]
         if self._oracle.pool is not None or self._sign * value < self.losses(mixture[None])[0]:
             return None
         while low < high:

@@ -23,7 +23,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ray_mixopt.benchmark.problem import BenchmarkProblem, ProblemName
-from ray_mixopt.core.space import MixtureSpace, Scale
+from ray_mixopt.core.scale import Scale
+from ray_mixopt.core.space import MixtureSpace
 
 FAMILY = "synthetic"
 PARAMETERS = {"30M": 30e6, "100M": 100e6, "300M": 300e6, "1B": 1e9}

@@ -179,7 +179,9 @@ class CommandRun:
     def _report(self, beyond: int) -> dict[str, Any] | None:
         """The next report that is known already."""
         steps, progress = self._order.steps, self._progress
-        rung = min((rung for rung in (*self._space.steps, steps) if rung > beyond), default=beyond + 1)
+        rung = min(
+            (rung for rung in (*self._space.rungs(self._order.scale), steps) if rung > beyond), default=beyond + 1
+        )
         diverged, reached = progress.diverged(beyond), progress.reached(rung)
         if "diverged" in self._state and diverged is None:
             diverged = max(int(self._state["diverged"]), beyond + 1)

@@ -93,7 +93,7 @@ class CommandSearch:
     def arguments(self, scale: str) -> list[str]:
         """The command for a run of equal shares at a scale, in full, with made-up names."""
         run = self.folder / RUNS / "NAME"
-        values = {"scale": scale, "steps": self.space.steps[0], "seed": self.settings.seed, "name": "NAME"}
+        values = {"scale": scale, "steps": self.space.rungs(scale)[0], "seed": self.settings.seed, "name": "NAME"}
         files = {"mixture": run / f"mixture{self.command.suffix}", "folder": run / "1"}
         node = {"node": 0, "nodes": self.command.needs(scale).nodes, "address": "ADDRESS", "port": "PORT"}
         texts = [*self.command.program, *self.command.arguments.get(scale, ())]

@@ -81,7 +81,7 @@ class CommandTrainable(tune.Trainable):
         report = {"step": self._reached, **others_of(report, ())}  # without what Tune has names for
         self._report = report
         over = self._is_over(report)
-        goes_on = self._continuable and self._sound(report) and self._reached < self._space.steps[-1]
+        goes_on = self._continuable and self._sound(report) and self._reached < self._space.rungs(self._order.scale)[-1]
         return {**report, "done": over and not (goes_on and self._run.can_go_on())}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

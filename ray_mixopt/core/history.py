@@ -22,7 +22,8 @@ from ray_mixopt.core.arguments import whole_step
 from ray_mixopt.core.curves import described
 from ray_mixopt.core.notebook import MOST_ROWS, table
 from ray_mixopt.core.safety import check_known, check_version, number, whole
-from ray_mixopt.core.space import MixtureSpace, by_size
+from ray_mixopt.core.scale import by_size
+from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.core.trial import EXPLODED as EXPLODED
 from ray_mixopt.core.trial import Asked, check_near, trial_of
 from ray_mixopt.core.trial import Status as Status
@@ -158,7 +159,7 @@ class History:
             logger.warning(
                 "Trial %r has reported %d times. All is kept, which makes each save of the state slower; the model "
                 "learns from reports whose steps are 50%% apart. Reports at the rungs (%s) are enough.",
-                *(trial_id, MANY_REPORTS, ", ".join(map(str, self.space.steps))),
+                *(trial_id, MANY_REPORTS, ", ".join(map(str, self.space.rungs(trial.scale)))),
             )
         if len(sound) < len(values):
             trial.status = "diverged"

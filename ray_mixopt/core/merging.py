@@ -17,7 +17,8 @@ import numpy as np
 
 from ray_mixopt.core.history import History, Trial
 from ray_mixopt.core.safety import check_fields, parse_json
-from ray_mixopt.core.space import MixtureSpace, by_size
+from ray_mixopt.core.scale import by_size
+from ray_mixopt.core.space import MixtureSpace
 
 logger = logging.getLogger(__name__)
 
@@ -126,13 +127,19 @@ def translated(history: History, space: MixtureSpace, changes: DomainMap | None 
     if not kept.all():
         logger.warning("%d of %d runs had tokens of dropped domains: left out.", int((~kept).sum()), len(kept))
     unknown = [old.scale(name) for name in dict.fromkeys(t.scale for t in history)]
-    unknown = [s for s in unknown if s.name not in space.scale_names and s not in space.earlier_scales]
+    known = {scale.name: scale for scale in (*space.scales, *space.earlier_scales)}
+    unknown = [replace(scale, steps=None) for scale in unknown if scale.name not in known]
     sized = all(scale.parameters is not None for scale in space.scales)
     for scale in unknown:
         if sized and scale.parameters is None:
             raise ValueError(
                 f"Earlier runs have the scale {scale.name!r}, which the search has not: give its number of parameters "
                 "(--scale-parameters SCALE=NUMBER, or a column parameters), to place it among the sizes."
+            )
+        if space.in_tokens and scale.tokens_per_step is None:
+            raise ValueError(
+                f"Earlier runs have the scale {scale.name!r}, and lengths of this search are compared in tokens: put "
+                "it, with its tokens_per_step, into the earlier_scales of the space."
             )
     result = History(replace(space, earlier_scales=(*space.earlier_scales, *unknown)))
     names: dict[str, Trial] = {}
@@ -190,11 +197,13 @@ def common_space(histories: Mapping[str, History], changes: DomainMap | None = N
     """
     first = next(iter(histories.values())).space
     domains, steps = dict.fromkeys(_new_names(first.domains, changes)), set(first.steps)
-    scales = {scale.name: scale for scale in first.scales}
+    one = len(histories) == 1  # of several, a scale has the rungs of all
+    scales = {scale.name: scale if one else replace(scale, steps=None) for scale in first.scales}
     for history in histories.values():
         domains |= dict.fromkeys(_new_names(history.space.domains, changes))
         steps |= set(history.space.steps)
         for scale in history.space.scales:
+            scale = scale if one else replace(scale, steps=None)
             if scales.setdefault(scale.name, scale) != scale:
                 raise ValueError(
                     f"Scale {scale.name!r} is {scales[scale.name]} in one source and {scale} in another: give its cost "

@@ -45,12 +45,14 @@ def of_space(space: Mapping[str, Any]) -> str:
         (name, f"{lower.get(name, 0):.1%}", f"{upper.get(name, 1):.1%}", supply.get(name)) for name in space["domains"]
     ]
     groups = [(" and ".join(g["domains"]), f"{g['least']:.1%}", f"{g['most']:.1%}", None) for g in space["groups"]]
-    scales = [(s["name"], s["parameters"], s["cost_per_step"]) for s in space["scales"]]
-    rungs = ", ".join(f"{step:,}" for step in space["steps"])
+    scales = [
+        (s["name"], s["parameters"], s["cost_per_step"], ", ".join(f"{z:,}" for z in s.get("steps", space["steps"])))
+        for s in space["scales"]
+    ]
     return (
-        paragraph(f"{len(domains)} domains; the target is {scale} at step {steps:,}. Rungs: {rungs}.")
+        paragraph(f"{len(domains)} domains; the target is {scale} at step {steps:,}.")
         + table("Domains", ("Domain", "At least", "At most", "Tokens there are"), domains + groups)
-        + table("Scales", ("Scale", "Parameters", "Cost of a step"), scales)
+        + table("Scales", ("Scale", "Parameters", "Cost of a step", "Rungs"), scales)
     )
 
 

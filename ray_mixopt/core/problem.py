@@ -272,11 +272,8 @@ class Problem:
         if scale is None or steps is None:
             raise ValueError(f"A point to evaluate must name its scale and its steps, got {dict(point)!r}.")
         mixture = space.mixture(point["mixture"])
-        if scale not in space.scale_names or steps not in space.steps:
-            raise ValueError(
-                f"A point to evaluate is at {scale!r} x {steps!r} steps: the space trains "
-                f"{', '.join(space.scale_names)} to {', '.join(map(str, space.steps))}."
-            )
+        if (scale, steps) not in space.fidelities:
+            raise ValueError(f"A point to evaluate is at {scale!r} x {steps!r} steps: the space trains {space.trains}.")
         return Proposal(mixture=mixture, scale=scale, steps=int(steps), counts=False)
 
     def check_first_runs(self, history: History) -> None:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ray_mixopt.core.arguments import FrozenDict, in_order
 from ray_mixopt.core.notebook import of_space
-from ray_mixopt.core.safety import MOST_WHOLE, check_fields, check_version, is_finite, parse_json
+from ray_mixopt.core.safety import check_fields, check_version, is_finite, parse_json
+from ray_mixopt.core.scale import Scale, by_size, checked_steps, largest
 from ray_mixopt.core.simplex import CappedSimplex, Group, GroupedSimplex
 
 if TYPE_CHECKING:
@@ -27,88 +28,6 @@ _MOST_RATIO = 1e12  # of the costs of two runs; sums of floats lose the cheap on
 _SCALES = "a non-empty sequence of Scale, such as (Scale('1B', 1.0),)"
 
 
-@dataclass(frozen=True)
-class Scale:
-    """A model scale.
-
-    Args:
-        name: how configurations and reports call it. A name never implies a cost.
-        cost_per_step: price of one training step, in any one unit (FLOPs, GPU-seconds, money) used for all scales.
-        parameters: number of model parameters, if known; it places the scale on the surrogate's log axis.
-    """
-
-    name: str
-    cost_per_step: float
-    parameters: float | None = None
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name:
-            raise ValueError(f"A scale's name must be a non-empty string, got {self.name!r}.")
-        for label in ("cost_per_step", "parameters"):
-            value: Any = getattr(self, label)
-            if value is None and label == "parameters":
-                continue
-            if not is_finite(value) or not value > 0:
-                raise ValueError(f"Scale {self.name!r}: {label} must be a positive finite number, got {value!r}.")
-            object.__setattr__(self, label, float(value))
-
-
-def checked_costs(cost_per_step: Mapping[str, float]) -> Mapping[str, float]:
-    """Costs by scale name; raises ValueError if they are something else. ``Scale`` checks the numbers."""
-    if not isinstance(cost_per_step, Mapping):
-        raise ValueError(f"cost_per_step must be the price of a step by scale name, got {cost_per_step!r}.")
-    return cost_per_step
-
-
-def priced(names: Sequence[str], cost_per_step: Mapping[str, float], *, remedy: str) -> dict[str, float]:
-    """Cost per step by scale; that of a single scale is 1 unless it is known, so that cost is counted in its steps.
-
-    Args:
-        names: of the scales.
-        cost_per_step: what is known, by name.
-        remedy: what to do about a cost that is missing.
-
-    Raises:
-        ValueError: if a cost is missing.
-    """
-    prices = dict(checked_costs(cost_per_step))
-    if len(names) == 1:
-        prices.setdefault(names[0], 1.0)
-    if unknown := [name for name in names if name not in prices]:
-        raise ValueError(
-            f"No cost is known for the scales {', '.join(unknown)}: {remedy}; a name never implies a cost."
-        )
-    return prices
-
-
-def by_size(scales: Iterable[Scale]) -> tuple[Scale, ...]:
-    """Scales small to large: by their parameters where all are known, else by the cost of a step."""
-    given = tuple(scales)
-    return tuple(sorted(given, key=_size(given)))
-
-
-def largest(scales: Iterable[Scale]) -> Scale:
-    """The largest of some scales, which is the target where none is named.
-
-    Raises:
-        ValueError: if two scales have the same claim to it.
-    """
-    ordered = by_size(scales)
-    size, twins = _size(ordered), ordered[-2:]
-    if len(twins) == 2 and size(twins[0]) == size(twins[1]):
-        raise ValueError(
-            f"The scales {twins[0].name} and {twins[1].name} cost the same, and nothing else says which is larger: "
-            "give the parameters of all scales, or say what is wanted, target=(scale, steps) or --target SCALE:STEPS."
-        )
-    return ordered[-1]
-
-
-def _size(scales: Sequence[Scale]) -> Callable[[Scale], tuple[float, float]]:
-    """What tells which of some scales is larger."""
-    sized = all(scale.parameters is not None for scale in scales)
-    return lambda scale: (scale.parameters or 0.0 if sized else 0.0, scale.cost_per_step)
-
-
 @dataclass(frozen=True, kw_only=True)
 class MixtureSpace:
     """What may be trained, what it costs, and where the answer is wanted. Immutable.
@@ -116,7 +35,8 @@ class MixtureSpace:
     Args:
         domains: names of the data domains, without "/".
         scales: model scales, in any order; kept small to large, by ``parameters`` where all have them, else by cost.
-        steps: the rungs, ascending: training lengths, in steps, at which runs report and may be paused.
+        steps: the rungs, ascending: training lengths, in steps, at which runs report and may be paused; of the scales
+            that have none of their own. Kept as those of all scales together: ``rungs`` has those of one.
         target: ``(scale name, steps)`` at which the best mixture is wanted; the largest scale and last rung by default.
         lower: smallest share of a domain, by name (0 where not given).
         upper: largest share of a domain, by name (1 where not given).
@@ -133,7 +53,7 @@ class MixtureSpace:
 
     domains: tuple[str, ...]
     scales: tuple[Scale, ...]
-    steps: tuple[int, ...]
+    steps: tuple[int, ...] = ()
     target: tuple[str, int] | None = None
     lower: Mapping[str, float] = field(default_factory=dict)
     upper: Mapping[str, float] = field(default_factory=dict)
@@ -148,12 +68,13 @@ class MixtureSpace:
         put(self, "domains", _checked_domains(self.domains))
         given = _checked_scales(self.scales)
         put(self, "_listed", tuple(scale.name for scale in given))
+        given, steps = _with_rungs(given, self.steps)
         put(self, "scales", by_size(given))
+        put(self, "steps", steps)
         put(self, "earlier_scales", in_order(self.earlier_scales, "earlier_scales"))
-        _checked_scales((*self.scales, *self.earlier_scales))
+        _check_batches(_checked_scales((*self.scales, *self.earlier_scales)))
         put(self, "groups", in_order(self.groups, "groups"))
-        put(self, "steps", _checked_steps(self.steps))
-        _check_costs(self.scales, self.steps)
+        _check_costs([scale.cost_per_step * rung for scale in self.scales for rung in scale.steps or steps])
         put(self, "target", self._checked_target())
         for label in ("lower", "upper", "token_supply"):
             put(self, label, self._checked_shares(label, getattr(self, label)))
@@ -212,6 +133,32 @@ class MixtureSpace:
         except (KeyError, TypeError):
             known = ", ".join(self.__dict__["_by_name"])
             raise ValueError(f"Unknown scale {name!r}: the space has {known}.") from None
+
+    def rungs(self, scale: str) -> tuple[int, ...]:
+        """The training lengths at which runs of a scale report and may be paused, in steps, ascending.
+
+        Raises:
+            ValueError: if there is no such scale.
+        """
+        return self.scale(scale).steps or self.steps
+
+    @property
+    def fidelities(self) -> tuple[tuple[str, int], ...]:
+        """Every scale, small to large, at each of its rungs."""
+        return tuple((scale, steps) for scale in self.scale_names for steps in self.rungs(scale))
+
+    @property
+    def in_tokens(self) -> bool:
+        """Whether lengths are compared in tokens; else in steps, as if all scales had batches of one size."""
+        return self.scales[0].tokens_per_step is not None
+
+    @property
+    def trains(self) -> str:
+        """What ``fidelities`` has, in words: each scale and its rungs."""
+        together: dict[tuple[int, ...], list[str]] = {}
+        for name in self.scale_names:
+            together.setdefault(self.rungs(name), []).append(name)
+        return "; ".join(f"{', '.join(names)} to {', '.join(map(str, steps))}" for steps, names in together.items())
 
     def cost(self, scale: str, steps: float, *, start: float = 0) -> float:
         """Cost of training ``scale`` from step ``start`` to step ``steps``, in the unit of ``cost_per_step``."""
@@ -278,7 +225,7 @@ class MixtureSpace:
         return {
             "version": FORMAT_VERSION,
             "domains": list(self.domains),
-            "scales": [asdict(scale) for scale in self.scales],
+            "scales": [scale.to_dict() for scale in self.scales],
             "steps": list(self.steps),
             "target": [self.target_scale, self.target_steps],
             "lower": dict(self.lower),
@@ -287,7 +234,7 @@ class MixtureSpace:
             "target_tokens": self.target_tokens,
             "max_epochs": self.max_epochs,
             "groups": [asdict(group) | {"domains": list(group.domains)} for group in self.groups],
-            "earlier_scales": [asdict(scale) for scale in self.earlier_scales],
+            "earlier_scales": [scale.to_dict() for scale in self.earlier_scales],
         }
 
     @classmethod
@@ -345,16 +292,19 @@ class MixtureSpace:
 
     def _checked_target(self) -> tuple[str, int]:
         if self.target is None:
-            return largest(self.scales).name, self.steps[-1]
+            top = largest(self.scales)
+            return top.name, (top.steps or self.steps)[-1]
         try:
             scale, steps = self.target
         except (TypeError, ValueError):
             raise ValueError(f"target must be a pair (scale name, steps), got {self.target!r}.") from None
-        names = [s.name for s in self.scales]
-        if scale not in names:
-            raise ValueError(f"The target's scale {scale!r} is unknown: the space has {', '.join(names)}.")
-        if steps not in self.steps:
-            raise ValueError(f"The target's steps {steps!r} are not one of the rungs {self.steps}: add it or take one.")
+        rungs = {one.name: one.steps or self.steps for one in self.scales}
+        if scale not in rungs:
+            raise ValueError(f"The target's scale {scale!r} is unknown: the space has {', '.join(rungs)}.")
+        if steps not in rungs[scale]:
+            raise ValueError(
+                f"The target's steps {steps!r} are not one of the rungs {rungs[scale]}: add it or take one."
+            )
         return str(scale), int(steps)
 
     def _checked_shares(self, label: str, values: Mapping[str, float] | None) -> dict[str, float]:
@@ -425,22 +375,33 @@ def _checked_scales(scales: Sequence[Scale]) -> tuple[Scale, ...]:
     return result
 
 
-def _checked_steps(steps: Sequence[int]) -> tuple[int, ...]:
-    values = in_order(steps, "steps", "a sequence of rungs, such as (1000,)")
-    if not values:
-        raise ValueError("steps must name at least one rung.")
-    for value in values:
-        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value <= 0:
-            raise ValueError(f"Rungs must be positive whole numbers of training steps, got {value!r}.")
-        if value > MOST_WHOLE:
-            raise ValueError(f"A rung of {value!r:.20} steps is beyond {MOST_WHOLE}, which no run reaches.")
-    if any(b <= a for a, b in zip(values, values[1:], strict=False)):
-        raise ValueError(f"Rungs must be strictly ascending, got {list(values)}: sort them and drop repeats.")
-    return tuple(int(value) for value in values)
+def _with_rungs(scales: Sequence[Scale], steps: Sequence[int]) -> tuple[tuple[Scale, ...], tuple[int, ...]]:
+    """The scales, all with rungs of their own if one has some, and the rungs of all together."""
+    own = {rung for scale in scales for rung in scale.steps or ()}
+    if not own:
+        return tuple(scales), checked_steps(steps)
+    rest = checked_steps(steps) if len(in_order(steps, "steps", "a sequence of rungs")) else ()
+    without = [scale.name for scale in scales if scale.steps is None]
+    if without and not rest:
+        raise ValueError(f"No rungs are given for {', '.join(without)}: give steps, for all scales without their own.")
+    if not without and (unused := [rung for rung in rest if rung not in own]):
+        raise ValueError(
+            f"steps has the rungs {', '.join(map(str, unused))}, and every scale has others of its own: add them to "
+            "those of a scale, or leave steps out."
+        )
+    return tuple(replace(scale, steps=scale.steps or rest) for scale in scales), tuple(sorted({*own, *rest}))
 
 
-def _check_costs(scales: Sequence[Scale], steps: Sequence[int]) -> None:
-    costs = [scale.cost_per_step * rung for scale in scales for rung in (steps[0], steps[-1])]
+def _check_batches(scales: Sequence[Scale]) -> None:
+    without = [scale.name for scale in scales if scale.tokens_per_step is None]
+    if without and len(without) < len(scales):
+        raise ValueError(
+            f"tokens_per_step is not given for {', '.join(without)}, and for others it is: give it for all scales, "
+            "those of earlier runs included, or for none."
+        )
+
+
+def _check_costs(costs: Sequence[float]) -> None:
     if not (min(costs) > 1e-100 and max(costs) < 1e100 and max(costs) <= _MOST_RATIO * min(costs)):
         raise ValueError(
             f"Runs of this space cost from {min(costs):.3g} to {max(costs):.3g}, which no budget can count together: "

@@ -62,11 +62,8 @@ def checked(run: object, space: MixtureSpace, strategy: str, *, limited: bool) -
         run = replace(run, mixture=space.mixture(run.mixture))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{named} the mixture {run.mixture!r}. {error}") from error
-    if run.scale not in space.scale_names or run.steps not in space.steps:
-        raise ValueError(
-            f"{named} a run at {run.scale!r} x {run.steps!r} steps: the space trains {', '.join(space.scale_names)} to "
-            f"{', '.join(map(str, space.steps))}."
-        )
+    if (run.scale, run.steps) not in space.fidelities:
+        raise ValueError(f"{named} a run at {run.scale!r} x {run.steps!r} steps: the space trains {space.trains}.")
     if limited and run.continues is None and not space.simplex.contains(run.mixture, 1e-6).all():
         raise ValueError(
             f"{named} a mixture outside the limits, {space.named(run.mixture)}: space.simplex.project gives the "

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ray_mixopt.core.history import EXPLODED, History, Trial
-from ray_mixopt.core.space import MixtureSpace, Scale, by_size, largest, priced
+from ray_mixopt.core.scale import Scale, by_size, largest, priced
+from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.io import searches
 from ray_mixopt.io.columns import Columns
 from ray_mixopt.io.read import PICKLES, is_table, read_rows

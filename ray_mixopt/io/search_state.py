@@ -219,7 +219,7 @@ def _hand_over(point: Mapping[str, Any], optimizer: MixtureOptimizer) -> None:
     steps = space.target_steps if point["steps"] is None and len(space.steps) == 1 else point["steps"]
     if scale is None or steps is None:
         raise ValueError("An evaluated point must name its model scale and its training steps.")
-    rungs = [rung for rung in space.steps if rung <= steps]
+    rungs = [rung for rung in space.rungs(str(scale)) if rung <= steps]
     if sum(step is None for step, _ in point["values"]) > len(rungs):
         raise ValueError(
             f"intermediate_values has more entries than there are rungs up to {steps} ({rungs}): give them as "

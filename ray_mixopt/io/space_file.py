@@ -8,9 +8,10 @@
       - {name: 1B, cost_per_step: 1, parameters: 1e9}
     steps: [1000, 4000, 16000]
 
-Further fields are those of ``MixtureSpace``: ``target``, ``lower``, ``upper``, ``token_supply``, ``target_tokens``,
-``max_epochs``, ``groups`` and ``earlier_scales``. The JSON that ``MixtureSpace.to_json`` writes is read, too. A section
-``command`` says how it is trained; see ``command.settings.Command``.
+A scale may have ``steps`` of its own, and ``tokens_per_step``. Further fields are those of ``MixtureSpace``:
+``target``, ``lower``, ``upper``, ``token_supply``, ``target_tokens``, ``max_epochs``, ``groups`` and
+``earlier_scales``. The JSON that ``MixtureSpace.to_json`` writes is read, too. A section ``command`` says how it is
+trained; see ``command.settings.Command``.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from ray_mixopt.core.safety import check_fields, check_known
+from ray_mixopt.core.scale import Scale
 from ray_mixopt.core.simplex import Group
-from ray_mixopt.core.space import FORMAT_VERSION, MixtureSpace, Scale
+from ray_mixopt.core.space import FORMAT_VERSION, MixtureSpace
 from ray_mixopt.io.yaml_file import read_yaml
 
 _PARTS = {"scales": Scale, "earlier_scales": Scale, "groups": Group}
@@ -51,7 +53,10 @@ def _space(data: Mapping[Any, Any]) -> MixtureSpace:
     known = [field.name for field in fields(MixtureSpace)]
     check_known(data, [*known, "version", _COMMAND], "space")
     data = {name: value for name, value in data.items() if name != _COMMAND}
-    if missing := [name for name in ("domains", "scales", "steps") if data.get(name) is None]:
+    scales = data.get("scales")
+    own = isinstance(scales, list) and all(isinstance(scale, Mapping) and scale.get("steps") for scale in scales)
+    needed = ("domains", "scales") if own else ("domains", "scales", "steps")
+    if missing := [name for name in needed if data.get(name) is None]:
         raise ValueError(
             f"A space needs {' and '.join(missing)}, as in domains: [web, code], scales: [{_EXAMPLES[Scale]}], "
             "steps: [1000, 4000], each on a line of its own."
@@ -67,7 +72,8 @@ def _space(data: Mapping[Any, Any]) -> MixtureSpace:
     if isinstance(target := rest.get("target"), Mapping):
         check_known(target, ("scale", "steps"), "target")
         rest["target"] = [_as(target.get("scale"), str | None, "target, scale"), _number(target.get("steps"), int)]
-    rest["steps"] = rest["steps"] if isinstance(rest["steps"], list) else [rest["steps"]]
+    steps = rest.get("steps") or []
+    rest["steps"] = steps if isinstance(steps, list) else [steps]
     return MixtureSpace.from_dict(
         {"version": FORMAT_VERSION, **{key: value for key, value in (found | rest).items() if value is not None}}
     )

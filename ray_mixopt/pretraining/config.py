@@ -13,7 +13,8 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from ray_mixopt.core.merging import DomainMap
 from ray_mixopt.core.problem import Settings
 from ray_mixopt.core.safety import check_file_name
-from ray_mixopt.core.space import MixtureSpace, Scale
+from ray_mixopt.core.scale import Scale
+from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.io.yaml_file import read_yaml
 from ray_mixopt.pretraining.data.manifest import Manifest
 from ray_mixopt.pretraining.training.settings import (

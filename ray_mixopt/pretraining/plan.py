@@ -120,7 +120,7 @@ def plan(config: PretrainConfig, earlier: Mapping[str, History]) -> dict[str, An
     """
     space, search = config.space, config.search
     budget = config.budget
-    small, rung = space.scales[0].name, space.steps[0]
+    small, rung = space.fidelities[0]
     return {
         "models": [_model(config, scale.name) for scale in config.scales],
         "batch_tokens": config.batch_tokens,
@@ -174,7 +174,7 @@ def _model(config: PretrainConfig, name: str) -> dict[str, Any]:
         "memory_bytes": cost.memory_bytes(execution, scale.resources.workers),
         "workers": scale.resources.workers,
         "resources": dict(scale.resources.total),
-        "cost": {str(rung): space.cost(scale.name, rung) / space.target_cost for rung in space.steps},
+        "cost": {str(rung): space.cost(scale.name, rung) / space.target_cost for rung in space.rungs(scale.name)},
     }
 
 

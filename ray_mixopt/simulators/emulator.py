@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ray_mixopt.core.history import History, is_sound
+from ray_mixopt.core.scale import Scale
 from ray_mixopt.core.simplex import distinct_mixtures
-from ray_mixopt.core.space import MixtureSpace, Scale
+from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.io.rows import DERIVED_METRIC
 from ray_mixopt.simulators.law import Law, fit_law, together
 from ray_mixopt.simulators.run_table import default_mode

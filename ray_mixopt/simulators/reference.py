@@ -13,7 +13,8 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from ray_mixopt.core.space import MixtureSpace, Scale
+from ray_mixopt.core.scale import Scale
+from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.simulators.simulator import Network, Simulator
 
 NAME = "slimpajama"

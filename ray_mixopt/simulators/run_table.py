@@ -12,8 +12,9 @@ import numpy as np
 
 from ray_mixopt.core.pool import Pool
 from ray_mixopt.core.safety import check_count
+from ray_mixopt.core.scale import Scale, by_size, largest
 from ray_mixopt.core.simplex import distinct_mixtures
-from ray_mixopt.core.space import MixtureSpace, Scale, by_size, largest
+from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.io.rows import DERIVED_METRIC, Rows
 from ray_mixopt.io.runs import Source
 

@@ -221,9 +221,8 @@ class Simulator:
         return dict(zip(self.metrics, values.tolist(), strict=True))
 
     def rungs(self, mixture: ArrayLike, scale: str) -> tuple[int, ...]:
-        """Steps at which a run of that mixture ``(d,)`` and scale reports: the rungs of the space."""
-        self.space.scale(scale)
-        return self.space.steps
+        """Steps at which a run of that mixture ``(d,)`` and scale reports: the rungs of the scale."""
+        return self.space.rungs(scale)
 
     def features(self, scale: str, steps: int) -> np.ndarray:
         """Fidelity features ``(4,)`` of a scale and a number of steps, as the model takes them.

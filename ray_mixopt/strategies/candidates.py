@@ -50,7 +50,7 @@ class Candidates(Protocol):
 
 
 class SimplexCandidates:
-    """Any mixture within the bounds, at any scale and rung.
+    """Any mixture within the bounds, at any scale and any rung of it.
 
     Args:
         space: the search space.
@@ -96,11 +96,11 @@ class SimplexCandidates:
 
     def runs(self, mixtures: np.ndarray, history: History) -> Iterable[Run]:
         """Every mixture at every scale and rung."""
-        return [(w, scale, steps) for w in mixtures for scale in self.space.scale_names for steps in self.space.steps]
+        return [(w, *fidelity) for w in mixtures for fidelity in self.space.fidelities]
 
     def further_steps(self, trial: Trial) -> list[int]:
         """Every rung beyond the one it reached."""
-        return [steps for steps in self.space.steps if steps > trial.reached]
+        return [steps for steps in self.space.rungs(trial.scale) if steps > trial.reached]
 
     def _perturbed(self, centers: np.ndarray, n: int, rng: np.random.Generator, reach: float) -> np.ndarray:
         """Mixtures moved from ``centers`` towards random ones by up to ``reach``, ``n x d``.

@@ -46,21 +46,21 @@ def initial_design(
         baselines: mixtures that answers are compared with, ``(d,)`` each; equal shares if there are none.
     """
     d, first = space.n_domains, list(baselines) or [space.uniform()]
-    low = min(space.scale_names, key=lambda name: space.cost(name, space.steps[0]))
+    low, shortest = min(space.fidelities, key=lambda cell: space.cost(*cell))
     money = _LOW_SHARE * space.target_cost
-    n = min(2 * d + 2, max(4, math.floor(money / space.cost(low, space.steps[0]))))
-    steps = max((z for z in space.steps if n * space.cost(low, z) <= money), default=space.steps[0])
+    n = min(2 * d + 2, max(4, math.floor(money / space.cost(low, shortest))))
+    steps = max((z for z in space.rungs(low) if n * space.cost(low, z) <= money), default=shortest)
     tilted = list(_towards_corners(space, _TILTED_SHARE)[rng.permutation(d)[: max(1, n // 2)]])
     distant = _distant(space.sample(_N_RANDOM, rng), [*first, *tilted], max(0, n - len(first) - len(tilted)))
     mixed = [mixture for pair in zip_longest(tilted, distant) for mixture in pair if mixture is not None]
-    further = [(m, z) for m, z in _cells(space) if m != low and z >= steps]
+    further = [(m, z) for m, z in space.fidelities if m != low and z >= steps]
     money, cheapest = _HIGH_SHARE * space.target_cost, min((space.cost(*cell) for cell in further), default=math.inf)
     again = [*first, *tilted][: min(d + 1, math.floor(money / cheapest))]
     if len(again) < _FEWEST:
         again = []
     high = max(
         (cell for cell in further if len(again) * space.cost(*cell) <= money),
-        key=lambda cell: (space.cost(cell[0], space.steps[0]), cell[1]),
+        key=lambda cell: (space.scale(cell[0]).cost_per_step, cell[1]),
         default=(low, steps),
     )
     at_low = [Proposal(mixture=w, scale=low, steps=steps) for w in [*first, *mixed]]
@@ -90,13 +90,13 @@ def corners_again(space: MixtureSpace, budget: float) -> list[Proposal]:
     Larger models and longer runs may turn the order of mixtures around, as HellaSwag does: what small ones have shown
     to be bad would not be looked at again. Where the budget is not enough for all near-corners, there are none.
     """
-    start = min(_cells(space), key=lambda cell: space.cost(*cell))
+    start = min(space.fidelities, key=lambda cell: space.cost(*cell))
     design = initial_design(space, np.random.default_rng(0))
     reached = [_progress(space, start, cell) for cell in {(run.scale, run.steps) for run in design}]
     if max(map(min, reached)) >= _FAR:
         return []
     limit = min(_AGAIN_SHARE * budget, space.target_cost) / space.n_domains
-    far = [c for c in _cells(space) if space.cost(*c) <= limit and min(_progress(space, start, c)) >= _FAR]
+    far = [c for c in space.fidelities if space.cost(*c) <= limit and min(_progress(space, start, c)) >= _FAR]
     if not far:
         return []
     scale, steps = max(far, key=lambda cell: _ranked(_progress(space, start, cell)))
@@ -106,10 +106,6 @@ def corners_again(space: MixtureSpace, budget: float) -> list[Proposal]:
 def _towards_corners(space: MixtureSpace, share: float) -> np.ndarray:
     """Mixtures in which one domain has that share of the tokens and more, within the bounds, ``d x d``."""
     return space.simplex.project(share * space.corners() + (1 - share) * space.uniform())
-
-
-def _cells(space: MixtureSpace) -> list[tuple[str, int]]:
-    return [(scale, steps) for scale in space.scale_names for steps in space.steps]
 
 
 def _progress(space: MixtureSpace, start: tuple[str, int], cell: tuple[str, int]) -> tuple[float, float]:

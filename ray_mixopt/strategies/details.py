@@ -196,7 +196,7 @@ class _Inquiry:
         target = self.posterior.marginal(mixtures)[0].numpy()
         seen = self._seen()
         goal = seen.get((space.target_scale, space.target_steps), {})
-        cells = [(scale, steps) for scale in space.scale_names for steps in space.steps]
+        cells = list(space.fidelities)
         if len(cells) > _MOST_CELLS:
             cells = [cell for cell in cells if cell in seen]
         for scale, steps in sorted(cells, key=lambda cell: space.cost(*cell)):

@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 from ray_mixopt.core.forecast import NORMAL_95, Forecast, Hindsight, contrast_deviations
 from ray_mixopt.core.history import History
 from ray_mixopt.core.problem import Problem
-from ray_mixopt.core.space import by_size
+from ray_mixopt.core.scale import by_size
 from ray_mixopt.surrogate.belief import Belief
 
 LEAST_MIXTURES = 5  # at the scale that is predicted: fewer say nothing of intervals

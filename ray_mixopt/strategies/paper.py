@@ -272,7 +272,7 @@ class PaperStrategy:
     def _cells(self, history: History, rungs: list[int]) -> list[tuple[str, int]]:
         """Scales and rungs that fit the budget."""
         space, limit = self.problem.space, self.problem.affordable(history)
-        return [(name, z) for name in space.scale_names for z in rungs if space.cost(name, z) <= limit]
+        return [(name, z) for name, z in space.fidelities if z in rungs and space.cost(name, z) <= limit]
 
     def _untried(self, history: History, rungs: list[int]) -> list[tuple[np.ndarray, str, int]]:
         """Runs of the pool that fit the budget and that no earlier run has covered."""

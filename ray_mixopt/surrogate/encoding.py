@@ -48,12 +48,16 @@ class Observations:
 
 
 def fidelity_coordinates(space: MixtureSpace, scale: str, steps: float) -> tuple[float, float]:
-    """Log size and log steps relative to the target. Size is parameters, or cost per step where one is unknown."""
+    """Log size and log length relative to the target.
+
+    Size is parameters, or cost per step where one is unknown; length is tokens, or steps where no scale's are known.
+    """
     known = all(s.parameters is not None for s in (*space.scales, *space.earlier_scales))
     this, target = (
         (s.parameters if known else None) or s.cost_per_step for s in map(space.scale, (scale, space.target_scale))
     )
-    return math.log(this / target), math.log(steps / space.target_steps)
+    here, there = ((space.scale(name).tokens_per_step or 1.0) for name in (scale, space.target_scale))
+    return math.log(this / target), math.log(steps * here / (space.target_steps * there))
 
 
 def encode(space: MixtureSpace, mixtures: np.ndarray, fidelities: Sequence[tuple[str, int]]) -> Tensor:

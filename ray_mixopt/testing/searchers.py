@@ -24,7 +24,8 @@ from ray.tune.search import ConcurrencyLimiter, Searcher, SearchGenerator
 from ray.tune.search.sample import Domain
 from ray.tune.utils import flatten_dict
 
-from ray_mixopt.core.space import MixtureSpace, Scale
+from ray_mixopt.core.scale import Scale
+from ray_mixopt.core.space import MixtureSpace
 
 SPACE = MixtureSpace(
     domains=("web", "code", "math"), scales=(Scale("20M", 1.0, 20e6), Scale("60M", 3.0, 60e6)), steps=(10, 20, 40)

@@ -80,7 +80,7 @@ class HearingSearcher(SnapshotSearcher):
         run = self.run_of(trial_id, result)
         if run is None:
             return
-        before, rungs = run.reached, self.optimizer.space.steps
+        before, rungs = run.reached, self.optimizer.space.rungs(run.scale)
         step = self._observe(run, result)
         if self.roster.pausing:
             if run.status == "running" and step is not None and step >= run.steps:
@@ -171,7 +171,7 @@ class HearingSearcher(SnapshotSearcher):
                 # again.
                 if run.status in ("failed", "lost"):
                     self.optimizer.history.retry(trial.trial_id)
-                continuable = roster.pausing and restored and run.steps < self.optimizer.space.steps[-1]
+                continuable = roster.pausing and restored and run.steps < self.optimizer.space.rungs(run.scale)[-1]
                 self.optimizer.finish(trial.trial_id, continuable=continuable)
             elif run.status in ("failed", "lost") or (run.status == "paused" and not restored):
                 self.optimizer.history.retry(trial.trial_id)

@@ -13,7 +13,8 @@ import numpy as np
 from ray.tune.search.sample import Categorical, Domain, Float, Integer, Normal, Quantized, _BackwardsCompatibleNumpyRng
 from ray.tune.search.variant_generator import parse_spec_vars
 
-from ray_mixopt.core.space import MixtureSpace, Scale, priced
+from ray_mixopt.core.scale import Scale, priced
+from ray_mixopt.core.space import MixtureSpace
 
 if TYPE_CHECKING:
     from ray.tune.search.sample import RandomState
@@ -61,7 +62,7 @@ class ModelScale(Categorical):
 
 
 class TrainSteps(Categorical):
-    """Choice of a rung, in training steps."""
+    """Choice of a rung, in training steps; that it is one of the scale's own holds only under ``MixOptSearcher``."""
 
     def __init__(self, steps: Sequence[int]) -> None:
         super().__init__(tuple(steps))

@@ -103,7 +103,7 @@ class Reports:
         Args:
             run: it has reported.
             result: its report, flattened.
-            rungs: all training steps at which runs report.
+            rungs: all training steps at which runs of its scale report.
         """
         pace = self._paces.setdefault(run.trial_id, Pace())
         iteration = result.get("training_iteration")
@@ -136,7 +136,7 @@ class Reports:
         Args:
             run: it has just reported.
             before: the step that it had reported before.
-            rungs: all training steps at which runs report.
+            rungs: all training steps at which runs of its scale report.
 
         Raises:
             RuntimeError: if it reported its rung before, or may have, and trains on; or if its steps are none.
@@ -183,7 +183,7 @@ class Reports:
         """
         pace = self._paces.pop(run.trial_id, Pace())
         counts_reports = 0 < pace.furthest <= pace.reports and 2 * pace.furthest <= min(
-            *optimizer.space.steps, run.steps
+            *optimizer.space.rungs(run.scale), run.steps
         )
         if by_itself and counts_reports and run.status == "running":
             pace.foreign = True
@@ -196,7 +196,7 @@ class Reports:
             )
         if not pace.unread and not (pace.foreign and run.reached < run.steps):
             return
-        rungs = [run.steps] if pace.foreign else _ahead(run, optimizer.space.steps) or [run.steps]
+        rungs = [run.steps] if pace.foreign else _ahead(run, optimizer.space.rungs(run.scale)) or [run.steps]
         metrics = metrics_of(result or {}, optimizer.problem.metrics)
         unsound = {name: value for name, value in metrics.items() if not is_sound(value)}
         optimizer.tell(run.trial_id, rungs[min(max(pace.unread, 1), len(rungs)) - 1], unsound)
@@ -218,7 +218,7 @@ class Reports:
         step, metrics = training_step(result), metrics_of(result, names)
         if step is None and not metrics and not result.get("training_iteration"):
             return None  # no report: what Tune has of a trial that ended before its first one
-        self.count(run, result, optimizer.space.steps)
+        self.count(run, result, optimizer.space.rungs(run.scale))
         if step is None or self._paces[run.trial_id].foreign:
             return None
         others = others_of(result, names)

@@ -49,7 +49,7 @@ def unkept(
                 run = history.trials.get(trial_id) or layout.trial(trial_id, layout.config_of(report), history.space)
             except ValueError:
                 continue  # of another search
-            if step is not None and is_far(step, (*history.space.steps, run.steps)):
+            if step is not None and is_far(step, (*history.space.rungs(run.scale), run.steps)):
                 step = run.steps  # in another unit: paid for as it would have been
             if step is not None and step > run.reached and not run.evaluated:
                 cost = history.space.cost(run.scale, step, start=run.reached)

@@ -60,7 +60,8 @@ class MixOptScheduler(TrialScheduler):
         searcher.roster.pausing = searcher.roster.shown = searcher.roster.undisturbed = True
         restored = searcher.is_restored(trial)
         if not restored:
-            searcher.roster.check_trainable(trial, pauses=len(searcher.optimizer.space.steps) > 1)
+            space = searcher.optimizer.space
+            searcher.roster.check_trainable(trial, pauses=any(len(space.rungs(name)) > 1 for name in space.scale_names))
         full = searcher.max_concurrent and searcher.roster.busy() >= searcher.max_concurrent
         run = searcher.admit(trial)
         if run is None or trial.is_finished():
@@ -84,7 +85,7 @@ class MixOptScheduler(TrialScheduler):
         if searcher is None or run is None:
             over = _is_over(trial, step, result) or _diverged(result, filter(None, [self._metric]))
             return self.STOP if over else self.CONTINUE
-        rungs = searcher.optimizer.space.steps
+        rungs = searcher.optimizer.space.rungs(run.scale)
         searcher.reports.count(run, result, rungs)
         if searcher.reports.astray(run, rungs) or _diverged(result, searcher.metric_names):
             return self.STOP

@@ -19,7 +19,8 @@ from ray_mixopt.core.objective import Mode
 from ray_mixopt.core.pool import Pool
 from ray_mixopt.core.problem import Settings
 from ray_mixopt.core.recommendation import Recommendation
-from ray_mixopt.core.space import MixtureSpace, checked_costs
+from ray_mixopt.core.scale import checked_costs
+from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.io import snapshots
 from ray_mixopt.io.search_state import AnyStrategy, SearchState, check_revision
 from ray_mixopt.tune import points

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from ray_mixopt.core.history import History, Trial
-from ray_mixopt.core.space import MixtureSpace, Scale
+from ray_mixopt.core.scale import Scale
+from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.io.bookkeeping import Books
 from ray_mixopt.io.by_hand import AskedRun, ByHand
 

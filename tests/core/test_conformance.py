@@ -16,7 +16,8 @@ from ray.tune.search.optuna import OptunaSearch
 
 from ray_mixopt import MixOptSearcher
 from ray_mixopt.core.history import History, Trial
-from ray_mixopt.core.space import MixtureSpace, Scale
+from ray_mixopt.core.scale import Scale
+from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.testing import SearcherConformance, check_history, violations
 
 

@@ -10,7 +10,8 @@ from ray import tune
 from ray.tune.search.sample import Categorical, Float
 from ray.tune.search.variant_generator import generate_variants
 
-from ray_mixopt.core.space import MixtureSpace, Scale
+from ray_mixopt.core.scale import Scale
+from ray_mixopt.core.space import MixtureSpace
 
 
 def hand_written(**changes):

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
+from ray_mixopt.core.scale import Scale
 from ray_mixopt.core.simplex import Group, GroupedSimplex
-from ray_mixopt.core.space import MixtureSpace, Scale
+from ray_mixopt.core.space import MixtureSpace
 
 NAMES = ("web", "code", "stack", "math", "book")
 

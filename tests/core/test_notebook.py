@@ -44,7 +44,7 @@ def searched(n: int = 24) -> MixtureOptimizer:
 def test_a_space_is_tables_of_its_domains_and_scales() -> None:
     page = Cells(SPACE._repr_html_())
     assert page.tags == {"p", "table", "caption", "thead", "tbody", "tr", "th", "td"}
-    assert "3 domains; the target is L at step 1,000. Rungs: 100, 1,000." in page.cells
+    assert "3 domains; the target is L at step 1,000." in page.cells and "100, 1,000" in page.cells
     place = page.cells.index("web")
     assert page.cells[place : place + 4] == ["web", "0.0%", "80.0%", "2,000,000,000"]
     assert HOSTILE in page.cells and "S & co" in page.cells and "web and code" in page.cells

@@ -14,7 +14,8 @@ import pytest
 
 from ray_mixopt.core.history import Trial
 from ray_mixopt.core.pool import Pool
-from ray_mixopt.core.space import MixtureSpace, Scale
+from ray_mixopt.core.scale import Scale
+from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.core.strategy import Proposal
 from ray_mixopt.optimizer import MixtureOptimizer
 from ray_mixopt.strategies import STRATEGIES

@@ -14,8 +14,9 @@ from botorch.models import SingleTaskGP
 from gpytorch.means import LinearMean
 from scipy import integrate, stats
 
+from ray_mixopt.core.scale import Scale
 from ray_mixopt.core.simplex import CappedSimplex
-from ray_mixopt.core.space import MixtureSpace, Scale
+from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.optimizer import MixtureOptimizer
 from ray_mixopt.strategies import paper
 from ray_mixopt.strategies.paper import PaperStrategy, expected_improvement, paper_gp, product_kernel

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from ray_mixopt.core.pool import Pool
+from ray_mixopt.core.scale import Scale
 from ray_mixopt.core.simplex import SAME_SHARE, same_mixture
-from ray_mixopt.core.space import MixtureSpace, Scale
+from ray_mixopt.core.space import MixtureSpace
 
 SPACE = MixtureSpace(domains=("web", "code"), scales=(Scale("S", 1.0), Scale("L", 10.0)), steps=(100, 200, 400))
 MIXTURES = np.array([[0.5, 0.5], [1.0, 0.0], [0.25, 0.75]])

@@ -12,7 +12,8 @@ from worlds import THREE_SCALES, Bowl, given, search, train
 
 from ray_mixopt.acquisition.gain import RegretPerCost
 from ray_mixopt.core.pool import Pool
-from ray_mixopt.core.space import MixtureSpace, Scale
+from ray_mixopt.core.scale import Scale
+from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.core.strategy import Proposal
 from ray_mixopt.optimizer import MixtureOptimizer
 from ray_mixopt.strategies.candidates import PoolCandidates, SimplexCandidates

@@ -8,7 +8,8 @@ import pickle
 import numpy as np
 import pytest
 
-from ray_mixopt.core.space import MixtureSpace, Scale
+from ray_mixopt.core.scale import Scale
+from ray_mixopt.core.space import MixtureSpace
 
 SCALES = (Scale("small", 1.0, 1e6), Scale("large", 10.0, 1e8))
 
@@ -291,3 +292,52 @@ def test_of_scales_that_cost_the_same_and_have_no_size_the_target_must_be_said()
     assert MixtureSpace(domains=("a", "b"), scales=twins, steps=(10,), target=("1B", 10)).target == ("1B", 10)
     sized = (Scale("1B", 1.0, 1e9), Scale("60M", 1.0, 6e7))
     assert MixtureSpace(domains=("a", "b"), scales=sized, steps=(10,)).target == ("1B", 10)
+
+
+OWN = MixtureSpace(
+    domains=("web", "code", "math"),
+    scales=(
+        Scale("L", 1.0, 1e9, steps=(500, 2000), tokens_per_step=4e6),
+        Scale("S", 0.1, 1e8, tokens_per_step=1e6),
+    ),
+    steps=(100, 400),
+)
+
+
+def test_a_scale_may_have_rungs_of_its_own():
+    assert OWN.rungs("S") == (100, 400) and OWN.rungs("L") == (500, 2000)
+    assert OWN.steps == (100, 400, 500, 2000)
+    assert OWN.fidelities == (("S", 100), ("S", 400), ("L", 500), ("L", 2000))
+    assert OWN.target == ("L", 2000) and OWN.trains == "S to 100, 400; L to 500, 2000"
+    assert MixtureSpace.from_json(OWN.to_json()) == OWN
+    assert MixtureSpace(domains=OWN.domains, scales=OWN.scales).fidelities == OWN.fidelities
+    assert make().fidelities == tuple((s.name, z) for s in make().scales for z in make().steps)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": ()}, "No rungs are given for S: give steps, for all scales without their own"),
+        ({"target": ("S", 2000)}, r"2000 are not one of the rungs \(100, 400\)"),
+        ({"scales": (Scale("L", 1.0, steps=(500,)),)}, "steps has the rungs 100, 400, and every scale has others"),
+        ({"scales": (Scale("L", 1.0, tokens_per_step=1e6), Scale("S", 0.1))}, "not given for S, and for others it is"),
+        ({"earlier_scales": (Scale("M", 0.3, 3e8),)}, "tokens_per_step is not given for M"),
+    ],
+)
+def test_rungs_and_batches_that_do_not_fit_together_are_refused(change, message):
+    fields = {"domains": OWN.domains, "scales": (OWN.scales[1], Scale("S", 0.1, 1e8, tokens_per_step=1e6))}
+    with pytest.raises(ValueError, match=message):
+        MixtureSpace(**(fields | {"steps": (100, 400)} | change))
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ({"steps": (400, 100)}, "Scale 'S': Rungs must be strictly ascending"),
+        ({"steps": (0,)}, "Scale 'S': Rungs must be positive whole numbers"),
+        ({"tokens_per_step": 0}, "Scale 'S': tokens_per_step must be a positive finite number, got 0"),
+    ],
+)
+def test_rungs_and_batches_of_a_scale_that_make_no_sense_are_refused(field, message):
+    with pytest.raises(ValueError, match=message):
+        Scale("S", 1.0, **field)

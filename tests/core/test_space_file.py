@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from ray_mixopt.core.scale import Scale
 from ray_mixopt.core.simplex import Group
-from ray_mixopt.core.space import MixtureSpace, Scale
+from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.io.space_file import read_space
 from ray_mixopt.io.yaml_file import read_yaml
 

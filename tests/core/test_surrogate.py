@@ -20,7 +20,8 @@ from botorch.sampling import SobolQMCNormalSampler
 from gpytorch.means import ZeroMean
 
 from ray_mixopt.core.history import History, Trial
-from ray_mixopt.core.space import MixtureSpace, Scale
+from ray_mixopt.core.scale import Scale
+from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.surrogate import kernels
 from ray_mixopt.surrogate.encoding import encode, observations
 from ray_mixopt.surrogate.fit import Hyperparameters, laplace_draws, map_estimate

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -44,6 +45,20 @@ def test_a_search_pauses_continues_and_ends_at_its_budget(
     assert all(sorted(run.observations) == list(range(10, run.reached + 1, 10)) for run in history)
     assert len(watch.reports) == len(history.arrivals) and history.n_duplicates == 0
     assert [(name, step) for name, step, _ in watch.reports] == history.arrivals
+
+
+def test_a_scale_is_trained_to_its_own_rungs(make_tuner: MakeTuner, space: MixtureSpace) -> None:
+    small, large = (
+        replace(scale, steps=steps) for scale, steps in zip(space.scales, ((10, 20), (20, 40)), strict=True)
+    )
+    own = MixtureSpace(domains=space.domains, scales=(small, large))
+    searcher = MixOptSearcher(strategy=LadderStrategy, budget=600)
+    results = make_tuner(searcher, num_samples=-1, param_space=own.param_space()).fit()
+    runs = list(searcher.optimizer.history)
+    assert not results.errors and over(searcher)
+    assert {run.reached for run in runs if run.scale == "20M"} == {10, 20}
+    assert {run.reached for run in runs if run.scale == "60M"} == {20, 40}
+    assert all(sorted(run.observations) == list(range(10, run.reached + 1, 10)) for run in runs)
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
