@@ -34,12 +34,21 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
     assert shown.stdout == command("test command")
 
 
-@pytest.mark.parametrize("name", ["main command", "test command"])
-def test_commands_start_from_nothing_but_python_and_pip(name: str) -> None:
-    steps = [shlex.split(step) for step in command(name).split("&&")]
+def test_the_test_command_starts_from_nothing_but_python_and_pip() -> None:
+    steps = [shlex.split(step) for step in command("test command").split("&&")]
     assert steps[0] == ["python3", "-m", "venv", ".venv"]
     assert steps[1][:2] == [".venv/bin/pip", "install"]
     assert all(step[0].startswith(".venv/bin/") for step in steps[1:])
+
+
+def test_the_main_command_activates_the_environment_for_all_that_follow() -> None:
+    steps = [shlex.split(step) for step in command("main command").split("&&")]
+    assert steps[:3] == [["python3", "-m", "venv", ".venv"], ["source", ".venv/bin/activate"], ["pip", "install", "."]]
+    assert steps[3:] == [["ray-mixopt", "replay"]]
+
+
+def test_it_is_short() -> None:
+    assert len(README.splitlines()) < 200
 
 
 def test_extras_and_script_of_the_commands_exist() -> None:
@@ -70,7 +79,7 @@ def test_linked_files_exist() -> None:
 
 def test_python_blocks_compile() -> None:
     blocks = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-    assert len(blocks) >= 4
+    assert len(blocks) == 3
     for block in blocks:
         compile(block, "README.md", "exec")
 

@@ -31,8 +31,15 @@ def printed(page: str, folder: Path, then: str = "") -> str:
 
 def test_readme_code_runs(tmp_path: Path) -> None:
     text = printed("README.md", tmp_path)
-    assert text.count("Recommended mixture for") == 2
-    assert "Recommended mixture for 1B x 20,000 steps" in text
+    assert text.count("Recommended mixture for 1B x 19,700 steps") == 2  # of the search, and as it was restored
+    assert "Suggestion(" in text
+
+
+def test_the_trainable_of_the_page_is_searched_with(tmp_path: Path) -> None:
+    then = "results = tuner.fit()\nprint('Trials:', len(results), 'errors:', len(results.errors))\n"
+    then += "print(MixOptSearcher.load(results.experiment_path).recommend())\n"
+    text = printed("docs/how-to/trainable.md", tmp_path, then)
+    assert "Trials: 6 errors: 0" in text and "Recommended mixture for 1B x 20,000 steps" in text
     assert (tmp_path / "ray_results" / "my-search").is_dir()
 
 
