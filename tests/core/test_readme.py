@@ -9,7 +9,6 @@ import tomllib
 from pathlib import Path
 
 import click
-import pytest
 
 from ray_mixopt.cli.main import main
 from ray_mixopt.strategies import STRATEGIES
