@@ -56,8 +56,9 @@ def test_a_scale_is_trained_to_its_own_rungs(make_tuner: MakeTuner, space: Mixtu
     results = make_tuner(searcher, num_samples=-1, param_space=own.param_space()).fit()
     runs = list(searcher.optimizer.history)
     assert not results.errors and over(searcher)
-    assert {run.reached for run in runs if run.scale == "20M"} == {10, 20}
-    assert {run.reached for run in runs if run.scale == "60M"} == {20, 40}
+    for scale, last in (("20M", 20), ("60M", 40)):
+        reached = {run.reached for run in runs if run.scale == scale}
+        assert reached <= set(own.rungs(scale)) and max(reached) == last
     assert all(sorted(run.observations) == list(range(10, run.reached + 1, 10)) for run in runs)
 
 
