@@ -129,7 +129,7 @@ def suggest(
                 f"{launch} uses neither from_step nor continues, so that a run that is to go on would begin anew: heed "
                 "one of them, or add --no-continue."
             )
-        with by_hand.held(state), waiting.status("Asking the surrogate"):
+        with by_hand.held(state) as state, waiting.status("Asking the surrogate"):
             before = by_hand.read(state)
             base = _base(space, before, histories, changes, state)
             searched = limits(base if target is None else replace(base, target=target))
@@ -159,6 +159,8 @@ def suggest(
                         books.under_way(), searched, out, kind=kind or "json", sources=data.sources(searched)
                     )
                 )
+                for file in files:
+                    file.check()
             by_hand.write(state, search)
             withdrawn = list(taken_back(books.given_up()))
             if files:

@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from typing import Any
 from ray_mixopt.core.safety import (
     MiB,
     check_fields,
+    check_file_name,
     check_known,
     check_size,
     check_version,
@@ -57,6 +59,7 @@ class AskedRun:
         failed: whether it was said to have failed.
         handed: path that its launch file was written to; "" while there is none.
         seen: last step that the tables had of it in any call so far.
+        written: SHA-256 of what was written to its launch file and its blend: what holds anything else is somebody's.
     """
 
     run: str
@@ -72,6 +75,7 @@ class AskedRun:
     failed: bool = False
     handed: str = ""
     seen: int = 0
+    written: tuple[str, ...] = ()
 
     @property
     def file_name(self) -> str:
@@ -208,7 +212,8 @@ def _asked(entry: Any, place: int) -> AskedRun:
         )
     if min(mixture.values(), default=-1.0) < 0 or abs(sum(mixture.values()) - 1) > _SUM_TOLERANCE:
         raise ValueError(f"Malformed search by hand: the mixture of {entry['run']} does not sum to 1.")
-    return AskedRun(**{**entry, "mixture": mixture, "known": tuple(known)})
+    lists = {"known": tuple(known), "written": tuple(entry.get("written", ()))}
+    return AskedRun(**{**entry, "mixture": mixture, **lists})
 
 
 def begun(path: Path, space: MixtureSpace) -> ByHand:
@@ -263,13 +268,18 @@ def write(path: Path, search: ByHand) -> None:
 
 
 @contextlib.contextmanager
-def held(path: Path) -> Iterator[None]:
+def held(path: Path) -> Iterator[Path]:
     """While this lasts, no other process on any machine that shares the file system has the search.
 
+    Gives the path of the file itself: a link to it is one way to it of several, and must stay one.
+
     Raises:
-        ValueError: if another has it, or its folder is not there.
+        ValueError: if another has it, its folder is not there, or files beside it cannot be called after it.
         OSError: if there can be no lock in that folder.
     """
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))
+    check_file_name(path.name, "The state of a search")
     if not path.parent.is_dir():
         raise ValueError(f"There is no folder {path.parent} for the state of the search: make it, or change --state.")
     with path.with_name(f".{path.name}.lock").open("a") as stream:
@@ -284,4 +294,4 @@ def held(path: Path) -> Iterator[None]:
                 f"{path} cannot be locked ({error.strerror}), so that two calls could hand out the same run: put it on "
                 "a file system that has locks, with --state."
             ) from error
-        yield
+        yield path

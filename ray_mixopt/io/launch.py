@@ -5,6 +5,7 @@ Templates are Jinja2 in its sandbox: they see the variables of a run, and neithe
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -53,18 +54,41 @@ class LaunchFile:
         """Whether it was written to this folder before, and is no longer there: somebody has taken it."""
         return self.run.handed == str(self.path) and not self.path.exists()
 
+    @property
+    def _contents(self) -> dict[Path, bytes]:
+        return {self.blend: self.blend_text.encode(), self.path: self.text.encode()}
+
+    def check(self) -> None:
+        """Checks that nothing would be written over but what this search wrote.
+
+        Raises:
+            ValueError: naming the file that is in the way.
+        """
+        for path, content in self._contents.items() if not self.taken else ():
+            if path.exists() and (there := path.read_bytes()) != content and _digest(there) not in self.run.written:
+                raise ValueError(
+                    f"{path} is there already, and this search did not write what is in it. If it is of another "
+                    "search, give another --out, or a --state of another name, after which runs are called. If you "
+                    "changed it, move it away once it is submitted; what all such files are to say, the template says."
+                )
+
     def write(self) -> AskedRun:
         """Writes what is not there as it should be, unless it was ``taken``.
 
         Returns:
-            The run, which knows where its launch file is.
+            The run, which knows where its launch file is, and what was written.
         """
-        if not self.taken:
-            self.folder.mkdir(exist_ok=True)
-            for path, text in ((self.blend, self.blend_text), (self.path, self.text)):
-                if not path.exists() or path.read_bytes() != text.encode():
-                    write_atomically(path, text)
-        return replace(self.run, handed=str(self.path))
+        if self.taken:
+            return self.run
+        self.folder.mkdir(exist_ok=True)
+        for path, content in self._contents.items():
+            if not path.exists() or path.read_bytes() != content:
+                write_atomically(path, content)
+        return replace(self.run, handed=str(self.path), written=tuple(map(_digest, self._contents.values())))
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def taken_back(runs: Iterable[AskedRun]) -> Iterator[str]:

@@ -469,6 +469,24 @@ def test_one_call_at_a_time(folder: Path) -> None:
     assert names(suggest("--space space.yaml")) == ["hand-0001"]
 
 
+def test_a_link_to_a_state_is_that_state(folder: Path) -> None:
+    Path("shared").mkdir()
+    Path("mine.json").symlink_to("shared/ours.json")
+    assert names(suggest("--space space.yaml --state mine.json -n 2")) == ["ours-0001", "ours-0002"]
+    assert Path("mine.json").is_symlink() and Path("shared/copy-of-ours.json").exists()
+    more = suggest("--state shared/ours.json -n 3")
+    assert names(more) == ["ours-0003"] and suggest("--state mine.json -n 3") == more
+    with by_hand.held(Path("mine.json")):
+        assert "is in use" in suggest("--state shared/ours.json -n 3", code=2)
+
+
+def test_a_state_whose_name_is_too_long_is_refused_before_anything_is_suggested(folder: Path) -> None:
+    name = 240 * "x" + ".json"
+    said = suggest(f"--space space.yaml --state {name}", code=2)
+    assert "The state of a search also gives files their names, and 'xxx" in said and "to at most 200 bytes" in said
+    assert {path.name for path in folder.iterdir()} == {"space.yaml", "job.sh.j2"}
+
+
 def test_two_searches_have_one_table(folder: Path) -> None:
     log(suggest("--space space.yaml -n 2")["runs"])
     line = "--space space.yaml --from runs.csv --weight loss=1 -n 3 --state second.json"
@@ -584,6 +602,29 @@ def test_launch_files_that_were_taken_are_not_written_again(folder: Path) -> Non
     assert written()["hand-0001-to-10.sh"].endswith(b"# corrected\n")
     suggest(LAUNCH.replace("jobs", "others"))
     assert len(written("others")) == len(files)
+
+
+def test_nobody_elses_file_is_written_over(folder: Path) -> None:
+    suggest(LAUNCH)
+    files, state = written(), Path("by-hand.json").read_bytes()
+    Path("other").mkdir()
+    space = SPACE.replace("[10, 20]", "[10, 30]").replace("[a, b]", "[a, c]")
+    Path("other/space.yaml").write_text(space)
+    line = LAUNCH.replace("space.yaml", "other/space.yaml") + " --state other/by-hand.json"
+    said = suggest(line, code=2)
+    assert (
+        f"{folder}/jobs/hand-0001-to-10.blend.json is there already, and this search did not write what is in" in said
+    )
+    assert written() == files and not Path("other/by-hand.json").exists(), "nothing was suggested"
+    assert names(suggest(line.replace("by-hand", "second"))) == ["second-0001", "second-0002", "second-0003"]
+    mine = Path("jobs/hand-0001-to-10.sh")
+    mine.write_text("#SBATCH --qos high\n" + mine.read_text())
+    for wanted in (LAUNCH, LAUNCH.replace("-n 3", "-n 4")):
+        said = suggest(wanted, code=2)
+        assert f"{mine.resolve()} is there already" in said and "move it away once it is submitted" in said
+    assert mine.read_text().startswith("#SBATCH") and Path("by-hand.json").read_bytes() == state
+    mine.rename("taken.sh")
+    assert names(suggest(LAUNCH.replace("-n 3", "-n 4"))) == ["hand-0004"] and not mine.exists()
 
 
 FILLED = "cannot be filled in for hand-0001: "
