@@ -1,25 +1,21 @@
 """Launch files: one a run, from a template of the user's, with the blend that it trains on next to it.
 
-Templates are Jinja2 in its sandbox: they see the variables of a run, and neither files nor Python.
+Templates are Jinja2 in its sandbox: they see the variables of a run, and neither files nor Python; see ``filling``.
 """
 
 from __future__ import annotations
 
 import hashlib
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from jinja2.meta import find_undeclared_variables
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
 from ray_mixopt.core.safety import MiB, check_size, write_atomically
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.io.blends import BLENDS, NO_SOURCES, Sources, blend
 from ray_mixopt.io.by_hand import AskedRun
+from ray_mixopt.io.filling import TemplateError, filled_in
 
 MOST_BYTES = MiB  # of a template
 OF_ONE_RUN = ("blend", "mixture", "run", "folder", "seed")  # variables by which a job knows what to train on
@@ -120,19 +116,15 @@ class Template:
             raise ValueError(f"There is no template {path}.")
         check_size(path, path.stat().st_size, MOST_BYTES)
         self.path = path
-        environment = ImmutableSandboxedEnvironment(
-            undefined=jinja2.StrictUndefined, keep_trailing_newline=True, loader=jinja2.DictLoader({})
-        )
-        environment.filters["quote"] = lambda value: shlex.quote(str(value))
         try:
-            text = path.read_text(encoding="utf-8")
-            self.variables = find_undeclared_variables(environment.parse(text))
-            self._template = environment.from_string(text)
+            self._text = path.read_text(encoding="utf-8")
+            self.variables, _ = filled_in(self._text, [])
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} is not text in UTF-8: {error}.") from error
-        except jinja2.TemplateSyntaxError as error:
-            raise ValueError(f"{path}, line {error.lineno}: {error.message}") from error
-        if unknown := sorted(self.variables - {*VARIABLES, *environment.globals}):
+        except TemplateError as error:
+            where = f"{path}, line {error.line}" if error.line else f"{path} cannot be filled in"
+            raise ValueError(f"{where}: {error}") from error
+        if unknown := sorted(self.variables - set(VARIABLES)):
             raise ValueError(f"{path} uses {', '.join(unknown)}, which no run has: known are {', '.join(VARIABLES)}.")
         if not self.variables.intersection(OF_ONE_RUN):
             raise ValueError(
@@ -175,14 +167,13 @@ class Template:
             ValueError: if a run cannot be filled in.
         """
         place = folder.resolve()
-        for run in runs:
-            form = BLENDS[kind]
-            path = place / f"{run.file_name}{self.suffix}"
-            mixture = place / f"{run.file_name}.blend{form.suffix}"
-            of_run: dict[str, Any] = {
+        runs = list(runs)
+        blends = [place / f"{run.file_name}.blend{BLENDS[kind].suffix}" for run in runs]
+        told: list[dict[str, Any]] = [
+            {
                 "run": run.run,
                 "mixture": dict(run.mixture),
-                "blend": str(mixture),
+                "blend": str(file),
                 "scale": run.scale,
                 "steps": run.steps,
                 "from_step": run.start,
@@ -193,23 +184,25 @@ class Template:
                 "round": run.round,
                 "why": run.why,
             }
+            for run, file in zip(runs, blends, strict=True)
+        ]
+        for run, file, text in zip(runs, blends, self._filled(told), strict=True):
             yield LaunchFile(
                 run=run,
-                path=path,
-                text=self._filled(of_run),
-                blend=mixture,
+                path=place / f"{run.file_name}{self.suffix}",
+                text=text,
+                blend=file,
                 blend_text=blend(kind, run.mixture, space, sources),
                 folder=place / run.run,
             )
 
-    def _filled(self, of_run: Mapping[str, Any]) -> str:
-        _check_printable([*map(str, of_run.values()), *of_run["mixture"]])
+    def _filled(self, told: Sequence[Mapping[str, Any]]) -> list[str]:
+        for of_run in told:
+            _check_printable([*map(str, of_run.values()), *of_run["mixture"]])
         try:
-            text = self._template.render(of_run)
-            text.encode()
-        except Exception as error:  # whatever its expressions raise
-            raise ValueError(f"{self.path} cannot be filled in for {of_run['run']}: {error}") from error
-        return text
+            return filled_in(self._text, told)[1]
+        except TemplateError as error:
+            raise ValueError(f"{self.path} cannot be filled in for {told[error.run]['run']}: {error}") from error
 
 
 def _check_printable(texts: Sequence[str]) -> None:

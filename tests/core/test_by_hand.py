@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ray_mixopt.cli.main import main
-from ray_mixopt.io import by_hand
+from ray_mixopt.io import by_hand, filling
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "how-to" / "by-hand.md").read_text()
@@ -635,7 +635,18 @@ TEMPLATES = {
     ),
     "a mistake": ("{{ from_step }}\n{% if %}", "job.sh.j2, line 2: "),
     "an unknown filter": ("{{ from_step | upside }}", "job.sh.j2, line 1: No filter named 'upside'"),
-    "another file": ("{{ run }} {{ from_step }}{% include '/etc/passwd' %}", FILLED),
+    "another file": ("{{ run }} {{ from_step }}{% include '/etc/passwd' %}", "job.sh.j2, line 1: a template is one"),
+    "a parent": ("{{ run }}\n{% extends 'a' %}{{ from_step }}", "job.sh.j2, line 2: a template is one file"),
+    "nested": ("{{ " + 3000 * "(" + "run" + 3000 * ")" + " }}", "job.sh.j2, line 1: it is nested too deeply"),
+    "chance": ("{{ run }} {{ from_step }} {{ [1, 2] | random }}", "job.sh.j2, line 1: No filter named 'random'"),
+    "chance in words": ("{{ run }} {{ from_step }} {{ lipsum() }}", "job.sh.j2 uses lipsum, which no run has"),
+    "much": ("{{ run }} {{ from_step }} {{ 'x' * 10**7 }}", FILLED + "it makes a file of 10 MiB, more than 1 MiB"),
+    "more": ("{{ run }} {{ from_step }} {{ run * 10**9 }}", FILLED + "it takes more than 1,024 MiB"),
+    "wide": ("{{ run }} {{ '%1000000000d' % from_step }}", FILLED + "it takes more than 1,024 MiB"),
+    "loops": (
+        "{{ run }}{% for i in range(99999) %}{% for j in range(99999) %}{{ '' if from_step }}{% endfor %}{% endfor %}",
+        FILLED + "it takes more than 1 s or 1,024 MiB: it loops",
+    ),
     "an unknown domain": ("{{ run }} {{ from_step }}{{ mixture.c }}", FILLED + "'dict object' has no attribute 'c'"),
     "nothing to divide by": ("{{ run }} {{ steps / from_step }}", FILLED + "division by zero"),
     "a way out": ("{{ run }} {{ from_step.__class__.__mro__ }}", FILLED + "access to attribute '__class__'"),
@@ -651,7 +662,10 @@ TEMPLATES = {
 
 
 @pytest.mark.parametrize(("template", "message"), TEMPLATES.values(), ids=TEMPLATES.keys())
-def test_templates_that_will_not_do(template: str | bytes, message: str, folder: Path) -> None:
+def test_templates_that_will_not_do(
+    template: str | bytes, message: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filling, "SECONDS", 1)
     Path("job.sh.j2").write_bytes(template if isinstance(template, bytes) else template.encode())
     assert message in suggest(LAUNCH, code=2)
     assert not Path("by-hand.json").exists(), "nothing was suggested"
