@@ -81,6 +81,7 @@ def export(
     from ray_mixopt.core.merging import common_space, joined
     from ray_mixopt.io.blends import remarks
     from ray_mixopt.io.export import WRITERS, without_reports, write_blends
+    from ray_mixopt.io.rows import DERIVED_METRIC, means_of_losses
 
     with bad_arguments():
         if target is not None:
@@ -108,6 +109,9 @@ def export(
             said = (
                 (f"Left out, with no number of any metric: {', '.join(silent[:_MOST_NAMED])}{more}.",) if silent else ()
             )
+            parts = [name for name in history.metrics if name.startswith("val_loss/")]
+            if parts and DERIVED_METRIC in history.metrics and means_of_losses(history):
+                said = (*said, f"The column {DERIVED_METRIC} is the mean of all val_loss/*.")
             number = len(history) - len(silent)
     for remark in said:
         click.echo(remark, err=True)

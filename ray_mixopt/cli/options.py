@@ -6,8 +6,9 @@ import contextlib
 import functools
 import os
 import re
+import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
@@ -30,6 +31,7 @@ _FLAGS = {
     "max_epochs": "--max-epochs",
 }  # what gives an argument of a space
 
+_MOST_NAMED = 3  # metrics of a mean
 INTERRUPTED = 130  # the shell's exit code of a program that Ctrl-C ended
 EXIT_CODES = """\b
 Exit codes: 0 done, 1 runs failed or the search broke down, 2 wrong arguments or files, 130 ended by Ctrl-C."""
@@ -194,11 +196,34 @@ def objective_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 )
             baseline = "proportional" if baseline is None else baseline
             extras: dict[str, Any] = {"relative_to": relative_to, "closeness": closeness, "prior": baseline}
-            mode = "min" if weights and mode is None else mode
+            if mode is None and weights:
+                _check_directions(weights, flip)
+                mode = "min"
             objective = _objective(weights, mode, flip, rails, guard_max, baseline, extras)
         return command(objective=objective, mode=mode, **rest)
 
     return wrapped
+
+
+def _check_directions(metrics: Collection[str], flipped: Collection[str] = ()) -> None:
+    """Checks that nothing of which more is better by its name is minimised because nobody said a direction.
+
+    Raises:
+        ValueError: naming such a metric, and what says its direction.
+    """
+    from ray_mixopt.core.objective import is_score
+
+    if doubtful := [name for name in metrics if is_score(name) and name not in flipped]:
+        metric = doubtful[0]
+        if len(metrics) > 1:
+            most = f"--flip {shlex.quote(metric)} if it is to be maximised while the others are minimised, --mode max"
+            most += " if all are to be maximised"
+        else:
+            most = "--mode max if it is to be maximised"
+        raise ValueError(
+            f"More of {metric} is better by its name, and no direction was said: give {most}, or --mode min if "
+            f"{'all are' if len(metrics) > 1 else 'it is'} to be minimised all the same."
+        )
 
 
 def _objective(
@@ -257,11 +282,13 @@ def objective_of(
 ) -> tuple[Objective | Mapping[str, float] | None, Mode]:
     """What is asked of old runs, and its direction: what is given, else as in the search, else the loss.
 
+    Which it is is said where neither the user nor a search has said it.
+
     Raises:
         ValueError: if nothing is given, and it is not clear from the runs.
     """
     from ray_mixopt.core.words import counted
-    from ray_mixopt.io.rows import DERIVED_METRIC
+    from ray_mixopt.io.rows import DERIVED_METRIC, means_of_losses
 
     if objective is None and own is not None:
         objective, mode = own.settings.objective, mode or own.settings.mode
@@ -274,7 +301,16 @@ def objective_of(
             )
         if DERIVED_METRIC not in known and len(known) != 1:
             raise ValueError(f"Say what the mixture is to be best for, --weight METRIC=1: {', '.join(known)}.")
-        objective = {DERIVED_METRIC if DERIVED_METRIC in known else known[0]: 1.0}
+        metric = DERIVED_METRIC if DERIVED_METRIC in known else known[0]
+        if mode is None:
+            _check_directions([metric])
+        objective, mode, text = {metric: 1.0}, mode or "min", metric
+        parts = [name for name in known if name.startswith("val_loss/")]
+        if metric == DERIVED_METRIC and parts:
+            mean = f"the mean of {', '.join(parts[:_MOST_NAMED])}{', ...' if len(parts) > _MOST_NAMED else ''}"
+            text += f", {mean}" if means_of_losses(history) else f" as the runs have it, which is not {mean}"
+        way = "minimised" if mode == "min" else "maximised"
+        click.echo(f"No --weight is given, and so the objective is {text}; it is {way}.", err=True)
     return objective, mode or "min"
 
 

@@ -71,6 +71,7 @@ def recommend(
     """
     from rich.console import Console
 
+    from ray_mixopt.core.objective import in_words
     from ray_mixopt.io.blends import blend, remarks
 
     one_thread()
@@ -83,6 +84,8 @@ def recommend(
         answer = optimizer.recommend(details=True)
         if answer.predicted is None:
             raise ValueError("Fewer than two runs report the metrics of the objective: nothing can be recommended.")
+    asked = in_words(optimizer.settings.weights, optimizer.settings.mode)
+    verdict = "" if answer.verdict is None else f"Verdict for {asked}: {answer.verdict}"
     if report is not None:
         from ray_mixopt.analysis.study import Study
         from ray_mixopt.report.page import write_report
@@ -95,12 +98,12 @@ def recommend(
     elif kind is not None:
         with bad_arguments():
             sources = data.sources(optimizer.space)
-            text = blend(kind, answer.mixture, optimizer.space, sources)
-        for remark in remarks(kind, answer.mixture, sources):
+            text = blend(kind, answer.mixture, optimizer.space, sources, note=verdict)
+        for remark in (*remarks(kind, answer.mixture, sources), *([verdict] if verdict else [])):
             click.echo(remark, err=True)
         click.echo(text, nl=False)
     else:
-        click.echo(str(answer))
+        click.echo(f"Objective: {asked}\n{answer}")
 
 
 def _optimizer(

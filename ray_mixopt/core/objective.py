@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -15,6 +16,13 @@ from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.core.words import called
 
 Mode = Literal["min", "max"]
+
+# A whole word of a metric's name that says that more of it is better.
+_SCORES = re.compile(
+    r"(?<![^\W_])(?:acc|accuracy|f1|score|em|exact[ _-]match|bleu|rouge(?:-?l(?:sum)?)?|win[ _-]?rate)(?![^\W\d_])",
+    re.IGNORECASE,
+)
+_ERRORS = ("loss", "error", "ppl", "perplexity", "bpb", "nll")
 
 _LEAST, _MOST = 1e-100, 1e100  # sizes of weights whose squares, with those of values, a float holds
 
@@ -175,6 +183,30 @@ class Objective:
         check_fields(cls, data, "description of an objective")
         rails = tuple(Guardrail(**guardrail) for guardrail in data.get("guardrails", ()))
         return cls(**{**data, "guardrails": rails})
+
+
+def in_words(weights: Mapping[str, float], mode: Mode) -> str:
+    """A weighted sum for people, with the direction of each metric: "acc, maximised".
+
+    Args:
+        weights: of the metrics, below 0 for those of the other direction.
+        mode: direction of the sum.
+    """
+    plain = len({abs(weight) for weight in weights.values()}) == 1
+    ways: dict[str, list[str]] = {"minimised": [], "maximised": []}
+    for metric, weight in weights.items():
+        way = "minimised" if (mode == "min") == (weight > 0) else "maximised"
+        ways[way].append(metric if plain else f"{abs(weight):g} {metric}")
+    return "; ".join(f"{' + '.join(metrics)}, {way}" for way, metrics in ways.items() if metrics)
+
+
+def is_score(metric: str) -> bool:
+    """Whether more is better by a word of a metric's name: accuracy, F1, score, exact match, BLEU, ROUGE, win rate.
+
+    Args:
+        metric: its name; one that also says it is a loss or an error is no such metric.
+    """
+    return _SCORES.search(metric) is not None and not any(part in metric.lower() for part in _ERRORS)
 
 
 def divergence(mixtures: np.ndarray, prior: np.ndarray) -> np.ndarray:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from ray_mixopt.core.history import History
+
 logger = logging.getLogger(__name__)
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # with which a name would command a terminal
@@ -116,3 +118,16 @@ class Rows:
                 ", ".join(f"{name} {known[name]:.3g}" for name in names),
             )
         return known
+
+
+def means_of_losses(history: History) -> bool:
+    """Whether the metric ``loss`` is the mean of all ``val_loss/*``, as ``Rows.with_loss`` derives it, in each report.
+
+    Reports that lack it, or all the others, do not count.
+    """
+    reports = [reported for trial in history for reported in trial.observations.values() if DERIVED_METRIC in reported]
+    for reported in reports:
+        parts = [value for name, value in reported.items() if name.startswith("val_loss/")]
+        if parts and not np.isclose(reported[DERIVED_METRIC], np.mean(parts), rtol=1e-9, atol=0.0):
+            return False
+    return True

@@ -324,7 +324,8 @@ def test_old_runs_alone_answer(swarm: Path) -> None:
     )
     assert doubted["predicted"]["high"] - doubted["predicted"]["low"] > 2 * width
     asked = ["--from", swarm, "--weight", "y=1", "--mode", "max", "--cap", "a=0.7"]
-    assert call("recommend", *asked, "--as", "yaml").stdout == '"a": 0.700000\n"b": 0.300000\n'
+    as_yaml = call("recommend", *asked, "--as", "yaml").stdout.splitlines()
+    assert as_yaml[0].startswith("# Verdict for y, maximised: ") and as_yaml[1:] == ['"a": 0.700000', '"b": 0.300000']
     other = call("recommend", *asked, "--as", "megatron", "--path", "a=/d/x=1", "--path", "a=/d/2")
     assert other.stdout == "0.3500000000 /d/x=1\n0.3500000000 /d/2\n0.300000 b\n"
     assert "No path is known for 'b': the name stands where Megatron-LM looks" in other.stderr
@@ -594,3 +595,60 @@ def test_a_replay_that_knows_nothing_yet_has_no_answer(
     assert "14.3%" not in result.stdout and "known so far" not in result.stderr
     assert json.loads((folder / "out" / "result.json").read_text())["recommended"] is None
     assert json.loads(call("replay", "--strategy", "random", "--budget", 400, "--json").stdout)["recommended"] is None
+
+
+@pytest.fixture
+def scores(tmp_path: Path) -> Path:
+    """Twelve runs with an accuracy that is best at 0.6 of code, and two losses."""
+    lines = ["mixture/web,mixture/code,acc,val_loss/web,val_loss/code"]
+    for i in range(12):
+        code = i / 11
+        lines.append(f"{1 - code},{code},{0.6 - (code - 0.6) ** 2},{2 + code},{3 - 2 * code}")
+    path = tmp_path / "acc.csv"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_an_accuracy_is_not_minimised_unless_that_is_said(scores: Path) -> None:
+    where = ("recommend", "--from", scores)
+    sentence = refused(*where, "--weight", "acc=1")
+    assert "More of acc is better by its name, and no direction was said: give --mode max" in sentence
+    both = refused(*where, "--weight", "val_loss/web=1", "--weight", "acc=1")
+    assert "--flip acc if it is to be maximised while the others are minimised" in both
+    best = call(*where, "--weight", "acc=1", "--mode", "max")
+    assert best.stdout.startswith("Objective: acc, maximised\nRecommended mixture"), best.output
+    worst = call(*where, "--weight", "acc=1", "--mode", "min")
+    assert worst.stdout.startswith("Objective: acc, minimised\n")
+    weighed = call(*where, "--weight", "val_loss/web=2", "--weight", "acc=1", "--flip", "acc")
+    assert weighed.stdout.startswith("Objective: 2 val_loss/web, minimised; 1 acc, maximised\n")
+    alone = scores.with_name("alone.csv")
+    alone.write_text("\n".join(line.rsplit(",", 2)[0] for line in scores.read_text().splitlines()))
+    assert "More of acc is better by its name" in refused("recommend", "--from", alone)
+    assert "the objective is acc; it is maximised." in call("recommend", "--from", alone, "--mode", "max").stderr
+
+
+def test_which_objective_was_taken_is_said_where_none_was_given(scores: Path) -> None:
+    mean = call("recommend", "--from", scores)
+    said = "the objective is loss, the mean of val_loss/web, val_loss/code; it is minimised."
+    assert f"No --weight is given, and so {said}" in mean.stderr
+    assert mean.stdout.startswith("Objective: loss, minimised\n")
+    lines = scores.read_text().splitlines()
+    scores.write_text("\n".join([lines[0] + ",loss", *(f"{line},{2 + i % 5}" for i, line in enumerate(lines[1:]))]))
+    column = call("recommend", "--from", scores).stderr
+    assert "the objective is loss as the runs have it, which is not the mean of val_loss/web, val_loss/code;" in column
+    assert "No --weight" not in call("recommend", "--from", scores, "--weight", "loss=1").stderr
+
+
+@pytest.mark.parametrize("kind", ["yaml", "json"])
+def test_a_blend_comes_with_the_verdict(scores: Path, kind: str) -> None:
+    result = call("recommend", "--from", scores, "--weight", "acc=1", "--mode", "max", "--as", kind)
+    verdict = next(line for line in result.stderr.splitlines() if line.startswith("Verdict"))
+    assert verdict.startswith("Verdict for acc, maximised: ")
+    assert result.stdout.splitlines()[0] == (f"# {verdict}" if kind == "yaml" else "{")
+
+
+def test_export_says_that_it_adds_the_mean_of_the_losses(scores: Path) -> None:
+    added = call("export", "--from", scores, "--format", "csv", "--out", "a")
+    assert "The column loss is the mean of all val_loss/*." in added.stderr
+    scores.write_text(scores.read_text().replace("val_loss/code", "loss"))
+    assert "The column loss" not in call("export", "--from", scores, "--format", "csv", "--out", "b").stderr

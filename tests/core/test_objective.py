@@ -12,7 +12,7 @@ import pytest
 from worlds import DOMAINS, given, search, two_scales
 
 from ray_mixopt import MixtureOptimizer, MixtureSpace, Scale
-from ray_mixopt.core.objective import Guardrail, Objective, divergence
+from ray_mixopt.core.objective import Guardrail, Objective, divergence, is_score
 
 SUPPLY = {"web": 80e9, "code": 15e9, "math": 5e9}
 
@@ -236,3 +236,20 @@ def test_a_weight_beyond_all_floats_is_no_number() -> None:
         Objective(weights={"a": 10**400})
     with pytest.raises(ValueError, match="weights cannot be"):
         Objective.from_dict({"weights": {"a": 10**400}})
+
+
+def test_metrics_of_which_more_is_better_are_known_by_a_word_of_their_name() -> None:
+    scores = ["acc", "accuracy/arc", "eval/acc_norm", "acc,none", "hellaswag_acc", "F1", "score", "squad/em", "bleu4"]
+    scores += ["exact_match", "exact_match,strict", "rougeL", "rouge1", "win_rate", "win rate"]
+    losses = [
+        "loss",
+        "val_loss/web",
+        "accumulated",
+        "memory",
+        "acc_loss",
+        "accuracy/bpb",
+        "emb",
+        "scored",
+        "val_loss/em",
+    ]
+    assert [name for name in scores + losses if is_score(name)] == scores

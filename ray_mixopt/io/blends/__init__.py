@@ -47,7 +47,9 @@ BLENDS: Mapping[str, Blend] = MappingProxyType(
 )
 
 
-def blend(kind: str, mixture: Mapping[str, float], space: MixtureSpace, sources: Sources = NO_SOURCES) -> str:
+def blend(
+    kind: str, mixture: Mapping[str, float], space: MixtureSpace, sources: Sources = NO_SOURCES, *, note: str = ""
+) -> str:
     """A mixture as the text of a file, which ends with a newline.
 
     YAML begins with the ``remarks`` as comments; JSON and the list of Megatron-LM have no place for them.
@@ -57,6 +59,7 @@ def blend(kind: str, mixture: Mapping[str, float], space: MixtureSpace, sources:
         mixture: shares of tokens by domain, all of the space's. They are rounded to six digits.
         space: whose mixture it is.
         sources: where the data of the domains are, and how long their documents.
+        note: a further comment, before the remarks.
 
     Raises:
         ValueError: for an unknown format or domain, a name or a path that the format cannot hold, or a format whose
@@ -69,7 +72,9 @@ def blend(kind: str, mixture: Mapping[str, float], space: MixtureSpace, sources:
     shares = space.named(space.mixture(mixture))
     if form.counts == "documents":
         shares = of_documents(shares, sources.tokens_per_document, form.reader)
-    head = "".join(f"# {remark}\n" for remark in remarks(kind, shares, sources)) if form.suffix == ".yaml" else ""
+    notes = [line for line in note.splitlines() if line]
+    said = (*("".join(c if c.isprintable() else "?" for c in line) for line in notes), *remarks(kind, shares, sources))
+    head = "".join(f"# {one}\n" for one in said) if form.suffix == ".yaml" else ""
     return head + form.write(rounded(shares), space, sources)
 
 
