@@ -12,8 +12,9 @@ import numpy as np
 
 from ray_mixopt.core.words import counted
 from ray_mixopt.io.cells import MIXTURE, metric_of
-from ray_mixopt.io.frames import Table
-from ray_mixopt.io.numerals import is_unsound, unsigned
+from ray_mixopt.io.numerals import begins_with_digits, is_missing, is_unread, is_unsound, unsigned
+from ray_mixopt.io.rows import VALIDATION
+from ray_mixopt.io.table import Table
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +35,10 @@ _TOKEN_COSTS = ("cost_per_token",)
 _CONFIG = re.compile(r"(?:config|params?|hparams?|tags)[/.]", re.IGNORECASE)
 _SUMMARY = re.compile(r"(?:metrics?\.|summary[/.])", re.IGNORECASE)
 _MIXTURE = re.compile(r"((?:(?:config|params?|hparams?)[/.])?mixture[/.:])(.+)", re.IGNORECASE | re.DOTALL)
-_MOST_NAMED = 5  # rows in a warning
+_MOST_NAMED = 5  # rows or columns in a warning
+_SHOWN = 60  # characters of a cell
 _CHART = re.compile(r".+ - .+__(?:MIN|MAX)")  # of the table of a chart of W&B
+_LOSS = re.compile(r"(?:.*[/._-])?val_loss[/.].+|.*(?:loss|ppl|perplexity|bpb|nll)", re.IGNORECASE | re.DOTALL)
 _LOSSES = ("loss", "ppl", "perplexity", "bpb", "nll", "cross_entropy", "crossentropy")
 # What trackers write beside the metrics, in small letters.
 _BOOKS = frozenset(
@@ -126,11 +129,9 @@ def roles_of(table: Table, asked: Columns) -> Roles:
     if ours:
         taken |= TIDY_COLUMNS
     metrics: dict[str, str] = {}
-    for name in free:
-        beside = not ours and (name.lower() in _BOOKS or name.lower().startswith("_wandb/") or _CONFIG.match(name))
-        if name not in taken and not beside and is_metric(table, name):
-            short = name if ours else _SUMMARY.sub("", name, count=1)
-            metrics[name] = metric_of(name if short in metrics.values() else short, TIDY_COLUMNS)
+    for name in metric_columns(table, [name for name in free if name not in taken and (ours or not _is_beside(name))]):
+        short = name if ours else _SUMMARY.sub("", name, count=1)
+        metrics[name] = metric_of(name if short in metrics.values() else short, TIDY_COLUMNS)
     if not metrics:
         known = ", ".join(sorted(name for name in table.columns if name in taken or name in shares))
         raise ValueError(
@@ -190,11 +191,60 @@ def _rows(table: Table, chosen: np.ndarray) -> str:
     return f"{'row' if chosen.sum() == 1 else 'rows'} {some}{', ...' if chosen.sum() > _MOST_NAMED else ''}"
 
 
-def is_metric(table: Table, column: str) -> bool:
-    """Whether a column holds numbers, be they read one way or another, or is a loss that is NaN throughout."""
-    if column in table.doubtful:
-        return True
-    return table.holds_numbers(column) or (is_loss(column) and any(map(is_unsound, table.frame[column])))
+def _is_beside(column: str) -> bool:
+    """Whether a tracker writes a column of that name beside the metrics."""
+    return column.lower() in _BOOKS or column.lower().startswith("_wandb/") or _CONFIG.match(column) is not None
+
+
+def metric_columns(table: Table, columns: Sequence[str]) -> list[str]:
+    """Those of some columns that are metrics. What may be meant for one and is not is said.
+
+    A metric holds numbers, be they read one way or another, or is a loss that is NaN throughout. So is a validation
+    loss that is empty throughout, so that nothing is taken for the mean of all of them.
+
+    Raises:
+        ValueError: for a loss without any number, and a column of what looks like numbers and is not read as such.
+    """
+    found, beside, empty = [], {}, []
+    for name in columns:
+        cells = table.frame[name]
+        if (
+            name in table.doubtful
+            or table.holds_numbers(name)
+            or (is_loss(name) and any(is_unsound(cell) for cell in cells))
+        ):
+            found.append(name)
+            continue
+        texts = {row: cell for row, cell in cells.items() if not is_missing(cell)}
+        if not texts:
+            if _SUMMARY.sub("", name, count=1).startswith(VALIDATION):
+                found.append(name)
+                empty.append(name)
+            continue
+        odd = [row for row, cell in texts.items() if is_unread(cell)]
+        if 2 * len(odd) > len(texts) or _LOSS.fullmatch(name):
+            row = odd[0] if odd else next(iter(texts))
+            text = str(texts[row])
+            raise ValueError(
+                f"{table.name}, row {row}: {name} is {text[:_SHOWN]!r}, and no cell of that column is a number that is "
+                f"read{table.remark(text)}: write numbers as in {'1250,5' if table.comma else '1250.5'}, or take the "
+                "column out, if it is no metric."
+            )
+        if 2 * sum(map(begins_with_digits, texts.values())) > len(texts):
+            beside[name] = str(next(text for text in texts.values() if begins_with_digits(text)))
+    if beside:
+        some = ", ".join(f"{name} ({text[:_SHOWN]!r})" for name, text in list(beside.items())[:_MOST_NAMED])
+        logger.warning(
+            "%s: no metric is in %s%s, with no cell that is a number.",
+            *(table.name, some, ", ..." if len(beside) > _MOST_NAMED else ""),
+        )
+    if empty:
+        logger.warning(
+            "%s: %s is empty in all rows, so that the mean of all val_loss/* is not known: take the column out if the "
+            "rest is to count as the loss.",
+            *(table.name, ", ".join(empty[:_MOST_NAMED])),
+        )
+    return found
 
 
 def _shares(table: Table, asked: Columns) -> tuple[dict[str, str], bool]:

@@ -15,6 +15,16 @@ _COMMA = re.compile(r"[+-]?(?:\d{1,3}(?:\.\d{3})+|\d*),\d+(?:[eE][+-]?\d+)?\s*%?
 _POINT = re.compile(r"[+-]?(?:\d{1,3}(?:,\d{3})+|\d*)\.\d+(?:[eE][+-]?\d+)?\s*%?")
 _GROUPS = re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+\s*%?"), re.compile(r"[+-]?[1-9]\d{0,2}(?:\.\d{3})+\s*%?")
 _WHOLE = re.compile(r"[+-]?\d+(?:[eE][+-]?\d+)?\s*%?|[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
+# What people and programs write for a number that is not read: 1 200, 1'200, −1.5, 3.1±0.1, %50, (1.5), 2×10^3,
+# or the error of a spreadsheet. A date, a version and an address are none, and neither is what has a unit.
+_DIGITS = r"(?:\d{1,3}(?:[\s'’`´_.,]\d{3})+|\d+)(?:[.,]\d*)?|[.,]\d+"
+_TENS = r"(?:\s*(?:e|[×·*]\s*10\s*(?:\^|\*\*)?)\s*[+\-−–]?\s*\d+)?"
+_UNREAD = re.compile(
+    rf"[(+\-−–~≈<>≤≥=$€£%％\s]*(?:{_DIGITS}){_TENS}"
+    rf"(?:\s*(?:±|\+/?-|\()\s*(?:{_DIGITS}){_TENS})?[)\s%％‰$€£*\-]*|#[A-Z0/]+[!?A]?",
+    re.IGNORECASE,
+)
+_BEGINS = re.compile(r"\W*\d")
 _UNSOUND = re.compile(r"[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
 
 
@@ -26,6 +36,16 @@ def is_missing(cell: object) -> bool:
 def is_unsound(cell: object) -> bool:
     """Whether a cell says NaN or an infinity, rather than nothing; a program writes that for what it computed."""
     return cell is not None and _UNSOUND.fullmatch(str(cell).strip()) is not None
+
+
+def is_unread(cell: object) -> bool:
+    """Whether a cell is meant for a number by the looks of it, but written as none is read."""
+    return isinstance(cell, str) and parsed(unsigned(cell)) is None and _UNREAD.fullmatch(cell.strip()) is not None
+
+
+def begins_with_digits(cell: object) -> bool:
+    """Whether a cell is a text such as "3k" or "1.9 nats"."""
+    return isinstance(cell, str) and _BEGINS.match(cell) is not None
 
 
 def has_sign(cell: object) -> bool:

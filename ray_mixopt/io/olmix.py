@@ -18,10 +18,11 @@ import numpy as np
 
 from ray_mixopt.core.safety import MiB, check_size, named_numbers, parse_json
 from ray_mixopt.io.cells import MIXTURE, metric_of, unkept
-from ray_mixopt.io.columns import is_metric, values_of
-from ray_mixopt.io.frames import Table, table_of
+from ray_mixopt.io.columns import metric_columns, values_of
+from ray_mixopt.io.frames import table_of
 from ray_mixopt.io.rows import Rows
 from ray_mixopt.io.shares import mixtures
+from ray_mixopt.io.table import Table
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def rows_of(folder: Path, scale: str, steps: int) -> Rows:
     position = {run: i for i, run in enumerate(metrics["run"])}
     rows = [position[run] for run in ratios["run"]]
     columns = [name for name in ratios.columns if name not in ("run", "name")]
-    names = [name for name in metrics.columns if name not in ("run", "name") and is_metric(tables[1], name)]
+    names = metric_columns(tables[1], [name for name in metrics.columns if name not in ("run", "name")])
     domains = tuple(domain_of(name) for name in columns)
     if len(columns) < 2 or not names:
         raise ValueError(f"{str(folder)!r} needs two domains or more in {RATIOS}, and a metric.")

@@ -16,7 +16,8 @@ logger = logging.getLogger(__name__)
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # with which a name would command a terminal
 _SHOWN = 60  # characters of it
 
-DERIVED_METRIC = "loss"  # the mean of all val_loss/*
+VALIDATION = "val_loss/"  # what validation losses are called, before the name of what they are of
+DERIVED_METRIC = "loss"  # the mean of all of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,7 @@ class Rows:
 
     def with_loss(self) -> Rows:
         """These rows, with the metric ``loss`` derived if there is none."""
-        parts = [i for i, name in enumerate(self.metrics) if name.startswith("val_loss/")]
+        parts = [i for i, name in enumerate(self.metrics) if name.startswith(VALIDATION)]
         if DERIVED_METRIC in self.metrics or not parts:
             return self
         found = self.values[:, parts]

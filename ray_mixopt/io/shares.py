@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ray_mixopt.io.columns import Unit
-from ray_mixopt.io.frames import Table
 from ray_mixopt.io.numerals import digits, is_missing, unsigned
+from ray_mixopt.io.table import Table
 
 logger = logging.getLogger(__name__)
 

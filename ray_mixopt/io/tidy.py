@@ -12,10 +12,10 @@ from ray_mixopt.core.safety import MOST_WHOLE
 from ray_mixopt.core.words import counted
 from ray_mixopt.io.cells import unkept
 from ray_mixopt.io.columns import Columns, Roles, roles_of, values_of
-from ray_mixopt.io.frames import Table
 from ray_mixopt.io.numerals import is_missing
 from ray_mixopt.io.rows import Rows
 from ray_mixopt.io.shares import mixtures
+from ray_mixopt.io.table import Table
 
 logger = logging.getLogger(__name__)
 

@@ -456,6 +456,67 @@ def test_what_is_refused_says_what_helps(name: str, content: str | bytes, messag
         read_runs(tmp_path / name)
 
 
+UNREAD = ["1 200.0", "1'200.0", "1\u202f200", "\N{MINUS SIGN}1.5", "3.1±0.1", "50\N{FULLWIDTH PERCENT SIGN}", "%50"]
+UNREAD += ["1_200", "(1.5)", "2×10^3", "1.5E\N{MINUS SIGN}3", "#N/A", "#DIV/0!", "$5"]
+
+
+@pytest.mark.parametrize("cell", [*UNREAD, "OOM", "1.9 nats", "3k"])
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_loss_without_any_number_that_is_read_is_not_left_out(cell: str, kind: str, tmp_path: Path) -> None:
+    frame = T.assign(**{"val_loss/books": cell})
+    (tmp_path / f"x.{kind}").write_text(
+        frame.to_csv(index=False) if kind == "csv" else frame.to_json(orient="records", lines=True)
+    )
+    with pytest.raises(ValueError, match=f"row {2 if kind == 'csv' else 1}: val_loss/books is .* and no cell of that"):
+        read_runs(tmp_path / f"x.{kind}")
+
+
+@pytest.mark.parametrize("cell", UNREAD)
+def test_a_metric_that_is_written_as_no_number_is_read_is_refused(cell: str, tmp_path: Path) -> None:
+    T.assign(mmlu=[cell, "", *[cell] * 9, "OOM"]).to_csv(tmp_path / "x.csv", index=False)
+    with pytest.raises(ValueError, match="row 2: mmlu is .*: write numbers as in 1250.5, or take the column out"):
+        read_runs(tmp_path / "x.csv")
+
+
+def test_thousands_parted_by_blanks_beside_decimal_commas_are_refused(tmp_path: Path) -> None:
+    as_text(T, comma, NUMBERS).assign(mmlu="1 250,5").to_csv(tmp_path / "x.csv", index=False, sep=";")
+    with pytest.raises(ValueError, match="row 2: mmlu is '1 250,5', .* as in 1250,5"):
+        read_runs(tmp_path / "x.csv")
+
+
+def test_numbers_in_the_texts_of_json_have_a_point(tmp_path: Path) -> None:
+    T.assign(acc="0,5").to_json(tmp_path / "x.jsonl", orient="records", lines=True)
+    with pytest.raises(ValueError, match="acc is '0,5', .* that is read, where numbers have a decimal point: write"):
+        read_runs(tmp_path / "x.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("cell", "told"),
+    [("3k", True), ("1.9 nats", True), ("2026-01-05", True), ("10.0.0.1", True), ("2.1.0", True), ("h100", False)],
+)
+def test_what_is_no_metric_and_begins_with_digits_is_named(cell: str, told: bool, tmp_path: Path, caplog) -> None:
+    T.assign(note=cell).to_csv(tmp_path / "x.csv", index=False)
+    with caplog.at_level(logging.WARNING):
+        assert "note" not in read_runs(tmp_path / "x.csv").metrics
+    assert (f"no metric is in note ('{cell}')" in caplog.text) is told
+
+
+def test_without_one_of_the_validation_losses_there_is_no_mean_of_them(tmp_path: Path, caplog) -> None:
+    T.assign(**{"val_loss/books": ""}).to_csv(tmp_path / "x.csv", index=False)
+    with caplog.at_level(logging.WARNING):
+        history = read_runs(tmp_path / "x.csv")
+    assert set(history.metrics) == {"val_loss/wiki", "acc"}
+    assert "val_loss/books is empty in all rows, so that the mean" in caplog.text
+
+
+@pytest.mark.parametrize("cell", ["OOM", "1 200.0"])
+def test_a_metric_of_olmix_without_any_number_that_is_read_is_refused(cell: str, tmp_path: Path) -> None:
+    (tmp_path / "ratios.csv").write_text("run,web,code\na,0.25,0.75\nb,0.5,0.5\n")
+    (tmp_path / "metrics.csv").write_text(f"run,mmlu_bpb,arc_bpb\nb,{cell},1\na,{cell},2\n")
+    with pytest.raises(ValueError, match=f"metrics.csv, row 2: mmlu_bpb is '{cell}', and no cell"):
+        read_runs(tmp_path)
+
+
 @pytest.mark.parametrize("role", ["scale", "step", "run"])
 def test_a_column_that_is_asked_for_must_be_there(role: str, tmp_path: Path) -> None:
     table().to_csv(tmp_path / "x.csv", index=False)
