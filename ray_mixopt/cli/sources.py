@@ -184,8 +184,7 @@ def check_heeded(source: Source, histories: Collection[History]) -> None:
     """
     scales = [one for history in histories for one in history.space.scales]
     names = sorted({one.name for one in scales})
-    if unknown := sorted({*source.cost, *source.parameters} - set(names)):
-        raise ValueError(f"No run is of scale {unknown[0]!r}: there are {', '.join(names)}.")
+    source.check_scales(names)
     theirs = "is for files that do not say it, and these do"
     scale, steps = source.scale, source.steps
     if scale is not None and scale not in names:

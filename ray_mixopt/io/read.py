@@ -30,7 +30,7 @@ from pathlib import Path
 
 from ray_mixopt.io import frames, olmix, regmix, tidy, trackers
 from ray_mixopt.io.columns import Columns
-from ray_mixopt.io.rows import Rows
+from ray_mixopt.io.rows import Rows, check_in_tokens
 
 PICKLES = (".pkl", ".pickle")
 TABLES = (*frames.CSV, *frames.PARQUET, ".jsonl", ".ndjson")  # and a .json file that holds a list
@@ -58,7 +58,7 @@ def read_rows(
     """
     one_scale, one_length = scale or tidy.ONE_SCALE, steps or tidy.ONE_LENGTH
     if path.is_dir() and (path / olmix.RATIOS).exists():
-        return olmix.rows_of(path, one_scale, one_length)
+        return _in_steps(path, olmix.rows_of(path, one_scale, one_length), tokens_per_step)
     is_pairs = any(path.glob("*.csv")) if path.is_dir() else regmix.FILE.fullmatch(path.name)
     if not is_pairs and (read := trackers.reader_of(path)) is not None:
         frame = frames.frame_of(path.name, read(path))
@@ -71,7 +71,7 @@ def read_rows(
             may_lack_mixtures=True,
         )
     if path.is_dir() or is_pairs:
-        return regmix.rows_of(path, one_length)
+        return _in_steps(path, regmix.rows_of(path, one_length), tokens_per_step)
     if not path.exists():
         raise ValueError(f"There is no runs file {str(path)!r}.")
     if path.suffix.lower() in PICKLES:
@@ -86,6 +86,12 @@ def read_rows(
         )
     table = frames.table_of(path)
     return tidy.rows_of(table, columns or Columns(), scale=scale, steps=steps, tokens_per_step=tokens_per_step)
+
+
+def _in_steps(path: Path, rows: Rows, tokens_per_step: Mapping[str, float] | None) -> Rows:
+    """The rows, of which nothing may be said of the tokens in a step."""
+    check_in_tokens(path.name, rows.scale, tokens_per_step or {})
+    return rows
 
 
 def is_table(path: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,6 +18,25 @@ _SHOWN = 60  # characters of it
 
 VALIDATION = "val_loss/"  # what validation losses are called, before the name of what they are of
 DERIVED_METRIC = "loss"  # the mean of all of them
+
+
+def check_in_tokens(name: str, scales: Collection[str], tokens_per_step: Mapping[str, float]) -> None:
+    """Checks that nothing is said of the tokens in a step for runs that say their steps.
+
+    Args:
+        name: of their file.
+        scales: of the runs.
+        tokens_per_step: what is said, by scale.
+
+    Raises:
+        ValueError: naming the first of their scales of which it is said.
+    """
+    for scale, tokens in tokens_per_step.items():
+        if scale in scales:
+            raise ValueError(
+                f"--tokens-per-step {scale}={tokens:g} is for tables that say tokens, and {name} says steps: drop it. "
+                "If another table needs it, make one in steps of that first, with ray-mixopt export."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.io import searches
 from ray_mixopt.io.columns import Columns
 from ray_mixopt.io.read import PICKLES, is_table, read_rows
-from ray_mixopt.io.rows import Rows
+from ray_mixopt.io.rows import Rows, check_in_tokens
 from ray_mixopt.io.trackers import reader_of
 
 logger = logging.getLogger(__name__)
@@ -59,6 +59,32 @@ class Source:
                 raise ValueError(
                     f"The noise of {metric} must be a standard deviation, 0 or more and less than {EXPLODED:g}, as "
                     f"metrics are, got {value!r}."
+                )
+        for name, tokens in self.tokens_per_step.items():
+            if not 0 < tokens < math.inf:
+                raise ValueError(
+                    f"The tokens in a step of scale {name} must be a finite number above 0, got {tokens!r} "
+                    "(--tokens-per-step, in Python Source(tokens_per_step=...))."
+                )
+
+    def check_scales(self, names: Collection[str]) -> None:
+        """Checks that what is said of scales is said of ones that there are.
+
+        Args:
+            names: of the scales of all runs.
+
+        Raises:
+            ValueError: naming the option, and a scale of which no run is.
+        """
+        for option, given in (
+            ("--scale-cost", self.cost),
+            ("--scale-parameters", self.parameters),
+            ("--tokens-per-step", self.tokens_per_step),
+        ):
+            if unknown := sorted(given.keys() - set(names)):
+                raise ValueError(
+                    f"{option} {unknown[0]}={given[unknown[0]]:g}: No run is of scale {unknown[0]!r}: there are "
+                    f"{', '.join(names)}."
                 )
 
     def rows(self, path: Path) -> Rows:
@@ -106,7 +132,9 @@ def read_runs(path: str | Path, source: Source | None = None) -> History:
 
 def _read(path: str | Path, source: Source) -> History:
     if not are_tables(path):
-        return searches.load_history(path)
+        history = searches.load_history(path)
+        check_in_tokens(str(path), history.space.scale_names, source.tokens_per_step)
+        return history
     return of_rows(source.rows(Path(path)).with_loss(), source)
 
 

@@ -13,12 +13,13 @@ from ray_mixopt.core.words import counted
 from ray_mixopt.io.cells import unkept
 from ray_mixopt.io.columns import Columns, Roles, roles_of, values_of
 from ray_mixopt.io.numerals import is_missing
-from ray_mixopt.io.rows import Rows
+from ray_mixopt.io.rows import Rows, check_in_tokens
 from ray_mixopt.io.shares import mixtures
 from ray_mixopt.io.table import Table
 
 logger = logging.getLogger(__name__)
 
+UNEVEN = 0.02  # of a length in tokens, by which it may miss a whole number of steps: it was rounded
 ONE_SCALE, ONE_LENGTH = "model", 1  # of runs that do not say
 SAME_RUN = 0.01  # shares that differ by less are those of one run, counted or rounded anew at each report
 
@@ -175,6 +176,8 @@ def _lengths(
     table: Table, roles: Roles, scales: Sequence[str], steps: int | None, tokens_per_step: Mapping[str, float]
 ) -> tuple[np.ndarray, dict[str, float]]:
     """Training steps ``(k,)``, and by scale the part of a step that one of them is: 1 where they are tokens."""
+    if not roles.in_tokens:
+        check_in_tokens(table.name, scales, tokens_per_step)
     if roles.step is None:
         return np.full(len(scales), ONE_LENGTH if steps is None else steps, dtype=np.int64), {}
     values = table.numbers(roles.step, whole=True)
@@ -195,6 +198,11 @@ def _lengths(
         value = float(values[i])
         if size:
             values[i] = max(round(value / size), 1)
+            if abs(values[i] * size / value - 1) > UNEVEN:
+                raise ValueError(
+                    f"{table.name}, row {row}: {roles.step} is {value:.10g}, and with --tokens-per-step "
+                    f"{scales[i]}={size:g} that is {value / size:.3g} steps, no whole number: correct one of them."
+                )
         elif not (0 < value <= MOST_WHOLE and value.is_integer()):
             raise ValueError(
                 f"{table.name}, row {row}: {roles.step} must be a whole number above 0, got {value!r}; "

@@ -136,8 +136,8 @@ def fit_emulator(
         raise ValueError(f"There is no folder {str(place.parent)!r} for the simulator: make it first.")
     history = read_runs(runs, source)
     scales = history.space.scale_names
-    if source and (unknown := sorted({*source.cost, *source.parameters} - {*scales})):
-        raise ValueError(f"No run is of scale {unknown[0]!r}: there are {', '.join(scales)}.")
+    if source:
+        source.check_scales(scales)
     found = measurements(history, metrics)
     for sentence in found.left_out:
         say(f"Not fitted: {sentence}")

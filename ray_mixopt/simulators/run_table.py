@@ -79,6 +79,7 @@ class RunTable:
         path = Path(path)
         source = source or Source()
         rows = source.rows(path).with_loss().keeping(metrics)
+        source.check_scales(tuple(dict.fromkeys(rows.scale)))
         rows = replace(rows, parameters=rows.parameters | dict(source.parameters))
         return _tabulate(path.name.partition(".")[0], rows, scale_cost, target, modes)
 

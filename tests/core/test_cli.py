@@ -306,10 +306,11 @@ def swarm(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("option", ["--scale-cost", "--scale-parameters"])
+@pytest.mark.parametrize("option", ["--scale-cost", "--scale-parameters", "--tokens-per-step"])
 def test_a_scale_that_no_run_is_of_is_refused(swarm: Path, option: str) -> None:
     result = call("recommend", "--from", swarm, "--weight", "x=1", option, "9B=1e9")
-    assert result.exit_code == 2 and "No run is of scale '9B': there are" in result.stderr
+    assert result.exit_code == 2
+    assert f"{option} 9B=1e+09: No run is of scale '9B': there are" in " ".join(result.stderr.split())
 
 
 def test_old_runs_alone_answer(swarm: Path) -> None:
@@ -440,6 +441,7 @@ def test_the_blends_of_runs_are_exported(swarm: Path, tmp_path: Path) -> None:
         ("history.json", ["--scale", "30M"], "their runs are of scale S. Drop it."),
         ("history.json", ["--steps", 7], "their runs were seen at 10 steps. Drop it."),
         ("history.json", ["--scale-cost", "S=5"], "--scale-cost S=5 is for tables of runs, and a saved search says it"),
+        ("history.json", ["--tokens-per-step", "S=5"], "--tokens-per-step S=5 is for tables that say tokens, and"),
         ("history.json", ["--scale-parameters", "S=5"], "says it itself: there it is unknown. Drop it."),
     ],
 )

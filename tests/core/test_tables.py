@@ -239,6 +239,24 @@ def test_tokens_stand_for_steps(tmp_path: Path, caplog) -> None:
     assert "lengths are in tokens" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("sizes", "column", "message"),
+    [
+        ({"90M": -100}, "tokens", "The tokens in a step of scale 90M must be a finite number above 0, got -100 .--tok"),
+        ({"90M": math.inf}, "tokens", "of scale 90M must be a finite number above 0, got inf"),
+        ({"90M": 0}, "tokens", "of scale 90M must be a finite number above 0, got 0"),
+        ({"90M": math.nan}, "tokens", "of scale 90M must be a finite number above 0, got nan"),
+        ({"90M": 350, "800M": 400}, "tokens", "row 2: tokens is 400, and with .* 90M=350 that is 1.14 steps, no whole"),
+        ({"90M": 800, "800M": 400}, "tokens", "row 2: tokens is 400, and with .* 90M=800 that is 0.5 steps, no whole"),
+        ({"90M": 400}, "step", "--tokens-per-step 90M=400 is for tables that say tokens, and x.csv says steps: drop"),
+    ],
+)
+def test_tokens_in_a_step_that_cannot_be_are_refused(sizes: dict, column: str, message: str, tmp_path: Path) -> None:
+    table().rename(columns={"step": column}).to_csv(tmp_path / "x.csv", index=False)
+    with pytest.raises(ValueError, match=message):
+        read_runs(tmp_path / "x.csv", Source(tokens_per_step=sizes))
+
+
 def test_costs_follow_parameters_where_nothing_else_is_known(tmp_path: Path, caplog) -> None:
     table().drop(columns="cost_per_step").to_csv(tmp_path / "x.csv", index=False)
     with caplog.at_level(logging.WARNING):
