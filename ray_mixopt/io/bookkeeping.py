@@ -93,13 +93,18 @@ class Books:
         self._claim_by_name()
         self._claim_by_mixture()
         self._claim_what_was_added()
+        self._note_what_differs()
         self._note_what_changed()
 
     # -- what is known
 
     def reports(self, name: str) -> Reports:
-        """What a suggested run has shown, by step."""
-        return {step: values for one in self.logged for step, values in one.reports_of(name).items()}
+        """What a suggested run has shown, by step; where tables say different things of one, the first counts."""
+        found: Reports = {}
+        for one in self.logged:
+            for step, values in one.reports_of(name).items():
+                found[step] = values | found.get(step, {})
+        return found
 
     def reached(self, name: str) -> int:
         """The last step that a suggested run was seen at; 0 while there are no rows of it."""
@@ -173,10 +178,9 @@ class Books:
     def _claim_by_name(self) -> None:
         for one in self.logged:
             name = one.trial.trial_id
-            again, _, number = name.rpartition("_")  # a reader calls rows so that repeat a step of a run
+            again, _, number = name.rpartition("_")  # a reader calls rows so that are not of the run of their name
             if again in self._last and number.isdecimal():
-                one.claims[""] = 0
-                self.notices.append(f"{one.source} has rows of {again} that repeat a step: the first of them count.")
+                self._take_apart(one, again)
             elif (run := self._last.get(name)) is not None:
                 self._check(one, run)
                 one.claims[name] = 0
@@ -187,6 +191,27 @@ class Books:
                     "more, begin a search of another name, as in --state second.json: its runs are called after it, "
                     "and those in the tables cost it nothing, so that --budget is what is left to spend."
                 )
+
+    def _take_apart(self, one: LoggedRun, again: str) -> None:
+        """Rows by the name of a suggested run that are not of it: they repeat it, or are those of an earlier run."""
+        first = next((o.trial for o in self.logged if o.source == one.source and o.trial.trial_id == again), None)
+        scale = self._last[again].scale if first is None else first.scale
+        apart = one.apart(self._shares[again] if first is None else np.array(first.mixture), scale)
+        if first is not None and apart <= ROUNDING and one.trial.observations.keys() <= first.observations.keys():
+            one.claims[""] = 0
+            self.notices.append(f"{one.source} has rows of {again} that repeat a step: the first of them count.")
+            return
+        why = (
+            f"they are of scale {one.trial.scale}, and not of {scale}"
+            if one.trial.scale != scale
+            else f"their shares differ from it by up to {apart:.3f}"
+            if apart > ROUNDING
+            else "no row of that name goes with them"
+        )
+        self.notices.append(
+            f"{one.source} has rows of {again}, or of a run {one.trial.trial_id}, that do not count as those of "
+            f"{again}, since {why}: they are taken for an earlier run. Rename it, or correct the rows."
+        )
 
     def _check(self, one: LoggedRun, run: AskedRun) -> None:
         check_near(one.trial.reached, (*self.space.steps, run.steps), f"{one.source} has {run.run} at")
@@ -232,6 +257,21 @@ class Books:
                     break
 
     # -- what is not as it was
+
+    def _note_what_differs(self) -> None:
+        for name in self._last:
+            known: dict[tuple[int, str], tuple[str, float]] = {}
+            told: set[str] = set()
+            for one in self.logged:
+                for step, values in one.reports_of(name).items():
+                    for metric, value in values.items():
+                        source, first = known.setdefault((step, metric), (one.source, value))
+                        if first != value and one.source not in (*told, source):
+                            told.add(one.source)
+                            self.notices.append(
+                                f"{source} and {one.source} say different things of {name} at step {step:,}, "
+                                f"{metric} {first:.6g} and {value:.6g}: the first counts. Take the wrong rows out."
+                            )
 
     def _note_what_changed(self) -> None:
         reached = {name: self.reached(name) for name in self._last}

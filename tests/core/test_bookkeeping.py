@@ -124,6 +124,36 @@ def test_what_cannot_be_a_training_step_is_not_paid_for() -> None:
     assert books_of([asked("hand-0001", 0.3, 10)], {"t": unnamed}, SPACE).history().spent == 0
 
 
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        (("hand-0001_1", 0.6, "s", (20,)), "their shares differ from it by up to 0.300"),
+        (("hand-0001_1", 0.6, "s", (10,)), "their shares differ from it by up to 0.300"),
+        (("hand-0001_1", 0.3, "l", (10,)), "they are of scale l, and not of s"),
+        (("hand-0001_1", 0.3, "s", (20,)), "no row of that name goes with them"),
+    ],
+)
+def test_rows_of_another_run_by_a_suggested_name_are_kept_and_it_is_said_why(other: Any, why: str) -> None:
+    books = books_of([asked("hand-0001", 0.3, 20)], {"t": history_of(("hand-0001", 0.3, "s", (10,)), other)}, SPACE)
+    history = books.history()
+    assert [(t.trial_id, list(t.observations)) for t in history if t.evaluated] == [("t:hand-0001_1", list(other[3]))]
+    assert list(history["hand-0001"].observations) == [10]
+    assert len(books.notices) == 1 and f"do not count as those of hand-0001, since {why}: they are" in books.notices[0]
+    alone = books_of([asked("hand-0001", 0.3, 20)], {"t": history_of(other)}, SPACE)
+    assert sum(len(trial.observations) for trial in alone.history()) == 1
+
+
+def test_what_tables_say_differently_of_a_run_is_said_and_the_first_counts() -> None:
+    one, other = (history_of(("hand-0001", 0.3, "s", (10, 20))) for _ in range(2))
+    other["hand-0001"].observations |= {10: {"loss": 2.0, "acc": 0.5}}
+    books = books_of([asked("hand-0001", 0.3, 20)], {"one": one, "other": other}, SPACE)
+    assert books.reports("hand-0001") == {10: {"loss": 1.0, "acc": 0.5}, 20: {"loss": 1.0}}
+    assert books.notices == [
+        "one and other say different things of hand-0001 at step 10, loss 1 and 2: the first counts. Take the wrong "
+        "rows out."
+    ]
+
+
 def test_a_diverged_run_is_over() -> None:
     given = history_of(("hand-0001", 0.3, "s", (10,)))
     given["hand-0001"].status = "diverged"
