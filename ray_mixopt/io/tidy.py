@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -51,7 +52,7 @@ def rows_of(
     shares = mixtures(table, list(roles.shares), asked.unit, may_miss=True)
     run = _runs(table, roles)
     scales = _scales(table, roles, run, scale)
-    shares = _settled(table, shares, run, scales)
+    shares = _settled(table, roles, shares, run, scales)
     lacking = np.isnan(shares).any(axis=1)
     if lacking.any() and not may_lack_mixtures:
         place = int(lacking.argmax())
@@ -211,22 +212,33 @@ def _lengths(
     return values.astype(np.int64), {name: 1 / size for name, size in tokens_per_step.items() if size}
 
 
-def _settled(table: Table, shares: np.ndarray, run: Sequence[str] | None, scales: Sequence[str]) -> np.ndarray:
+def _settled(
+    table: Table, roles: Roles, shares: np.ndarray, run: Sequence[str] | None, scales: Sequence[str]
+) -> np.ndarray:
     """The mixtures, each run's the same in all of its rows: trackers write it once, and counts of tokens grow.
 
     A row without a mixture has that of its run, from a row that says it. Where a run's mixtures are nearly the same,
-    the last one counts, which has seen most.
+    the last one counts, which has seen most; rows that repeat a step are of another run, and have a last one of their
+    own.
     """
     if run is None:
         return shares
+    steps = [0.0] * len(run) if roles.step is None else table.numbers(roles.step, whole=True).tolist()
     members: dict[tuple[str, str], list[int]] = {}
     for i, key in enumerate(zip(run, scales, strict=True)):
         members.setdefault(key, []).append(i)
     settled = shares.copy()
     for rows in members.values():
         known = [i for i in rows if not np.isnan(shares[i, 0])]
-        if known and np.abs(shares[known] - shares[known[-1]]).max() < SAME_RUN:
-            settled[rows] = shares[known[-1]]
+        if not known or np.abs(shares[known] - shares[known[-1]]).max() >= SAME_RUN:
+            continue
+        seen: Counter[float] = Counter()
+        parts: dict[int, list[int]] = {}  # rows by how often their step was there before
+        for i in rows:
+            parts.setdefault(seen[steps[i]], []).append(i)
+            seen[steps[i]] += 1
+        for part in parts.values():
+            settled[part] = shares[([i for i in part if not np.isnan(shares[i, 0])] or known)[-1]]
     return settled
 
 

@@ -381,6 +381,15 @@ def test_which_rows_are_of_one_run(lines: list[str], found: dict, told: int, tmp
     assert caplog.text.count("are of a run of their own: r is r_") == told
 
 
+def test_rows_that_repeat_a_step_keep_their_own_shares(tmp_path: Path) -> None:
+    """The others of a run are counted anew at each report, and have the last ones."""
+    lines = [f"r,S,{step},9,{a},{1 - a:.3f},2" for step, a in ((1, 0.5), (1, 0.505), (1, 0.507), (2, 0.501))]
+    lines += ["r,S,2,9,,,2"]
+    (tmp_path / "x.csv").write_text(rows(*lines))
+    found = {t.trial_id: (t.mixture[0], list(t.observations)) for t in read_runs(tmp_path / "x.csv")}
+    assert found == {"r": (0.501, [1, 2]), "r_1": (0.505, [1, 2]), "r_2": (0.507, [1])}
+
+
 # -- what is refused, and what helps
 
 
