@@ -66,18 +66,22 @@ def _is_taken(metric: str, own: Collection[str]) -> bool:
 
 
 def check_distinct(names: Iterable[str], what: str) -> None:
-    """Checks names that are to be told apart in a table, whose cells are read without blanks at their ends.
+    """Checks names that are to come back from a table, whose cells are read without blanks at their ends.
 
     Args:
         names: each once.
         what: bears them, for the error: "The scale".
 
     Raises:
-        ValueError: for a name that reads as a missing value, or as another one.
+        ValueError: for a name that reads as a missing value, or as another one, or that would lose blanks at its ends.
     """
     known: dict[str, str] = {}
+    blank = ""
     for name in names:
+        blank = blank or (name if name != name.strip() else "")
         if not name.strip():
             raise ValueError(f"{what} {name!r} would be read as a missing value in a table: rename it.")
         if (other := known.setdefault(name.strip(), name)) != name:
             raise ValueError(f"{what} {name!r} would be read as {other!r} in a table: rename one of them.")
+    if blank:
+        raise ValueError(f"{what} {blank!r} would be read as {blank.strip()!r} in a table: rename it.")

@@ -10,7 +10,8 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +70,7 @@ def as_table(name: str, frame: pd.DataFrame, *, is_csv: bool = False) -> Table:
     Raises:
         ValueError: if nothing is left, or a column is there twice.
     """
-    blank = [all(is_missing(cell) for cell in cells) for cells in frame.itertuples(index=False)]
+    blank = [all(map(is_missing, cells)) for cells in frame.to_numpy(dtype=object)]
     frame = frame.loc[~np.array(blank, dtype=bool)]
     if not len(frame):
         raise ValueError(f"{name} has no rows.")
@@ -212,9 +213,10 @@ def _read_json(name: str, text: str) -> pd.DataFrame:
         for row, line in enumerate(lines, 1):
             if line.strip():
                 try:
-                    records.append(flat(parse_json(line), f"line {row}"))
+                    record = parse_json(line)
                 except ValueError as error:
                     raise ValueError(f"line {row}: {error}") from error
+                records.append(flat(record, f"line {row}"))
                 rows.append(row)
     return frame_of(name, records).set_axis(pd.Index(rows), axis=0)
 
@@ -223,7 +225,7 @@ def flat(record: object, what: str) -> dict[str, Any]:
     """The single values of a nested object, by their names with slashes between the levels; lists are left out.
 
     Raises:
-        ValueError: if it is no object; the error calls it ``what``.
+        ValueError: if it is no object, or two of its values have one name and differ; the error calls it ``what``.
     """
     if not isinstance(record, Mapping):
         raise ValueError(f"{what} is of type {type(record).__name__}, not a JSON object")
@@ -235,7 +237,13 @@ def flat(record: object, what: str) -> dict[str, Any]:
             if isinstance(value, Mapping):
                 ahead.append((f"{before}{key}/", value))
             elif not isinstance(value, list):
-                found[f"{before}{key}"] = value
+                name = f"{before}{key}"
+                if name in found and found[name] != value:
+                    raise ValueError(
+                        f"{what} says {name!r} twice, {found[name]!r} and {value!r}: once with a slash, and once as an "
+                        "object in another"
+                    )
+                found[name] = value
     return found
 
 
@@ -269,15 +277,19 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
     with pq.ParquetFile(path) as file:
         about, schema = file.metadata, file.schema_arrow
-        plain = [field for field in schema if not pa.types.is_nested(field.type)]
+        leaves = [(field.name, leaf) for field in schema for leaf in _leaves(field)]
         check_count(path.name, about.num_rows, MOST_ROWS, "rows")
-        check_count(path.name, about.num_rows * len(plain), MOST_CELLS, "cells")
+        check_count(path.name, about.num_rows * len(leaves), MOST_CELLS, "cells")
         groups = [about.row_group(i) for i in range(about.num_row_groups)]
         check_size(f"{path.name}, unpacked,", sum(group.total_byte_size for group in groups), MOST_BYTES)
-    texts = [field.name for field in plain if _is_text(field.type)]
+    twice = [name for name, n in Counter(name for _, (name, _) in leaves).items() if n > 1]
+    if twice := twice or [name for name, n in Counter(schema.names).items() if n > 1]:
+        raise ValueError(f"it has the column {twice[0]!r} twice")
+    names = list(dict.fromkeys(name for name, _ in leaves))
+    texts = [name for name in names if _is_text(schema.field(name).type)]
     with pq.ParquetFile(path, read_dictionary=texts) as file:
         batches, n_rows, n_bytes = [], 0, 0
-        for batch in file.iter_batches(batch_size=8192, columns=[field.name for field in plain]):
+        for batch in file.iter_batches(batch_size=8192, columns=names):
             n_rows, n_bytes = n_rows + batch.num_rows, n_bytes + sum(map(_n_bytes, batch.columns))
             check_count(path.name, n_rows, MOST_ROWS, "rows")
             check_size(f"{path.name}, unpacked,", n_bytes, MOST_BYTES)
@@ -286,16 +298,53 @@ def _read_parquet(path: Path) -> pd.DataFrame:
         raise ValueError("it has no rows")
     # What pandas wrote about its types and its index is anyone's, and takes columns away: the index is a column here.
     table = pa.Table.from_batches(batches).replace_schema_metadata()
-    frame: pd.DataFrame = table.to_pandas()
+    columns = {name: cells for top in table.column_names for name, cells in _parts(top, table[top])}
+    frame: pd.DataFrame = pa.table(columns).to_pandas()
     frame = frame.drop(columns=[name for name in frame.columns if _NO_INDEX.fullmatch(name)])
     # An empty cell is none that says NaN, which a data frame of floats cannot tell apart.
-    gaps = {
-        field.name: pd.Series(table[field.name].to_pylist(), dtype=object)
-        for field in table.schema
-        if pa.types.is_floating(field.type) and table[field.name].null_count and field.name in frame.columns
+    apart = {
+        name: pd.Series(_texts_of(name, cells) if _is_text(cells.type) else cells.to_pylist(), dtype=object)
+        for name, cells in columns.items()
+        if name in frame.columns and (_is_text(cells.type) or (pa.types.is_floating(cells.type) and cells.null_count))
     }
-    frame = frame.assign(**gaps).astype({name: object for name in texts if name in frame.columns})
-    return frame.set_axis(pd.RangeIndex(2, 2 + len(frame)))
+    return frame.assign(**apart).set_axis(pd.RangeIndex(2, 2 + len(frame)))
+
+
+def _leaves(field: pa.Field, before: str = "") -> Iterator[tuple[str, pa.DataType]]:
+    """The columns of single values in one, by their names with slashes between the levels; lists are left out."""
+    import pyarrow as pa
+
+    name = f"{before}{field.name}"
+    if pa.types.is_struct(field.type):
+        for inner in field.type:
+            yield from _leaves(inner, f"{name}/")
+    elif not pa.types.is_nested(field.type):
+        yield name, field.type
+
+
+def _parts(name: str, cells: pa.ChunkedArray) -> Iterator[tuple[str, pa.ChunkedArray]]:
+    """The cells of the columns that ``_leaves`` names."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(cells.type):
+        for inner, part in zip(cells.type, cells.flatten(), strict=True):
+            yield from _parts(f"{name}/{inner.name}", part)
+    elif not pa.types.is_nested(cells.type):
+        yield name, cells
+
+
+def _texts_of(name: str, cells: pa.ChunkedArray) -> list[str | None]:
+    """The texts of a column, be they kept as bytes; the same text is one object."""
+    known: dict[bytes | str, str] = {}
+    found: list[str | None] = []
+    for cell in cells.to_pylist():
+        if cell is not None and cell not in known:
+            try:
+                known[cell] = cell.decode() if isinstance(cell, bytes) else cell
+            except UnicodeDecodeError:
+                raise ValueError(f"{name} has bytes that are no text in UTF-8, {cell[:20]!r}") from None
+        found.append(None if cell is None else known[cell])
+    return found
 
 
 def _n_bytes(column: pa.Array) -> int:
@@ -312,4 +361,8 @@ def _n_bytes(column: pa.Array) -> int:
 def _is_text(kind: pa.DataType) -> bool:
     import pyarrow as pa
 
-    return any(is_kind(kind) for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary))
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    types = pa.types
+    texts = [types.is_string, types.is_large_string, types.is_string_view]
+    texts += [types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary]
+    return any(is_kind(kind) for is_kind in texts)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ray_mixopt.core.safety import MOST_WHOLE
 from ray_mixopt.io.numerals import has_sign, parsed, unsigned
 
 if TYPE_CHECKING:
@@ -135,5 +136,7 @@ class Table:
         return values
 
     def texts(self, column: str) -> list[str]:
-        """The cells of a column, without blanks at their ends."""
-        return [str(cell).strip() for cell in self.frame[column]]
+        """The cells of a column, without blanks at their ends. A whole number is the same text whatever its type."""
+        cells = self.frame[column].tolist()
+        whole = [isinstance(cell, float) and cell.is_integer() and abs(cell) <= MOST_WHOLE for cell in cells]
+        return [str(int(cell)) if is_whole else str(cell).strip() for cell, is_whole in zip(cells, whole, strict=True)]

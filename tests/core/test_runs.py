@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -220,6 +221,69 @@ def test_names_that_say_nothing_or_something_else_come_back(kind: str, tmp_path:
     assert all(path.parent == tmp_path for path in tmp_path.rglob("*"))
 
 
+@pytest.mark.parametrize("kind", list(WRITERS))
+def test_names_that_look_alike_come_back(kind: str, tmp_path: Path) -> None:
+    """Of two letters that a program takes for one in names of its own."""
+    history = named(metrics=("loss", "\uff4coss", "val_\u00b5", "val_\u03bc"), domains=("web", "\uff57\uff45\uff42"))
+    again = back(history, kind, tmp_path)
+    assert runs(again) == runs(history)
+    assert (again.space.domains, again.metrics) == (history.space.domains, history.metrics)
+
+
+def test_parquet_reads_like_json(tmp_path: Path) -> None:
+    """Texts that are kept as bytes, numbers as names, and what is nested."""
+    rows = [
+        {"run": f"r{i}", "scale": 6e7, "step": 5, "mixture": {"a": i / 4, "b": 1 - i / 4}, "val": {"a": {"x": i + 0.5}}}
+        for i in range(3)
+    ]
+    (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    table = pa.Table.from_pylist(rows)
+    for kind in (pa.binary(), pa.large_binary(), pa.binary(2), pa.string()):
+        typed = table.set_column(0, "run", pa.array([row["run"].encode() for row in rows]).cast(kind))
+        pq.write_table(typed, tmp_path / "x.parquet")
+        found, same = read_runs(tmp_path / "x.parquet"), read_runs(tmp_path / "x.jsonl")
+        assert runs(found) == runs(same) and list(found.trials) == list(same.trials) == ["r0", "r1", "r2"]
+        assert found.space.scale_names == same.space.scale_names == ("60000000",)
+        assert found["r1"].observations == {5: {"val/a/x": 1.5}}
+    bad = table.set_column(0, "run", pa.array([b"\xff"] * 3))
+    pq.write_table(bad, tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match=r"x.parquet is empty or malformed: run has bytes that are no text in UTF-8"):
+        read_runs(tmp_path / "x.parquet")
+
+
+def test_a_run_is_one_whatever_the_type_of_its_number(tmp_path: Path) -> None:
+    about = {"mixture/a": 0.5, "mixture/b": 0.5, "loss": 1}
+    rows = [about | {"run": run, "step": step} for step, run in ((1, 1), (2, 1.0))]
+    (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert [(t.trial_id, list(t.observations)) for t in read_runs(tmp_path / "x.jsonl")] == [("1", [1, 2])]
+
+
+@pytest.mark.parametrize("names", [["loss", "loss"], ["val", "val/loss"]])
+def test_a_column_of_parquet_that_is_there_twice_is_refused(names: list[str], tmp_path: Path) -> None:
+    about = {"mixture/a": [0.5], "mixture/b": [0.5], "step": [1]}
+    cells = [pa.array([{"loss": 1.0}] if name == "val" else [2.0]) for name in names]
+    table = pa.table([*map(pa.array, about.values()), *cells], names=[*about, *names])
+    pq.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match=f"malformed: it has the column {names[1]!r} twice"):
+        read_runs(tmp_path / "x.parquet")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"mixture": {"a": 0.5, "b": 0.5}, "mixture/a": 0.7, "loss": 1}, "line 1 says 'mixture/a' twice, 0.7 and 0.5"),
+        ({"val/loss": 2, "val": {"loss": 1}, "mixture": {"a": 0.5, "b": 0.5}}, "line 1 says 'val/loss' twice, 2 and 1"),
+    ],
+)
+def test_keys_of_json_that_become_one_are_refused(row: dict, message: str, tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text(json.dumps({"run": "r", "step": 1} | row))
+    with pytest.raises(ValueError, match=message):
+        read_runs(tmp_path / "x.jsonl")
+    same = {"val/loss": 1, "val": {"loss": 1}, "mixture": {"a": 0.5, "b": 0.5}}
+    (tmp_path / "x.jsonl").write_text(json.dumps({"run": "r", "step": 1} | same))
+    assert read_runs(tmp_path / "x.jsonl").metrics == ("val/loss",)
+
+
 def is_number(text: str) -> bool:
     try:
         return math.isfinite(float(text))
@@ -240,6 +304,10 @@ def is_number(text: str) -> bool:
         ),
         ("csv", {"metrics": ("loss", " ")}, "The metric ' ' would be read as a missing value in a table"),
         ("csv", {"metrics": ("loss", "loss ")}, "The metric 'loss ' would be read as 'loss' in a table: rename one"),
+        ("olmix", {"domains": ("a", " b")}, "The domain ' b' would be read as 'b' in a table: rename it"),
+        ("csv", {"domains": ("a", "b ")}, "The domain 'b ' would be read as 'b' in a table: rename it"),
+        ("regmix", {"metrics": ("loss", "acc\t")}, r"The metric 'acc\\t' would be read as 'acc' in a table"),
+        ("parquet", {"runs": ("one", "two ")}, "The run 'two ' would be read as 'two' in a table"),
         ("parquet", {"runs": ("one", " one")}, "The run ' one' would be read as 'one' in a table"),
     ],
 )
