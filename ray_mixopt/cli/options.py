@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import re
 import shlex
@@ -39,6 +40,15 @@ Exit codes: 0 done, 1 runs failed or the search broke down, 2 wrong arguments or
 as_json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print the result as one JSON object and nothing else."
 )
+
+
+def checked_budget(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    """What ``--budget`` says; a usage error if no run could be bought for it, or any number of them."""
+    if value is not None and not 0 < value < math.inf:
+        raise click.BadParameter(f"a budget is a finite cost above 0, got {value:g}.")
+    return value
+
+
 strategy_option = click.option(
     "--strategy", default="default", show_default=True, help="default, random, paper, or as in paper:kernel=tv."
 )
@@ -243,6 +253,11 @@ def _objective(
         return None
     other: Any = "max" if mode == "min" else "min"
     unknown = set(guard_max) - set(rails)
+    if odd := [metric for metric in flip if metric not in weights]:
+        raise ValueError(
+            f"--flip {odd[0]} turns the direction of a metric of the objective, which has {', '.join(weights)}: "
+            f"correct it, or add --weight {odd[0]}=WEIGHT."
+        )
     if unknown:
         raise ValueError(f"--guard-max names {sorted(unknown)}, which have no --guardrail.")
     return Objective(
@@ -274,7 +289,16 @@ def reference_of(texts: Sequence[str]) -> Baseline | None:
         if texts[0] not in ("uniform", "proportional"):
             raise ValueError(f"--reference is uniform, proportional or DOMAIN=SHARE once a domain, got {texts[0]!r}.")
         return texts[0]
-    return pairs(texts, "--reference", "DOMAIN=SHARE, for instance web=0.7") or None
+    from ray_mixopt.io.shares import SUM_TOLERANCE
+
+    shares = pairs(texts, "--reference", "DOMAIN=SHARE, for instance web=0.7")
+    total = sum(shares.values())
+    if shares and not any(abs(total / whole - 1) <= SUM_TOLERANCE for whole in (1, 100)):
+        raise ValueError(
+            f"{' '.join(f'--reference {text}' for text in texts)}: the shares of a mixture sum to 1, or in per cent to "
+            f"100, and these sum to {total:g}. Name every domain once."
+        )
+    return shares or None
 
 
 def objective_of(

@@ -18,6 +18,7 @@ from ray_mixopt.cli.options import (
     INTERRUPTED,
     as_json_option,
     bad_arguments,
+    checked_budget,
     examples,
     nothing_known,
     one_thread,
@@ -57,7 +58,10 @@ FIGURE = "replay.png"
 @click.option("--mode", type=click.Choice(["min", "max"]), help="Direction.  [default: the metric's own]")
 @strategy_option
 @click.option(
-    "--budget", type=float, help=f"Most to spend, in units of cost.  [default: {DEFAULT_TARGET_RUNS} of a full run]"
+    "--budget",
+    type=float,
+    callback=checked_budget,
+    help=f"Most to spend, in units of cost.  [default: {DEFAULT_TARGET_RUNS} of a full run]",
 )
 @click.option("--concurrency", type=click.IntRange(min=1), default=2, show_default=True, help="Runs at a time.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)

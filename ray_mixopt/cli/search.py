@@ -17,6 +17,7 @@ from ray_mixopt.cli.options import (
     INTERRUPTED,
     as_json_option,
     bad_arguments,
+    checked_budget,
     earlier_option,
     examples,
     nothing_known,
@@ -49,7 +50,10 @@ DEFAULT_TARGET_RUNS = 3.0
 @objective_options
 @strategy_option
 @click.option(
-    "--budget", type=float, help=f"Most to spend, in units of cost.  [default: {DEFAULT_TARGET_RUNS:g} full runs]"
+    "--budget",
+    type=float,
+    callback=checked_budget,
+    help=f"Most to spend, in units of cost.  [default: {DEFAULT_TARGET_RUNS:g} full runs]",
 )
 @click.option("--num-samples", type=click.IntRange(min=1), help="Most runs.  [default: as many as the budget buys]")
 @click.option("--concurrency", type=click.IntRange(min=1), help="Runs at a time.  [default: as many as find room]")

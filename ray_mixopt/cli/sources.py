@@ -135,6 +135,7 @@ def source_options(
         from ray_mixopt.io import searches
         from ray_mixopt.io.runs import Source, are_tables, read_runs, told_apart
         from ray_mixopt.io.space_file import read_space
+        from ray_mixopt.io.table import NoRowsError
 
         with bad_arguments():
             if not sources and (table != Source() or scatter or domains):
@@ -147,8 +148,17 @@ def source_options(
             if with_space:
                 rest["space"] = space = None if space_file is None else read_space(space_file)
                 asked = source if space is None else _knowing(source, space)
-            histories = {name: read_runs(path, asked) for name, path in told_apart(sources).items()}
-            check_heeded(source, histories.values())
+            histories, empty = {}, False
+            for name, path in told_apart(sources).items():
+                try:
+                    histories[name] = read_runs(path, asked)
+                except NoRowsError as error:
+                    if needed:
+                        raise
+                    empty = True
+                    click.echo(f"{error} No run of it is finished yet.", err=True)
+            if not empty:  # else nothing is known of what the options speak of
+                check_heeded(source, histories.values())
             only = sources[0] if len(sources) == 1 else None
             own = opened(only) if only and not are_tables(only) and searches.is_search(only) else None
             changes = None if domains is None else DomainMap.read(domains)

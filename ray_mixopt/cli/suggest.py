@@ -15,6 +15,7 @@ from ray_mixopt.cli.blend_options import FORMATS, AboutData, data_options
 from ray_mixopt.cli.options import (
     as_json_option,
     bad_arguments,
+    checked_budget,
     examples,
     limit_options,
     objective_of,
@@ -56,7 +57,12 @@ if TYPE_CHECKING:
     show_default=True,
     help="Runs to have under way: those suggested before whose rows are not there yet count.",
 )
-@click.option("--budget", type=float, help="Most to spend on suggested runs, in units of cost.  [default: no limit]")
+@click.option(
+    "--budget",
+    type=float,
+    callback=checked_budget,
+    help="Most to spend on suggested runs, in units of cost.  [default: no limit]",
+)
 @strategy_option
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option(

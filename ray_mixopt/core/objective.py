@@ -129,7 +129,9 @@ class Objective:
                 )
         for name, mode in self.directions.items():
             if name not in self.weights:
-                raise ValueError(f"directions names {name!r}, which has no weight: {', '.join(self.weights)} have.")
+                raise ValueError(
+                    f"directions names {name!r}, which has no weight; weights are there for {', '.join(self.weights)}."
+                )
             _checked_mode(mode, f"the direction of {name!r}")
         if not is_finite(self.closeness) or not 0 <= self.closeness <= _MOST:
             raise ValueError(f"closeness must be a number from 0 to {_MOST:g}, got {self.closeness!r}.")

@@ -359,9 +359,11 @@ class Problem:
     @property
     def too_poor(self) -> str:
         """A sentence for a search that ends before its first run for want of money."""
-        space, settings = self.space, self.settings
+        space, budget = self.space, self.settings.budget or math.inf
+        cost, scale, first = min((space.cost(name, rung), name, rung) for name, rung in space.fidelities)
+        least = f"the cheapest, {fidelity(scale, first)}, costs {amount(cost)}, and " if budget < cost else ""
         return (
-            f"A budget of {amount(settings.budget or math.inf)} buys no run of strategy {settings.strategy_name!r}: "
+            f"A budget of {amount(budget)} buys no run of strategy {self.settings.strategy_name!r}: {least}"
             f"one full run, {fidelity(space.target_scale, space.target_steps)}, costs {amount(space.target_cost)}."
         )
 

@@ -19,6 +19,8 @@ from typing import IO, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 MiB = 2**20
 _MOST_NAME = 200  # bytes; file systems take 255, and some is for what stands before and after
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_SHOWN = 60  # characters of a name in an error
 _NO_NAME = re.compile(r"[/\\\x00-\x1f\x7f\ud800-\udfff]|^[\s.]|\s$")
 MOST_WHOLE = 2**53  # the largest whole number up to which a float, and so any reader of JSON, has all of them
 
@@ -183,6 +185,12 @@ def whole(value: object, name: str, least: int = 0) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST_WHOLE:
         raise ValueError(f"{name} must be a whole number >= {least}, got {_short(value)}")
     return value
+
+
+def check_readable(name: str, what: str) -> None:
+    """Raises ValueError, which calls it ``what``, if a name has control characters: it would command a terminal."""
+    if _CONTROL.search(name):
+        raise ValueError(f"The {what} {name[:_SHOWN]!r} has control characters in its name: rename it.")
 
 
 def check_file_name(name: str, what: str) -> str:

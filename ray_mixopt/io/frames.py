@@ -21,7 +21,7 @@ from ray_mixopt.core.safety import MiB, TooMuchError, Unpacked, check_count, che
 from ray_mixopt.core.words import counted
 from ray_mixopt.io.cells import unguarded
 from ray_mixopt.io.numerals import Notation, is_missing, notation
-from ray_mixopt.io.table import Table
+from ray_mixopt.io.table import NoRowsError, Table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,7 +73,7 @@ def as_table(name: str, frame: pd.DataFrame, *, is_csv: bool = False) -> Table:
     blank = [all(map(is_missing, cells)) for cells in frame.to_numpy(dtype=object)]
     frame = frame.loc[~np.array(blank, dtype=bool)]
     if not len(frame):
-        raise ValueError(f"{name} has no rows.")
+        raise NoRowsError(f"{name} has no rows.")
     frame.columns = [str(column).strip() for column in frame.columns]
     if len(frame.columns) and _COUNTS.fullmatch(frame.columns[0]):
         frame = frame.iloc[:, 1:]

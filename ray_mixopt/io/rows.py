@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from ray_mixopt.core.history import History
+from ray_mixopt.core.safety import check_readable
 
 logger = logging.getLogger(__name__)
-
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # with which a name would command a terminal
-_SHOWN = 60  # characters of it
 
 VALIDATION = "val_loss/"  # what validation losses are called, before the name of what they are of
 DERIVED_METRIC = "loss"  # the mean of all of them
@@ -61,8 +58,8 @@ class Rows:
             ("scale", dict.fromkeys(self.scale)),
             ("run", dict.fromkeys(self.run or ())),
         ):
-            if odd := next((name for name in names if _CONTROL.search(name)), None):
-                raise ValueError(f"The {what} {odd[:_SHOWN]!r} has control characters in its name: rename it.")
+            for name in names:
+                check_readable(name, what)
 
     @classmethod
     def concatenate(cls, parts: list[Rows]) -> Rows:

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from ray_mixopt.core.safety import check_fields, check_known
+from ray_mixopt.core.safety import check_fields, check_known, check_readable
 from ray_mixopt.core.scale import Scale
 from ray_mixopt.core.simplex import Group
 from ray_mixopt.core.space import FORMAT_VERSION, MixtureSpace
@@ -74,9 +74,14 @@ def _space(data: Mapping[Any, Any]) -> MixtureSpace:
         rest["target"] = [_as(target.get("scale"), str | None, "target, scale"), _number(target.get("steps"), int)]
     steps = rest.get("steps") or []
     rest["steps"] = steps if isinstance(steps, list) else [steps]
-    return MixtureSpace.from_dict(
+    space = MixtureSpace.from_dict(
         {"version": FORMAT_VERSION, **{key: value for key, value in (found | rest).items() if value is not None}}
     )
+    for domain in space.domains:
+        check_readable(domain, "domain")
+    for scale in (*space.scales, *space.earlier_scales):
+        check_readable(scale.name, "scale")
+    return space
 
 
 def _part(kind: type, entry: object, where: str) -> dict[str, Any]:

@@ -21,6 +21,10 @@ logger = logging.getLogger(__name__)
 _SHOWN = 60  # characters of a cell in an error
 
 
+class NoRowsError(ValueError):
+    """A table has its header, and no row: nothing is finished yet."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Table:
     """The cells of a file.

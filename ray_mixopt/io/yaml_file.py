@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import yaml
 from ray_mixopt.core.safety import MiB, check_size
 
 MOST_BYTES = MiB
+_ODD_NUMBER = re.compile(r"[+-]?0[0-7_]+|.*:.*")  # octal, or of minutes and seconds
 MOST_VALUES = 100_000  # with all that stands for others written out
 
 
@@ -24,10 +26,21 @@ class _Loader(yaml.SafeLoader):
             known.add(key.value)
         return super().construct_mapping(node, deep)
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        text = node.value
+        if _ODD_NUMBER.fullmatch(text):
+            raise yaml.constructor.ConstructorError(
+                None, None, f"YAML takes {text} for {super().construct_yaml_int(node)}: write that", node.start_mark
+            )
+        return super().construct_yaml_int(node)
+
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         super().flatten_mapping(node)
         if len(node.value) > MOST_VALUES:
             raise yaml.constructor.ConstructorError(None, None, "more is merged than is read", node.start_mark)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def read_yaml(path: Path, what: str) -> dict[str, Any]:

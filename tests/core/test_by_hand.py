@@ -150,6 +150,22 @@ def test_rows_find_their_runs(how: dict[str, Any], folder: Path) -> None:
     assert suggest("--space space.yaml --from runs.csv --weight loss=1 -n 4") == after
 
 
+def test_a_table_with_its_header_alone_says_that_nothing_is_finished(folder: Path) -> None:
+    first = suggest("--space space.yaml --weight loss=1 -n 1 --strategy random")
+    Path("runs.csv").write_text("run,scale,step,mixture/a,mixture/b,loss\n")
+    asked = "--space space.yaml --from runs.csv --weight loss=1 --strategy random --scale-cost s=1"
+    result = typed(f"ray-mixopt suggest {asked}")
+    assert result.exit_code == 0, result.output
+    assert "runs.csv has no rows. No run of it is finished yet." in result.stderr and names(first)[0] in result.stdout
+    refused = typed("ray-mixopt recommend --from runs.csv")
+    assert refused.exit_code == 2 and "runs.csv has no rows." in refused.stderr
+
+
+def test_a_budget_that_buys_no_run_says_what_one_costs(folder: Path) -> None:
+    said = suggest("--space space.yaml --weight loss=1 --budget 9", code=2)
+    assert "the cheapest, s x 10 steps, costs 10, and one full run," in " ".join(said.split())
+
+
 def test_half_a_run_is_under_way(folder: Path) -> None:
     space = SPACE.replace("[10, 20]", "[20]")
     Path("space.yaml").write_text(space)

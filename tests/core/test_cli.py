@@ -71,9 +71,9 @@ def refused(*arguments: object) -> str:
         (["--strategy", "nonesuch"], "Unknown strategy 'nonesuch': choose one of default, paper"),
         (["--mode", "least"], "'least' is not one of 'min', 'max'"),
         (["--budget", "much"], "'much' is not a valid float"),
-        (["--budget", "0"], "budget must be a positive finite cost"),
-        (["--budget", "-1"], "budget must be a positive finite cost"),
-        (["--budget", "nan"], "budget must be a positive finite cost"),
+        (["--budget", "0"], "Invalid value for '--budget': a budget is a finite cost above 0, got 0."),
+        (["--budget", "-1"], "a budget is a finite cost above 0, got -1."),
+        (["--budget", "nan"], "a budget is a finite cost above 0, got nan."),
         (["--strategy", "random", "--budget", "196"], "A budget of 196 buys no run of strategy 'random'"),
         (["--concurrency", "0"], "0 is not in the range x>=1"),
         (["--seed", "-1"], "-1 is not in the range x>=0"),
@@ -335,9 +335,8 @@ def test_old_runs_alone_answer(swarm: Path) -> None:
     assert json.loads(packed.stdout)["weights"] == [0.7, 0.3]
     lengths = ["--tokens-per-document", "a=700", "--tokens-per-document", "b=100"]
     assert json.loads(call("recommend", *asked, "--as", "ray-data", *lengths).stdout)["weights"] == [0.25, 0.75]
-    text = call(
-        "recommend", "--from", swarm, "--weight", "x=1", "--floor", "a=0.6", "--reference", "a=1", "--reference", "b=1"
-    )
+    own = ["--reference", "a=0.5", "--reference", "b=0.5"]
+    text = call("recommend", "--from", swarm, "--weight", "x=1", "--floor", "a=0.6", *own)
     assert "Limit: a at least 60.00% costs" in text.stdout
     assert "Better than the reference mixture" in text.stdout
     assert "\nCost of the runs that were given: 12.00 full runs (cost 12)\n" in text.stdout
@@ -355,7 +354,7 @@ def test_runs_that_all_diverged_leave_nothing_to_go_by(command: str, runs: Path)
 
 def test_a_report_compares_with_a_mixture_of_ones_own(swarm: Path, tmp_path: Path) -> None:
     asked = ["report", swarm, "--weight", "x=1", "--out", tmp_path / "report", "--json"]
-    result = call(*asked, "--reference", "a=3", "--reference", "b=1")
+    result = call(*asked, "--reference", "a=75", "--reference", "b=25")
     assert result.exit_code == 0, result.output
     page = tmp_path / "report" / "report.html"
     assert json.loads(result.stdout) == {"page": str(page)}
@@ -368,6 +367,15 @@ def test_a_report_compares_with_a_mixture_of_ones_own(swarm: Path, tmp_path: Pat
     assert "--reference is DOMAIN=SHARE, for instance web=0.7, got 'much'" in refused(
         *asked, "--reference", "a=1", "--reference", "much"
     )
+    for a, b, total in ((0.9, 0.9, "1.8"), (90, 1, "91"), (0.6, "nan", "nan"), (0, 0, "0")):
+        message = refused(*asked, "--reference", f"a={a}", "--reference", f"b={b}")
+        assert f"--reference b={b}: the shares of a mixture sum to 1, or in per cent to 100, and these sum" in message
+        assert f"and these sum to {total}. Name every domain once." in message
+
+
+def test_a_flip_of_a_metric_without_weight_is_refused(swarm: Path) -> None:
+    message = refused("recommend", "--from", swarm, "--weight", "x=1", "--flip", "y")
+    assert "--flip y turns the direction of a metric of the objective, which has x: correct it, or add" in message
 
 
 def test_runs_are_exported(swarm: Path, tmp_path: Path) -> None:
