@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from ray_mixopt.io.launch import LaunchFile
     from ray_mixopt.optimizer import MixtureOptimizer
 
+MOST_RUNS = 1000  # under way; all of a call are chosen before the first is handed out
+
 
 @click.command(
     epilog=examples(
@@ -52,7 +54,7 @@ if TYPE_CHECKING:
 @click.option(
     "-n",
     "number",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MOST_RUNS),
     default=1,
     show_default=True,
     help="Runs to have under way: those suggested before whose rows are not there yet count.",

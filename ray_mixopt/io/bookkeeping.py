@@ -19,6 +19,7 @@ from ray_mixopt.io.by_hand import AskedRun, ByHand
 
 _MOST_NAMED = 5  # runs in a notice
 ROUNDING = 0.006  # of a share: tables have whole percents, and sums that are not quite 1
+_SLACK = 1e-6  # of a limit, for what rounding has left
 
 Reports = dict[int, dict[str, float]]
 
@@ -283,6 +284,13 @@ class Books:
                 f"Rows that an earlier call has read are gone, of {some}{more}: what they showed is not known now, and "
                 "runs that are short of their step count as under way again. Give all tables with --from, each time."
             )
+        simplex = self.space.simplex
+        for run in self.under_way():
+            if not simplex.contains(self._shares[run.run][None], _SLACK)[0]:
+                self.notices.append(
+                    f"{run.run} was suggested before the mixture had the limits that it has now, and does not keep to "
+                    f"them. It is still under way; if you want others in its place, add --failed {run.run}."
+                )
         for name, run in self._last.items():
             if run.failed and reached[name] >= run.steps:
                 self.notices.append(

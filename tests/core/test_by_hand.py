@@ -471,6 +471,21 @@ def test_runs_far_beyond_the_rungs_are_no_runs_of_the_space(folder: Path) -> Non
     assert "now, 20: put its steps back" in said
 
 
+def test_a_run_under_way_that_no_longer_keeps_to_the_limits_is_named(folder: Path) -> None:
+    line = "ray-mixopt suggest --space space.yaml -n 1"
+    typed(line)
+    assert "keep to" not in typed(f"{line} --floor a=0.5").stderr
+    said = typed(f"{line} --floor a=0.6").stderr
+    assert "hand-0001 was suggested before the mixture had the limits that it has now, and does not keep to" in said
+    assert "add --failed hand-0001." in said
+    (new,) = suggest("--space space.yaml --floor a=0.6 --failed hand-0001")["runs"]
+    assert new["mixture"]["a"] >= 0.6
+
+
+def test_more_runs_than_one_call_chooses_are_refused(folder: Path) -> None:
+    assert "1001 is not in the range 1<=x<=1000" in suggest("--space space.yaml -n 1001", code=2)
+
+
 def test_without_anything_to_go_by(folder: Path) -> None:
     assert "There is neither a space nor a run nor a state by-hand.json: give --space FILE" in suggest(code=2)
     assert "There is no space none.yaml" in suggest("--space none.yaml", code=2)
