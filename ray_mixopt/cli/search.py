@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
@@ -66,7 +67,7 @@ DEFAULT_TARGET_RUNS = 3.0
     help="Folder of the search, which all nodes have.  [default: results/ and the space's name]",
 )
 @click.option("--resume", is_flag=True, help="Go on with an interrupted search.")
-@click.option("--dry-run", is_flag=True, help="Check everything, and print the command of each scale.")
+@click.option("--dry-run", is_flag=True, help="Check all that can be without Ray, and print the command of each scale.")
 @click.option("--final", is_flag=True, help="Then train the target with the recommended mixture, and compare.")
 @as_json_option
 def search(
@@ -152,6 +153,9 @@ def _words_to_resume() -> list[str]:
 
 
 def _print_commands(asked: CommandSearch, as_json: bool) -> None:
+    program = asked.command.program[0]
+    if "{" not in program and shutil.which(program) is None:
+        click.echo(f"There is no program {program!r} on this machine: it must be on those that train.", err=True)
     commands = {scale: asked.arguments(scale) for scale in asked.space.scale_names}
     if as_json:
         click.echo(json.dumps({"commands": commands}))

@@ -56,6 +56,11 @@ class Reader:
             self._ours.setdefault(theirs, []).append(ours)
         self._files: dict[Path, _Tail] = {}
 
+    @property
+    def n_passed_over(self) -> int:
+        """How many lines were too long to be read."""
+        return sum(tail.n_passed_over for tail in self._files.values())
+
     def poll(self) -> Iterator[Record]:
         """What has come since the last time."""
         if self.format == "tensorboard":
@@ -119,14 +124,18 @@ class _Tail:
         self.delimiter = _DELIMITERS[0]
         self._path, self._offset, self._known = path, 0, b""
         self._held = b""
+        self.n_passed_over = 0  # lines that are too long
 
     def lines(self) -> Iterator[str]:
         """Lines that have ended."""
         while content := self._content():
             *lines, self._held = (self._held + content).replace(b"\r", b"\n").split(b"\n")
-            self._held = self._held if len(self._held) <= LONGEST_LINE else b""
+            if len(self._held) > LONGEST_LINE:
+                self._held, self.n_passed_over = b"", self.n_passed_over + 1
             for line in lines:
-                if line and len(line) <= LONGEST_LINE:
+                if len(line) > LONGEST_LINE:
+                    self.n_passed_over += 1
+                elif line:
                     yield line.decode("utf-8", "replace").removeprefix("\ufeff")
 
     def records(self) -> Iterator[bytes]:

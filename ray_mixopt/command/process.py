@@ -18,7 +18,7 @@ TERMINATED, KILLED = 128 + signal.SIGTERM, 128 + signal.SIGKILL
 SILENT = 124  # as the program timeout(1) says that a command took too long
 _POLL_SECONDS = 0.05
 _LATE_SECONDS = 10.0  # after the grace, before the supervisor is taken to be gone
-_TAIL_BYTES, _TAIL_LINES = 8192, 12
+_TAIL_BYTES, _TAIL_LINES, _TAIL_WIDTH = 8192, 12, 500
 
 
 class CommandError(RuntimeError):
@@ -136,11 +136,12 @@ class Process:
 
 
 def tail(log: Path) -> str:
-    """The last lines of a log; empty where there is none."""
+    """The last lines of a log, the beginning of long ones; empty where there is none."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
             text = file.read().decode("utf-8", "replace")
     except OSError:
         return ""
-    return "\n".join(text.replace("\r", "\n").splitlines()[-_TAIL_LINES:])
+    lines = text.replace("\r", "\n").splitlines()[-_TAIL_LINES:]
+    return "\n".join(line if len(line) <= _TAIL_WIDTH else f"{line[:_TAIL_WIDTH]}..." for line in lines)

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from ray_mixopt.command.arguments import checkpoints, filled
-from ray_mixopt.command.metrics import Progress, Reader
+from ray_mixopt.command.metrics import LONGEST_LINE, Progress, Reader
 from ray_mixopt.command.process import SILENT, CommandError, Process, tail
 from ray_mixopt.command.settings import Command
-from ray_mixopt.core.safety import parse_json, write_atomically
+from ray_mixopt.core.safety import MiB, parse_json, write_atomically
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.core.trial import check_near
 
@@ -239,6 +239,8 @@ class CommandRun:
             hint = f" No report of step {steps} or later has {', '.join(missing)}: {source} has {seen}."
         elif last == steps - 1:
             hint = " Does it count its steps from 0? Then have it train one more."
+        if self._reader.n_passed_over:
+            hint += f" Of {source}, lines of more than {LONGEST_LINE // MiB} MiB were passed over: report in less."
         lines = tail(self._log(0))
         shown = f" Its log {self._log(0)} ends with:\n{lines}" if lines else f" Its log {self._log(0)} is empty."
         return f"Run {self._folder.name}: the command {how} {where}.{hint}{shown}"

@@ -81,6 +81,11 @@ class CommandSearch:
 
     def __post_init__(self) -> None:
         self.command.check(self.space)
+        if taken := [name for name in self.settings.metrics if not others_of({name: 0.0}, ())]:
+            raise ValueError(
+                f"{taken[0]!r} can be no metric of a search: Ray Tune or the search has something else of that "
+                f"name in each report. Give it another one, as in metrics: {{names: {{my_{taken[0]}: {taken[0]}}}}}."
+            )
         optimizer = self._searcher().optimizer
         if optimizer.propose(optimizer.history) is None:
             raise ValueError(optimizer.problem.too_poor)

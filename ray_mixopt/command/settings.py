@@ -42,6 +42,10 @@ class Metrics:
             raise ValueError("metrics: TensorBoard's events are in a folder: say where, file: '{folder}/tensorboard'.")
         if self.file is not None:
             check_placeholders([self.file], ("folder", "name", "scale"), "metrics: file")
+        if not self.step or "" in self.names.values():
+            raise ValueError("metrics: step and names are keys or columns of what the command says, and none is empty.")
+        if same := [ours for ours, theirs in self.names.items() if theirs == self.step]:
+            raise ValueError(f"metrics: names: {same[0]} cannot be {self.step!r}, which is the training step.")
 
     @property
     def known_format(self) -> Format:
@@ -121,7 +125,7 @@ class Command:
     grace_seconds: float = 10.0
 
     def __post_init__(self) -> None:
-        if not self.program:
+        if not self.program or not self.program[0]:
             raise ValueError("There is no command: write it after --, as in -- python train.py --mixture {mixture}.")
         check_placeholders(self.program, PLACEHOLDERS, "The command")
         for scale, texts in self.arguments.items():
@@ -143,7 +147,12 @@ class Command:
             raise ValueError(
                 "The exit code 0 means that a run is done: leave it out of diverged_codes and retry_codes."
             )
-        for name in ("retries", "silence_seconds", "end_seconds", "grace_seconds"):
+        if not self.silence_seconds > 0:
+            raise ValueError(
+                f"silence_seconds must be above 0, got {self.silence_seconds}: a run is ended when it has shown no new "
+                "step for so long."
+            )
+        for name in ("retries", "end_seconds", "grace_seconds"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
 

@@ -93,7 +93,12 @@ def test_the_section_of_a_file(tmp_path: Path) -> None:
         ('"{folder}/step-{step}/model.pt"', "ckpt/{step}", "must be an absolute path or begin with {folder}"),
         ("diverged_codes: [3]", "diverged_codes: [0]", "The exit code 0 means that a run is done"),
         ("diverged_codes: [3]", "diverged_codes: [75]", "75 cannot be both"),
-        ("silence_seconds: 6e2", "silence_seconds: -1", "must not be negative"),
+        ("silence_seconds: 6e2", "silence_seconds: -1", "silence_seconds must be above 0, got -1"),
+        ("silence_seconds: 6e2", "silence_seconds: 0", "silence_seconds must be above 0, got 0"),
+        ("silence_seconds: 6e2", "end_seconds: -1", "end_seconds must not be negative"),
+        ("step: iteration", "step: ''", "step and names are keys or columns"),
+        ("loss: eval/loss", "loss: ''", "step and names are keys or columns"),
+        ("loss: eval/loss", "loss: iteration", "names: loss cannot be 'iteration', which is the training step"),
         ("nodes: 2", "nodes: 0", "at least one node"),
         ("nodes: 2", "node: 2", "unknown fields node; known are nodes"),
         ("metrics: {file", "metrics: {files", "unknown fields files"),
@@ -331,6 +336,7 @@ print("from", step, flush=True)
 if kind == "fails": sys.exit(4)
 if kind == "tokens": print(json.dumps({"step": 10**12, "loss": 1}), flush=True); time.sleep(600)
 if kind == "silent": time.sleep(600)
+if kind == "long": print(json.dumps({"step": 10, "loss": 1, "note": "x" * 2**21})); sys.exit()
 while step < int(steps) or kind == "endless":
     step += 5
     loss = float("nan") if kind == "nan" and step == 15 else web + step
@@ -454,6 +460,15 @@ def test_a_command_that_says_nothing_of_its_steps(
     failing = replace(command, silence_seconds=0.5, retry_codes=())
     with pytest.raises(FailedRunError, match="no new step"):
         run_of(failing, tmp_path, session="two").next_report(0)
+
+
+def test_a_report_on_too_long_a_line_is_said_to_be_lost(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind("long", monkeypatch)
+    with pytest.raises(FailedRunError, match=r"lines of more than 1 MiB were passed over: report in less") as caught:
+        run_of(command, tmp_path).next_report(0)
+    assert len(str(caught.value)) < 2000 and str(caught.value).endswith("xx...")
 
 
 def test_a_step_that_cannot_be_one_fails_the_run(

@@ -34,13 +34,14 @@ def search(*words: str) -> tuple[int, str]:
 def test_a_dry_run_shows_the_command_of_each_scale() -> None:
     code, output = search("--weight", "loss=1", "--dry-run", "--json", *PROGRAM)
     assert code == 0, output
-    commands = json.loads(output)["commands"]
+    commands = json.loads(output[output.index("{") :])["commands"]
     run = "results/space/runs/NAME"
     shown = ["train", "--data", f"{run}/mixture.json", f"--dir={run}/1", "S:10", "{x}", "--weight", "$HOME"]
     assert commands["S"] == shown
     assert commands["L"][4:] == ["L:10", "{x}", "--weight", "$HOME", "--layers", "8"]
     code, output = search("--weight", "loss=1", "--dry-run", *PROGRAM)
     assert code == 0 and "L, on 2 nodes with 1 CPU, 8 GPUs each: train --data" in output and "'$HOME'" in output
+    assert "There is no program 'train' on this machine: it must be on those that train" in output
     assert not Path("results").exists()
 
 
@@ -54,6 +55,10 @@ def test_a_dry_run_shows_the_command_of_each_scale() -> None:
         (("--weight", "loss=1", "--resume", "--from", "x.csv", *PROGRAM), "about the start of a search"),
         (("--weight", "loss=1", "--metric-noise", "loss=1", *PROGRAM), "give --from"),
         (("--weight", "loss=1", "--budget", "1", *PROGRAM), "budget"),
+        (("--weight", "step=1", "--dry-run", *PROGRAM), "'step' can be no metric of a search"),
+        (("--weight", "time_total_s=1", "--dry-run", *PROGRAM), "'time_total_s' can be no metric"),
+        (("--weight", "done=1", "--dry-run", *PROGRAM), "names: {my_done: done}"),
+        (("--weight", "loss=1", "--dry-run", "--", ""), "write it after --"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_runs(words: tuple[str, ...], what: str) -> None:
