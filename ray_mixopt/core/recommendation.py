@@ -102,7 +102,7 @@ class Agreement:
         text = f"rank correlation {self.expected:.2f} by the model"
         if self.observed is not None:
             return f"{text}, {self.observed:.2f} of the {self.common} mixtures that ran at both"
-        return f"{text} alone: {'no mixture' if not self.common else f'only {self.common}'} ran at both"
+        return f"untested, since {'no mixture' if not self.common else f'only {self.common}'} ran at both; {text} alone"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,6 +262,11 @@ class Recommendation:
             return f"No single run would move the answer yet, not even the next one{which}"
         return f"Expected gain of the next run{which}: {gain:.2g}"
 
+    @property
+    def _unmoved(self) -> bool:
+        """Whether no report of the next run alone would change the answer."""
+        return self.value_of_next_run is not None and not self.value_of_next_run
+
     def price(self, cost: float) -> str:
         """A cost, given in the space's unit, in full runs at the target as far as it is known what one costs."""
         return f"a cost of {amount(cost)}" if self.target_cost is None else price(cost, self.target_cost)
@@ -307,7 +312,8 @@ class Recommendation:
         text += self._evidence
         if not ready and not worse and self.next_run is not None:
             run = self.next_run
-            text += f" What would tell most is {run_to(run.scale, run.steps)}, for {self.price(run.cost)}."
+            text += f" What would tell most is {run_to(run.scale, run.steps)}, for {self.price(run.cost)}"
+            text += ", though no report of it alone would move the answer yet." if self._unmoved else "."
         return Verdict(ready=ready, text=text)
 
     @property
@@ -383,7 +389,8 @@ class Recommendation:
             if probability is not None:
                 lines.append(f"Better than the {self.called(name)} with probability {probability:.1%}")
         lines.append(spent)
-        if self.gain_text is not None:
+        said = self._unmoved and self.verdict is not None and "What would tell most" in self.verdict.text
+        if self.gain_text is not None and not said:
             lines.append(self.gain_text)
         if self.calibration is not None:
             lines.append(f"Fit: {self.calibration}")

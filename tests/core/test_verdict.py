@@ -83,6 +83,15 @@ def test_no_gain_of_one_run_is_not_an_end() -> None:
     assert f"Expected gain of the next run, {dear}: 0.012" in str(replace(SURE, value_of_next_run=0.0123))
 
 
+def test_a_run_that_tells_most_and_moves_nothing_is_one_sentence() -> None:
+    unsure = replace(SURE, probability_better={"uniform": 0.7}, sure=False)
+    dear = "S to step 2,000, for 0.41 full runs (cost 10,000)"
+    assert f"What would tell most is {dear}, though no report of it alone would move the answer yet." in str(unsure)
+    assert "No single run" not in str(unsure) and "Expected gain" not in str(unsure)
+    moved = str(replace(unsure, value_of_next_run=0.01))
+    assert f"What would tell most is {dear}." in moved and "Expected gain of the next run" in moved
+
+
 def test_the_evidence_names_the_dearest_run_and_the_nearest_to_the_target() -> None:
     assert "It rests on runs of up to L x 20,000 steps." in SURE.verdict.text
     both = replace(SURE, furthest=("S", 900000), nearest=("L", 100)).verdict.text
@@ -183,8 +192,8 @@ def test_nothing_is_presented_while_nothing_is_known(strategy) -> None:
 
 def test_an_agreement_says_what_it_rests_on() -> None:
     alone = Agreement(scale="S", steps=10, cost=1.0, runs=5, expected=0.93, common=0, observed=None)
-    assert alone.grounds == "rank correlation 0.93 by the model alone: no mixture ran at both"
-    assert replace(alone, common=2).grounds.endswith("by the model alone: only 2 ran at both")
+    assert alone.grounds == "untested, since no mixture ran at both; rank correlation 0.93 by the model alone"
+    assert replace(alone, common=2).grounds.startswith("untested, since only 2 ran at both; rank correlation")
     seen = replace(alone, common=4, observed=0.8)
     assert seen.grounds == "rank correlation 0.93 by the model, 0.80 of the 4 mixtures that ran at both"
 
