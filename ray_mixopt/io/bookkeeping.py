@@ -21,6 +21,9 @@ _MOST_NAMED = 5  # runs in a notice
 ROUNDING = 0.006  # of a share: tables have whole percents, and sums that are not quite 1
 _SLACK = 1e-6  # of a limit, for what rounding has left
 
+# Of a run to as many steps or more, the step before the last is all but all of it: trainers count steps from 0, too.
+_SURELY_FULL = 100
+
 Reports = dict[int, dict[str, float]]
 
 
@@ -100,7 +103,16 @@ class Books:
     # -- what is known
 
     def reports(self, name: str) -> Reports:
-        """What a suggested run has shown, by step; where tables say different things of one, the first counts."""
+        """What a suggested run has shown, by step; where tables say different things of one, the first counts.
+
+        The last step before a rung counts as the rung, see ``_SURELY_FULL``.
+        """
+        found = self._as_logged(name)
+        rungs = {run.steps for run in self.asked if run.run == name and run.steps >= _SURELY_FULL}
+        short = {step for step in found if step + 1 in rungs and step + 1 not in found}
+        return {step + (step in short): values for step, values in found.items()}
+
+    def _as_logged(self, name: str) -> Reports:
         found: Reports = {}
         for one in self.logged:
             for step, values in one.reports_of(name).items():
@@ -291,6 +303,13 @@ class Books:
                     f"{run.run} was suggested before the mixture had the limits that it has now, and does not keep to "
                     f"them. It is still under way; if you want others in its place, add --failed {run.run}."
                 )
+        short = [name for name, step in reached.items() if step > max(self._as_logged(name), default=step)]
+        if short:
+            more = f" and {len(short) - _MOST_NAMED} more" if len(short) > _MOST_NAMED else ""
+            self.notices.append(
+                f"The last rows of {', '.join(short[:_MOST_NAMED])}{more} are of the step before the one to reach: are "
+                "steps counted from 0? They count as having reached it."
+            )
         for name, run in self._last.items():
             if run.failed and reached[name] >= run.steps:
                 self.notices.append(

@@ -160,3 +160,15 @@ def test_a_diverged_run_is_over() -> None:
     books = books_of([asked("hand-0001", 0.3, 20)], {"t": given}, SPACE)
     assert (books.status("hand-0001"), books.under_way()) == ("diverged", [])
     assert books.history()["hand-0001"].status == "diverged"
+
+
+def test_steps_counted_from_0_reach_their_rung() -> None:
+    given = history_of(
+        ("hand-0001", 0.3, "s", (249, 499)), ("hand-0002", 0.6, "s", (498,)), ("hand-0003", 0.9, "s", (9,))
+    )
+    runs = [asked("hand-0001", 0.3, 500), asked("hand-0002", 0.6, 500), asked("hand-0003", 0.9, 10)]
+    books = books_of(runs, {"t": given}, given.space)
+    assert [books.status(run.run) for run in runs] == ["paused", "running", "running"]
+    assert list(books.reports("hand-0001")) == [249, 500] and books.history()["hand-0001"].reached == 500
+    said = "The last rows of hand-0001 are of the step before the one to reach: are steps counted from 0?"
+    assert [said in notice for notice in books.notices] == [True]
