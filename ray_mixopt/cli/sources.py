@@ -179,7 +179,13 @@ def _knowing(source: Source, space: MixtureSpace) -> Source:
     scales = (*space.scales, *space.earlier_scales)
     cost = {scale.name: scale.cost_per_step for scale in scales}
     parameters = {scale.name: scale.parameters for scale in scales if scale.parameters is not None}
-    return replace(source, cost=cost | dict(source.cost), parameters=parameters | dict(source.parameters), target=None)
+    return replace(
+        source,
+        cost=cost | dict(source.cost),
+        parameters=parameters | dict(source.parameters),
+        target=None,
+        rungs=space.steps,
+    )
 
 
 def check_heeded(source: Source, histories: Collection[History]) -> None:

@@ -133,8 +133,10 @@ def translated(history: History, space: MixtureSpace, changes: DomainMap | None 
     for scale in unknown:
         if sized and scale.parameters is None:
             raise ValueError(
-                f"Earlier runs have the scale {scale.name!r}, which the search has not: give its number of parameters "
-                "(--scale-parameters SCALE=NUMBER, or a column parameters), to place it among the sizes."
+                f"Earlier runs have the scale {scale.name!r}, and the search has {', '.join(known)}: correct the name "
+                "if it is one of these, or say it where no column does (--scale SCALE). If it is another scale, give "
+                "its number of parameters (--scale-parameters SCALE=NUMBER, or a column parameters), to place it among "
+                "the sizes."
             )
         if space.in_tokens and scale.tokens_per_step is None:
             raise ValueError(

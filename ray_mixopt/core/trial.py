@@ -121,7 +121,7 @@ def steps_done(reported: float) -> int:
     return math.floor(reported + _JUST_BELOW)
 
 
-def is_far(step: int, rungs: Iterable[int]) -> bool:
+def is_far(step: float, rungs: Iterable[int]) -> bool:
     """Whether a step is so far beyond all rungs that it cannot be a training step: it counts tokens or the like."""
     return step > FAR * max(rungs)
 

@@ -25,7 +25,7 @@ and olmix's folders are described in ``regmix`` and ``olmix``, what trackers kee
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ray_mixopt.io import frames, olmix, regmix, tidy, trackers
@@ -43,6 +43,7 @@ def read_rows(
     steps: int | None = None,
     columns: Columns | None = None,
     tokens_per_step: Mapping[str, float] | None = None,
+    rungs: Sequence[int] = (),
 ) -> Rows:
     """All rows of a tidy file, of olmix's or a RegMix folder, of the pair of one file, or of what a tracker kept.
 
@@ -52,6 +53,7 @@ def read_rows(
         steps: the training steps of runs that do not say them.
         columns: what a table's columns are called, where that cannot be told.
         tokens_per_step: tokens in a step, by scale, for a table that says tokens.
+        rungs: training steps of the search that the rows are for, if any, see ``tidy.rows_of``.
 
     Raises:
         ValueError: if the files are not as described above; names the row (the header is row 1).
@@ -68,6 +70,7 @@ def read_rows(
             scale=scale,
             steps=steps,
             tokens_per_step=tokens_per_step,
+            rungs=rungs,
             may_lack_mixtures=True,
         )
     if path.is_dir() or is_pairs:
@@ -85,7 +88,9 @@ def read_rows(
             "or of olmix."
         )
     table = frames.table_of(path)
-    return tidy.rows_of(table, columns or Columns(), scale=scale, steps=steps, tokens_per_step=tokens_per_step)
+    return tidy.rows_of(
+        table, columns or Columns(), scale=scale, steps=steps, tokens_per_step=tokens_per_step, rungs=rungs
+    )
 
 
 def _in_steps(path: Path, rows: Rows, tokens_per_step: Mapping[str, float] | None) -> Rows:

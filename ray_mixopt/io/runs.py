@@ -40,6 +40,7 @@ class Source:
             then count for less.
         columns: what the columns of a table are called, where that cannot be told.
         tokens_per_step: tokens in a training step, by scale, for tables that say tokens instead of steps.
+        rungs: of the search space that the runs are for, in training steps: tokens are not taken for these.
         priced: whether the costs and sizes of scales matter. Where they do not, all that are not said are 1.
     """
 
@@ -51,6 +52,7 @@ class Source:
     noise: Mapping[str, float] = field(default_factory=dict)
     columns: Columns = Columns()
     tokens_per_step: Mapping[str, float] = field(default_factory=dict)
+    rungs: tuple[int, ...] = ()
     priced: bool = True
 
     def __post_init__(self) -> None:
@@ -94,7 +96,12 @@ class Source:
             ValueError: see ``read.read_rows``.
         """
         return read_rows(
-            path, scale=self.scale, steps=self.steps, columns=self.columns, tokens_per_step=self.tokens_per_step
+            path,
+            scale=self.scale,
+            steps=self.steps,
+            columns=self.columns,
+            tokens_per_step=self.tokens_per_step,
+            rungs=self.rungs,
         )
 
 

@@ -147,6 +147,13 @@ def _from_experiment(path: str | Path, strategy: AnyStrategy | None) -> MixtureO
 
 def _from_file(path: Path, strategy: AnyStrategy | None) -> MixtureOptimizer | History:
     state = _state(path)
+    if "version" not in state and (
+        (state and all(isinstance(column, dict) for column in state.values())) or {"columns", "data"} <= state.keys()
+    ):
+        raise ValueError(
+            f"{path.name} is a table by columns, as pandas writes one by default: write it with orient='records', or "
+            "as CSV."
+        )
     if "trials" in state:
         return History.from_state_dict(state)
     if "layout" in state:  # a snapshot of a Tune searcher

@@ -52,6 +52,7 @@ def mixtures(table: Table, columns: Sequence[str], unit: Unit | None = None, *, 
             raise ValueError(f"{table.name}, row {row}: {name} is negative, {mixture.min():g}.")
     with np.errstate(over="ignore"):
         sums = shares.sum(axis=1)
+    _check_total(table, columns, shares[said], sums[said])
     rounding = max(SUM_TOLERANCE, len(columns) * 0.5 * 10.0**-places)
     if in_percent and unit == "percent":
         unit = "shares"  # by now
@@ -78,6 +79,23 @@ def mixtures(table: Table, columns: Sequence[str], unit: Unit | None = None, *, 
         normalised: np.ndarray = np.where(exact[:, None], shares, shares / sums[:, None])
     normalised[~said] = np.nan
     return normalised
+
+
+def _check_total(table: Table, columns: Sequence[str], shares: np.ndarray, sums: np.ndarray) -> None:
+    """Checks that no column is the sum of the others in every row: it would be a domain of half of all tokens.
+
+    Where rows sum to 1 or 100 with it, it is a domain that has half.
+    """
+    whole = [np.abs(sums / one - 1).max(initial=0.0) <= SUM_TOLERANCE for one in (1, 100)]
+    if len(columns) < 3 or not len(sums) or any(whole) or not ((sums > 0) & (sums < np.finfo(float).max / 2)).all():
+        return
+    halves = np.abs(shares / (sums[:, None] / 2) - 1).max(axis=0) <= SUM_TOLERANCE
+    if halves.any():
+        name = columns[int(halves.argmax())]
+        raise ValueError(
+            f"{table.name}: {name} is the sum of the other shares in every row, and so no domain: drop the column, or "
+            "name those of the domains with --mixture-columns (in Python Columns(mixture=...))."
+        )
 
 
 def _values(table: Table, columns: Sequence[str], in_percent: bool) -> tuple[np.ndarray, int]:

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from ray_mixopt.core.safety import MOST_WHOLE
+from ray_mixopt.core.trial import is_far
 from ray_mixopt.core.words import counted
 from ray_mixopt.io.cells import unkept
 from ray_mixopt.io.columns import Columns, Roles, roles_of, values_of
@@ -32,6 +33,7 @@ def rows_of(
     scale: str | None = None,
     steps: int | None = None,
     tokens_per_step: Mapping[str, float] | None = None,
+    rungs: Sequence[int] = (),
     may_lack_mixtures: bool = False,
 ) -> Rows:
     """The rows of a table.
@@ -42,6 +44,7 @@ def rows_of(
         scale: the scale of all runs, if no column says it.
         steps: the length of all runs, if no column says it.
         tokens_per_step: tokens in a step, by scale, for a table that says tokens.
+        rungs: training steps of the search that the rows are for, if any: tokens far beyond them are refused.
         may_lack_mixtures: whether runs of which the table has no mixture are left out, rather than refused.
 
     Raises:
@@ -78,7 +81,7 @@ def rows_of(
     _check_told(table, roles, shares, run, scales, scale, steps)
     scales = [unkept(name) for name in scales]
     run = None if run is None else [unkept(name) for name in run]
-    lengths, factor = _lengths(table, roles, scales, steps, tokens_per_step or {})
+    lengths, factor = _lengths(table, roles, scales, steps, tokens_per_step or {}, rungs)
     cost = {} if roles.cost is None else _by_scale(table, roles.cost, scales)
     if roles.token_cost is not None:
         cost = {name: value / factor.get(name, 1) for name, value in _by_scale(table, roles.token_cost, scales).items()}
@@ -174,7 +177,12 @@ def _check_told(
 
 
 def _lengths(
-    table: Table, roles: Roles, scales: Sequence[str], steps: int | None, tokens_per_step: Mapping[str, float]
+    table: Table,
+    roles: Roles,
+    scales: Sequence[str],
+    steps: int | None,
+    tokens_per_step: Mapping[str, float],
+    rungs: Sequence[int],
 ) -> tuple[np.ndarray, dict[str, float]]:
     """Training steps ``(k,)``, and by scale the part of a step that one of them is: 1 where they are tokens."""
     if not roles.in_tokens:
@@ -189,6 +197,13 @@ def _lengths(
             "--tokens-per-step SCALE=TOKENS for all scales (in Python Source(tokens_per_step=...)), or a column "
             "cost_per_token."
         )
+    for row, name, value, size in zip(table.frame.index, scales, values, known, strict=True):
+        if roles.in_tokens and not size and rungs and is_far(value, rungs):
+            raise ValueError(
+                f"{table.name}, row {row}: {value:,.0f} tokens, of the column {roles.step}, are no training steps, in "
+                f"which the space counts, up to {max(rungs):,}: say how many tokens a step has, --tokens-per-step "
+                f"{name}=TOKENS (in Python Source(tokens_per_step=...))."
+            )
     if roles.in_tokens and not all(known):
         logger.warning(
             "%s: lengths are in tokens, of the column %s, so that a step is a token here, in costs, too; "

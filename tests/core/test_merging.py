@@ -68,7 +68,7 @@ def test_a_scale_without_a_size_is_refused_where_sizes_are_known(space) -> None:
     old = MixtureSpace(domains=DOMAINS, scales=(Scale("XS", 0.02),), steps=(100,))
     earlier = MixtureOptimizer(old)
     earlier.add_evaluated_point(dict.fromkeys(DOMAINS, 1.0), "XS", 100, 1.0)
-    with pytest.raises(ValueError, match="scale 'XS', which the search has not: give its number of parameters"):
+    with pytest.raises(ValueError, match="scale 'XS', and the search has S, L: correct the name if"):
         MixtureOptimizer(space).absorb(earlier.history)
 
 

@@ -638,3 +638,41 @@ def test_the_sizes_of_olmix_are_the_supply(tmp_path: Path, caplog) -> None:
         meta.write_text(wrong)
         with pytest.raises(ValueError, match="meta.json is no description of olmix's data"):
             read_runs(tmp_path)
+
+
+def test_tokens_are_not_taken_for_the_steps_of_a_space(tmp_path: Path) -> None:
+    frame = table().rename(columns={"step": "tokens"}).drop(columns="cost_per_step")
+    frame["tokens"] *= 524288
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(
+        ValueError, match=r"209,715,200 tokens, of the column tokens, are no training steps.*up to 1,200"
+    ):
+        read_runs(tmp_path / "t.csv", Source(rungs=(400, 1200)))
+    sizes = {"90M": 524288, "800M": 524288}
+    steps = read_runs(tmp_path / "t.csv", Source(rungs=(400, 1200), tokens_per_step=sizes))
+    assert {step for trial in steps for step in trial.observations} == {400, 1200}
+    assert len(read_runs(tmp_path / "t.csv", Source(rungs=(400 * 524288, 1200 * 524288)))) == 6
+
+
+@pytest.mark.parametrize("unit", [None, "weights"])
+@pytest.mark.parametrize("factor", [1, 100, 12345])
+def test_a_total_of_the_shares_is_no_domain(unit: str | None, factor: int, tmp_path: Path) -> None:
+    frame = table()
+    frame[SHARES] *= factor
+    frame.assign(**{"mixture/total": frame[SHARES].sum(axis=1)}).to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(ValueError, match="mixture/total is the sum of the other shares in every row"):
+        read_runs(tmp_path / "t.csv", Source(columns=Columns(unit=unit)))
+
+
+def test_a_domain_may_have_half_of_every_mixture(tmp_path: Path) -> None:
+    frame = table()
+    frame[SHARES] /= 2
+    frame.assign(**{"mixture/half": 0.5}).to_csv(tmp_path / "t.csv", index=False)
+    assert {trial.mixture[-1] for trial in read_runs(tmp_path / "t.csv")} == {0.5}
+
+
+@pytest.mark.parametrize("orient", ["columns", "index", "split"])
+def test_json_by_columns_says_how_to_write_it(orient: str, tmp_path: Path) -> None:
+    table().to_json(tmp_path / "t.json", orient=orient)
+    with pytest.raises(ValueError, match="write it with orient='records'"):
+        read_runs(tmp_path / "t.json")
