@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ray_mixopt.optimizer import MixtureOptimizer
 
 _MOST_NAMED = 4  # files, or runs
+_ROUNDING = 1e-6  # of tokens
 FORMATS = ("csv", "parquet", "olmix", "regmix")
 
 
@@ -103,6 +105,7 @@ def export(
             paths = write_blends(history, out, kind, runs=runs, sources=sources)
             mixtures = np.array([trial.mixture for trial in history if not runs or trial.trial_id in runs])
             said, number = remarks(kind, history.space.named(mixtures.max(0)), sources), len(paths)
+            said = (*said, *_repeated(history, runs))
         else:
             paths, silent = WRITERS[kind](history, out), without_reports(history)
             more = ", ..." if len(silent) > _MOST_NAMED else ""
@@ -120,3 +123,23 @@ def export(
     else:
         more = f" and {len(paths) - _MOST_NAMED} more" if len(paths) > _MOST_NAMED else ""
         click.echo(f"{counted(number, 'run')}: {', '.join(map(str, paths[:_MOST_NAMED]))}{more}")
+
+
+def _repeated(history: History, runs: Sequence[str]) -> list[str]:
+    """A sentence for each domain that blends repeat more often than its supply allows; none where no target is known.
+
+    Args:
+        history: the runs.
+        runs: whose blends are written; all where none is named.
+    """
+    space, said = history.space, []
+    for k, domain in enumerate(space.domains if space.target_tokens else ()):
+        share, run = max((t.mixture[k], t.trial_id) for t in history if not runs or t.trial_id in runs)
+        wanted, supply = share * (space.target_tokens or 0), space.token_supply.get(domain, math.inf)
+        if wanted > space.max_epochs * supply * (1 + _ROUNDING):
+            times = f"{wanted / supply:.3g} times" if supply else "and there is none of it"
+            said.append(
+                f"The blend of {run} takes {wanted:.4g} tokens of {domain} in a run of {space.target_tokens:.4g}, of "
+                f"which there are {supply:.4g}: {times}, and the space allows {space.max_epochs:g} (max_epochs)."
+            )
+    return said

@@ -662,3 +662,14 @@ def test_export_says_that_it_adds_the_mean_of_the_losses(scores: Path) -> None:
     assert "The column loss is the mean of all val_loss/*." in added.stderr
     scores.write_text(scores.read_text().replace("val_loss/code", "loss"))
     assert "The column loss" not in call("export", "--from", scores, "--format", "csv", "--out", "b").stderr
+
+
+def test_a_blend_beyond_the_supply_says_so(scores: Path) -> None:
+    space = "domains: [web, code]\nscales: [{name: model, cost_per_step: 1}]\nsteps: [1]\ntarget_tokens: 1e9\n"
+    Path("space.yaml").write_text(space + "token_supply: {web: 2e9, code: 2.5e8}\nmax_epochs: 2\n")
+    asked = ("export", "--from", scores, "--space", "space.yaml", "--format", "olmo-core", "--out")
+    result = call(*asked, "all")
+    assert "takes 1e+09 tokens of code in a run of 1e+09, of which there are 2.5e+08: 4 times, and the" in result.stderr
+    assert "space allows 2 (max_epochs)." in result.stderr and "tokens of web" not in result.stderr
+    without = call(*asked, "one", "--run", "run_00000")  # which has no code
+    assert without.exit_code == 0 and "max_epochs" not in without.stderr
