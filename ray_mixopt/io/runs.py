@@ -191,17 +191,17 @@ class _Names:
         self._of: dict[tuple[object, ...], list[str]] = {}  # trials by run, mixture and scale
         self._seen: Counter[tuple[object, ...]] = Counter()  # rows by run, mixture, scale and step
         self._numbers: Counter[str | None] = Counter()  # the next to be tried, by run
-        self._others: dict[str, str] = {}  # run, by the name of a trial that is called otherwise
+        self._others: dict[str, dict[str, str]] = {"repeat a step": {}, "say another mixture or scale": {}}
 
     def of(self, run: str | None, mixture: tuple[float, ...], scale: str, step: int) -> str:
         """The name of the trial that a row belongs to: the first of its run, mixture and scale without that step."""
         known, place = self._of.setdefault((run, mixture, scale), []), self._seen[run, mixture, scale, step]
         self._seen[run, mixture, scale, step] += 1
         if place == len(known):
-            known.append(self._new(run))
+            known.append(self._new(run, "repeat a step" if known else "say another mixture or scale"))
         return known[place]
 
-    def _new(self, run: str | None) -> str:
+    def _new(self, run: str | None, why: str) -> str:
         trials = self._history.trials
         if run is not None and run not in trials:
             return run
@@ -211,17 +211,19 @@ class _Names:
                 break
         self._numbers[run] = n + 1
         if run is not None:
-            self._others[name] = run
+            self._others[why][name] = run
         return name
 
     def tell(self) -> None:
         """Says which runs have become several."""
-        if self._others:
-            logger.warning(
-                "Rows of one run that repeat a step, or say another mixture or scale, are of a run of their own: %s.",
-                ", ".join(f"{run} is {name}, too" for name, run in list(self._others.items())[:_MOST_NAMED])
-                + (", ..." if len(self._others) > _MOST_NAMED else ""),
-            )
+        for why, others in self._others.items():
+            if others:
+                logger.warning(
+                    "Rows of one run that %s are of a run of their own: %s.",
+                    why,
+                    ", ".join(f"{run} is {name}, too" for name, run in list(others.items())[:_MOST_NAMED])
+                    + (", ..." if len(others) > _MOST_NAMED else ""),
+                )
 
 
 def _space(rows: Rows, source: Source) -> MixtureSpace:

@@ -676,3 +676,16 @@ def test_json_by_columns_says_how_to_write_it(orient: str, tmp_path: Path) -> No
     table().to_json(tmp_path / "t.json", orient=orient)
     with pytest.raises(ValueError, match="write it with orient='records'"):
         read_runs(tmp_path / "t.json")
+
+
+def test_why_rows_of_one_run_are_several_runs_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    frame = table()
+    again = frame.iloc[[0]].assign(**{"val_loss/wiki": 1.0})
+    other = frame.iloc[[4]].assign(run="r1", step=800)
+    pd.concat([frame, again, other]).to_csv(tmp_path / "t.csv", index=False)
+    assert len(read_runs(tmp_path / "t.csv")) == 8
+    said = [record.getMessage() for record in caplog.records if "of their own" in record.getMessage()]
+    assert said == [
+        "Rows of one run that repeat a step are of a run of their own: r0 is r0_6, too.",
+        "Rows of one run that say another mixture or scale are of a run of their own: r1 is r1_7, too.",
+    ]
