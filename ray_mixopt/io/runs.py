@@ -243,6 +243,8 @@ def _space(rows: Rows, source: Source) -> MixtureSpace:
             ", or the parameters of all scales, of which it follows (--scale-parameters SCALE=NUMBER, in Python "
             "Source(parameters={scale: number}), or a column parameters)"
         )
+    if source.rungs:  # those of a space, whose costs are among those that are given
+        remedy = f"the space has {', '.join(source.cost)}; correct the name if it is one of these. Else {remedy}"
     cost = priced(names, known, remedy=remedy)
     parameters = dict(rows.parameters) | dict(source.parameters)
     scales = by_size(Scale(name, cost[name], parameters.get(name)) for name in names)

@@ -762,3 +762,14 @@ def test_two_calls_at_once_hand_out_no_run_twice(folder: Path) -> None:
     kept = {(run.run, *run.mixture.values()) for run in state.runs}
     heard = {(run["run"], *run["mixture"].values()) for answer in answers for run in answer["runs"]}
     assert heard <= kept and len({run for run, *_ in kept}) == len(kept) and len(kept) in (3, 5)
+
+
+@pytest.mark.parametrize("scales", [["S"], ["S", "l"]], ids=" and ".join)
+def test_a_scale_by_another_name_is_to_be_corrected(scales: list[str], folder: Path) -> None:
+    sized = SPACE.replace("step: 10}", "step: 10, parameters: 10}").replace("step: 1}", "step: 1, parameters: 1}")
+    Path("space.yaml").write_text(sized)
+    rows = [{"scale": scale, "step": 10, "mixture/a": 0.5, "mixture/b": 0.5, "loss": 1.0} for scale in scales]
+    pd.DataFrame(rows).to_csv("runs.csv", index=False)
+    said = suggest("--space space.yaml --from runs.csv", code=2)
+    assert "has s, l" in said and "correct the name if it is one of these" in said
+    assert said.index("correct the name") < said.index("--scale-parameters" if len(scales) == 1 else "--scale-cost")
