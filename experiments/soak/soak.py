@@ -169,7 +169,8 @@ def soak(n_trials: int, strategy: str, rate: float, limit_s: float | None) -> di
     searcher = MixOptSearcher(strategy=strategy, seed=100)
     recorder = Recorder(searcher)
     Troubled.rate = rate
-    with tempfile.TemporaryDirectory() as folder:
+    # Processes that were killed late may still be writing: what was measured is not to be lost for that.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         trainable = tune.with_resources(tune.with_parameters(Troubled, simulator=simulator), {"CPU": 1})
         results = four_at_once(folder, trainable, simulator, searcher, recorder, n_trials, limit_s).fit()
         size = max(file.stat().st_size for file in Path(folder, "soak").glob("searcher-state-*.json"))
