@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import Any
 
 import click
@@ -48,6 +49,8 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command."""
+        # GPyTorch's own, of which no user can make anything.
+        warnings.filterwarnings("ignore", message=r".*torch\.jit\.script")
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:

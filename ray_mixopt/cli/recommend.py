@@ -72,6 +72,7 @@ def recommend(
     from rich.console import Console
 
     from ray_mixopt.core.objective import in_words
+    from ray_mixopt.core.words import fidelity
     from ray_mixopt.io.blends import blend, remarks
 
     one_thread()
@@ -84,6 +85,9 @@ def recommend(
         answer = optimizer.recommend(details=True)
         if answer.predicted is None:
             raise ValueError("Fewer than two runs report the metrics of the objective: nothing can be recommended.")
+    if target is None and own is None and space is None:
+        aim = fidelity(answer.scale, answer.steps)
+        click.echo(f"The target is {aim}, the largest of the runs: --target SCALE:STEPS asks about another.", err=True)
     asked = in_words(optimizer.settings.weights, optimizer.settings.mode)
     verdict = "" if answer.verdict is None else f"Verdict for {asked}: {answer.verdict}"
     if report is not None:
