@@ -18,8 +18,9 @@ from ray_mixopt.core.words import amount, counted, duration, full_runs, listed, 
 from ray_mixopt.optimizer import MixtureOptimizer
 
 REDRAW_SECONDS = 0.2
-NEWS_SECONDS = 4.0
-PREDICT_SHARE = 0.1  # of the time at most goes into predictions that only the display needs
+NEWS_SECONDS = 4.0  # between two lines where there is no terminal
+PREDICT_SECONDS = 1.5  # between two predictions that only the display needs
+PREDICT_SHARE = 0.25  # of the time at most goes into them
 N_DOMAINS = 3  # largest shares shown
 N_RUNS = 3  # of those going on
 LEAST_PACE = 0.05  # of what was left to be spent, before which its pace says little
@@ -37,7 +38,7 @@ class Display:
         self._console, self._gpus = console, gpus or {}
         self._live: Live | None = None
         self._drawn = self._told = self._predicted = -math.inf
-        self._pause = NEWS_SECONDS
+        self._pause = PREDICT_SECONDS
         self._answer: Recommendation | None = None
         self._asked = self._said = 0  # fingerprints of what the answer rests on, and of what was said last
         self._began: tuple[float, float] | None = None  # the time of the first look, and what was spent by then
@@ -63,7 +64,7 @@ class Display:
         if now - self._predicted >= self._pause and history.arrivals and state != self._asked:
             self._answer, self._asked = optimizer.answer(), state
             self._predicted = time.monotonic()
-            self._pause = max(NEWS_SECONDS, (self._predicted - now) / PREDICT_SHARE)
+            self._pause = max(PREDICT_SECONDS, (self._predicted - now) / PREDICT_SHARE)
         rows = self._rows(optimizer, now)
         if self._live is not None:
             self._live.update(self._table(optimizer, rows), refresh=True)

@@ -184,7 +184,7 @@ def test_the_trajectory_of_nothing_is_empty(simulator: Simulator) -> None:
 def summary(points: list[dict], **changes: object) -> dict:
     scales = [{"scale": "20M", "runs": 1, "full_runs": 0.2}, {"scale": "1B", "runs": 0, "full_runs": 0.0}]
     basic = {"source": "s", "metric": "loss", "strategy": "default", "by_scale": scales, "trajectory": points}
-    return basic | {"target": {"scale": "1B", "steps": 100}, "uniform": {"regret": 0.9}} | changes
+    return basic | {"target": {"scale": "1B", "steps": 100}, "uniform": {"regret": 0.9}, "logged": None} | changes
 
 
 INTERVAL = {"mean": 2.0, "low": 1.9, "high": 2.1}

@@ -107,7 +107,7 @@ def test_old_runs_are_a_start(write: Callable[..., Path], tmp_path: Path) -> Non
     config = write(search=search)
     code, output = call(config, "--dry-run", "--from", tmp_path / "old.csv")
     assert code == 0, output
-    assert f"Earlier runs, at no cost: 2 of {tmp_path / 'old.csv'}." in output
+    assert "Earlier runs, at no cost: 2 of old.csv." in output
     started = PretrainConfig.read(config).starting_from([str(tmp_path / "old.csv")])
     settings = PretrainConfig.read(write(search=search | {"earlier": [str(tmp_path / "old.csv")]}))
     assert PretrainConfig.model_validate_json(settings.model_dump_json()) == settings

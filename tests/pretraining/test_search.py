@@ -77,7 +77,7 @@ def test_a_search_from_old_runs(searched: Searched) -> None:
     history = outcome.searcher.optimizer.history
     assert history.n_missing == 0 and history.spent <= 0.4 * settings.space.target_cost
     given = [run for run in history if run.evaluated]
-    assert len(given) == 6 and all(run.trial_id.startswith("old:") for run in given)
+    assert len(given) == 6 and all(run.trial_id.startswith("old.csv:") for run in given)
     made = [run for run in history if not run.evaluated]
     assert made
     for run in made:
