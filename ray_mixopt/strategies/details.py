@@ -30,7 +30,7 @@ _N_RANKED = 256
 _MOST_CELLS = 64
 _N_RANDOM = 512
 _N_MOVES, _N_NEAR = 64, 16  # new mixtures from each of those found
-_MOST_NEW = 5000  # of all those found
+_MOST_NEW = 4000  # of all those found
 _BINDING = 1e-3  # a share this close to its limit is held by it
 
 
