@@ -87,7 +87,7 @@ def recommend(
             raise ValueError("Fewer than two runs report the metrics of the objective: nothing can be recommended.")
     if target is None and own is None and space is None:
         aim = fidelity(answer.scale, answer.steps)
-        click.echo(f"The target is {aim}, the largest of the runs: --target SCALE:STEPS asks about another.", err=True)
+        click.echo(f"The target is {aim}: --target SCALE:STEPS asks about another.", err=True)
     asked = in_words(optimizer.settings.weights, optimizer.settings.mode)
     verdict = "" if answer.verdict is None else f"Verdict for {asked}: {answer.verdict}"
     if report is not None:

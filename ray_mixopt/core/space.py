@@ -74,14 +74,14 @@ class MixtureSpace:
         put(self, "earlier_scales", in_order(self.earlier_scales, "earlier_scales"))
         _check_batches(_checked_scales((*self.scales, *self.earlier_scales)))
         put(self, "groups", in_order(self.groups, "groups"))
-        _check_costs([scale.cost_per_step * rung for scale in self.scales for rung in scale.steps or steps])
+        put(self, "_by_name", {scale.name: scale for scale in (*self.scales, *self.earlier_scales)})
+        _check_costs([self.cost(*fidelity) for fidelity in self.fidelities])
         put(self, "target", self._checked_target())
         for label in ("lower", "upper", "token_supply"):
             put(self, label, self._checked_shares(label, getattr(self, label)))
         bounds = self._bounds()
         simplex = GroupedSimplex(*bounds, self.domains, self.groups) if self.groups else None
         put(self, "_simplex", simplex or CappedSimplex(*bounds, names=self.domains))
-        put(self, "_by_name", {scale.name: scale for scale in (*self.scales, *self.earlier_scales)})
 
     # -- sizes, look-ups and costs
 
@@ -292,19 +292,17 @@ class MixtureSpace:
 
     def _checked_target(self) -> tuple[str, int]:
         if self.target is None:
-            top = largest(self.scales)
-            return top.name, (top.steps or self.steps)[-1]
+            top = largest(self.scales).name
+            return top, self.rungs(top)[-1]
         try:
             scale, steps = self.target
         except (TypeError, ValueError):
             raise ValueError(f"target must be a pair (scale name, steps), got {self.target!r}.") from None
-        rungs = {one.name: one.steps or self.steps for one in self.scales}
-        if scale not in rungs:
-            raise ValueError(f"The target's scale {scale!r} is unknown: the space has {', '.join(rungs)}.")
-        if steps not in rungs[scale]:
-            raise ValueError(
-                f"The target's steps {steps!r} are not one of the rungs {rungs[scale]}: add it or take one."
-            )
+        if scale not in self.scale_names:
+            raise ValueError(f"The target's scale {scale!r} is unknown: the space has {', '.join(self.scale_names)}.")
+        rungs = self.rungs(scale)
+        if steps not in rungs:
+            raise ValueError(f"The target's steps {steps!r} are not one of the rungs {rungs}: add it or take one.")
         return str(scale), int(steps)
 
     def _checked_shares(self, label: str, values: Mapping[str, float] | None) -> dict[str, float]:

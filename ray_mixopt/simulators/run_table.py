@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ray_mixopt.core.objective import is_score
 from ray_mixopt.core.pool import Pool
 from ray_mixopt.core.safety import check_count
 from ray_mixopt.core.scale import Scale, by_size, largest
@@ -150,8 +151,8 @@ class RunTable:
 
 
 def default_mode(metric: str) -> str:
-    """The direction of a metric of which no one says it: "max" for accuracies, by their names, else "min"."""
-    return "max" if "acc" in metric.lower() else "min"
+    """The direction of a metric of which no one says it: "max" for accuracies and their like, by their names."""
+    return "max" if is_score(metric) else "min"
 
 
 def _tabulate(

@@ -96,7 +96,8 @@ class SimplexCandidates:
 
     def runs(self, mixtures: np.ndarray, history: History) -> Iterable[Run]:
         """Every mixture at every scale and rung."""
-        return [(w, *fidelity) for w in mixtures for fidelity in self.space.fidelities]
+        fidelities = self.space.fidelities
+        return [(w, *fidelity) for w in mixtures for fidelity in fidelities]
 
     def further_steps(self, trial: Trial) -> list[int]:
         """Every rung beyond the one it reached."""

@@ -313,6 +313,14 @@ def test_a_scale_that_no_run_is_of_is_refused(swarm: Path, option: str) -> None:
     assert f"{option} 9B=1e+09: No run is of scale '9B': there are" in " ".join(result.stderr.split())
 
 
+def test_a_target_that_nobody_named_is_said(swarm: Path) -> None:
+    asked = ["recommend", "--from", swarm, "--weight", "x=1"]
+    result = call(*asked)
+    assert result.exit_code == 0, result.output
+    target = result.stdout.splitlines()[1].removeprefix("Recommended mixture for ")
+    assert f"The target is {target}: --target SCALE:STEPS asks about another." in result.stderr
+
+
 def test_old_runs_alone_answer(swarm: Path) -> None:
     result = call("recommend", "--from", swarm, "--weight", "x=1", "--json")
     assert result.exit_code == 0, result.output
