@@ -82,9 +82,12 @@ class CommandSearch:
     def __post_init__(self) -> None:
         self.command.check(self.space)
         if taken := [name for name in self.settings.metrics if not others_of({name: 0.0}, ())]:
+            remedy = f"Give it another one, as in metrics: {{names: {{my_{taken[0]}: {taken[0]}}}}}."
+            if taken[0] == self.command.metrics.step:
+                remedy = "It says how far a run is: name what is to be as small or as large as can be."
             raise ValueError(
                 f"{taken[0]!r} can be no metric of a search: Ray Tune or the search has something else of that "
-                f"name in each report. Give it another one, as in metrics: {{names: {{my_{taken[0]}: {taken[0]}}}}}."
+                f"name in each report. {remedy}"
             )
         optimizer = self._searcher().optimizer
         if optimizer.propose(optimizer.history) is None:

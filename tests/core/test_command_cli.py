@@ -55,7 +55,7 @@ def test_a_dry_run_shows_the_command_of_each_scale() -> None:
         (("--weight", "loss=1", "--resume", "--from", "x.csv", *PROGRAM), "about the start of a search"),
         (("--weight", "loss=1", "--metric-noise", "loss=1", *PROGRAM), "give --from"),
         (("--weight", "loss=1", "--budget", "1", *PROGRAM), "budget"),
-        (("--weight", "step=1", "--dry-run", *PROGRAM), "'step' can be no metric of a search"),
+        (("--weight", "step=1", "--dry-run", *PROGRAM), "name in each report. It says how far a run is"),
         (("--weight", "time_total_s=1", "--dry-run", *PROGRAM), "'time_total_s' can be no metric"),
         (("--weight", "done=1", "--dry-run", *PROGRAM), "names: {my_done: done}"),
         (("--weight", "loss=1", "--dry-run", "--", ""), "write it after --"),
