@@ -34,8 +34,8 @@ from ray_mixopt.analysis.baselines import Method
 from ray_mixopt.benchmark.hindcasts import EVERYTHING, obstacle
 from ray_mixopt.benchmark.logged import LOGS
 from ray_mixopt.core.history import History, Trial
-from ray_mixopt.core.problem import Settings
 from ray_mixopt.core.safety import write_atomically
+from ray_mixopt.core.settings import Settings
 from ray_mixopt.io.runs import read_runs
 from ray_mixopt.simulators.run_table import RunTable
 

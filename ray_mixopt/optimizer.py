@@ -13,9 +13,10 @@ from ray_mixopt.core.forecast import Forecast
 from ray_mixopt.core.history import Asked, History, Trial
 from ray_mixopt.core.merging import DomainMap, take_in, translated
 from ray_mixopt.core.pool import Pool
-from ray_mixopt.core.problem import SETTINGS, Problem, Settings
+from ray_mixopt.core.problem import Problem
 from ray_mixopt.core.recommendation import Recommendation
 from ray_mixopt.core.safety import check_known, check_version, is_finite
+from ray_mixopt.core.settings import SETTINGS, Settings
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.core.strategy import Proposal, Strategy, Suggestion, checked
 from ray_mixopt.core.turns import P, R, S, Turn, in_turn, with_gradients
@@ -70,6 +71,7 @@ class MixtureOptimizer:
         self._belief: Belief | None = None
         self._continues = True  # not in a search of version 0.1 that never did
         self.history = History(space)
+        self.problem.check_noise()
         self.problem.check_first_runs(self.history)
 
     @property
@@ -328,7 +330,9 @@ class MixtureOptimizer:
             from ray_mixopt.surrogate.belief import Belief
 
             own = getattr(self._strategy, "belief", None)
-            self._belief = own or Belief(self.settings.seed, callbacks=self.settings.callbacks)
+            self._belief = own or Belief(
+                self.settings.seed, noise=self.settings.noise, callbacks=self.settings.callbacks
+            )
         return self._belief
 
     @_thought

@@ -15,7 +15,7 @@ from ray.cluster_utils import Cluster
 
 from ray_mixopt.command.search import CommandSearch
 from ray_mixopt.command.settings import read_command
-from ray_mixopt.core.problem import Settings
+from ray_mixopt.core.settings import Settings
 from ray_mixopt.io.space_file import read_space
 from ray_mixopt.optimizer import MixtureOptimizer
 

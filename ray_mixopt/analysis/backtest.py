@@ -28,7 +28,8 @@ from ray_mixopt.analysis.scores import (
 )
 from ray_mixopt.core.forecast import NORMAL_95, contrast_deviations
 from ray_mixopt.core.history import History, Trial
-from ray_mixopt.core.problem import Problem, Settings
+from ray_mixopt.core.problem import Problem
+from ray_mixopt.core.settings import Settings
 from ray_mixopt.core.simplex import distinct_mixtures
 from ray_mixopt.core.space import MixtureSpace
 

@@ -59,7 +59,7 @@ def pareto_front(
     """
     if len(modes) != 2:
         raise ValueError(f"A Pareto front is between two metrics, got {list(modes)}.")
-    belief = belief or Belief(problem.settings.seed)
+    belief = belief or Belief(problem.settings.seed, noise=problem.settings.noise)
     first, second = (belief.posterior(problem.asking({metric: 1.0}, m), history) for metric, m in modes.items())
     if first is None or second is None:
         return []

@@ -18,8 +18,8 @@ from functools import cached_property
 import numpy as np
 
 from ray_mixopt.analysis.truth import Oracle, Truth
+from ray_mixopt.core.objective import Mode
 from ray_mixopt.core.pool import Pool
-from ray_mixopt.core.problem import Mode
 from ray_mixopt.core.space import MixtureSpace
 
 NOISE, FAILURES = 0.01, 0.1  # what "+noise" and "+failures" mean without a number

@@ -74,7 +74,7 @@ def backtest(
 
     from ray_mixopt.analysis import backtest as analysis
     from ray_mixopt.core.merging import common_space, joined
-    from ray_mixopt.core.problem import Settings
+    from ray_mixopt.core.settings import Settings
 
     one_thread()
     with bad_arguments(), Console(stderr=True, markup=False, emoji=False).status("Reading the runs") as status:

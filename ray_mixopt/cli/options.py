@@ -110,7 +110,7 @@ def opened(path: str, **asked: Any) -> MixtureOptimizer:
     Raises:
         ValueError: if there is no search at that path, or it is damaged.
     """
-    from ray_mixopt.core.problem import OwnStrategyError
+    from ray_mixopt.core.settings import OwnStrategyError
     from ray_mixopt.io import searches
 
     try:
@@ -148,7 +148,7 @@ def pairs(texts: Sequence[str], option: str, example: str) -> dict[str, float]:
 
 def _scatter(context: click.Context, parameter: click.Parameter, texts: Sequence[str]) -> dict[str, float]:
     with bad_arguments():
-        return pairs(texts, "--metric-noise", "METRIC=DEVIATION, for instance loss=0.01")
+        return pairs(texts, parameter.opts[0], "METRIC=DEVIATION, for instance loss=0.01")
 
 
 scatter_option = click.option(
@@ -157,7 +157,15 @@ scatter_option = click.option(
     metavar="METRIC=DEVIATION",
     multiple=True,
     callback=_scatter,
-    help="Scatter of old runs; repeatable.",
+    help="Scatter of old runs beyond that of all; repeatable.",
+)
+noise_option = click.option(
+    "--run-noise",
+    "noise",
+    metavar="METRIC=DEVIATION",
+    multiple=True,
+    callback=_scatter,
+    help="Known scatter between seeds; repeatable.  [default: learned]",
 )
 
 

@@ -123,7 +123,7 @@ def _optimizer(
 ) -> MixtureOptimizer:
     """The optimizer that knows the old runs, and what is asked of it."""
     from ray_mixopt.core.merging import common_space, joined
-    from ray_mixopt.core.problem import Settings
+    from ray_mixopt.core.settings import Settings
     from ray_mixopt.io import searches
     from ray_mixopt.optimizer import MixtureOptimizer
 

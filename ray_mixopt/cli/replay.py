@@ -30,7 +30,7 @@ from ray_mixopt.cli.options import (
 from ray_mixopt.cli.sources import table_options
 
 if TYPE_CHECKING:
-    from ray_mixopt.core.problem import Mode
+    from ray_mixopt.core.objective import Mode
     from ray_mixopt.io.runs import Source
     from ray_mixopt.optimizer import MixtureOptimizer
     from ray_mixopt.simulators import RunTable, Simulator
@@ -92,7 +92,7 @@ def replay(
     one under ./results.
     """
     click.echo("Preparing the replay.", err=True)  # Ray alone takes seconds to load
-    from ray_mixopt.core.problem import Settings
+    from ray_mixopt.core.settings import Settings
     from ray_mixopt.io.runs import Source, read_runs
     from ray_mixopt.simulators import RunTable
     from ray_mixopt.simulators.replay import Replay

@@ -136,7 +136,7 @@ def _write(
 
 
 def _optimizer(path: str, table: Source, asked: Subject) -> MixtureOptimizer:
-    from ray_mixopt.core.problem import Settings
+    from ray_mixopt.core.settings import Settings
     from ray_mixopt.io import searches
     from ray_mixopt.io.runs import Source, are_tables, read_runs
     from ray_mixopt.optimizer import MixtureOptimizer

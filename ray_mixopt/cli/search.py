@@ -21,6 +21,7 @@ from ray_mixopt.cli.options import (
     checked_budget,
     earlier_option,
     examples,
+    noise_option,
     nothing_known,
     objective_options,
     one_thread,
@@ -59,6 +60,7 @@ DEFAULT_TARGET_RUNS = 3.0
 @click.option("--num-samples", type=click.IntRange(min=1), help="Most runs.  [default: as many as the budget buys]")
 @click.option("--concurrency", type=click.IntRange(min=1), help="Runs at a time.  [default: as many as find room]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@noise_option
 @earlier_option
 @scatter_option
 @click.option(
@@ -80,6 +82,7 @@ def search(
     num_samples: int | None,
     concurrency: int | None,
     seed: int,
+    noise: Mapping[str, float],
     earlier: Sequence[str],
     scatter: Mapping[str, float],
     out: Path | None,
@@ -101,7 +104,7 @@ def search(
 
         from ray_mixopt.command.search import CommandSearch
         from ray_mixopt.command.settings import read_command
-        from ray_mixopt.core.problem import Settings
+        from ray_mixopt.core.settings import Settings
         from ray_mixopt.io.runs import Source, read_runs, told_apart
         from ray_mixopt.io.space_file import read_space
 
@@ -127,6 +130,7 @@ def search(
                 strategy=strategy,
                 budget=DEFAULT_TARGET_RUNS * wanted.target_cost if budget is None else budget,
                 seed=seed,
+                noise=noise,
             ),
             folder=out or Path("results", space.stem),
             num_samples=num_samples or -1,
@@ -187,7 +191,8 @@ def _check_folder(asked: CommandSearch, resume: bool) -> None:
         return
     own = opened(str(asked.experiment))
     pairs: dict[str, tuple[Any, Any]] = {}
-    pairs |= {name: (own.settings, asked.settings) for name in ("objective", "mode", "strategy", "budget", "seed")}
+    kept = ("objective", "mode", "strategy", "budget", "seed", "noise")
+    pairs |= {name: (own.settings, asked.settings) for name in kept}
     pairs |= {field.name: (own.space, asked.space) for field in fields(asked.space) if field.name != "earlier_scales"}
     for name, (before, now) in pairs.items():
         if (was := getattr(before, name)) != (wanted := getattr(now, name)):

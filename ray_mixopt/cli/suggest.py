@@ -18,6 +18,7 @@ from ray_mixopt.cli.options import (
     checked_budget,
     examples,
     limit_options,
+    noise_option,
     objective_of,
     objective_options,
     one_thread,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from ray_mixopt.core.history import History
     from ray_mixopt.core.merging import DomainMap
     from ray_mixopt.core.objective import Mode, Objective
-    from ray_mixopt.core.problem import Settings
+    from ray_mixopt.core.settings import Settings
     from ray_mixopt.core.space import MixtureSpace
     from ray_mixopt.io.bookkeeping import Books
     from ray_mixopt.io.by_hand import ByHand
@@ -67,6 +68,7 @@ MOST_RUNS = 1000  # under way; all of a call are chosen before the first is hand
 )
 @strategy_option
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@noise_option
 @click.option(
     "--state",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -98,6 +100,7 @@ def suggest(
     budget: float | None,
     strategy: str,
     seed: int,
+    noise: Mapping[str, float],
     state: Path,
     failed: Sequence[str],
     fresh: bool,
@@ -148,7 +151,7 @@ def suggest(
                 histories=histories,
                 changes=changes,
                 space=searched,
-                settings=lambda history: _settings(history, objective, mode, own, strategy, budget, seed),
+                settings=lambda history: _settings(history, objective, mode, own, strategy, budget, seed, noise),
                 continues=not fresh,
             )
             search, books = ask.fill(search, number)
@@ -218,9 +221,10 @@ def _settings(
     strategy: str,
     budget: float | None,
     seed: int,
+    noise: Mapping[str, float],
 ) -> Settings:
     """What is asked; while no run has reported anything, the objective may be anything."""
-    from ray_mixopt.core.problem import Settings
+    from ray_mixopt.core.settings import Settings
     from ray_mixopt.io import searches
     from ray_mixopt.io.rows import DERIVED_METRIC
 
@@ -229,7 +233,12 @@ def _settings(
     if history.metrics:
         asked, direction = objective_of(history, objective, mode, own)
     settings = Settings(
-        objective=asked or {DERIVED_METRIC: 1.0}, mode=direction, strategy=strategy, budget=budget, seed=seed
+        objective=asked or {DERIVED_METRIC: 1.0},
+        mode=direction,
+        strategy=strategy,
+        budget=budget,
+        seed=seed,
+        noise=noise if asked else {},  # nothing is known by its name yet
     )
     if history.metrics:
         searches.check_reported(settings.metrics, history)

@@ -19,7 +19,7 @@ from ray_mixopt.command.nodes import fitting
 from ray_mixopt.command.settings import Command
 from ray_mixopt.command.trainable import command_trainable
 from ray_mixopt.core.history import History
-from ray_mixopt.core.problem import Settings
+from ray_mixopt.core.settings import Settings
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.core.trial import is_sound
 from ray_mixopt.core.words import counted, units

@@ -9,8 +9,9 @@ from typing import Any, get_args
 from ray_mixopt.core.history import History
 from ray_mixopt.core.objective import Mode
 from ray_mixopt.core.pool import Pool
-from ray_mixopt.core.problem import SETTINGS, Problem, Settings, checked_pool
+from ray_mixopt.core.problem import Problem, checked_pool
 from ray_mixopt.core.safety import check_known, check_version, named_numbers, whole
+from ray_mixopt.core.settings import SETTINGS, Settings
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.core.strategy import Strategy
 from ray_mixopt.io.snapshots import WRITTEN

@@ -13,8 +13,8 @@ from ray_mixopt.core.baselines import Baseline
 from ray_mixopt.core.history import History
 from ray_mixopt.core.objective import Mode, Objective
 from ray_mixopt.core.pool import Pool
-from ray_mixopt.core.problem import Settings
 from ray_mixopt.core.safety import parse_json, write_atomically
+from ray_mixopt.core.settings import Settings
 from ray_mixopt.io import snapshots
 from ray_mixopt.io.search_state import AnyStrategy, SearchState
 from ray_mixopt.optimizer import MixtureOptimizer

@@ -25,8 +25,8 @@ from typing import Any, Generic, TypeVar
 
 from pyarrow import fs
 
-from ray_mixopt.core.problem import OwnStrategyError
 from ray_mixopt.core.safety import MiB, check_size, parse_json, write_atomically
+from ray_mixopt.core.settings import OwnStrategyError
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from ray_mixopt.core.merging import DomainMap
-from ray_mixopt.core.problem import Settings
 from ray_mixopt.core.safety import check_file_name
 from ray_mixopt.core.scale import Scale
+from ray_mixopt.core.settings import Settings
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.io.yaml_file import read_yaml
 from ray_mixopt.pretraining.data.manifest import Manifest
@@ -86,6 +86,7 @@ class Search(Section):
         objective: weight of each metric; by default the mean validation loss of all domains.
         mode: direction of the objective.
         seed: of the strategy.
+        noise: standard deviation by metric between runs of other seeds, where it is known; else it is learned.
         concurrency: runs at a time; by default as many of the smallest as the cluster holds.
         earlier: where old runs are, taken in at no cost, see ``runs.read_runs``; ``--from`` adds to them.
         earlier_noise: how much they scatter by metric, see ``runs.Source``; ``--metric-noise`` adds to it.
@@ -98,6 +99,7 @@ class Search(Section):
     objective: dict[str, float] | None = Field(default=None, min_length=1)
     mode: Literal["min", "max"] = "min"
     seed: int = Field(default=0, ge=0)
+    noise: dict[str, float] = {}
     concurrency: int | None = Field(default=None, gt=0)
     earlier: list[str] = []
     earlier_noise: dict[str, float] = {}
@@ -254,6 +256,7 @@ class PretrainConfig(Section):
             strategy=search.strategy,
             budget=self.budget,
             seed=search.seed,
+            noise=search.noise,
             min_gain_per_cost=search.min_gain / self.space.target_cost,
         )
 

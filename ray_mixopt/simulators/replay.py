@@ -10,7 +10,7 @@ from pathlib import Path
 from ray import tune
 
 from ray_mixopt.core.history import History
-from ray_mixopt.core.problem import Settings
+from ray_mixopt.core.settings import Settings
 from ray_mixopt.optimizer import MixtureOptimizer
 from ray_mixopt.simulators import RunTable, Simulator, SimulatorTrainable
 from ray_mixopt.tune.scheduler import MixOptScheduler

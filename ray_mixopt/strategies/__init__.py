@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
-from ray_mixopt.core.problem import RENAMED, Problem, Settings
+from ray_mixopt.core.problem import Problem
+from ray_mixopt.core.settings import RENAMED, Settings
 from ray_mixopt.core.strategy import Strategy
 
 
@@ -65,6 +66,8 @@ def check(settings: Settings, *, groups: bool = False) -> None:
         raise ValueError(
             f"Strategy {settings.strategy!r} does not predict gains: min_gain_per_cost needs strategy='default'."
         )
+    if settings.noise and not named.predicts:
+        raise ValueError(f"Strategy {settings.strategy!r} has no use for noise=: it needs strategy='default'.")
     if groups and not named.groups:
         raise ValueError(
             f"Strategy {settings.strategy!r} knows no limits on groups of domains: use 'default' or 'random'."

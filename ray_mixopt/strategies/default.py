@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -39,6 +39,11 @@ from ray_mixopt.surrogate.fit import KernelMaker
 from ray_mixopt.surrogate.kernels import MixtureFidelityKernel
 from ray_mixopt.surrogate.points import Points
 from ray_mixopt.surrogate.posterior import CAUTION, ObjectivePosterior
+
+Score = Callable[[np.ndarray], Tensor]
+"""What an answer minimises: of ``c x d`` mixtures, ``(c,)``."""
+
+_FAR_WORSE = 1e6  # than any other, in the objective's unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +99,7 @@ class DefaultStrategy:
         self.belief = Belief(
             given.seed,
             settings=self.settings.fit,
+            noise=given.noise,
             kernel=kernel,
             callbacks=given.callbacks,
             caution=self.settings.caution,
@@ -322,9 +328,42 @@ class DefaultStrategy:
         if problem.pool is None:
             known = np.stack(list(baselines.values()))
             start = np.concatenate([start, known[space.simplex.contains(known)]])  # a reference may be outside
-        optima = self.candidates.best(start, posterior.score, rng)
+        score: Score = posterior.score
+        if belief.is_told(history):
+            score = self._within_reach(score, history, start)
+        optima = self.candidates.best(start, score, rng)
         compared = posterior.compared(optima[0], baselines)
         return replace(answer, mixture=space.named(optima[0]), **compared), posterior, optima, rng
+
+    def _within_reach(self, score: Score, history: History, start: np.ndarray) -> Score:
+        """The score, far worse where a mixture is further from all that is known than an answer without noise is.
+
+        Noise that is said drowns how an effect bends before it drowns its slope, and a slope alone leads away.
+
+        Args:
+            score: of ``c x d`` mixtures, ``(c,)``.
+            history: what was seen.
+            start: mixtures to start the search of an answer from, ``c x d``.
+        """
+        posterior = self.belief.untold.posterior(self.problem, history)
+        assert posterior is not None  # as many reports as of the one that heeds the noise
+        known = np.concatenate([history.mixtures(), *[w[None] for w in self.problem.baselines().values()]])
+        untold = self.candidates.best(start, posterior.score, self.problem.rng(2, len(history.arrivals)))[:1]
+        reach = _apart(untold, known)[0]
+
+        def limited(mixtures: np.ndarray) -> Tensor:
+            beyond = torch.from_numpy(np.maximum(_apart(mixtures, known) - reach, 0.0))
+            return score(mixtures) + torch.where(beyond > 1e-9, _FAR_WORSE * (1 + beyond), 0.0)
+
+        return limited
+
+
+def _apart(mixtures: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Share of the tokens by which each of ``c x d`` mixtures differs from the nearest of ``n x d``, ``(c,)``."""
+    nearest = np.full(len(mixtures), np.inf)
+    for other in np.unique(known, axis=0):
+        np.minimum(nearest, np.abs(mixtures - other).sum(1) / 2, out=nearest)
+    return nearest
 
 
 class _Bought:

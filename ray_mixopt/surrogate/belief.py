@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -79,9 +79,11 @@ class Belief:
     Args:
         seed: of the draws of the hyper-parameters.
         settings: how they are fitted.
+        noise: standard deviation of a report by metric, in its unit, where it is known and not to be learned.
         kernel: makes their kernel.
         callbacks: told of every fit.
         caution: of the objective's posterior, see ``ObjectivePosterior``.
+        told: whether what runs say of their own noise is heeded.
     """
 
     def __init__(
@@ -89,12 +91,14 @@ class Belief:
         seed: int,
         *,
         settings: FitSettings | None = None,
+        noise: Mapping[str, float] | None = None,
         kernel: KernelMaker = MixtureFidelityKernel,
         callbacks: tuple[Callback, ...] = (),
         caution: float = CAUTION,
+        told: bool = True,
     ) -> None:
         self.seed, self.settings, self.kernel, self.callbacks = seed, settings or FitSettings(), kernel, callbacks
-        self.caution = caution
+        self.caution, self.noise, self.told = caution, dict(noise or {}), told
         self._fits: dict[str, tuple[bytes, Tensor]] = {}  # by metric: what was fitted to, and the draws
         self._models: dict[str, tuple[tuple[bytes, int], MixtureGP]] = {}
         self._sound: dict[str, tuple[bytes, Tensor]] = {}  # by metric: all observations, and which are no absurdities
@@ -103,7 +107,23 @@ class Belief:
     @cached_property
     def apart(self) -> Belief:
         """Another one of the same kind, for a part of the history: neither forgets what it has fitted."""
-        return Belief(self.seed, settings=self.settings, kernel=self.kernel, caution=self.caution)
+        return Belief(
+            self.seed,
+            settings=self.settings,
+            noise=self.noise,
+            kernel=self.kernel,
+            caution=self.caution,
+            told=self.told,
+        )
+
+    @cached_property
+    def untold(self) -> Belief:
+        """Another one of the same kind, which learns all noise from the reports alone."""
+        return Belief(self.seed, settings=self.settings, kernel=self.kernel, caution=self.caution, told=False)
+
+    def is_told(self, history: History) -> bool:
+        """Whether something is said of the noise."""
+        return bool(self.noise) or any(trial.noise for trial in history)
 
     def posterior(self, problem: Problem, history: History) -> ObjectivePosterior | None:
         """The objective at the target given the history; None while one of its metrics has fewer than two values."""
@@ -176,7 +196,9 @@ class Belief:
 
     def _observed(self, metric: str, space: MixtureSpace, history: History) -> tuple[Observations, Observations]:
         """What is believed of what was reported, and the rest."""
-        every = observations(space, history, metric)
+        every = observations(space, history, metric, self.noise.get(metric))
+        if not self.told:
+            every = replace(every, noise=None)
         content = every.content()
         if metric not in self._sound or self._sound[metric][0] != content:
             self._sound[metric] = content, sound(every, self.kernel)
@@ -226,7 +248,7 @@ class Belief:
         if metric not in self._models or self._models[metric][0] != key:
             theta, fresh = self._theta(metric, data)
             used = self.used(data)
-            model = MixtureGP(used.x, used.y, theta[:n_draws], used.noise, self.kernel)
+            model = MixtureGP(used.x, used.y, theta[:n_draws], used.noise, self.kernel, scatter=used.scatter)
             self._models[metric] = key, model
             if fresh:
                 for callback in self.callbacks:
@@ -243,9 +265,10 @@ class Belief:
         if fresh:
             standardise = Standardisation.of(part.y)
             known, values = standardise.variances(part.noise), standardise(part.y)
-            mode = map_estimate(part.x, values, known, self.kernel)
+            scatter = standardise.scatter(part.scatter)
+            mode = map_estimate(part.x, values, known, self.kernel, scatter)
             rng = np.random.default_rng([self.seed, _STREAM, n])
-            draws = laplace_draws(part.x, values, mode, self.settings.draws, rng, known, self.kernel)
+            draws = laplace_draws(part.x, values, mode, self.settings.draws, rng, known, self.kernel, scatter)
             self._fits[metric] = key, draws
         return self._fits[metric][1], fresh
 

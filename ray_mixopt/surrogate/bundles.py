@@ -8,6 +8,7 @@ which each is a metric to the rest of the package, clustered by the correlation 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -95,4 +96,7 @@ def _sum(data: Sequence[Observations], names: Sequence[str], weights: Mapping[st
         weights[name] ** 2 * values.noise for name, values in zip(names, data, strict=True) if values.noise is not None
     ]
     noise = torch.stack(known).sum(0) if known else None
-    return Bundle(metrics=tuple(names), weight=1.0, data=replace(data[0], y=y, noise=noise))
+    scatters = [values.scatter for values in data]
+    scatter = math.hypot(*(weights[name] * one for name, one in zip(names, scatters, strict=True) if one is not None))
+    whole = replace(data[0], y=y, noise=noise, scatter=None if None in scatters else scatter)
+    return Bundle(metrics=tuple(names), weight=1.0, data=whole)

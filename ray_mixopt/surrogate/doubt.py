@@ -40,7 +40,8 @@ def sound(data: Observations, kernel: KernelMaker) -> Tensor:
         return every
     chosen = data.x[:, -2:].sum(-1).argsort(descending=True, stable=True)[:_MOST].sort().values
     values = ((y[chosen] - y.median()) / spread).clamp(-_CLIPPED, _CLIPPED)
-    hyper = Hyperparameters(data.x.shape[-1] - 2, kernel=kernel)
+    scatter = None if data.scatter is None else data.scatter / spread
+    hyper = Hyperparameters(data.x.shape[-1] - 2, kernel=kernel, scatter=scatter)
     hyper.unpack(hyper.prior().mean)
     x = data.x[chosen]
     precision = torch.cholesky_inverse(torch.linalg.cholesky(hyper.noisy(hyper.kernel.between(x, x), x)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,8 +20,9 @@ THINNING = 1.5  # least ratio between the steps of two reports of a run that bot
 class Observations:
     """Data of one metric: inputs ``n x d+2``, values ``(n,)``, the run each belongs to, and its known noise.
 
-    The noise is a variance, ``(n,)``, in the metric's unit squared; None if no run says any. The first ``given`` are of
-    runs made elsewhere, in an order that does not depend on that in which they were given.
+    The noise is a variance, ``(n,)``, in the metric's unit squared, on top of that of all; None if no run says any. The
+    first ``given`` are of runs made elsewhere, in an order that does not depend on that in which they were given.
+    ``scatter`` is the standard deviation of any report in the metric's unit, None where it is to be learned.
     """
 
     x: Tensor
@@ -29,12 +30,13 @@ class Observations:
     runs: tuple[str, ...]
     noise: Tensor | None = None
     given: int = 0
+    scatter: float | None = None
 
     def take(self, rows: Tensor) -> Observations:
         """Some of them, by ascending index."""
         noise = None if self.noise is None else self.noise[rows]
         runs, given = tuple(self.runs[i] for i in rows.tolist()), int((rows < self.given).sum())
-        return Observations(x=self.x[rows], y=self.y[rows], runs=runs, noise=noise, given=given)
+        return replace(self, x=self.x[rows], y=self.y[rows], runs=runs, noise=noise, given=given)
 
     def largest(self, n: int) -> Observations:
         """The ``n`` of largest fidelity, by log size plus log steps, in their order; of equals the earlier ones."""
@@ -44,7 +46,8 @@ class Observations:
 
     def content(self) -> bytes:
         """Inputs, values and noise as bytes: the same for the same data."""
-        return b"".join(part.numpy().tobytes() for part in (self.x, self.y, self.noise) if part is not None)
+        parts = (part.numpy().tobytes() for part in (self.x, self.y, self.noise) if part is not None)
+        return b"".join(parts) + repr(self.scatter).encode()
 
 
 def fidelity_coordinates(space: MixtureSpace, scale: str, steps: float) -> tuple[float, float]:
@@ -68,7 +71,7 @@ def encode(space: MixtureSpace, mixtures: np.ndarray, fidelities: Sequence[tuple
     return torch.from_numpy(np.concatenate([mixtures, both], axis=1))
 
 
-def observations(space: MixtureSpace, history: History, metric: str) -> Observations:
+def observations(space: MixtureSpace, history: History, metric: str, scatter: float | None = None) -> Observations:
     """What the reports say of a metric: of runs made elsewhere first, then in the order of their arrival.
 
     Reports that lack the metric are left out, and so are those within 50% of one of the run before (except the last of
@@ -78,6 +81,7 @@ def observations(space: MixtureSpace, history: History, metric: str) -> Observat
         space: the search space.
         history: trials and reports.
         metric: name of the metric.
+        scatter: the standard deviation of its reports where it is known, in its unit.
     """
     rows: dict[tuple[str, int], float] = {}
     for trial in history:
@@ -101,6 +105,7 @@ def observations(space: MixtureSpace, history: History, metric: str) -> Observat
         runs=tuple(name for name, _ in ordered),
         noise=noise if noise.any() else None,
         given=len(elsewhere),
+        scatter=scatter,
     )
 
 

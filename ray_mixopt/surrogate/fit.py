@@ -55,12 +55,18 @@ class Hyperparameters(torch.nn.Module):
         n_domains: number of domains.
         batch_shape: batch of hyper-parameter draws.
         kernel: makes the kernel.
+        scatter: standard deviation of the noise, standardised, where it is known: its parameter then means nothing.
     """
 
     def __init__(
-        self, n_domains: int, batch_shape: torch.Size | None = None, kernel: KernelMaker = MixtureFidelityKernel
+        self,
+        n_domains: int,
+        batch_shape: torch.Size | None = None,
+        kernel: KernelMaker = MixtureFidelityKernel,
+        scatter: float | None = None,
     ) -> None:
         super().__init__()
+        self.scatter = scatter
         self.batch_shape = torch.Size() if batch_shape is None else batch_shape
         self.kernel = kernel(n_domains, self.batch_shape)
         self.log_noise = torch.nn.Parameter(torch.zeros(*self.batch_shape, 1))
@@ -89,6 +95,8 @@ class Hyperparameters(torch.nn.Module):
 
     def noise(self) -> Tensor:
         """Variance of the observation noise, ``batch_shape x 1``."""
+        if self.scatter is not None:
+            return torch.full_like(self.log_noise, self.scatter**2 + _NOISE_FLOOR, requires_grad=False)
         return self.log_noise.exp() + _NOISE_FLOOR
 
     def nugget(self, variance: Tensor, known: Tensor | None = None) -> Tensor:
@@ -146,18 +154,23 @@ def _own(*tensors: Tensor | None) -> list[Any]:
 
 @with_gradients
 def map_estimate(
-    x: Tensor, y: Tensor, known: Tensor | None = None, kernel: KernelMaker = MixtureFidelityKernel
+    x: Tensor,
+    y: Tensor,
+    known: Tensor | None = None,
+    kernel: KernelMaker = MixtureFidelityKernel,
+    scatter: float | None = None,
 ) -> Tensor:
     """Hyper-parameters of largest posterior density, ``(p,)``.
 
     Args:
         x: inputs, ``n x d+2``.
         y: standardised values, ``(n,)``.
-        known: variances of the values, ``(n,)``, on top of the noise, which is estimated.
+        known: variances of the values, ``(n,)``, on top of the noise, which is estimated unless ``scatter`` says it.
         kernel: makes the kernel.
+        scatter: the noise's standard deviation, standardised, where it is known.
     """
     x, y, known = _own(x, y, known)
-    model = Hyperparameters(x.shape[-1] - 2, kernel=kernel)
+    model = Hyperparameters(x.shape[-1] - 2, kernel=kernel, scatter=scatter)
     prior = model.prior()
 
     def objective(offset: np.ndarray) -> tuple[float, np.ndarray]:
@@ -186,6 +199,7 @@ def laplace_draws(
     rng: np.random.Generator,
     known: Tensor | None = None,
     kernel: KernelMaker = MixtureFidelityKernel,
+    scatter: float | None = None,
 ) -> Tensor:
     """The mode, refined, and ``n_draws - 1`` draws from the Gaussian that fits the posterior at the mode, ``s x p``.
 
@@ -201,6 +215,7 @@ def laplace_draws(
         rng: source of randomness.
         known: as in ``map_estimate``.
         kernel: makes the kernel.
+        scatter: as in ``map_estimate``.
     """
     x, y, mode, known = _own(x, y, mode, known)
     p, n_domains = len(mode), x.shape[-1] - 2
@@ -209,7 +224,7 @@ def laplace_draws(
     def gradients(points: Tensor) -> Tensor:
         """Of the loss at ``k x p`` hyper-parameters, ``k x p``."""
         chunks = points.split(max(1, _CACHED // len(y) ** 2))
-        models = [Hyperparameters(n_domains, chunk.shape[:1], kernel) for chunk in chunks]
+        models = [Hyperparameters(n_domains, chunk.shape[:1], kernel, scatter) for chunk in chunks]
         pairs = zip(models, chunks, strict=True)
         return torch.cat([_loss_and_grad(model, prior, chunk, x, y, known)[1] for model, chunk in pairs])
 

@@ -59,6 +59,10 @@ class Standardisation:
         """Variances in the metric's unit squared as standardised ones; None stays None."""
         return None if values is None else values / self.spread**2
 
+    def scatter(self, value: float | None) -> float | None:
+        """A standard deviation in the metric's unit as a standardised one; None stays None."""
+        return None if value is None else value / self.spread
+
 
 class MixtureGP(Model, FantasizeMixin):
     """Posterior of one metric: an ensemble of Gaussian processes, one a hyper-parameter draw.
@@ -74,6 +78,7 @@ class MixtureGP(Model, FantasizeMixin):
             the noise that the hyper-parameters say.
         kernel: makes the kernel that ``theta`` is of.
         standardise: map from the metric's unit to the one inside; by default that of ``y``.
+        scatter: standard deviation of the noise in the metric's unit, in place of what the hyper-parameters say.
 
     Attributes:
         factor: lower Cholesky factor of the covariance of the observations, ``s x n x n``.
@@ -93,11 +98,12 @@ class MixtureGP(Model, FantasizeMixin):
         noise: Tensor | None = None,
         kernel: KernelMaker = MixtureFidelityKernel,
         standardise: Standardisation | None = None,
+        scatter: float | None = None,
     ) -> None:
         super().__init__()
         self.train_inputs, self.train_targets, self.theta = (x,), y, theta
         self.standardise = standardise or Standardisation.of(y)
-        self.hyper = Hyperparameters(x.shape[-1] - 2, theta.shape[:1], kernel)
+        self.hyper = Hyperparameters(x.shape[-1] - 2, theta.shape[:1], kernel, self.standardise.scatter(scatter))
         self.hyper.unpack(theta)
         self.hyper.requires_grad_(False)
         with torch.no_grad():

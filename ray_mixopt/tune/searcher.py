@@ -17,9 +17,9 @@ from ray_mixopt.core.history import History
 from ray_mixopt.core.merging import DomainMap
 from ray_mixopt.core.objective import Mode
 from ray_mixopt.core.pool import Pool
-from ray_mixopt.core.problem import Settings
 from ray_mixopt.core.recommendation import Recommendation
 from ray_mixopt.core.scale import checked_costs
+from ray_mixopt.core.settings import Settings
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.io import snapshots
 from ray_mixopt.io.search_state import AnyStrategy, SearchState, check_revision

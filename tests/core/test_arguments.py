@@ -16,7 +16,7 @@ from worlds import DOMAINS, THREE_SCALES, two_scales
 
 from ray_mixopt import Callback, DomainMap, Group, Guardrail, MixtureOptimizer, MixtureSpace, Objective, Proposal, Scale
 from ray_mixopt.core.arguments import FrozenDict
-from ray_mixopt.core.problem import Settings
+from ray_mixopt.core.settings import Settings
 from ray_mixopt.testing.history import violations
 
 SPACE = two_scales()

@@ -17,7 +17,7 @@ from ray_mixopt.analysis.scores import SURROGATE, Hindcast, Scores
 from ray_mixopt.cli.main import main
 from ray_mixopt.core.history import History, Trial
 from ray_mixopt.core.objective import Objective
-from ray_mixopt.core.problem import Settings
+from ray_mixopt.core.settings import Settings
 from ray_mixopt.report.backtest import write_backtest
 
 LOSS = Settings(objective={"loss": 1.0})

@@ -15,7 +15,8 @@ from worlds import DOMAINS, THREE_SCALES, Bowl
 from ray_mixopt.analysis.baselines import surrogate
 from ray_mixopt.analysis.scores import SURROGATE
 from ray_mixopt.core.history import History, Trial
-from ray_mixopt.core.problem import Problem, Settings
+from ray_mixopt.core.problem import Problem
+from ray_mixopt.core.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"

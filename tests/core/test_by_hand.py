@@ -773,3 +773,14 @@ def test_a_scale_by_another_name_is_to_be_corrected(scales: list[str], folder: P
     said = suggest("--space space.yaml --from runs.csv", code=2)
     assert "has s, l" in said and "correct the name if it is one of these" in said
     assert said.index("correct the name") < said.index("--scale-parameters" if len(scales) == 1 else "--scale-cost")
+
+
+def test_known_noise_reaches_the_search(folder: Path) -> None:
+    assert "--run-noise is METRIC=DEVIATION, for instance loss=0.01" in suggest(
+        "--space space.yaml --run-noise loss", code=2
+    )
+    asked = "--space space.yaml --weight loss=1 -n 3"
+    log(suggest(asked + " --run-noise loss=0.1")["runs"])
+    again = f"{asked} --from runs.csv --run-noise"
+    assert "noise is said of lose, and the search heeds loss" in suggest(f"{again} lose=0.1", code=2)
+    assert len(suggest(f"{again} loss=0.1")["runs"]) == 3

@@ -10,7 +10,7 @@ from worlds import two_scales
 
 from ray_mixopt import Group, MixtureOptimizer, MixtureSpace, Proposal, Scale
 from ray_mixopt.analysis.backtest import backtest
-from ray_mixopt.core.problem import Settings
+from ray_mixopt.core.settings import Settings
 
 SPACE = two_scales(upper={"code": 0.2})
 

@@ -14,7 +14,8 @@ from ray_mixopt.benchmark.hindcasts import EVERYTHING, RIVALS, obstacle
 from ray_mixopt.benchmark.rivals.laws import MixtureLaw
 from ray_mixopt.benchmark.rivals.regressions import extrapolated, log_linear
 from ray_mixopt.core.history import History, Trial
-from ray_mixopt.core.problem import Problem, Settings
+from ray_mixopt.core.problem import Problem
+from ray_mixopt.core.settings import Settings
 
 BOWL = Bowl(space=THREE_SCALES, best=(0.5, 0.3, 0.2))
 MIXTURES = THREE_SCALES.sample(24, np.random.default_rng(0))

@@ -16,7 +16,7 @@ from worlds import THREE_SCALES, Bowl, search
 
 from ray_mixopt import MixtureOptimizer
 from ray_mixopt.core.pool import Pool
-from ray_mixopt.core.problem import Settings
+from ray_mixopt.core.settings import Settings
 from ray_mixopt.core.strategy import Callback, Proposal
 from ray_mixopt.strategies.default import DefaultStrategy
 from ray_mixopt.strategies.random import RandomStrategy

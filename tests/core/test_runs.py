@@ -21,7 +21,7 @@ from worlds import OLD, OLD_LOSS, awkward
 from ray_mixopt import MixtureOptimizer, MixtureSpace, Scale
 from ray_mixopt.core.forecast import Prediction
 from ray_mixopt.core.history import History, Trial
-from ray_mixopt.core.problem import Settings
+from ray_mixopt.core.settings import Settings
 from ray_mixopt.io import searches
 from ray_mixopt.io.cells import beside, guarded, metric_of, unguarded
 from ray_mixopt.io.export import WRITERS, divergences

@@ -23,7 +23,7 @@ from ray.tune.search import ConcurrencyLimiter, Searcher, SearchGenerator
 from ray.tune.utils.mock_trainable import MOCK_TRAINABLE_NAME, register_mock_trainable
 
 from ray_mixopt import MixOptSearcher, MixtureSpace
-from ray_mixopt.core.problem import Settings
+from ray_mixopt.core.settings import Settings
 from ray_mixopt.core.strategy import Callback, Suggestion
 from ray_mixopt.io import snapshots
 from ray_mixopt.strategies.random import RandomStrategy

@@ -21,7 +21,7 @@ from ray_mixopt.analysis.trajectory import trajectory
 from ray_mixopt.analysis.truth import Truth
 from ray_mixopt.core.forecast import NORMAL_95
 from ray_mixopt.core.objective import Guardrail, Objective
-from ray_mixopt.core.problem import Settings
+from ray_mixopt.core.settings import Settings
 from ray_mixopt.core.strategy import Callback
 from ray_mixopt.core.trial import Trial
 from ray_mixopt.report.page import write_report

@@ -17,7 +17,7 @@ from ray_mixopt.analysis.result import result
 from ray_mixopt.analysis.trajectory import trajectory
 from ray_mixopt.analysis.truth import Truth
 from ray_mixopt.core.forecast import Prediction
-from ray_mixopt.core.problem import Settings
+from ray_mixopt.core.settings import Settings
 from ray_mixopt.report.replay import draw_replay, tables
 from ray_mixopt.simulators.replay import Replay
 

@@ -29,7 +29,7 @@ from ray_mixopt.command.search import RUNS, CommandSearch
 from ray_mixopt.command.settings import Command, Needs, read_command
 from ray_mixopt.command.trainable import CommandLostError
 from ray_mixopt.core.history import History
-from ray_mixopt.core.problem import Settings
+from ray_mixopt.core.settings import Settings
 from ray_mixopt.io import searches
 from ray_mixopt.io.space_file import read_space
 from ray_mixopt.testing import check_history

@@ -24,7 +24,7 @@ from matplotlib.image import imread
 
 from ray_mixopt import MixOptSearcher, MixtureOptimizer, simulators
 from ray_mixopt.cli.main import main
-from ray_mixopt.core.problem import Settings
+from ray_mixopt.core.settings import Settings
 from ray_mixopt.io import searches
 from ray_mixopt.simulators.replay import Replay
 from ray_mixopt.strategies.paper import paper_rungs
