@@ -13,10 +13,11 @@ import click
 from ray_mixopt.cli.options import as_json_option, bad_arguments, examples, resumable
 
 if TYPE_CHECKING:
+    from ray_mixopt.pretraining.data.documents import OnError
     from ray_mixopt.pretraining.data.manifest import Manifest
 
 _COUNT = click.IntRange(min=1)
-_OF_TEXT = ("tokenizer", "train_bpe", "eos", "field", "val_share", "seed")
+_OF_TEXT = ("tokenizer", "train_bpe", "eos", "field", "on_error", "val_share", "seed")
 _OF_SHARDS = ("dtype", "vocab_size", "eos_id", "val_tokens")
 
 
@@ -38,6 +39,13 @@ _OF_SHARDS = ("dtype", "vocab_size", "eos_id", "val_tokens")
 @click.option("--train-bpe", metavar="VOCABULARY", type=_COUNT, help="Train a BPE of that size on the input.")
 @click.option("--eos", metavar="TOKEN", help="Token that ends a document.  [default: the usual ones]")
 @click.option("--field", default="text", show_default=True, help="JSON key or column of the text.")
+@click.option(
+    "--on-error",
+    type=click.Choice(["stop", "skip", "strict"]),
+    default="stop",
+    show_default=True,
+    help="Refuse what cannot be read, leave it out, or refuse also what is only odd.",
+)
 @click.option("--val-share", type=float, default=0.05, show_default=True, help="Share of validation documents.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the split and the BPE.")
 @click.option("--workers", type=_COUNT, help="Processes.  [default: one a CPU]")
@@ -58,6 +66,7 @@ def prepare(
     train_bpe: int | None,
     eos: str | None,
     field: str,
+    on_error: OnError,
     val_share: float,
     seed: int,
     workers: int | None,
@@ -112,6 +121,7 @@ def prepare(
                 train_bpe=train_bpe,
                 eos=eos,
                 field=field,
+                on_error=on_error,
                 val_share=val_share,
                 seed=seed,
                 workers=workers,

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,20 @@ def test_more_workers_and_a_restart_change_nothing(tmp_path: Path, sources: dict
     assert sum(before[path] != after[path] for path in before) == 2  # one unit: its train and val shard
 
 
+def test_a_large_file_is_shared_out_among_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in").mkdir()
+    texts = [f"{n}: {text}" for n, text in enumerate(TEXTS * 20)]
+    (tmp_path / "in" / "a.jsonl").write_text(lines(texts))
+    whole = Preparation(out=tmp_path / "whole", sources={"a": [str(tmp_path / "in")]}).run()
+    monkeypatch.setattr(prepare, "_UNIT_BYTES", 20_000)
+    parts = Preparation(out=tmp_path / "parts", sources={"a": [str(tmp_path / "in")]}, workers=2).run()
+    assert len(whole.domains["a"].train.shards) == 1 and len(parts.domains["a"].train.shards) > 9
+    for split in ("train", "val"):
+        one, other = (Corpus(tmp_path / name).stream("a", split) for name in ("whole", "parts"))
+        assert np.array_equal(one.read(0, one.tokens), other.read(0, other.tokens))
+    assert Preparation(out=tmp_path / "alone", sources={"a": [str(tmp_path / "in")]}, workers=1).run() == parts
+
+
 def test_other_settings_are_another_corpus(tmp_path: Path, sources: dict[str, list[str]]) -> None:
     first = Preparation(out=tmp_path / "out", sources=sources).run()
     other = Preparation(out=tmp_path / "out", sources={"plain": sources["plain"]}, seed=1).run()
@@ -126,11 +141,11 @@ def test_what_is_refused_leaves_a_finished_folder(
 def test_what_is_refused_halfway_leaves_a_finished_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    monkeypatch.setattr(prepare, "_UNIT_BYTES", 1)  # each file is a unit
     (tmp_path / "in").mkdir()
     first, last = (tmp_path / "in" / f"{name}.jsonl" for name in "az")
     first.write_text("".join(json.dumps({"text": text, "body": text[::-1]}) + "\n" for text in TEXTS))
     last.write_text(lines(TEXTS[:60]))
+    monkeypatch.setattr(prepare, "_UNIT_BYTES", first.stat().st_size)  # each file is a unit
     settings: dict[str, Any] = {"out": tmp_path / "out", "sources": {"a": [str(tmp_path / "in")]}, "val_share": 0.3}
     manifest = Preparation(**settings, train_bpe=280).run()
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
@@ -420,6 +435,43 @@ def test_bad_documents_are_named(tmp_path: Path, name: str, content: bytes, mess
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
+def test_what_cannot_be_read_is_left_out_if_the_user_says_so(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    good = lines(TEXTS)
+    (folder / "a.jsonl").write_text(good + '{"text": "cut o\n' + '{"body": "x"}\n[1]\n' + lines(["half \ud800"]))
+    (folder / "b.csv").write_text('text,id\n"one, two",1\nlonely\n')
+    (folder / "c.jsonl.gz").write_bytes(gzip.compress(good.encode() * 100)[:-4])
+    (folder / "d.txt").write_bytes("latin é".encode("latin-1") * 20)
+    settings: dict[str, Any] = {"out": tmp_path / "out", "sources": {"a": [str(folder)]}}
+    with pytest.raises(ValueError, match="a.jsonl, line 121, is not JSON"):
+        Preparation(**settings).run()
+    manifest = Preparation(**settings, on_error="skip").run()
+    n = sum(part.documents or 0 for part in (manifest.domains["a"].train, manifest.domains["a"].val))
+    assert 90 * len(TEXTS) < n < 101 * len(TEXTS)  # most of the packed file could be read
+    broken, stray, files = manifest.remarks
+    assert broken == f"a: 4 documents {documents.ODDITIES['broken']}."
+    assert stray == f"a: 1 document {documents.ODDITIES['stray']}."
+    assert files.startswith("a: 2 files that cannot be read, or only in part: the rest is left out. ")
+    assert "c.jsonl.gz cannot be read" in files and "d.txt is not UTF-8" in files
+    assert Preparation(**settings, on_error="skip").run() == manifest  # also by a run that finds all done
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "a document without text"),
+        ("half \ud800", "a document with bytes that are not UTF-8"),
+        ("a\ufeffb", "a document with byte order marks"),
+    ],
+)
+def test_odd_documents_are_refused_if_the_user_says_so(tmp_path: Path, text: str | None, message: str) -> None:
+    (tmp_path / "a.jsonl").write_text(lines([*TEXTS[:2], text]))  # type: ignore[list-item]
+    with pytest.raises(ValueError, match=f"a.jsonl has, as number 3, {message}.*drop --on-error strict"):
+        list(documents.read(tmp_path / "a.jsonl", on_error="strict"))
+    assert len(list(documents.read(tmp_path / "a.jsonl", on_error="skip"))) == 2 + (text == "a\ufeffb")
+
+
 # -- token files of others
 
 
@@ -429,10 +481,16 @@ def llmc(tokens: np.ndarray, magic: int = 20240520, version: int = 1) -> bytes:
     return header.tobytes() + tokens.tobytes()
 
 
-def megatron(folder: Path, tokens: np.ndarray, code: int, lengths: list[int]) -> None:
+def megatron(
+    folder: Path, tokens: np.ndarray, code: int, lengths: list[int], firsts: Sequence[int] | None = None
+) -> None:
+    """Tokens as ``IndexedDatasetBuilder`` writes them; each sequence is a document unless ``firsts`` says otherwise."""
     (folder / "text.bin").write_bytes(tokens.tobytes())
-    head = b"MMIDIDX\0\0" + struct.pack("<QBQQ", 1, code, len(lengths), len(lengths) + 1)
-    (folder / "text.idx").write_bytes(head + np.array(lengths, "<i4").tobytes() + bytes(16 * len(lengths) + 8))
+    places = np.cumsum([0, *lengths[:-1]]) * tokens.itemsize
+    borders = range(len(lengths) + 1) if firsts is None else firsts
+    head = b"MMIDIDX\0\0" + struct.pack("<QBQQ", 1, code, len(lengths), len(borders))
+    rows = np.array(lengths, "<i4").tobytes() + places.astype("<i8").tobytes() + np.array(borders, "<i8").tobytes()
+    (folder / "text.idx").write_bytes(head + rows)
 
 
 def test_shards_of_others_are_used_in_place(tmp_path: Path) -> None:
@@ -515,6 +573,57 @@ def test_tokens_of_megatron_fit_their_index(
     (tmp_path / "text.idx").write_bytes(index[: len(index) - cut])
     with pytest.raises(ValueError, match=message):
         Adoption(folder=tmp_path, sources={"a": ["*.bin"]}, vocab_size=5000, val_tokens=100).run()
+
+
+@pytest.mark.parametrize(
+    ("firsts", "shift", "message"),
+    [
+        ([1, 3], 0, "text.idx has documents that do not begin with its sequences, in order"),
+        ([0, 2, 1, 3], 0, "text.idx has documents that do not begin with its sequences, in order"),
+        ([0, 2], 0, "text.idx has documents that do not begin with its sequences, in order"),
+        ([0, 3], 8, "text.idx has sequences that do not follow one another in text.bin"),
+    ],
+)
+def test_an_index_of_megatron_that_contradicts_itself_is_refused(
+    tmp_path: Path, firsts: list[int], shift: int, message: str
+) -> None:
+    megatron(tmp_path, TOKENS, 8, [1000, 1000, 1000], firsts)
+    index = bytearray((tmp_path / "text.idx").read_bytes())
+    index[34 + 4 * 3 + 8] ^= shift  # of where the second sequence begins
+    (tmp_path / "text.idx").write_bytes(index)
+    with pytest.raises(ValueError, match=message):
+        Adoption(folder=tmp_path, sources={"a": ["*.bin"]}, vocab_size=5000, val_tokens=100).run()
+
+
+def test_the_index_of_megatron_says_where_documents_end(tmp_path: Path) -> None:
+    tokens, lengths = TOKENS.copy(), [1000, 950, 30, 1020]
+    ends = np.cumsum(lengths) - 1
+
+    def adopted(**options: Any) -> Manifest:
+        megatron(tmp_path, tokens, 8, lengths, [0, 1, 3, 4])  # the second document has two sequences
+        return Adoption(folder=tmp_path, sources={"a": ["*.bin"]}, vocab_size=5000, **options).run()
+
+    near = adopted(val_tokens=1000)
+    assert near.domains["a"].val.tokens == 1020  # to the beginning of its document, which is near
+    assert (near.domains["a"].train.documents, near.domains["a"].val.documents) == (2, 1)
+    far = adopted(val_tokens=900)
+    assert far.domains["a"].val.tokens == 900
+    assert not near.remarks
+    tokens[ends] = 7
+    (said,) = adopted(val_tokens=1000).remarks
+    assert said == "a: its documents end with the token 7: say --eos-id 7, if that is what it stands for."
+    assert not adopted(val_tokens=1000, eos_id=7).remarks
+    (said,) = adopted(val_tokens=1000, eos_id=6).remarks
+    assert said.startswith("a: 0% of its documents end with the token 6 (--eos-id)")
+
+
+def test_documents_are_not_cut_where_the_token_between_them_is_known(tmp_path: Path) -> None:
+    tokens = TOKENS.copy()
+    tokens[[1979, 2400]] = 0
+    tokens.tofile(tmp_path / "a.bin")
+    for eos_id, expected in ((0, 1020), (None, 1000)):
+        adoption = Adoption(folder=tmp_path, sources={"a": ["a.bin"]}, vocab_size=5000, val_tokens=1000, eos_id=eos_id)
+        assert adoption.run().domains["a"].val.tokens == expected
 
 
 @pytest.mark.parametrize("vocab_size", [50_000, 2**16 + 1, 128_256, 262_144])

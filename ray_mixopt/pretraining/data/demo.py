@@ -16,6 +16,8 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from ray_mixopt.pretraining.data.holdout import passage
+
 NOTICE = """This corpus was made from files that are installed on this machine: Python and its packages.
 They remain under their own licences. Use it here, and do not redistribute it.
 """
@@ -67,8 +69,12 @@ def _documentation() -> Iterator[str]:
 
 
 def _legal() -> Iterator[str]:
+    known = set()  # nearly all licences are one of a few: one of each will do
     for pattern in ("LICENSE*", "LICENCE*", "COPYING*", "NOTICE*", "AUTHORS*"):
-        yield from (text for _, text in _texts(pattern))
+        for _, text in _texts(pattern):
+            if (alike := passage(text)) not in known:
+                known.add(alike)
+                yield text
     for _, text in _texts("METADATA"):
         body = email.message_from_string(text).get_payload()
         yield body if isinstance(body, str) else text

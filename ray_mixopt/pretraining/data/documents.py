@@ -1,6 +1,6 @@
 """Documents from files: JSON lines, CSV, Parquet, Arrow as Hugging Face ``datasets`` writes it, text; also compressed.
 
-What is odd about documents is put right where that loses nothing that anyone meant, and counted: see ``ODDITIES``.
+What is odd about documents is counted, and put right, left out or refused: see ``OnError`` and ``ODDITIES``.
 """
 
 from __future__ import annotations
@@ -8,34 +8,43 @@ from __future__ import annotations
 import csv
 import glob
 import io
+import itertools
 import json
-import lzma
 import re
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import zstandard
 
 from ray_mixopt.core.safety import check_count, check_unpacked
 from ray_mixopt.pretraining.data.formats import Cells, Format, is_known, is_table, recognise, stem, unpacked
+from ray_mixopt.pretraining.data.parts import DAMAGE, Part, Stretch, arrow_batches
 
 MAX_TEXT = 2**20  # characters; longer text files become several documents
 MAX_LINE = 2**28  # characters of one line of JSON, or cell of a CSV file
+_COUNTED = 2**20  # bytes in which ends of lines are counted together
+
+OnError = Literal["stop", "skip", "strict"]
+"""What becomes of documents and files that cannot be used as they are.
+
+"stop" refuses what cannot be read, and puts right what is only odd; "skip" leaves out both, unless nothing is lost by
+putting it right; "strict" refuses both. All is counted.
+"""
 
 ODDITIES = {
+    "broken": "that cannot be read, such as lines that are no JSON or end early: left out",
     "empty": "without text (null or blank): left out",
+    "stray": "with bytes that are not UTF-8, or halves of characters: left out",
     "replaced": "with bytes that are not UTF-8, or halves of characters: each replaced by U+FFFD",
     "marks": "with byte order marks (U+FEFF) in the text: taken out",
 }
 """What ``read`` counts documents by, and what it does with them."""
 
-_END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"  # of Arrow's streams
 SURROGATE = re.compile("[\ud800-\udfff]")
 _HELD_OUT = "(test|validation|valid|val|dev|eval)"
 _SPLIT = re.compile(rf"{_HELD_OUT}(?![a-z])")  # of a DatasetDict: also "test_unseen"
@@ -71,32 +80,66 @@ def find(sources: Sequence[str]) -> tuple[list[Path], list[str]]:
     return sorted(files), remarks
 
 
-def read(path: Path, field: str = "text", oddities: Counter[str] | None = None) -> Iterator[str]:
-    """The documents of a file that are not blank, as text that can be encoded.
+def read(
+    source: Path | Part,
+    field: str = "text",
+    oddities: Counter[str] | None = None,
+    *,
+    on_error: OnError = "stop",
+    broken: list[str] | None = None,
+) -> Iterator[str]:
+    """The documents of a file, or of a part of it, that are not blank, as text that can be encoded.
 
     Args:
-        path: of the file; see ``formats.recognise``.
+        source: what to read; see ``formats.recognise``.
         field: of a JSON object, or column of a table, that holds the text.
         oddities: counts documents by the keys of ``ODDITIES``.
+        on_error: what becomes of what cannot be used as it is.
+        broken: takes a sentence about a file that cannot be read, or only up to some place, if such are left out.
 
     Raises:
         ValueError: if the file cannot be read as what it seems to be, with the line where that helps.
     """
     counts: Counter[str] = Counter() if oddities is None else oddities
-    n_read = 0
+    part = source if isinstance(source, Part) else Part.whole(source)
+    try:
+        yield from _read(part, field, counts, on_error)
+    except ValueError as error:
+        if on_error != "skip":
+            raise
+        if broken is not None:
+            broken.append(str(error))
+
+
+def _read(part: Part, field: str, counts: Counter[str], on_error: OnError) -> Iterator[str]:
+    path, n_read = part.path, 0
     try:
         form = recognise(path)
-        for document in _documents(path, form, field):
+        packs_rows = form.kind == "parquet" or form.kind.startswith("arrow")  # any number of rows may have one text
+        for number, document in enumerate(_documents(part, form, field), start=1):
+            if isinstance(document, _Broken):
+                if on_error != "skip":
+                    raise ValueError(document.why)
+                counts["broken"] += 1
+                continue
             n_read += len(document or "")
-            if form.kind == "parquet" or form.kind.startswith("arrow"):  # any number of rows may have one text
+            if packs_rows:
                 check_unpacked(path, n_read, path.stat().st_size)
-            if document is None or not (text := _put_right(document, counts)).strip():
-                counts["empty"] += 1
-            else:
+            text = _put_right(document or "", found := set(), on_error)
+            if not text.strip() and "stray" not in found:
+                found.add("empty")
+            if found and on_error == "strict":
+                after = f" after {part.start:,}" if part.start else ""
+                what = ODDITIES[min(found)].partition(":")[0]
+                raise ValueError(
+                    f"{path} has, as number {number:,}{after}, a document {what}: mend it, or drop --on-error strict."
+                )
+            counts.update(found)
+            if not found & {"empty", "stray"}:
                 yield text
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} cannot be read: its {error.encoding} ends early or is damaged.") from error
-    except (OSError, EOFError, pa.ArrowException, csv.Error, zstandard.ZstdError, lzma.LZMAError, zlib.error) as error:
+    except DAMAGE as error:
         raise ValueError(f"{path} cannot be read: {' '.join(str(error).split()).rstrip('.')}.") from error
 
 
@@ -140,19 +183,33 @@ def _held_out(file: Path, inner: Path) -> str | None:
     return shard and shard[1]
 
 
-def _documents(path: Path, form: Format, field: str) -> Iterator[str | None]:
+@dataclass(frozen=True)
+class _Broken:
+    """Stands in the place of a document that cannot be read; ``why`` is a sentence."""
+
+    why: str
+
+
+_Document = str | None | _Broken
+
+
+def _documents(part: Part, form: Format, field: str) -> Iterator[_Document]:
     """What stands in the place of each document."""
+    path = part.path
     if form.kind == "parquet":
-        yield from _read_parquet(path, field)
+        yield from _read_parquet(part, field)
     elif form.kind.startswith("arrow"):
-        yield from _read_arrow(path, field, stream=form.kind == "arrow stream")
+        yield from _read_arrow(part, field, stream=form.kind == "arrow stream")
     else:
         # Bytes that are not UTF-8 come as halves of characters, which are counted where they are replaced.
         errors = "surrogateescape" if form.encoding == "utf-8" else "surrogatepass"
         newline = "" if form.kind == "csv" else None
-        with io.TextIOWrapper(unpacked(path, form.packed), form.encoding, errors, newline) as file:
+        content: IO[bytes] = unpacked(path, form.packed)
+        if part.start or part.stop is not None:
+            content = io.BufferedReader(Stretch(content, part.start, part.stop))
+        with io.TextIOWrapper(content, form.encoding, errors, newline) as file:
             if form.kind == "jsonl":
-                yield from _read_jsonl(path, file, field)
+                yield from _read_jsonl(part, file, field)
             elif form.kind == "csv":
                 yield from _read_csv(path, file, field, form.delimiter)
             else:
@@ -160,30 +217,39 @@ def _documents(path: Path, form: Format, field: str) -> Iterator[str | None]:
                     yield text + file.readline(MAX_TEXT)
 
 
-def _read_jsonl(path: Path, file: io.TextIOWrapper, field: str) -> Iterator[str | None]:
+def _read_jsonl(part: Part, file: io.TextIOWrapper, field: str) -> Iterator[_Document]:
     number = n_rows = 0
+
+    def broken(what: str) -> _Broken:
+        with part.path.open("rb") as whole:  # only now, since it takes time
+            before = sum(
+                whole.read(min(_COUNTED, part.start - at)).count(b"\n") for at in range(0, part.start, _COUNTED)
+            )
+        return _Broken(f"{part.path}, line {before + number}, {what}.")
+
     while line := file.readline(MAX_LINE):
         number += 1
         line = line.strip("\ufeff \t\r\n")  # files that were put together have marks in mid-file
         if not line:
             continue
         n_rows += 1
-        if n_rows == 1 and line[0] == "[":
-            raise ValueError(f"{path} holds a JSON array: write one object a line.")
+        if n_rows == 1 and part.start == 0 and line[0] == "[":
+            raise ValueError(f"{part.path} holds a JSON array: write one object a line.")
         try:
             row: Any = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}, line {number}, is not JSON: {error}.") from error
+            yield broken(f"is not JSON: {error}")
+            continue
         if not isinstance(row, dict) or field not in row:
             found = sorted(row)[:10] if isinstance(row, dict) else type(row).__name__
-            raise ValueError(f"{path}, line {number}, has no text under {field!r}: it has {found}; see --field.")
-        if not isinstance(row[field], str | None):
-            kind = type(row[field]).__name__
-            raise ValueError(f"{path}, line {number}, has {kind} under {field!r}, no text; see --field.")
-        yield row[field]
+            yield broken(f"has no text under {field!r}: it has {found}; see --field")
+        elif not isinstance(row[field], str | None):
+            yield broken(f"has {type(row[field]).__name__} under {field!r}, no text; see --field")
+        else:
+            yield row[field]
 
 
-def _read_csv(path: Path, file: io.TextIOWrapper, field: str, delimiter: str) -> Iterator[str]:
+def _read_csv(path: Path, file: io.TextIOWrapper, field: str, delimiter: str) -> Iterator[_Document]:
     csv.field_size_limit(MAX_LINE)
     rows = csv.reader(file, delimiter=delimiter, strict=True)
     names = [name.strip("\ufeff ") for name in next(rows, [])]
@@ -191,40 +257,37 @@ def _read_csv(path: Path, file: io.TextIOWrapper, field: str, delimiter: str) ->
     place = names.index(field)
     for row in rows:
         if row and len(row) != len(names):
-            raise ValueError(f"{path}, line {rows.line_num}, has {len(row)} cells, and the header {len(names)}.")
-        if row:
+            yield _Broken(f"{path}, line {rows.line_num}, has {len(row)} cells, and the header {len(names)}.")
+        elif row:
             yield row[place]
 
 
-def _read_parquet(path: Path, field: str) -> Iterator[str | None]:
-    schema = pq.read_schema(path)
+def _read_parquet(part: Part, field: str) -> Iterator[str | None]:
+    path, schema = part.path, pq.read_schema(part.path)
     _check_column(path, field, schema.names)
     _check_type(path, field, schema.field(field).type)
     with pq.ParquetFile(path, read_dictionary=[field]) as table:
         # Rows of less than a byte hold the same text again and again, or none.
         check_count(path, table.metadata.num_rows, max(2**20, path.stat().st_size), "rows")
         cells = Cells(f"The column {field!r} of {path}")
-        for batch in table.iter_batches(batch_size=1024, columns=[field]):
+        stop = table.num_row_groups if part.stop is None else part.stop
+        groups = range(part.start, stop) if stop else None
+        for batch in table.iter_batches(batch_size=1024, columns=[field], row_groups=groups):
             yield from _texts(batch.column(0), cells)
         cells.end()
 
 
-def _read_arrow(path: Path, field: str, *, stream: bool) -> Iterator[str | None]:
-    with pa.memory_map(str(path)) as source:
-        if stream:
-            ends = source.size() >= len(_END_OF_STREAM) and source.read_at(len(_END_OF_STREAM), source.size() - 8)
-            if ends != _END_OF_STREAM:
-                raise EOFError("it lacks the end of a stream of Arrow")
-        with (pa.ipc.open_stream if stream else pa.ipc.open_file)(source) as table:
-            _check_column(path, field, table.schema.names)
-            _check_type(path, field, table.schema.field(field).type)
-            batches = table if stream else map(table.get_batch, range(table.num_record_batches))
-            n_rows, cells = 0, Cells(f"The column {field!r} of {path}")
-            for batch in batches:
-                n_rows += batch.num_rows
-                check_count(path, n_rows, max(2**20, source.size()), "rows")
-                yield from _texts(batch.column(batch.schema.names.index(field)), cells)
-            cells.end()
+def _read_arrow(part: Part, field: str, *, stream: bool) -> Iterator[str | None]:
+    path = part.path
+    with arrow_batches(path, stream=stream) as (schema, batches):
+        _check_column(path, field, schema.names)
+        _check_type(path, field, schema.field(field).type)
+        n_rows, cells = 0, Cells(f"The column {field!r} of {path}")
+        for batch in itertools.islice(batches, part.start, part.stop):
+            n_rows += batch.num_rows
+            check_count(path, n_rows, max(2**20, path.stat().st_size), "rows")
+            yield from _texts(batch.column(batch.schema.names.index(field)), cells)
+        cells.end()
 
 
 def _texts(column: pa.Array, cells: Cells) -> Iterator[str | None]:
@@ -260,16 +323,16 @@ def _check_type(path: Path, field: str, kind: pa.DataType) -> None:
         raise ValueError(f"The column {field!r} of {path} holds {kind}, no text; see --field.")
 
 
-def _put_right(text: str, counts: Counter[str]) -> str:
-    """The text without what no tokenizer can take, or should."""
+def _put_right(text: str, found: set[str], on_error: OnError) -> str:
+    """The text without what no tokenizer can take, or should; ``found`` takes the keys of ``ODDITIES``."""
     if text.isascii():
         return text
     if "\ufeff" in text.removeprefix("\ufeff"):
-        counts["marks"] += 1
+        found.add("marks")
     text = text.replace("\ufeff", "")  # one at the beginning is an encoding's mark, no text
     try:
         text.encode()
     except UnicodeEncodeError:
-        counts["replaced"] += 1
+        found.add("replaced" if on_error == "stop" else "stray")
         text = SURROGATE.sub("\ufffd", text)
     return text

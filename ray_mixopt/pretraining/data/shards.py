@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_mixopt.pretraining.data import megatron
 from ray_mixopt.pretraining.data.manifest import SPLITS, Manifest, Shard
 
 Tokens = NDArray[np.unsignedinteger]
@@ -23,8 +24,6 @@ _NPY_MAGIC = b"\x93NUMPY"
 _LLMC_HEADER = 1024  # bytes of llm.c's and modded-nanogpt's .bin: 256 int32, of which the third is the number of tokens
 _LLMC = {(20240520, 1): "uint16", (20240801, 7): "uint32"}  # GPT-2's and Llama 3's tokens, by magic and version
 _LLMC_OTHERS = (20240522,)  # questions of a test
-_MEGATRON_MAGIC = b"MMIDIDX\0\0"
-_MEGATRON_DTYPES = {1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float64", 7: "float32", 8: "uint16"}
 _READ_AS = {"uint16": "uint16", "uint32": "uint32", "int32": "uint32"}  # ids are not negative: the bytes are the same
 _FEWEST = 64  # tokens that tell a wrong width
 _UNLIKE = 64  # times: the lower half of a wide id has numbers up to 2^16, its upper half those below vocabulary / 2^16
@@ -62,7 +61,7 @@ def inspect(path: Path, dtype: str) -> ShardFile:
         head = file.read(12)
     if head.startswith(_NPY_MAGIC):
         return _inspect_npy(path, size)
-    if head.startswith(_MEGATRON_MAGIC):
+    if head.startswith(megatron.MAGIC):
         raise ValueError(f"{path} is an index of Megatron: name the .bin next to it.")
     magic, version = (int.from_bytes(head[place : place + 4], "little") for place in (0, 4))
     if len(head) == 12 and magic in (*_LLMC_OTHERS, *(known for known, _ in _LLMC)):
@@ -70,13 +69,23 @@ def inspect(path: Path, dtype: str) -> ShardFile:
             raise ValueError(f"{path} is a file of llm.c of kind {magic}, version {version}, which holds no shard.")
         tokens = int.from_bytes(head[8:12], "little", signed=True)
         return _whole(path, size, _LLMC_HEADER, tokens, _LLMC[magic, version], "its header")
-    index = path.with_suffix(".idx")
-    if path.suffix == ".bin" and index.is_file():
-        return _inspect_megatron(path, size, index)
+    if (index := megatron_index(path)) is not None:
+        source = f"the index {path.with_suffix('.idx').name}"
+        return _whole(path, size, 0, index.tokens, index.dtype, source)
     width = np.dtype(dtype).itemsize
     if size % width:
         raise ValueError(f"{path} has {size} bytes, which is no whole number of {dtype} tokens.")
     return ShardFile(offset=0, tokens=size // width, dtype=dtype)
+
+
+def megatron_index(path: Path) -> megatron.MegatronIndex | None:
+    """The index of Megatron next to a ``.bin``, if there is one.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
+    index = path.with_suffix(".idx")
+    return megatron.read_index(index) if path.suffix == ".bin" and index.is_file() else None
 
 
 def _inspect_npy(path: Path, size: int) -> ShardFile:
@@ -94,26 +103,6 @@ def _inspect_npy(path: Path, size: int) -> ShardFile:
             f"{path} holds {dtype.name} of shape {shape}{order}: a shard is one row of {', '.join(_READ_AS)}."
         )
     return _whole(path, size, offset, shape[0], dtype.name, "its header")
-
-
-def _inspect_megatron(path: Path, size: int, index: Path) -> ShardFile:
-    """The layout of Megatron's tokens, as the index next to them says it."""
-    with index.open("rb") as file:
-        head = file.read(len(_MEGATRON_MAGIC) + 25)  # version (8 bytes), dtype (1), sequences (8), documents (8)
-        if not head.startswith(_MEGATRON_MAGIC) or len(head) < len(_MEGATRON_MAGIC) + 25:
-            raise ValueError(
-                f"{index} has the name of an index of Megatron and is none: move it away from {path.name}."
-            )
-        dtype, n = _MEGATRON_DTYPES.get(head[17], "unknown numbers"), int.from_bytes(head[18:26], "little")
-        n_documents, found = int.from_bytes(head[26:34], "little"), index.stat().st_size
-        promised = len(head) + (4 + 8) * n + 8 * n_documents  # lengths and places of sequences, beginnings of documents
-        if found < promised:
-            raise ValueError(
-                f"{index} ends early: it promises {n} sequences in {n_documents} documents, {promised} bytes; it has "
-                f"{found}. Copy it again, with {path.name}."
-            )
-        lengths = np.fromfile(file, "<i4", n)
-    return _whole(path, size, 0, int(lengths.sum(dtype=np.int64)), dtype, f"the index {index.name}")
 
 
 def _whole(path: Path, size: int, offset: int, tokens: int, dtype: str, source: str) -> ShardFile:
