@@ -21,7 +21,7 @@ from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.core.strategy import Proposal, Strategy, Suggestion, checked
 from ray_mixopt.core.turns import P, R, S, Turn, in_turn, with_gradients
 from ray_mixopt.strategies import create
-from ray_mixopt.strategies.design import first_run, lost_run
+from ray_mixopt.strategies.design import first_run, lost_run, n_reported
 
 if TYPE_CHECKING:
     from ray_mixopt.surrogate.belief import Belief
@@ -160,11 +160,12 @@ class MixtureOptimizer:
     @_books
     def _filed(self, proposal: Proposal, trial_id: str | None) -> tuple[Suggestion, Asked]:
         """The suggestion, and what takes it back."""
-        history, before = self.history, None
+        history, before, repeat = self.history, None, 0
         if proposal.continues is not None:
             before = history[proposal.continues].steps
             trial = history.resume(proposal.continues, proposal.steps)
         else:
+            repeat = n_reported(history, proposal.mixture, proposal.scale)
             trial = Trial(
                 trial_id=history.free_name("trial") if trial_id is None else trial_id,
                 mixture=tuple(proposal.mixture.tolist()),
@@ -181,6 +182,7 @@ class MixtureOptimizer:
             steps=trial.steps,
             continues=proposal.continues,
             cost=self.space.cost(trial.scale, trial.steps, start=trial.reached),
+            repeat=repeat,
         )
         return suggestion, asked
 
@@ -329,10 +331,8 @@ class MixtureOptimizer:
         if self._belief is None:
             from ray_mixopt.surrogate.belief import Belief
 
-            own = getattr(self._strategy, "belief", None)
-            self._belief = own or Belief(
-                self.settings.seed, noise=self.settings.noise, callbacks=self.settings.callbacks
-            )
+            own, told = getattr(self._strategy, "belief", None), self.settings
+            self._belief = own or Belief(told.seed, noise=told.noise, callbacks=told.callbacks)
         return self._belief
 
     @_thought

@@ -13,7 +13,7 @@ PLACEHOLDERS: Mapping[str, str] = {
     "steps": "training steps to reach, from the start of the run",
     "folder": "a folder of the run's own; a run that goes on has the same",
     "name": "name of the run",
-    "seed": "seed of the search, the same for all runs",
+    "seed": "seed of the search, the same for all runs but those that repeat one",
     "node": "number of the node that the command is started on, from 0",
     "nodes": "number of nodes",
     "address": "address of node 0",

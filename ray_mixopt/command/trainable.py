@@ -111,7 +111,7 @@ class CommandTrainable(tune.Trainable):
             mixture=self._space.named(self._space.mixture(wanted.weights)),
             scale=wanted.scale,
             steps=wanted.steps,
-            seed=self._seed,
+            seed=self._seed + wanted.repeat,
         )
         self._continuable = wanted.continuable and self._command.continues
         self._reached, self._report = 0, None

@@ -83,6 +83,8 @@ class Suggestion:
         steps: the rung to reach, in training steps; every rung passed is to be reported.
         continues: the paused trial to go on with (then equal to ``trial_id``), or None for a new run.
         cost: what it adds to the bill, in the space's cost unit: for a continued run only the further steps.
+        repeat: how many runs of the mixture at the scale have reported already. A further one is worth its price only
+            with another seed.
     """
 
     trial_id: str
@@ -91,6 +93,7 @@ class Suggestion:
     steps: int
     continues: str | None
     cost: float
+    repeat: int = 0
 
 
 class Strategy(Protocol):

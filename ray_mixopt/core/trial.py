@@ -14,6 +14,9 @@ EXPLODED = 1e10  # no loss, perplexity or accuracy of a run that learns anything
 FAR = 10  # times the last rung: beyond that, steps are taken to be another unit
 _JUST_BELOW = 1e-3  # of a step: what is left out where steps are computed from epochs, say
 
+REPEAT = "repeat"
+"""Key, in the configuration of a run, of how many of its mixture and scale there were before; without it, none."""
+
 Status = Literal["running", "paused", "done", "diverged", "failed", "lost"]
 """``running``: asked for and not yet at its rung. ``paused``: at its rung, can be continued. ``done``: over, cannot be
 continued. ``diverged``: reported what is not ``is_sound``: NaN, an infinity, 1e10 and more. ``failed``: ended by an
@@ -67,12 +70,14 @@ class Wanted:
         scale: name of the model scale.
         steps: the rung to train to.
         continuable: whether the run may go on later with larger ``steps``.
+        repeat: how many runs of the mixture at the scale there were before: it takes a seed of its own.
     """
 
     weights: dict[str, float]
     scale: str
     steps: int
     continuable: bool
+    repeat: int = 0
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Wanted:
@@ -94,6 +99,7 @@ class Wanted:
             scale=str(config["scale"]),
             steps=int(config["steps"]),
             continuable=bool(config.get("continuable", False)),
+            repeat=int(config.get(REPEAT, 0)),
         )
 
 

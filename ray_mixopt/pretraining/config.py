@@ -320,8 +320,10 @@ class PretrainConfig(Section):
         windows = max(0, tokens - 1) // self.sequence_length
         return float(max(1, math.ceil(windows * self.supply_fraction - 1e-9)) * self.sequence_length)
 
-    def run(self, mixture: Mapping[str, float], scale: str, steps: int, *, final: bool = False) -> TrainingRun:
-        """The settings of one training run.
+    def run(
+        self, mixture: Mapping[str, float], scale: str, steps: int, *, final: bool = False, repeat: int = 0
+    ) -> TrainingRun:
+        """The settings of one training run; ``repeat`` is added to the seed.
 
         Raises:
             ValueError: if they make no sense.
@@ -339,7 +341,7 @@ class PretrainConfig(Section):
             "batch_tokens": self.batch_tokens,
             "steps": steps,
             "rungs": tuple(self.steps),
-            "seed": self.seed,
+            "seed": self.seed + repeat,
             "optimization": optimization,
             "decay": self.decay if final else None,
             "execution": settings.execution or self.execution,

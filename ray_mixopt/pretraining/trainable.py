@@ -47,7 +47,7 @@ class PretrainTrainable(tune.Trainable):
         if self._report is not None and (self._reached >= self._steps or _diverged(self._report)):
             return {**self._report, "done": True}  # neither paused nor given more steps
         if self._group is None:
-            run = self._settings.run(self._mixture, self._scale, self._steps)
+            run = self._settings.run(self._mixture, self._scale, self._steps, repeat=self._repeat)
             self._group = TrainingGroup(
                 run,
                 name=self.trial_id,
@@ -91,7 +91,7 @@ class PretrainTrainable(tune.Trainable):
     def _begin(self, config: Mapping[str, Any]) -> None:
         wanted = Wanted.of(config)
         self._mixture, self._scale = wanted.weights, wanted.scale
-        self._steps, self._continuable = wanted.steps, wanted.continuable
+        self._steps, self._continuable, self._repeat = wanted.steps, wanted.continuable, wanted.repeat
         self._reached, self._report = 0, None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ class SimulatorTrainable(tune.Trainable):
     and may go on later with larger ``steps``. A trial that is neither paused nor given more steps ends at the next
     ``step()``, which repeats the last report.
 
+    ``repeat`` in the configuration, of a mixture that has run before, draws noise of its own.
+
     Use another simulator with ``tune.with_parameters(SimulatorTrainable, simulator=...)``: a ``Simulator``, a
     ``RunTable``, or a name that ``simulators.load`` knows. ``reuse_actors=True`` makes replays fast.
 
@@ -48,7 +51,7 @@ class SimulatorTrainable(tune.Trainable):
         if ahead:
             self._reached = ahead[0]
         ends = self._reached >= (self._last if self._continuable else self._steps)
-        report = self._simulator.observe(self._mixture, self._scale, self._reached)
+        report = self._observed_of.observe(self._mixture, self._scale, self._reached)
         return {"step": self._reached, **report, "done": ends or not ahead}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -68,6 +71,9 @@ class SimulatorTrainable(tune.Trainable):
         wanted = Wanted.of(config)
         self._mixture = self._simulator.space.mixture(wanted.weights)
         self._scale, self._steps, self._continuable = wanted.scale, wanted.steps, wanted.continuable
+        self._observed_of = self._simulator
+        if isinstance(self._simulator, Simulator) and wanted.repeat:
+            self._observed_of = replace(self._simulator, seed=self._simulator.seed + wanted.repeat)
         rungs = self._simulator.rungs(self._mixture, self._scale)
         self._rungs = sorted({rung for rung in rungs if rung < self._steps} | {self._steps})
         self._last = max(rungs, default=self._steps)

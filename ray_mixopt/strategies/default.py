@@ -12,7 +12,6 @@ budget a run is therefore also valued as one of a pair, with the incumbent at th
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -26,12 +25,12 @@ from ray_mixopt.acquisition.regret import Regret
 from ray_mixopt.core.history import History
 from ray_mixopt.core.problem import Problem
 from ray_mixopt.core.recommendation import NextRun, Recommendation
-from ray_mixopt.core.simplex import same_mixture
 from ray_mixopt.core.strategy import Proposal
 from ray_mixopt.core.words import run_to
 from ray_mixopt.strategies.candidates import candidates_of
 from ray_mixopt.strategies.design import corners_again, initial_design
 from ray_mixopt.strategies.hindsight import hindsight
+from ray_mixopt.strategies.purchases import Bought, drowned, partners_of, still_needed, was_asked
 from ray_mixopt.surrogate.belief import Belief, FitSettings
 from ray_mixopt.surrogate.divergence import LARGE_RISK
 from ray_mixopt.surrogate.encoding import encode
@@ -116,9 +115,9 @@ class DefaultStrategy:
     def propose(self, history: History) -> Proposal | None:
         """The next run of the design, then the best purchase."""
         problem = self.problem
-        design = _still_needed(self.design, history)[history.n_asked :]
+        design = still_needed(self.design, history)[history.n_asked :]
         if history.n_apart:  # it may hold a run that was asked for beforehand
-            design = [run for run in design if not _was_asked(run, history)]
+            design = [run for run in design if not was_asked(run, history)]
         if design and problem.affords(design[0], history):
             return design[0]
         for run in self._again(history):
@@ -126,7 +125,7 @@ class DefaultStrategy:
                 return run
         if self._is_late(history, self.settings.again_at):
             for run in self.corners:
-                if problem.affords(run, history) and not _was_asked(run, history):
+                if problem.affords(run, history) and not was_asked(run, history):
                     return run
         rng = problem.rng(1, history.n_asked)
         posterior = self.belief.posterior(problem, history)
@@ -174,7 +173,8 @@ class DefaultStrategy:
         normals = torch.from_numpy(rng.standard_normal((*mean.shape, self.settings.samples)))
         regret = Regret.sampled(mean, covariance, normals)
         contenders = plausible.mixtures[regret.contenders(self.settings.contenders)]
-        runs, costs = self._purchases(contenders, history, affordable)
+        best = plausible.mixtures[int(regret.best)]
+        runs, costs = self._purchases(contenders, history, affordable, again=drowned(posterior, best))
         if not runs:
             return None, plausible.mixtures
         if posterior.divergence is not None:
@@ -189,7 +189,7 @@ class DefaultStrategy:
             runs, costs = [runs[i] for i in small], [costs[i] for i in small]
         partners = None
         if self._is_late(history, 1 - self.settings.paired_share):
-            partners = partners_of(runs, costs, plausible.mixtures[int(regret.best)], affordable)
+            partners = partners_of(runs, costs, best, affordable)
         offer = Offer(
             posterior=posterior,
             plausible=plausible,
@@ -203,17 +203,18 @@ class DefaultStrategy:
         return runs[bought(self.acquisition, offer)], plausible.mixtures
 
     def _purchases(
-        self, mixtures: np.ndarray, history: History, affordable: float
+        self, mixtures: np.ndarray, history: History, affordable: float, *, again: bool = False
     ) -> tuple[list[Proposal], list[float]]:
         """Affordable runs and their costs: the mixtures at every fidelity, and paused runs to every further rung.
 
-        What a run of the same mixture and scale shows, or is on its way to show, is not bought again.
+        What a run of the same mixture and scale shows, or is on its way to show, is not bought again, unless noise is
+        what an answer waits for: then a run that has ended may be made ``again``, with another seed.
         """
-        bought = _Bought(history)
+        bought = Bought(history)
         runs = [
             Proposal(mixture=w, scale=m, steps=z)
             for w, m, z in self.candidates.runs(mixtures, history)
-            if z > bought.steps(w, m)
+            if z > bought.steps(w, m) or (again and bought.has_ended(w, m, z))
         ]
         costs = [self.space.cost(run.scale, run.steps) for run in runs]
         for trial in history.paused():
@@ -364,55 +365,6 @@ def _apart(mixtures: np.ndarray, known: np.ndarray) -> np.ndarray:
     for other in np.unique(known, axis=0):
         np.minimum(nearest, np.abs(mixtures - other).sum(1) / 2, out=nearest)
     return nearest
-
-
-class _Bought:
-    """How far each mixture has been trained at each scale, or is on its way to be."""
-
-    def __init__(self, history: History) -> None:
-        self._at: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        for scale in dict.fromkeys(trial.scale for trial in history):
-            trials = [trial for trial in history if trial.scale == scale]
-            steps = np.array([trial.steps if trial.pending else trial.reached for trial in trials])
-            self._at[scale] = np.array([trial.mixture for trial in trials]), steps
-
-    def steps(self, mixture: np.ndarray, scale: str) -> int:
-        """The furthest step of a mixture ``(d,)`` at a scale; 0 where it was never trained there."""
-        if scale not in self._at:
-            return 0
-        mixtures, steps = self._at[scale]
-        return int(steps[same_mixture(mixtures, mixture)].max(initial=0))
-
-
-def _still_needed(design: Sequence[Proposal], history: History) -> list[Proposal]:
-    """The design without the fidelities at which, or above which, as many runs were given."""
-    cost = history.space.cost
-    given = [cost(trial.scale, trial.reached) for trial in history if trial.evaluated]
-    if not given:
-        return list(design)
-    wanted = Counter((run.scale, run.steps) for run in design)
-    enough = {cell for cell, n in wanted.items() if sum(paid >= cost(*cell) for paid in given) >= n}
-    return [run for run in design if (run.scale, run.steps) not in enough]
-
-
-def _was_asked(run: Proposal, history: History) -> bool:
-    """Whether a run of the mixture and the scale has been asked to go so far."""
-    return any(
-        t.steps >= run.steps and t.scale == run.scale and same_mixture(np.array(t.mixture), run.mixture)
-        for t in history
-    )
-
-
-def partners_of(runs: Sequence[Proposal], costs: Sequence[float], incumbent: np.ndarray, affordable: float) -> Tensor:
-    """For each run, the index of the incumbent's run at its fidelity, where both are affordable; else -1, ``(a,)``."""
-    of_incumbent = {
-        (run.scale, run.steps): i
-        for i, run in enumerate(runs)
-        if run.continues is None and np.array_equal(run.mixture, incumbent)
-    }
-    found = [of_incumbent.get((run.scale, run.steps), -1) for run in runs]
-    rows = enumerate(found)
-    return torch.tensor([j if j >= 0 and j != i and costs[i] + costs[j] <= affordable else -1 for i, j in rows])
 
 
 def _lowest(mean: Tensor, variance: Tensor, n: int) -> np.ndarray:

@@ -16,6 +16,7 @@ import numpy as np
 
 from ray_mixopt.core.history import History
 from ray_mixopt.core.problem import Problem
+from ray_mixopt.core.simplex import same_mixture
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.core.strategy import Proposal
 
@@ -120,6 +121,12 @@ def _progress(space: MixtureSpace, start: tuple[str, int], cell: tuple[str, int]
 
 def _ranked(progress: tuple[float, float]) -> tuple[float, float]:
     return min(progress), sum(progress)
+
+
+def n_reported(history: History, mixture: np.ndarray, scale: str) -> int:
+    """Number of runs of a mixture ``(d,)`` at a scale that have reported."""
+    runs = [np.array(run.mixture) for run in history if run.scale == scale and run.reached]
+    return sum(bool(same_mixture(run, mixture)) for run in runs)
 
 
 def lost_run(problem: Problem, history: History) -> Proposal | None:

@@ -213,14 +213,14 @@ class _Inquiry:
             )
 
     def _seen(self) -> dict[tuple[str, int], dict[tuple[float, ...], float]]:
-        """The objective seen at each fidelity, by mixture."""
-        found: dict[tuple[str, int], dict[tuple[float, ...], float]] = {}
+        """The objective seen at each fidelity, by mixture; the mean of runs that repeat one."""
+        found: dict[tuple[str, int], dict[tuple[float, ...], list[float]]] = {}
         for trial in self.history:
             for step, metrics in trial.observations.items():
                 value = self.problem.value(metrics)
                 if value is not None:
-                    found.setdefault((trial.scale, step), {})[trial.mixture] = value
-        return found
+                    found.setdefault((trial.scale, step), {}).setdefault(trial.mixture, []).append(value)
+        return {cell: {w: float(np.mean(of)) for w, of in seen.items()} for cell, seen in found.items()}
 
     def _rng(self, stream: int) -> np.random.Generator:
         return self.problem.rng(9, stream, len(self.history.arrivals))

@@ -28,7 +28,7 @@ class Hidden:
         scale: the scale that is predicted, from smaller ones only.
         steps: the length.
         mixtures: of the runs there, ``n x d``.
-        seen: the objective that they reported, ``(n,)``.
+        seen: the objective that they reported, the mean of runs that repeat one, ``(n,)``.
         forecast: of the same.
     """
 
@@ -96,12 +96,12 @@ def hidden(problem: Problem, history: History, belief: Belief) -> Hidden | None:
     if goal is not None:  # compared is what was measured, and that is the weighted sum
         settings = replace(problem.settings, objective=dict(problem.weights), mode=problem.mode)
         problem = replace(problem, settings=settings)
-    seen: dict[tuple[str, int], dict[tuple[float, ...], float]] = {}
+    seen: dict[tuple[str, int], dict[tuple[float, ...], list[float]]] = {}
     for trial in history:
         for step, metrics in trial.observations.items():
             value = problem.value(metrics)
             if value is not None:
-                seen.setdefault((trial.scale, step), {})[trial.mixture] = value
+                seen.setdefault((trial.scale, step), {}).setdefault(trial.mixture, []).append(value)
     names = [scale.name for scale in by_size((*history.space.scales, *history.space.earlier_scales))]
     size = {name: place for place, name in enumerate(names)}
     known = [cell for cell, found in seen.items() if len(found) >= LEAST_MIXTURES]
@@ -116,7 +116,7 @@ def hidden(problem: Problem, history: History, belief: Belief) -> Hidden | None:
             scale=scale,
             steps=steps,
             mixtures=mixtures,
-            seen=np.array(list(seen[scale, steps].values())),
+            seen=np.array([np.mean(values) for values in seen[scale, steps].values()]),
             forecast=posterior.at(scale, steps).forecast(mixtures),
         )
     return None

@@ -13,6 +13,7 @@ from ray_mixopt.core.history import History, Trial
 from ray_mixopt.core.problem import Problem
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.core.strategy import Suggestion
+from ray_mixopt.core.trial import REPEAT
 from ray_mixopt.tune.param_space import ModelScale, Parameters, find_mixture, from_param_space
 
 logger = logging.getLogger(__name__)
@@ -96,7 +97,8 @@ class Layout:
             self.scale: suggestion.scale,
             self.steps: suggestion.steps,
         }
-        return self.parameters.sample(rng) | searched
+        again = {REPEAT: suggestion.repeat} if suggestion.repeat else {}
+        return again | self.parameters.sample(rng) | searched
 
     def trial(self, trial_id: str, config: Mapping[str, Any], space: MixtureSpace) -> Trial:
         """The trial that a configuration describes.

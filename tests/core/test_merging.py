@@ -52,14 +52,15 @@ def test_old_runs_of_another_scale_and_fewer_domains_count(space, history) -> No
 
 
 def test_given_runs_take_the_place_of_the_initial_design(space) -> None:
-    from ray_mixopt.strategies.default import DefaultStrategy, _still_needed
+    from ray_mixopt.strategies.default import DefaultStrategy
+    from ray_mixopt.strategies.purchases import still_needed
 
     optimizer = MixtureOptimizer(space, objective={"loss": 1.0})
     design = DefaultStrategy(optimizer.problem).design
     cells = [(run.scale, run.steps) for run in design]
     assert cells.count(("S", 100)) > 4
     for n, w in enumerate(space.sample(len(design), np.random.default_rng(5))):
-        left = [(run.scale, run.steps) for run in _still_needed(design, optimizer.history)]
+        left = [(run.scale, run.steps) for run in still_needed(design, optimizer.history)]
         assert left == [cell for cell in cells if n < cells.count(cell) or n == 0]
         optimizer.add_evaluated_point(space.named(w), "S", 1000, {"loss": 1.0})
 

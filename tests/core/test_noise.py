@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
-from worlds import Bowl, two_scales
+from worlds import Bowl, search, two_scales
 
-from ray_mixopt import MixtureOptimizer
+from ray_mixopt import MixtureOptimizer, Suggestion, simulators
 from ray_mixopt.core.history import History
 from ray_mixopt.core.settings import Settings
+from ray_mixopt.core.strategy import Proposal
 from ray_mixopt.io.search_state import SearchState
+from ray_mixopt.simulators import SimulatorTrainable
+from ray_mixopt.strategies.purchases import drowned
+from ray_mixopt.tune.layout import Layout
 
 SPACE = two_scales("web", "code", "math", "wiki")
 
@@ -105,3 +111,74 @@ def test_more_noise_never_moves_the_answer_further_from_what_was_tried(seed, who
     distances = [away(noise) for noise in (0.02, 0.1, 0.3, 10.0)]
     assert max(distances) <= without + 1e-6
     assert distances[-1] == pytest.approx(0.0, abs=1e-6)  # nothing is left but what one would train anyway
+
+
+# -- runs that repeat others
+
+
+def test_a_repetition_is_a_new_run_with_another_seed_whose_reports_are_averaged() -> None:
+    optimizer = told(seen(0), 0.1)
+    again = Proposal(mixture=SPACE.uniform(), scale="L", steps=1000)
+    widths, means = [], []
+    for repeat, value in enumerate((2.0, 2.2, 2.2, 2.0)):
+        run = optimizer.accept(again)
+        assert run.repeat == repeat and run.continues is None
+        optimizer.tell(run.trial_id, 1000, {"loss": value})
+        optimizer.finish(run.trial_id)
+        forecast = optimizer.predict([SPACE.uniform()])
+        widths.append(forecast.std[0])
+        means.append(forecast.mean[0])
+    assert widths[3] < 0.95 * widths[0]
+    assert means[0] < means[1] < means[2] and means[3] < means[2]
+
+
+def test_a_trainable_is_told_of_a_repetition() -> None:
+    simulator = simulators.load("slimpajama", noise=0.1)
+    mixture = simulator.space.named(simulator.space.uniform())
+
+    class Noisy(SimulatorTrainable):
+        def setup(self, config: dict[str, Any]) -> None:
+            super().setup(config, simulator)
+
+    def losses(**more: int) -> float:
+        return Noisy({"mixture": mixture, "scale": "20M", "steps": 700, **more}).train()["val_loss/github"]
+
+    assert losses() == losses(repeat=0) != losses(repeat=1) != losses(repeat=2)
+    problem = MixtureOptimizer(SPACE, objective={"loss": 1.0}).problem
+    run = Suggestion(trial_id="a", mixture={"web": 1.0}, scale="S", steps=100, continues=None, cost=1.0)
+    layout = Layout(mixture="mixture", scale="scale", steps="steps")
+    assert "repeat" not in layout.config(run, problem, 0, counted=True)
+    assert layout.config(replace(run, repeat=2), problem, 0, counted=True)["repeat"] == 2
+
+
+@pytest.mark.parametrize(("noise", "worth"), [(0.2, True), (0.001, False)])
+def test_repetitions_are_offered_where_noise_is_what_the_verdict_waits_for(noise, worth) -> None:
+    optimizer = told(seen(0, 40, noise), noise)
+    for w in (SPACE.uniform(), SPACE.mixture([0.4, 0.3, 0.2, 0.1])):
+        run = optimizer.accept(Proposal(mixture=w, scale="L", steps=1000))
+        optimizer.tell(run.trial_id, 1000, {"loss": 2.1})
+        optimizer.finish(run.trial_id)
+    last = optimizer.accept(Proposal(mixture=SPACE.mixture([0.1, 0.2, 0.3, 0.4]), scale="L", steps=1000))
+    strategy, history = optimizer._strategy, optimizer.history
+    posterior = optimizer.posterior()
+    assert drowned(posterior, w) == worth
+    assert not drowned(posterior, posterior.anchor)
+    pending = SPACE.mixture(last.mixture)
+    for again in (worth, False):
+        runs, _ = strategy._purchases(np.stack([w, pending]), history, math.inf, again=again)
+        repeated = [run for run in runs if run.continues is None and (run.scale, run.steps) == ("L", 1000)]
+        assert [run.mixture.tolist() for run in repeated] == ([w.tolist()] if again else [])
+
+
+def test_a_noisy_search_repeats_runs_and_a_quiet_one_never() -> None:
+    space = two_scales()
+    loss = Bowl(space=space, best=(0.6, 0.3, 0.1))
+    repeats = {}
+    for scatter in (0.01, 0.2):
+        rng = np.random.default_rng(0)
+        optimizer = MixtureOptimizer(
+            space, objective={"loss": 1.0}, noise={"loss": scatter}, budget=6 * space.target_cost, seed=0
+        )
+        runs = search(optimizer, 50, lambda *run: {"loss": loss(*run) + scatter * rng.standard_normal()})  # noqa: B023
+        repeats[scatter] = sum(run.repeat > 0 for run in runs)
+    assert repeats[0.01] == 0 < repeats[0.2]

@@ -17,8 +17,9 @@ from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.core.strategy import Proposal
 from ray_mixopt.optimizer import MixtureOptimizer
 from ray_mixopt.strategies.candidates import PoolCandidates, SimplexCandidates
-from ray_mixopt.strategies.default import DefaultSettings, DefaultStrategy, partners_of
+from ray_mixopt.strategies.default import DefaultSettings, DefaultStrategy
 from ray_mixopt.strategies.design import corners_again, initial_design
+from ray_mixopt.strategies.purchases import partners_of
 from ray_mixopt.surrogate.belief import FitSettings
 from ray_mixopt.surrogate.posterior import ObjectivePosterior
 
