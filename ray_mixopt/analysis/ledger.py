@@ -82,7 +82,7 @@ class Ledger:
                 counts = found.setdefault((self._row(trial), step), [0, 0, 0.0, 0.0])
                 counts[0] += 1
                 if step == trial.reached:
-                    cost = space.scale(trial.scale).cost_per_step * step / full
+                    cost = space.cost(trial.scale, step) / full
                     counts[1] += 1
                     counts[2] += cost
                     counts[3] += 0.0 if trial.evaluated else cost

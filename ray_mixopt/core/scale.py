@@ -23,6 +23,8 @@ class Scale:
         steps: its own rungs, ascending, in training steps; None for those of the space.
         tokens_per_step: tokens of one training step, its batch, if known. Where all scales have it, lengths are
             compared in tokens; else in steps, as if all scales had batches of one size.
+        annealed: share of each rung over which the learning rate falls before the report, on a branch that a run which
+            goes on leaves behind: it goes on from where the branch began, and pays for that share again.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Scale:
     parameters: float | None = None
     steps: tuple[int, ...] | None = None
     tokens_per_step: float | None = None
+    annealed: float = 0.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -41,6 +44,11 @@ class Scale:
             if not is_finite(value) or not value > 0:
                 raise ValueError(f"Scale {self.name!r}: {label} must be a positive finite number, got {value!r}.")
             object.__setattr__(self, label, float(value))
+        if not is_finite(self.annealed) or not 0 <= self.annealed < 1:
+            raise ValueError(
+                f"Scale {self.name!r}: annealed is a share of each rung, at least 0 and below 1, got {self.annealed!r}."
+            )
+        object.__setattr__(self, "annealed", float(self.annealed))
         if self.steps is not None:
             try:
                 object.__setattr__(self, "steps", checked_steps(self.steps))
@@ -48,8 +56,12 @@ class Scale:
                 raise ValueError(f"Scale {self.name!r}: {error}") from None
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able description: its fields, without rungs and a batch that it has not."""
-        own = {"steps": self.steps and list(self.steps), "tokens_per_step": self.tokens_per_step}
+        """A JSON-able description: its fields, without rungs, a batch and branches that it has not."""
+        own = {
+            "steps": self.steps and list(self.steps),
+            "tokens_per_step": self.tokens_per_step,
+            "annealed": self.annealed or None,
+        }
         told = {label: value for label, value in own.items() if value is not None}
         return {"name": self.name, "cost_per_step": self.cost_per_step, "parameters": self.parameters} | told
 

@@ -161,10 +161,18 @@ class MixtureSpace:
         return "; ".join(f"{', '.join(names)} to {', '.join(map(str, steps))}" for steps, names in together.items())
 
     def cost(self, scale: str, steps: float, *, start: float = 0) -> float:
-        """Cost of training ``scale`` from step ``start`` to step ``steps``, in the unit of ``cost_per_step``."""
+        """Cost of training ``scale`` from step ``start`` to step ``steps``, in the unit of ``cost_per_step``.
+
+        Where reports are annealed, the branches of all rungs on the way count; see ``Scale``.
+        """
         if steps < start:
             raise ValueError(f"A run cannot go back from step {start} to step {steps}.")
-        return self.scale(scale).cost_per_step * (steps - start)
+        of = self.scale(scale)
+        trained = steps - start
+        if of.annealed:
+            branches = sum(rung for rung in of.steps or self.steps if start < rung <= steps)
+            trained = (1 - of.annealed) * trained + of.annealed * branches
+        return of.cost_per_step * trained
 
     # -- mixtures
 

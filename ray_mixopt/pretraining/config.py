@@ -17,15 +17,15 @@ from ray_mixopt.core.settings import Settings
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.io.yaml_file import read_yaml
 from ray_mixopt.pretraining.data.manifest import Manifest
+from ray_mixopt.pretraining.proxies import ScaleRecipe, batch_rule, learning_rate_rule, warmup_rule
+from ray_mixopt.pretraining.sections import ScaleSettings, Search, Target
 from ray_mixopt.pretraining.training.settings import (
-    PRESETS,
+    Anneal,
     Decay,
     Evaluation,
     Execution,
     Optimization,
-    Resources,
     Section,
-    Shape,
     TrainingRun,
     explain,
 )
@@ -37,86 +37,18 @@ MEAN_LOSS = "mean_loss"
 TRACKER_PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
 
 
-class ScaleSettings(Section):
-    """A model scale.
-
-    Args:
-        name: how reports call it.
-        shape: of the model; without one, the preset called ``name``.
-        resources: workers of a run.
-        execution: in place of the search's.
-        learning_rate: in place of the search's.
-        seconds_per_step: measured, for ``cost: seconds``.
-    """
-
-    name: str = Field(min_length=1)
-    shape: Shape | None = None
-    resources: Resources = Resources()
-    execution: Execution | None = None
-    learning_rate: float | None = Field(default=None, gt=0)
-    seconds_per_step: float | None = Field(default=None, gt=0)
-
-    @model_validator(mode="after")
-    def _known(self) -> ScaleSettings:
-        if self.shape is None and self.name not in PRESETS:
-            raise ValueError(f"{self.name!r} is no preset: give its shape, or use one of {', '.join(PRESETS)}")
-        return self
-
-    @property
-    def model_shape(self) -> Shape:
-        """The shape given, or the preset's."""
-        return self.shape or PRESETS[self.name]
-
-
-class Target(Section):
-    """Where the best mixture is wanted."""
-
-    scale: str
-    steps: int
-
-
-class Search(Section):
-    """How to search.
-
-    Args:
-        budget: most to spend, in target runs.
-        min_gain: the search ends before that once no run is expected to improve the objective at the target by this
-            much per target run's cost.
-        strategy: see ``MixtureOptimizer``.
-        objective: weight of each metric; by default the mean validation loss of all domains.
-        mode: direction of the objective.
-        seed: of the strategy.
-        noise: standard deviation by metric between runs of other seeds, where it is known; else it is learned.
-        concurrency: runs at a time; by default as many of the smallest as the cluster holds.
-        earlier: where old runs are, taken in at no cost, see ``runs.read_runs``; ``--from`` adds to them.
-        earlier_noise: how much they scatter by metric, see ``runs.Source``; ``--metric-noise`` adds to it.
-        domain_map: what became of their domains; see ``DomainMap``.
-    """
-
-    budget: float = Field(default=3.0, gt=0)
-    min_gain: float = Field(default=0.0, ge=0)
-    strategy: str = "default"
-    objective: dict[str, float] | None = Field(default=None, min_length=1)
-    mode: Literal["min", "max"] = "min"
-    seed: int = Field(default=0, ge=0)
-    noise: dict[str, float] = {}
-    concurrency: int | None = Field(default=None, gt=0)
-    earlier: list[str] = []
-    earlier_noise: dict[str, float] = {}
-    domain_map: dict[str, Any] = {}
-
-
 class PretrainConfig(Section):
-    """A search by pre-training. Only ``data``, ``scales``, ``steps`` and ``batch_tokens`` have no default.
+    """A search by pre-training. Only ``data``, ``scales`` and lengths have no default.
 
     Args:
         name: of the experiment.
         data: folder of token shards, at the same path on every node.
         domains: to mix; by default all of the data.
         scales: in any order.
-        steps: rungs, ascending.
-        target: by default the largest scale and the last rung.
-        batch_tokens: tokens of a step.
+        steps: rungs, ascending, of the scales that have none of their own.
+        tokens_per_parameter: the same in training tokens for each parameter of the scale.
+        target: by default the largest scale and its last rung.
+        batch_tokens: tokens of a step; by default by a rule for each scale, see ``proxies``.
         sequence_length: tokens of a sequence.
         lower: smallest share, by domain.
         upper: largest share, by domain.
@@ -124,7 +56,10 @@ class PretrainConfig(Section):
         simulate_tokens: training tokens of the real run that the target stands for: each domain is then cut down in
             proportion, so that the target repeats as the real run will.
         seed: of initial weights and data order.
-        optimization: AdamW and the learning rate.
+        match_repetition: whether scales that train on fewer tokens than the target use as much less of each domain, so
+            that they repeat as it will.
+        optimization: AdamW and the learning rate, by default by a rule for each scale.
+        anneal: of the learning rate, before every report.
         execution: precision, parallelism and the like.
         validation_sequences: windows of each domain for the validation loss.
         checkpoint_every: steps between checkpoints for crashes, besides those at rungs.
@@ -144,16 +79,19 @@ class PretrainConfig(Section):
     data: Path
     domains: list[str] | None = None
     scales: list[ScaleSettings] = Field(min_length=1)
-    steps: list[int] = Field(min_length=1)
+    steps: list[int] | None = None
+    tokens_per_parameter: list[float] | None = None
     target: Target | None = None
-    batch_tokens: int = Field(gt=0)
+    batch_tokens: int | None = Field(default=None, gt=0)
     sequence_length: int = Field(default=1024, gt=0)
     lower: dict[str, float] = {}
     upper: dict[str, float] = {}
     max_repetition_ratio: float = Field(default=4.0, gt=0)
     simulate_tokens: float | None = Field(default=None, gt=0)
     seed: int = Field(default=0, ge=0, lt=2**63)
-    optimization: Optimization = Optimization()
+    match_repetition: bool = True
+    optimization: ScaleRecipe = ScaleRecipe()
+    anneal: Anneal | None = None
     execution: Execution = Execution()
     validation_sequences: int = Field(default=64, gt=0)
     checkpoint_every: int | None = Field(default=None, gt=0)
@@ -168,10 +106,14 @@ class PretrainConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> PretrainConfig:
-        if self.simulate_tokens is not None and self.simulate_tokens < self.target_tokens:
-            raise ValueError(
-                f"simulate_tokens={self.simulate_tokens:g} is less than the target's {self.target_tokens:g} tokens"
-            )
+        given: tuple[ScaleSettings | PretrainConfig, ...] = (*self.scales, self)
+        for section in given:
+            if section.steps is not None and section.tokens_per_parameter is not None:
+                raise ValueError(f"{section.name}: give its rungs as steps or as tokens_per_parameter, not as both")
+        if without := [scale.name for scale in self.scales if not self._lengths(scale)]:
+            raise ValueError(f"steps: no rungs are given for {', '.join(without)}: give steps or tokens_per_parameter")
+        if self.anneal is not None and self.decay is not None:
+            raise ValueError("decay: with anneal all runs end with a decay of the learning rate: drop decay")
         if self.cost == "seconds" and (missing := [s.name for s in self.scales if s.seconds_per_step is None]):
             raise ValueError(f"cost: seconds needs the measured seconds_per_step of {', '.join(missing)}")
         return self
@@ -206,20 +148,78 @@ class PretrainConfig(Section):
         """Folder or URI of the Tune experiment."""
         return f"{self.storage.rstrip('/')}/{self.name}"
 
+    @cached_property
+    def target_scale(self) -> str:
+        """Name of the scale at which the best mixture is wanted."""
+        if self.target is not None:
+            return self.scale(self.target.scale).name
+        return max(self.scales, key=lambda scale: self.model_cost(scale).parameters).name
+
     @property
     def target_steps(self) -> int:
         """Steps of the target run."""
-        return self.steps[-1] if self.target is None else self.target.steps
+        given = None if self.target is None else self.target.steps
+        return given or self.rungs(self.target_scale)[-1]
 
     @property
     def target_tokens(self) -> int:
         """Training tokens of the target run."""
-        return self.target_steps * self.batch_tokens
+        return self.target_steps * self.batch(self.target_scale)
+
+    def batch(self, scale: str) -> int:
+        """Tokens of a step at a scale."""
+        settings = self.scale(scale)
+        given = settings.batch_tokens or self.batch_tokens
+        return given or batch_rule(self.model_cost(settings).in_blocks, self.sequence_length)
+
+    def rungs(self, scale: str) -> tuple[int, ...]:
+        """The lengths of a scale's runs, in steps, ascending.
+
+        Raises:
+            ValueError: if two of them are the same number of steps.
+        """
+        settings = self.scale(scale)
+        lengths, in_steps = self._lengths(settings) or ([], True)
+        if in_steps:
+            return tuple(int(length) for length in lengths)
+        parameters, batch = self.model_cost(settings).in_blocks, self.batch(scale)
+        rungs = [max(1, round(length * parameters / batch)) for length in lengths]
+        if rungs != sorted(set(rungs)):
+            raise ValueError(
+                f"tokens_per_parameter: {lengths} are {rungs} steps of {batch} tokens at scale {scale!r}; they must "
+                "be ascending and differ: take others, or smaller batches."
+            )
+        return tuple(rungs)
+
+    def _lengths(self, scale: ScaleSettings) -> tuple[list[float], bool] | None:
+        """The lengths given for a scale, and whether they are in steps."""
+        given: tuple[ScaleSettings | PretrainConfig, ...] = (scale, self)
+        for section in given:
+            if section.steps:
+                return list(section.steps), True
+            if section.tokens_per_parameter:
+                return section.tokens_per_parameter, False
+        return None
+
+    def supply_fraction(self, scale: str) -> float:
+        """Share of each domain's training tokens that a scale's runs use, above 0 and at most 1.
+
+        It is that of the tokens of the scale's longest run in those of the target, or of the run that the target stands
+        for: at every part of its longest run, a scale has then passed over each domain as often as the target at the
+        same part of its own. With more tokens than the target, all is used, and passes are more.
+        """
+        if not self.match_repetition:
+            scale = self.target_scale
+        return min(1.0, self._longest(scale) / self._stands_for)
+
+    def _longest(self, scale: str) -> int:
+        """Tokens of the run of a scale that is to the search what the target run is at its own scale."""
+        return self.target_tokens if scale == self.target_scale else self.rungs(scale)[-1] * self.batch(scale)
 
     @property
-    def supply_fraction(self) -> float:
-        """Share of each domain's training tokens that runs use, above 0 and at most 1."""
-        return 1.0 if self.simulate_tokens is None else self.target_tokens / self.simulate_tokens
+    def _stands_for(self) -> float:
+        """Tokens of the real run that the target stands for."""
+        return self.simulate_tokens or self.target_tokens
 
     @cached_property
     def manifest(self) -> Manifest:
@@ -297,28 +297,57 @@ class PretrainConfig(Section):
         domains = self.manifest.domains
         if unknown := [name for name in (*self.mixed_domains, *self.lower, *self.upper) if name not in domains]:
             raise ValueError(f"{self.data} has no domain {unknown[0]!r}: it has {', '.join(domains)}.")
+        if self._stands_for < self.target_tokens:
+            raise ValueError(
+                f"simulate_tokens={self.simulate_tokens:g} is less than the target's {self.target_tokens:g} tokens."
+            )
+        rungs = {scale.name: self.rungs(scale.name) for scale in self.scales}
+        batches = {scale.name: self.batch(scale.name) for scale in self.scales}
+        alike = len(set(rungs.values())) == 1
         scales = []
         for scale in self.scales:
             cost = self.model_cost(scale)
-            flops = cost.flops_per_token * self.batch_tokens
+            flops = cost.flops_per_token * batches[scale.name]
             price = scale.seconds_per_step if self.cost == "seconds" else flops
-            scales.append(Scale(scale.name, cost_per_step=price or flops, parameters=cost.parameters))
+            scales.append(
+                Scale(
+                    scale.name,
+                    cost_per_step=price or flops,
+                    parameters=cost.parameters,
+                    steps=None if alike else rungs[scale.name],
+                    tokens_per_step=None if len(set(batches.values())) == 1 else batches[scale.name],
+                    annealed=0.0 if self.anneal is None else self.anneal.share,
+                )
+            )
+        used = self.supply_fraction(self.target_scale)
         return MixtureSpace(
             domains=self.mixed_domains,
             scales=tuple(scales),
-            steps=tuple(self.steps),
-            target=None if self.target is None else (self.target.scale, self.target.steps),
+            steps=rungs[self.target_scale] if alike else (),
+            target=None if self.target is None else (self.target_scale, self.target_steps),
             lower=self.lower,
             upper=self.upper,
-            token_supply={name: self._usable(domains[name].train.tokens) for name in self.mixed_domains},
+            token_supply={name: self.usable(domains[name].train.tokens, used) for name in self.mixed_domains},
             target_tokens=self.target_tokens,
             max_epochs=self.max_repetition_ratio,
         )
 
-    def _usable(self, tokens: int) -> float:
-        """Tokens of a domain that runs use: whole windows, and only a part of them in simulated epoching."""
+    def usable(self, tokens: int, fraction: float) -> float:
+        """Of the tokens of a domain those that runs use: whole windows, and only a fraction of them."""
         windows = max(0, tokens - 1) // self.sequence_length
-        return float(max(1, math.ceil(windows * self.supply_fraction - 1e-9)) * self.sequence_length)
+        return float(max(1, math.ceil(windows * fraction - 1e-9)) * self.sequence_length)
+
+    def recipe(self, scale: str) -> Optimization:
+        """How a scale's runs are optimised: as the scale says, else as the search does, else by rule."""
+        settings, recipe = self.scale(scale), self.optimization
+        batch, longest = self.batch(scale), self.rungs(scale)[-1]
+        rate = settings.learning_rate or recipe.learning_rate
+        warmup = recipe.warmup_steps if settings.warmup_steps is None else settings.warmup_steps
+        if rate is None or warmup is None:
+            parameters = self.model_cost(settings).in_blocks
+            rate = rate or learning_rate_rule(parameters)
+            warmup = warmup_rule(parameters, batch, longest) if warmup is None else warmup
+        return Optimization(**recipe.model_dump() | {"learning_rate": rate, "warmup_steps": warmup})
 
     def run(
         self, mixture: Mapping[str, float], scale: str, steps: int, *, final: bool = False, repeat: int = 0
@@ -328,26 +357,26 @@ class PretrainConfig(Section):
         Raises:
             ValueError: if they make no sense.
         """
-        settings = self.scale(scale)
-        optimization = self.optimization
-        if settings.learning_rate is not None:
-            optimization = optimization.model_copy(update={"learning_rate": settings.learning_rate})
+        settings, rungs = self.scale(scale), self.rungs(scale)
+        supply = self.supply_fraction(scale)
+        over = rungs[-1] * self.batch(scale) / (supply * self._stands_for)  # runs past the target's part of its tokens
         fields: dict[str, Any] = {
             "data": self.data,
             "fingerprint": self.manifest.fingerprint,
             "mixture": dict(mixture),
             "shape": settings.model_shape,
             "sequence_length": self.sequence_length,
-            "batch_tokens": self.batch_tokens,
+            "batch_tokens": self.batch(scale),
             "steps": steps,
-            "rungs": tuple(self.steps),
+            "rungs": rungs,
             "seed": self.seed + repeat,
-            "optimization": optimization,
+            "optimization": self.recipe(scale),
+            "anneal": self.anneal,
             "decay": self.decay if final else None,
             "execution": settings.execution or self.execution,
             "validation_sequences": self.validation_sequences,
-            "max_repetition_ratio": self.max_repetition_ratio,
-            "supply_fraction": self.supply_fraction,
+            "max_repetition_ratio": self.max_repetition_ratio * max(1.0, over),
+            "supply_fraction": supply,
             "checkpoint_every": self.checkpoint_every,
             "evaluation": self.evaluation,
         }

@@ -12,7 +12,8 @@ from ray_mixopt.core.history import History
 from ray_mixopt.core.merging import concerning, translated
 from ray_mixopt.core.words import counted, duration
 from ray_mixopt.io.runs import Source, read_runs, told_apart
-from ray_mixopt.pretraining.config import MEAN_LOSS, TRACKER_PACKAGES, PretrainConfig, ScaleSettings
+from ray_mixopt.pretraining.config import MEAN_LOSS, TRACKER_PACKAGES, PretrainConfig
+from ray_mixopt.pretraining.sections import ScaleSettings
 from ray_mixopt.strategies import check as check_strategy
 
 _MOST_NAMED = 5  # tasks in an error
@@ -41,13 +42,13 @@ def check(config: PretrainConfig) -> None:
         more = f" and {len(tasks) - _MOST_NAMED} more tasks" if len(tasks) > _MOST_NAMED else ""
         raise ValueError(f"No run reports the metric {unknown[0]!r}: there are {', '.join(there)}{more}.")
     for scale in config.scales:
-        run = config.run(space.named(space.uniform()), scale.name, config.target_steps)
+        run = config.run(space.named(space.uniform()), scale.name, config.rungs(scale.name)[-1])
         if run.batch_sequences % scale.resources.workers:
             raise ValueError(
                 f"A step's {run.batch_sequences} sequences cannot be dealt out evenly to the "
                 f"{scale.resources.workers} workers of scale {scale.name!r}."
             )
-    open_data(run)
+    open_data(config.run(space.named(space.uniform()), space.target_scale, space.target_steps))
     if config.decay is not None and config.decay.steps > config.target_steps:
         raise ValueError(f"decay.steps={config.decay.steps} is more than the target's {config.target_steps} steps.")
     for name in config.tracking:
@@ -123,7 +124,6 @@ def plan(config: PretrainConfig, earlier: Mapping[str, History]) -> dict[str, An
     small, rung = space.fidelities[0]
     return {
         "models": [_model(config, scale.name) for scale in config.scales],
-        "batch_tokens": config.batch_tokens,
         "sequence_length": config.sequence_length,
         "domains": {name: _domain(config, number) for number, name in enumerate(space.domains)},
         "target": {"scale": space.target_scale, "steps": space.target_steps, "tokens": config.target_tokens},
@@ -171,6 +171,10 @@ def _model(config: PretrainConfig, name: str) -> dict[str, Any]:
         "scale": scale.name,
         "parameters": cost.parameters,
         "flops_per_token": cost.flops_per_token,
+        "batch_tokens": config.batch(scale.name),
+        "learning_rate": config.recipe(scale.name).learning_rate,
+        "warmup_steps": config.recipe(scale.name).warmup_steps,
+        "supply_fraction": config.supply_fraction(scale.name),
         "memory_bytes": cost.memory_bytes(execution, scale.resources.workers),
         "workers": scale.resources.workers,
         "resources": dict(scale.resources.total),
@@ -194,25 +198,35 @@ def _domain(config: PretrainConfig, number: int) -> dict[str, Any]:
 
 def _models_table(plan: Mapping[str, Any]) -> Table:
     models: Sequence[Mapping[str, Any]] = plan["models"]
+    alike = len({tuple(model["cost"]) for model in models}) == 1
     table = Table(title="Models")
     for name in ("scale", "parameters", "FLOPs/token"):
         table.add_column(name, no_wrap=True)  # in a narrow terminal the others are
     table.add_column("memory")
     table.add_column("workers", min_width=7)
-    for rung in models[0]["cost"]:
-        table.add_column(f"to {rung}", justify="right")
+    table.add_column("batch", justify="right")
+    table.add_column("rate", justify="right")
+    for rung in models[0]["cost"] if alike else ("cost",):
+        table.add_column(f"to {rung}" if alike else rung, justify="right")
     for model in models:
         needs = ", ".join(f"{amount:g} {kind}" for kind, amount in model["resources"].items())
+        costs = [f"{cost:.1%}" for cost in model["cost"].values()]
+        if not alike:
+            costs = [", ".join(f"{cost} to {rung}" for rung, cost in zip(model["cost"], costs, strict=True))]
         table.add_row(
             model["scale"],
             f"{model['parameters']:,}",
             f"{model['flops_per_token']:.3g}",
             f"~{_bytes(model['memory_bytes'])}",
             f"{model['workers']} ({needs})",
-            *(f"{cost:.1%}" for cost in model["cost"].values()),
+            f"{model['batch_tokens']:,}",
+            f"{model['learning_rate']:.2g}",
+            *costs,
         )
+    batches = {model["batch_tokens"] for model in models}
+    batch = f"{batches.pop():,} tokens a step" if len(batches) == 1 else "The batch is the tokens of a step"
     table.caption = (
-        f"{plan['batch_tokens']:,} tokens a step, in sequences of {plan['sequence_length']}. Memory is an "
+        f"{batch}, in sequences of {plan['sequence_length']}. Memory is an "
         "estimate, of one worker. The last columns are costs, in runs at the target."
     )
     return table

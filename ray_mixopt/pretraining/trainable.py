@@ -63,7 +63,7 @@ class PretrainTrainable(tune.Trainable):
         if self._reached >= self._steps or diverged:
             group, self._group = self._group, None
             group.join()  # the workers are gone before Tune hears of it
-        end = max(self._steps, self._settings.steps[-1]) if self._continuable else self._steps
+        end = max(self._steps, self._settings.rungs(self._scale)[-1]) if self._continuable else self._steps
         return {**self._report, "done": self._reached >= end or diverged}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

@@ -71,8 +71,7 @@ def _arrivals(history: History) -> Iterator[str]:
 
 
 def _money(history: History, budget: float | None) -> Iterator[str]:
-    prices = {scale.name: scale.cost_per_step for scale in history.space.scales}
-    spent = math.fsum(prices[trial.scale] * trial.reached for trial in history if not trial.evaluated)
+    spent = math.fsum(history.space.cost(trial.scale, trial.reached) for trial in history if not trial.evaluated)
     for label, amount in (("spent", history.spent), ("spent by scale", math.fsum(history.spent_by_scale().values()))):
         if not math.isclose(amount, spent, rel_tol=_ROUNDING, abs_tol=_ROUNDING):
             yield f"The steps reached cost {spent!r}, but {label} is {amount!r}."

@@ -163,7 +163,7 @@ def test_what_a_search_took_in_is_not_taken_in_again(write: Callable[..., Path],
 
 def test_simulated_epoching_cuts_every_domain_down(write: Callable[..., Path]) -> None:
     config = PretrainConfig.read(write(simulate_tokens=3840.0, max_repetition_ratio=4))
-    assert config.supply_fraction == 0.1
+    assert config.supply_fraction("nano") == 0.1
     assert config.space.token_supply == {"a": 32 * 16, "b": 7 * 16}
     run = config.run({"a": 1, "b": 1}, "nano", 4)
     assert run.supply_fraction == 0.1 and run.rungs == (2, 4, 6) and run.steps == 4
@@ -190,7 +190,10 @@ def test_trackers_that_are_not_installed(write: Callable[..., Path], monkeypatch
     ("changes", "message"),
     [
         ({"data": "/nonesuch"}, "/nonesuch holds no manifest.json: make it with `ray-mixopt prepare`."),
-        ({"batch_tokens": None}, "batch_tokens: Field required."),
+        ({"steps": None}, "steps: no rungs are given for mine, nano: give steps or tokens_per_parameter."),
+        ({"tokens_per_parameter": [1, 2]}, "give its rungs as steps or as tokens_per_parameter, not as both."),
+        ({"steps": None, "tokens_per_parameter": [1e-4, 2e-4]}, "they must be ascending and differ: take others"),
+        ({"anneal": {}, "decay": {"steps": 2}}, "decay: with anneal all runs end with a decay of the learning rate"),
         ({"setps": [1]}, "setps: Extra inputs are not permitted."),
         ({"scales": [{"name": "2B"}]}, "'2B' is no preset: give its shape, or use one of nano, micro, tiny, 20M"),
         ({"scales": []}, "scales: List should have at least 1 item"),
@@ -287,7 +290,7 @@ def test_the_shown_configurations_are_valid(small: Path) -> None:
     page = (ROOT / "docs" / "pretraining.md").read_text()
     shown, *additions = (yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL))
     ours = [yaml.safe_load(path.read_text()) for path in (ROOT / "experiments" / "pretraining").glob("*.yaml")]
-    assert ours and len(additions) == 2
+    assert ours and len(additions) == 3
     for settings in (shown, *(shown | addition for addition in additions), *ours):
         config = PretrainConfig.model_validate(settings)
         check_resources(config.scales, [config.cluster or {"CPU": 2}])

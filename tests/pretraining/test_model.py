@@ -8,8 +8,8 @@ from pydantic import ValidationError
 from torch.utils.flop_counter import FlopCounterMode
 
 from ray_mixopt.pretraining.training import model
+from ray_mixopt.pretraining.training.loop import learning_rate
 from ray_mixopt.pretraining.training.settings import PRESETS, Decay, Execution, Optimization, Shape, TrainingRun
-from ray_mixopt.pretraining.training.train import learning_rate
 
 SHAPE = Shape(d_model=32, heads=2, layers=3)
 

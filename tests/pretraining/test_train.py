@@ -44,7 +44,9 @@ def test_it_learns_what_it_is_shown(small: Path, tmp_path: Path) -> None:
     assert last["tokens_per_second"] == pytest.approx(39 * 64 / (last["seconds"] - reports[0]["seconds"]))
 
 
-@pytest.mark.parametrize("changes", [{}, {"execution": {"micro_batch": 4}}, {"supply_fraction": 0.2}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"execution": {"micro_batch": 4}}, {"supply_fraction": 0.2}, {"anneal": {"share": 0.34}}]
+)
 def test_going_on_equals_one_go(small: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     whole = run_in(tmp_path / "whole", tiny_run(small, steps=9, **changes))
     parts = [
@@ -58,11 +60,44 @@ def test_going_on_equals_one_go_on_two_workers(small: Path, tmp_path: Path) -> N
     child = launched("-m", "torch.distributed.run", "--nproc-per-node", 2, HERE / "two_workers.py", small, tmp_path)
     assert child.returncode == 0, child.stderr[-3000:]
     lines = [line.split() for line in child.stdout.splitlines()]
-    assert [line[:2] for line in lines] == [[f"{p}-{n}", "equal"] for p in ("ddp", "fsdp") for n in (1, 2)]
+    ways = ("1", "2", "2-annealed")
+    assert [line[:2] for line in lines] == [[f"{p}-{way}", "equal"] for p in ("ddp", "fsdp") for way in ways]
     # However the work is shared out, the data are the same, and so is the result up to rounding.
-    (alone_report,) = run_in(tmp_path / "one", tiny_run(small, steps=9, rungs=()))
     for line in lines:
+        decay = {"steps": 3} if line[0].endswith("annealed") else None
+        (alone_report,) = run_in(tmp_path / f"one-{line[0]}", tiny_run(small, steps=9, rungs=(), decay=decay))
         assert float(line[2]) == pytest.approx(alone_report["val_loss/a"], rel=1e-4)
+
+
+def test_an_annealed_report_is_of_a_run_that_ended_there(small: Path, tmp_path: Path) -> None:
+    """And the branches leave no trace in the run itself."""
+    annealed = run_in(tmp_path / "annealed", tiny_run(small, steps=9, anneal={"share": 0.34}))
+    for report, steps, decayed in zip(annealed, (3, 6, 9), (1, 2, 3), strict=True):
+        (ended,) = run_in(tmp_path / f"to-{steps}", tiny_run(small, steps=steps, rungs=(), decay={"steps": decayed}))
+        for name in ("step", "val_loss/a", "val_loss/b", "tokens/a", "epochs/b"):
+            assert report[name] == ended[name]
+    run_in(tmp_path / "plain", tiny_run(small, steps=6, rungs=()))
+    assert same(tmp_path / "annealed", tmp_path / "plain")  # the branch to 9 leaves after 6 steps
+    flops = {report["step"]: report["flops"] for report in annealed}
+    assert flops[9] / flops[3] == pytest.approx((6 + 1 + 2 + 3) / 3)
+
+
+def test_a_crash_after_a_branch_changes_nothing(small: Path, tmp_path: Path) -> None:
+    run = tiny_run(small, steps=9, checkpoint_every=5, anneal={"share": 0.34})
+    whole = run_in(tmp_path / "whole", run)
+    crashing = Crash(tmp_path / "parts")
+    with pytest.raises(KeyboardInterrupt):
+        train(run, crashing, alone())
+    assert [report["step"] for report in crashing.reports] == [3, 6]
+    rest = run_in(tmp_path / "parts", run)
+    assert timeless([*crashing.reports, *rest]) == timeless(whole)
+    assert same(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_branch_that_is_not_finite_ends_the_run(small: Path, tmp_path: Path) -> None:
+    run = tiny_run(small, steps=9, anneal={}, optimization={"learning_rate": 1e30, "warmup_steps": 0})
+    (report,) = run_in(tmp_path / "run", run)
+    assert report["step"] <= 3 and math.isnan(report["val_loss/a"])
 
 
 class Crash(Recorder):
@@ -121,6 +156,7 @@ def test_options_of_computing(small: Path, tmp_path: Path) -> None:
         ({"shape": {"d_model": 32, "heads": 2, "layers": 2}}, "another shape"),
         ({"optimization": {"learning_rate": 0.1}}, "another optimization"),
         ({"batch_tokens": 128}, "another batch_tokens: 64, not 128"),
+        ({"anneal": {}}, "another anneal: None, not"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(

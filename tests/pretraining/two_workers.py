@@ -15,16 +15,14 @@ if __name__ == "__main__":
     with torchrun_group() as device:
         workers = Workers.current(device)
         for parallel in ("ddp", "fsdp"):
-            for accumulate in (1, 2):
-                execution = {"parallel": parallel, "micro_batch": 2 // accumulate}
-                name = f"{parallel}-{accumulate}"
-                whole = run_in(out / f"{name}-whole", tiny_run(data, execution=execution, steps=9), workers)
+            for accumulate, anneal in ((1, None), (2, None), (2, {"share": 0.34})):
+                changes = {"execution": {"parallel": parallel, "micro_batch": 2 // accumulate}, "anneal": anneal}
+                name = f"{parallel}-{accumulate}" + ("-annealed" if anneal else "")
+                whole = run_in(out / f"{name}-whole", tiny_run(data, steps=9, **changes), workers)
                 parts = [
                     report
                     for steps in (3, 9)
-                    for report in run_in(
-                        out / f"{name}-parts", tiny_run(data, execution=execution, steps=steps), workers
-                    )
+                    for report in run_in(out / f"{name}-parts", tiny_run(data, steps=steps, **changes), workers)
                 ]
                 dist.barrier()
                 if workers.rank == 0:

@@ -185,14 +185,16 @@ class MixtureSampler:
 
     def _counts_before(self, number: int) -> NDArray[np.int64]:
         """Sequences of each domain before a block, ``(d,)``; all earlier blocks are counted, which is cheap."""
-        known = len(self._counts) - 1
+        known_counts = self._counts  # read once: another thread may ask, too
+        known = len(known_counts) - 1
         if number > known:
             ahead = np.arange(known, max(number, 2 * known, 64))
             u = (np.arange(BLOCK) + self._jitter(ahead)[:, None]) / BLOCK  # (n_blocks, 256), ascending
             upto = np.stack([(u < edge).sum(1) for edge in self._edges], axis=1)  # (n_blocks, d)
             counts = np.diff(upto, axis=1, prepend=0)
-            self._counts = np.concatenate([self._counts, self._counts[-1] + counts.cumsum(0)])
-        return self._counts[number]
+            self._counts = known_counts = np.concatenate([known_counts, known_counts[-1] + counts.cumsum(0)])
+        found: NDArray[np.int64] = known_counts[number]
+        return found
 
     def _jitter(self, number: ArrayLike) -> NDArray[np.float64]:
         return (self._jitter_start + np.asarray(number) * _GOLDEN) % 1.0

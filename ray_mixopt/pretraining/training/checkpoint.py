@@ -33,7 +33,8 @@ class TrainingProgress:
     """How far a run is.
 
     Attributes:
-        step: steps done.
+        step: steps done, of the run itself.
+        branch_steps: steps done on branches, all of which ended with a report; see ``Anneal``.
         seconds: spent on training, on all attempts together.
         loss_sum: sum of the training losses since the last report.
         loss_steps: how many they are.
@@ -41,6 +42,7 @@ class TrainingProgress:
     """
 
     step: int = 0
+    branch_steps: int = 0
     seconds: float = 0.0
     loss_sum: float = 0.0
     loss_steps: int = 0

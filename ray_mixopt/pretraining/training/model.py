@@ -60,12 +60,14 @@ class ModelCost:
 
     Attributes:
         parameters: number of parameters.
+        in_blocks: of them those that are no embeddings: neither of the input nor of the output.
         flops_per_token: floating-point operations to train on one token.
         bytes_of_state: of weights, gradients and optimizer, in float32.
         bytes_of_activations: kept for the backward pass of one sequence; an estimate.
     """
 
     parameters: int
+    in_blocks: int
     flops_per_token: float
     bytes_of_state: int
     bytes_of_activations: float
@@ -96,6 +98,7 @@ def cost(shape: Shape, vocab_size: int, sequence_length: int, execution: Executi
     scores = padded_vocabulary(vocab_size) * (width + 8)  # logits, and in float32 with their gradient
     return ModelCost(
         parameters=parameters,
+        in_blocks=sum(parameter.numel() for parameter in model.model.layers.parameters()),
         flops_per_token=6.0 * in_products + 12.0 * shape.layers * d * sequence_length,
         bytes_of_state=16 * parameters,
         bytes_of_activations=float(sequence_length * (shape.layers * block * width + scores)),

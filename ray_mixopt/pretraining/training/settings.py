@@ -58,20 +58,40 @@ PRESETS: dict[str, Shape] = {
 the shared embedding matrix counted once."""
 
 
-class Optimization(Section):
-    """AdamW and the learning rate, by default as in the paper, arXiv 2503.21023.
+class AdamW(Section):
+    """The optimizer, all but its learning rate."""
 
-    The rate warms up over ``warmup_steps`` and then stays: a run to 1,000 steps is then a part of one to 2,000. A decay
-    to ``final_share`` of the rate, linear over the last ``decay_steps``, is for the final run alone.
-    """
-
-    learning_rate: float = Field(default=6e-4, gt=0)
-    warmup_steps: int = Field(default=2000, ge=0)
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.95, ge=0, lt=1)
     epsilon: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.1, ge=0)
     clip: float = Field(default=1.0, gt=0)
+
+
+class Optimization(AdamW):
+    """AdamW and the learning rate, by default as in the paper, arXiv 2503.21023.
+
+    The rate warms up over ``warmup_steps`` and then stays: a run to 1,000 steps is then a part of one to 2,000.
+    """
+
+    learning_rate: float = Field(default=6e-4, gt=0)
+    warmup_steps: int = Field(default=2000, ge=0)
+
+
+class Anneal(Section):
+    """How a rung's report is made comparable: with a learning rate that has come down.
+
+    Before each rung a branch leaves the run, over the last ``share`` of all steps up to the rung. On it the rate falls
+    linearly to ``final_share`` of itself; the rung reports the model at its end. The run itself goes on, if it does,
+    from where the branch left it, at the full rate, and sees the same sequences again.
+    """
+
+    share: float = Field(default=0.1, gt=0, lt=1)
+    final_share: float = Field(default=0.1, ge=0, le=1)
+
+    def leaves(self, rung: int) -> int:
+        """The step after which the branch of a rung leaves; below it."""
+        return rung - max(1, round(self.share * rung))
 
 
 class Decay(Section):
@@ -133,6 +153,8 @@ class TrainingRun(Section):
         validation_sequences: windows of each domain that the validation loss is measured on.
         max_repetition_ratio: most passes over the training tokens of a domain.
         supply_fraction: share of each domain to use at all; see ``sampler.Mixture``.
+        anneal: of the learning rate before every report; without it, reports are of the constant rate.
+        decay: of the learning rate at the end, for a run that reports at its constant rate before.
         checkpoint_every: steps between checkpoints for crashes, besides those at the rungs.
         log_every: steps between looks at the loss, which notice when it is not finite.
         evaluation: downstream tasks, besides the validation losses.
@@ -149,6 +171,7 @@ class TrainingRun(Section):
     rungs: tuple[int, ...] = ()
     seed: int = Field(default=0, ge=0, lt=2**63)
     optimization: Optimization = Optimization()
+    anneal: Anneal | None = None
     decay: Decay | None = None
     execution: Execution = Execution()
     validation_sequences: int = Field(default=64, gt=0)
@@ -178,6 +201,8 @@ class TrainingRun(Section):
             )
         if self.decay is not None and self.decay.steps > self.steps:
             raise ValueError(f"decay.steps={self.decay.steps} is more than the run's {self.steps} steps")
+        if self.decay is not None and self.anneal is not None:
+            raise ValueError("anneal lets the learning rate fall before every report, so that decay has no place")
         return self
 
     @property
@@ -190,10 +215,23 @@ class TrainingRun(Section):
         """Steps at which the run reports, ascending; the last one is ``steps``."""
         return tuple(sorted({rung for rung in self.rungs if 0 < rung < self.steps} | {self.steps}))
 
+    def leaves(self, rung: int) -> int:
+        """The step after which the model of a rung's report leaves the run: the rung, or before with ``anneal``."""
+        return rung if self.anneal is None else self.anneal.leaves(rung)
+
+    def saves(self, step: int) -> bool:
+        """Whether a checkpoint for crashes is due after a step."""
+        return self.checkpoint_every is not None and step % self.checkpoint_every == 0
+
+    def next_stop(self, step: int, rung: int) -> int:
+        """Where the run stops next after ``step`` steps on its way to the report of a rung."""
+        every = self.checkpoint_every or rung
+        return min(self.leaves(rung), (step // every + 1) * every)
+
     def identity(self) -> dict[str, Any]:
         """Everything that a checkpoint must have in common with the run that goes on from it, JSON-able."""
         kept = ("mixture", "shape", "sequence_length", "batch_tokens", "seed", "optimization", "supply_fraction")
-        return self.model_dump(mode="json", include=set(kept))
+        return self.model_dump(mode="json", include={*kept, "anneal"})
 
 
 class Resources(Section):

@@ -1,0 +1,43 @@
+"""What makes runs of several scales comparable where nobody says otherwise: batch, learning rate and warm-up by rule.
+
+The rules are those of OLMo's ladder of models, as olmix uses them for its proxies (arXiv 2602.12237). They count the
+parameters of the transformer blocks: embeddings are none of their ``N``.
+
+    batch           327,680 (N / 108e6)^(2/3) tokens, up to the next power of two
+    learning rate   0.0047 (N / 108e6)^(-1/3) / 2
+    warm-up         N tokens, and at most 5% of the longest run
+"""
+
+from __future__ import annotations
+
+import math
+
+from pydantic import Field
+
+from ray_mixopt.pretraining.training.settings import AdamW
+
+_REFERENCE = 108e6  # parameters
+_WARMUP_SHARE = 0.05
+
+
+class ScaleRecipe(AdamW):
+    """How runs are optimised; what is None follows from the scale by rule."""
+
+    learning_rate: float | None = Field(default=None, gt=0)
+    warmup_steps: int | None = Field(default=None, ge=0)
+
+
+def batch_rule(parameters: int, sequence_length: int) -> int:
+    """Tokens of a step, in a power of two of sequences."""
+    tokens = 327_680 * (parameters / _REFERENCE) ** (2 / 3)
+    return sequence_length * int(2 ** max(0, math.ceil(math.log2(tokens / sequence_length))))
+
+
+def learning_rate_rule(parameters: int) -> float:
+    """The learning rate after warm-up."""
+    return 0.0047 * (parameters / _REFERENCE) ** (-1 / 3) / 2
+
+
+def warmup_rule(parameters: int, batch_tokens: int, longest: int) -> int:
+    """Steps of the warm-up, the same for all lengths of a scale, of which ``longest`` has the most steps."""
+    return max(1, round(min(parameters / batch_tokens, _WARMUP_SHARE * longest)))
