@@ -385,7 +385,7 @@ class MixtureOptimizer:
         Raises:
             ValueError: if fewer than two runs reported the metric.
         """
-        model = self.belief.model(metric, self.space, self.history)
+        model = self.belief.model(metric, self.problem, self.history)
         if model is None:
             known = ", ".join(self.history.metrics) or "none yet"
             raise ValueError(f"Fewer than two reports have the metric {metric!r}: metrics reported are {known}.")

@@ -69,7 +69,7 @@ class ExpectedGain:
         parts = zip(posterior.weights, target.solved, run.solved, normals, strict=True)
         for weight, there, report, half in parts:
             covariance = there.covariance(report).squeeze(-1)  # (s, c)
-            own = report.variance.clamp_min(LEAST_VARIANCE) + report.model.noise  # (s, 1)
+            own = report.variance.clamp_min(LEAST_VARIANCE) + report.noise  # (s, 1)
             moved += torch.outer(torch.cat([half, -half]), weight * (covariance / own.sqrt()).mean(0))
         means, variances = after.marginal(mixtures, posterior.anchor[None])
         doubt = (means.var(0, correction=0) + variances.mean(0)).sqrt()

@@ -65,7 +65,7 @@ class Prospect:
         """
         covariance = runs.covariance(plausible)
         covariance -= covariance.gather(-1, bases[:, None, None].expand(-1, len(runs.x), 1))
-        return cls(covariance=covariance, variance=runs.variance.clamp_min(LEAST_VARIANCE) + runs.model.noise)
+        return cls(covariance=covariance, variance=runs.variance.clamp_min(LEAST_VARIANCE) + runs.noise)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ray_mixopt.core.baselines import resolve
+from ray_mixopt.core.chance import chance_of
 from ray_mixopt.core.history import History
 from ray_mixopt.core.objective import Mode, Objective
 from ray_mixopt.core.pool import Pool
@@ -140,6 +141,10 @@ class Problem:
         return ""
 
     # -- questions
+
+    def chance(self, metric: str) -> float | None:
+        """What guessing scores in a metric that is an accuracy, as a share or in its unit; None for other metrics."""
+        return self.settings.chance.get(metric, chance_of(metric))
 
     def baselines(self) -> dict[str, np.ndarray]:
         """Mixtures to compare a recommendation with, by name, each ``(d,)``."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from ray_mixopt.core.arguments import FrozenDict, in_order, is_whole
 from ray_mixopt.core.baselines import Baseline, jsonable, kept_baseline
+from ray_mixopt.core.chance import checked_chance
 from ray_mixopt.core.objective import Mode, Objective, checked_weights
 from ray_mixopt.core.safety import is_finite, named_numbers, whole
 from ray_mixopt.core.strategy import Callback, Strategy
@@ -48,6 +49,8 @@ class Settings:
             "uniform" or "proportional".
         noise: standard deviation by metric, in its unit, between reports of runs that differ in nothing but their
             seed, where it is known; of other metrics it is learned. "default" only.
+        chance: what guessing scores, by metric, for accuracies whose task ``chance_of`` does not know by its name. They
+            are modelled on a scale that is logarithmic above chance. "default" only.
         min_gain_per_cost: the search ends, before the budget if there is one, when no run is expected to remove that
             much regret at the target, in the objective's unit, per unit of cost. "default" only.
         points_to_evaluate: runs to make before any other: ``{"mixture": weights by domain, "scale": name, "steps":
@@ -65,6 +68,7 @@ class Settings:
     seed: int = 0
     reference: Baseline | None = None
     noise: Mapping[str, float] = field(default_factory=FrozenDict)
+    chance: Mapping[str, float] = field(default_factory=FrozenDict)
     min_gain_per_cost: float = 0.0
     points_to_evaluate: tuple[Mapping[str, Any], ...] = ()
     callbacks: tuple[Callback, ...] = field(default=(), compare=False)
@@ -86,6 +90,7 @@ class Settings:
         if not is_whole(self.seed) or self.seed < 0:
             raise ValueError(f"seed must be a non-negative integer, got {self.seed!r}.")
         put(self, "noise", _checked_noise(self.noise))
+        put(self, "chance", checked_chance(self.chance))
         put(self, "seed", int(self.seed))
         put(self, "budget", None if self.budget is None else float(self.budget))
         put(self, "min_gain_per_cost", float(self.min_gain_per_cost))
@@ -157,6 +162,7 @@ class Settings:
             "seed": self.seed,
             "reference": jsonable(self.reference),
             "noise": dict(self.noise),
+            "chance": dict(self.chance),
             "min_gain_per_cost": self.min_gain_per_cost,
             "points_to_evaluate": [{**point, "mixture": dict(point["mixture"])} for point in self.points_to_evaluate],
         }
@@ -177,7 +183,7 @@ class Settings:
             given = {key: data[key] for key in ("mode", "objective", "strategy", "budget", "seed")}
         except KeyError as error:
             raise ValueError(f"Malformed settings of a search: {error} is missing.") from error
-        optional = ("reference", "noise", "min_gain_per_cost", "points_to_evaluate")
+        optional = ("reference", "noise", "chance", "min_gain_per_cost", "points_to_evaluate")
         given |= {key: data[key] for key in optional if key in data}
         described = given["objective"]
         if isinstance(described, Mapping) and isinstance(described.get("weights"), Mapping):

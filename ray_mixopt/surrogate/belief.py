@@ -21,7 +21,6 @@ from ray_mixopt.core.history import History, Trial
 from ray_mixopt.core.objective import Guardrail
 from ray_mixopt.core.problem import Problem
 from ray_mixopt.core.simplex import same_mixture
-from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.core.strategy import Callback
 from ray_mixopt.surrogate.bundles import Bundle, alone, bundled
 from ray_mixopt.surrogate.correlation import error_correlation
@@ -29,9 +28,10 @@ from ray_mixopt.surrogate.divergence import Divergence
 from ray_mixopt.surrogate.doubt import sound
 from ray_mixopt.surrogate.encoding import Observations, observations
 from ray_mixopt.surrogate.fit import KernelMaker, laplace_draws, map_estimate
-from ray_mixopt.surrogate.gp import MixtureGP, Standardisation
+from ray_mixopt.surrogate.gp import MixtureGP
 from ray_mixopt.surrogate.kernels import MixtureFidelityKernel
 from ray_mixopt.surrogate.posterior import CAUTION, Guard, ObjectivePosterior
+from ray_mixopt.surrogate.standardisation import Standardisation
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ class Belief:
             relative_to=None if goal is None or goal.relative_to is None else resolve(goal.relative_to, space),
             prior=None if goal is None or not goal.closeness else resolve(goal.prior, space),
             closeness=0.0 if goal is None else goal.closeness,
-            guards=[] if goal is None else [self._guard(rail, space, history) for rail in goal.guardrails],
+            guards=[] if goal is None else [self._guard(rail, problem, history) for rail in goal.guardrails],
         )
         for bundle, model in zip(bundles, models, strict=True):
             if bundle.name in posterior.too_small and bundle.name not in self._told:
@@ -159,15 +159,15 @@ class Belief:
                 )
         return posterior
 
-    def model(self, metric: str, space: MixtureSpace, history: History) -> MixtureGP | None:
+    def model(self, metric: str, problem: Problem, history: History) -> MixtureGP | None:
         """The model of one metric; None while it has fewer than two values.
 
         Args:
-            metric: its name.
-            space: the search space.
+            metric: its name, of the objective or not.
+            problem: the search's.
             history: what was seen.
         """
-        data, _ = self._observed(metric, space, history)
+        data, _ = self._observed(metric, problem, history)
         return None if len(data.y) < 2 else self._model(metric, data, self.settings.draws_of(len(data.y)))
 
     def data(self, problem: Problem, history: History) -> Mapping[str, Observations]:
@@ -178,7 +178,7 @@ class Belief:
         """The reports that no model believes, see ``doubt``: each a few words that name metric, run and value."""
         found = []
         for metric in problem.weights:
-            _, left_out = self._observed(metric, problem.space, history)
+            _, left_out = self._observed(metric, problem, history)
             found += [f"{metric} = {y:.4g} of {run}" for run, y in zip(left_out.runs, left_out.y.tolist(), strict=True)]
         return tuple(found)
 
@@ -189,14 +189,16 @@ class Belief:
         """
         names: dict[str, None] = {}
         for metric, weight in problem.weights.items():
-            data, left_out = self._observed(metric, problem.space, history)
+            data, left_out = self._observed(metric, problem, history)
             gain = problem.sign * weight * (data.y.median() - left_out.y)
             names |= dict.fromkeys(run for run, of_run in zip(left_out.runs, gain.tolist(), strict=True) if of_run > 0)
         return tuple(run for run in (history[name] for name in names) if not _again(run, history))
 
-    def _observed(self, metric: str, space: MixtureSpace, history: History) -> tuple[Observations, Observations]:
+    def _observed(self, metric: str, problem: Problem, history: History) -> tuple[Observations, Observations]:
         """What is believed of what was reported, and the rest."""
-        every = observations(space, history, metric, self.noise.get(metric))
+        every = observations(
+            problem.space, history, metric, scatter=self.noise.get(metric), chance=problem.chance(metric)
+        )
         if not self.told:
             every = replace(every, noise=None)
         content = every.content()
@@ -211,7 +213,7 @@ class Belief:
 
     def _bundles(self, problem: Problem, history: History) -> list[Bundle]:
         """The metrics of the objective, many of them in few bundles."""
-        data = {metric: self._observed(metric, problem.space, history)[0] for metric in problem.weights}
+        data = {metric: self._observed(metric, problem, history)[0] for metric in problem.weights}
         settings, weights = self.settings, problem.weights
         if len(data) <= settings.most_models:
             return alone(data, weights)
@@ -237,8 +239,8 @@ class Belief:
         """Number of observations beyond what a model holds."""
         return max(len(data.y) - self.settings.most_used, 0)
 
-    def _guard(self, guardrail: Guardrail, space: MixtureSpace, history: History) -> Guard:
-        model = self.model(guardrail.metric, space, history)
+    def _guard(self, guardrail: Guardrail, problem: Problem, history: History) -> Guard:
+        model, space = self.model(guardrail.metric, problem, history), problem.space
         alone = {guardrail.metric: 1.0}
         posterior = None if model is None else ObjectivePosterior(space, guardrail.sign, alone, [model])
         return Guard(guardrail=guardrail, baseline=resolve(guardrail.baseline, space), posterior=posterior)
@@ -248,7 +250,8 @@ class Belief:
         if metric not in self._models or self._models[metric][0] != key:
             theta, fresh = self._theta(metric, data)
             used = self.used(data)
-            model = MixtureGP(used.x, used.y, theta[:n_draws], used.noise, self.kernel, scatter=used.scatter)
+            standardise = Standardisation.of(used.y, used.chance)
+            model = MixtureGP(used.x, used.y, theta[:n_draws], used.noise, self.kernel, standardise, used.scatter)
             self._models[metric] = key, model
             if fresh:
                 for callback in self.callbacks:
@@ -263,9 +266,9 @@ class Belief:
         key = part.content()
         fresh = metric not in self._fits or self._fits[metric][0] != key
         if fresh:
-            standardise = Standardisation.of(part.y)
-            known, values = standardise.variances(part.noise), standardise(part.y)
-            scatter = standardise.scatter(part.scatter)
+            standardise = Standardisation.of(part.y, part.chance)
+            known = None if part.noise is None else standardise.variances(part.noise, part.y)
+            values, scatter = standardise(part.y), standardise.scatter(part.scatter)
             mode = map_estimate(part.x, values, known, self.kernel, scatter)
             rng = np.random.default_rng([self.seed, _STREAM, n])
             draws = laplace_draws(part.x, values, mode, self.settings.draws, rng, known, self.kernel, scatter)

@@ -55,9 +55,11 @@ def bundled(
         settled: for a number of observations, how many of the first say what goes together: as many as there were when
             hyper-parameters were fitted last, so that bundles do not change in between.
     """
-    alike: dict[tuple[bytes, tuple[str, ...]], list[str]] = {}
+    alike: dict[tuple[object, ...], list[str]] = {}
     for name, values in data.items():
-        alike.setdefault((values.x.numpy().tobytes(), values.runs), []).append(name)
+        # An accuracy has a scale of its own, on which sums make no sense.
+        own = "" if values.chance is None else name
+        alike.setdefault((values.x.numpy().tobytes(), values.runs, own), []).append(name)
     free = max(n_bundles - len(alike), 0)
     found = []
     for names in sorted(alike.values(), key=len, reverse=True):

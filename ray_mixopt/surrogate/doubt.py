@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ray_mixopt.surrogate.encoding import Observations
 from ray_mixopt.surrogate.fit import Hyperparameters, KernelMaker
+from ray_mixopt.surrogate.standardisation import AccuracyLink
 
 _FAR = 6.0  # robust standard deviations from the median: nothing nearer is looked at
 _ABSURD = 12.0  # standard deviations from what the others predict
@@ -33,14 +34,18 @@ def sound(data: Observations, kernel: KernelMaker) -> Tensor:
         data: observations of one metric.
         kernel: makes the kernel, taken at the mean of its prior.
     """
-    every, y = torch.arange(len(data.y)), data.y
+    every, y, scatter = torch.arange(len(data.y)), data.y, data.scatter
+    if data.chance is not None:
+        link = AccuracyLink.of(y, data.chance)
+        y = link(y)
+        scatter = None if scatter is None else scatter / float(link.slope(y.median()))
     distance = (y - y.median()).abs()
     spread = 1.4826 * float(distance.median())
     if len(y) < _FEWEST or spread <= 0 or not (distance > _FAR * spread).any():
         return every
     chosen = data.x[:, -2:].sum(-1).argsort(descending=True, stable=True)[:_MOST].sort().values
     values = ((y[chosen] - y.median()) / spread).clamp(-_CLIPPED, _CLIPPED)
-    scatter = None if data.scatter is None else data.scatter / spread
+    scatter = None if scatter is None else scatter / spread
     hyper = Hyperparameters(data.x.shape[-1] - 2, kernel=kernel, scatter=scatter)
     hyper.unpack(hyper.prior().mean)
     x = data.x[chosen]

@@ -22,7 +22,8 @@ class Observations:
 
     The noise is a variance, ``(n,)``, in the metric's unit squared, on top of that of all; None if no run says any. The
     first ``given`` are of runs made elsewhere, in an order that does not depend on that in which they were given.
-    ``scatter`` is the standard deviation of any report in the metric's unit, None where it is to be learned.
+    ``scatter`` is the standard deviation of any report in the metric's unit, None where it is to be learned. ``chance``
+    is what guessing scores, of an accuracy.
     """
 
     x: Tensor
@@ -31,6 +32,7 @@ class Observations:
     noise: Tensor | None = None
     given: int = 0
     scatter: float | None = None
+    chance: float | None = None
 
     def take(self, rows: Tensor) -> Observations:
         """Some of them, by ascending index."""
@@ -47,7 +49,7 @@ class Observations:
     def content(self) -> bytes:
         """Inputs, values and noise as bytes: the same for the same data."""
         parts = (part.numpy().tobytes() for part in (self.x, self.y, self.noise) if part is not None)
-        return b"".join(parts) + repr(self.scatter).encode()
+        return b"".join(parts) + repr((self.scatter, self.chance)).encode()
 
 
 def fidelity_coordinates(space: MixtureSpace, scale: str, steps: float) -> tuple[float, float]:
@@ -71,7 +73,9 @@ def encode(space: MixtureSpace, mixtures: np.ndarray, fidelities: Sequence[tuple
     return torch.from_numpy(np.concatenate([mixtures, both], axis=1))
 
 
-def observations(space: MixtureSpace, history: History, metric: str, scatter: float | None = None) -> Observations:
+def observations(
+    space: MixtureSpace, history: History, metric: str, *, scatter: float | None = None, chance: float | None = None
+) -> Observations:
     """What the reports say of a metric: of runs made elsewhere first, then in the order of their arrival.
 
     Reports that lack the metric are left out, and so are those within 50% of one of the run before (except the last of
@@ -82,6 +86,7 @@ def observations(space: MixtureSpace, history: History, metric: str, scatter: fl
         history: trials and reports.
         metric: name of the metric.
         scatter: the standard deviation of its reports where it is known, in its unit.
+        chance: what guessing scores, of an accuracy.
     """
     rows: dict[tuple[str, int], float] = {}
     for trial in history:
@@ -106,6 +111,7 @@ def observations(space: MixtureSpace, history: History, metric: str, scatter: fl
         noise=noise if noise.any() else None,
         given=len(elsewhere),
         scatter=scatter,
+        chance=chance,
     )
 
 

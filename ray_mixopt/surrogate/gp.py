@@ -1,7 +1,8 @@
 """One metric's Gaussian process over mixtures and fidelities: a BoTorch model, averaged over hyper-parameter draws.
 
 It is the model that the search itself uses, and BoTorch's acquisition functions run on it. BoTorch sees the metric in
-its own unit; inside, values are standardised.
+its own unit; inside, values are standardised. The process is of latent values (``standardisation``), which for losses
+are the same; what is asked of an accuracy is answered to first order around the mean of each mixture.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -28,40 +29,9 @@ from torch import Tensor
 
 from ray_mixopt.surrogate.fit import Hyperparameters, KernelMaker
 from ray_mixopt.surrogate.kernels import MixtureFidelityKernel
-
-Value = TypeVar("Value", Tensor, float)
+from ray_mixopt.surrogate.standardisation import Standardisation
 
 LEAST_VARIANCE = 1e-16  # of what is known as well as rounding allows, standardised
-
-
-@dataclass(frozen=True, kw_only=True)
-class Standardisation:
-    """Affine map between a metric's unit and the surrogate's."""
-
-    center: float
-    spread: float
-
-    @classmethod
-    def of(cls, values: Tensor) -> Standardisation:
-        """Mean and standard deviation of ``(n,)`` values; a constant metric keeps its unit."""
-        center, spread = float(values.mean()), float(values.std()) if len(values) > 1 else 0.0
-        return cls(center=center, spread=spread if spread > 1e-12 * (1 + abs(center)) else 1.0)
-
-    def __call__(self, values: Tensor) -> Tensor:
-        """Values in standard deviations from the mean."""
-        return (values - self.center) / self.spread
-
-    def undone(self, values: Value) -> Value:
-        """Standardised values in the metric's unit."""
-        return values * self.spread + self.center
-
-    def variances(self, values: Tensor | None) -> Tensor | None:
-        """Variances in the metric's unit squared as standardised ones; None stays None."""
-        return None if values is None else values / self.spread**2
-
-    def scatter(self, value: float | None) -> float | None:
-        """A standard deviation in the metric's unit as a standardised one; None stays None."""
-        return None if value is None else value / self.spread
 
 
 class MixtureGP(Model, FantasizeMixin):
@@ -73,7 +43,7 @@ class MixtureGP(Model, FantasizeMixin):
     Args:
         x: inputs, ``n x d+2`` (see ``kernels``).
         y: the metric, ``(n,)``, in its own unit.
-        theta: hyper-parameter draws, ``s x p``, of standardised values.
+        theta: hyper-parameter draws, ``s x p``, of latent values.
         noise: variances of the values, ``(n,)``, in the metric's unit squared, that are known beforehand, on top of
             the noise that the hyper-parameters say.
         kernel: makes the kernel that ``theta`` is of.
@@ -82,8 +52,8 @@ class MixtureGP(Model, FantasizeMixin):
 
     Attributes:
         factor: lower Cholesky factor of the covariance of the observations, ``s x n x n``.
-        noise: variance of what a report is off by, that of a mixture not seen before, standardised, ``s x 1``.
-        white: ``L^-1 y``, the whitened standardised values, ``s x n x 1``: each report less what all before it
+        noise: variance of what a report is off by, that of a mixture not seen before, latent, ``s x 1``.
+        white: ``L^-1 y``, the whitened latent values, ``s x n x 1``: each report less what all before it
             predicted, in standard deviations.
     """
 
@@ -109,7 +79,8 @@ class MixtureGP(Model, FantasizeMixin):
         with torch.no_grad():
             shared = self.hyper.kernel.shared_error(x[:1], x[:1])
             self.noise = self.hyper.noise() + shared.squeeze(-1)  # (s, 1)
-            covariance = self.hyper.noisy(self.prior_covariance(x, x), x, self.standardise.variances(noise))
+            known = None if noise is None else self.standardise.variances(noise, y)
+            covariance = self.hyper.noisy(self.prior_covariance(x, x), x, known)
             self.factor = torch.linalg.cholesky(covariance)
             values = self.standardise(y).expand(len(theta), -1).unsqueeze(-1)
             self.white = torch.linalg.solve_triangular(self.factor, values, upper=False)
@@ -128,7 +99,7 @@ class MixtureGP(Model, FantasizeMixin):
 
     def mean(self, x: Tensor) -> Tensor:
         """Posterior mean at ``c x d+2``, ``s x c``: cheaper than ``solve`` where nothing else is asked."""
-        return (self.prior_covariance(x, self.x) @ self._solved).squeeze(-1)
+        return self.standardise.value((self.prior_covariance(x, self.x) @ self._solved).squeeze(-1))
 
     def solve(self, x: Tensor) -> Solved:
         """What the data say of ``c x d+2`` inputs, ready for every further question about them."""
@@ -141,7 +112,8 @@ class MixtureGP(Model, FantasizeMixin):
         if len(x) == 0:
             return self
         if self.x.dim() > 2:  # conditioned on a batch before
-            expected = self.standardise.undone(self._moments(x.unsqueeze(-3), True)[0]).unsqueeze(-1)
+            latent = self._moments(x.unsqueeze(-3), True)[0]
+            expected = self.standardise.undone(self.standardise.value(latent)).unsqueeze(-1)
             return self.condition_on_observations(x, expected, per_draw=True)
         shared = self.prior_covariance(self.x, x) + self.hyper.kernel.shared_error(self.x, x)
         white = torch.linalg.solve_triangular(self.factor, shared, upper=False)
@@ -158,6 +130,11 @@ class MixtureGP(Model, FantasizeMixin):
         block = torch.linalg.inv(self._precision[:, index][:, :, index])  # (s, r, r)
         error = (block @ self._solved[:, index]).squeeze(-1)  # (s, r)
         variance = block.diagonal(dim1=-2, dim2=-1)
+        if self.standardise.link is not None:
+            seen = self.standardise(self.train_targets[index])
+            predicted = seen - error
+            error = self.standardise.value(seen) - self.standardise.value(predicted)
+            variance = variance * self.standardise.slope(predicted).square()
         return error.mean(0), variance.mean(0) + error.var(0, correction=0)
 
     @cached_property
@@ -175,7 +152,7 @@ class MixtureGP(Model, FantasizeMixin):
             x: their inputs, ``batch_shape x a x d+2``.
             covariance: theirs, prior with noise, ``batch_shape x s x a x a``.
             white: their whitened covariance with the observations so far, ``batch_shape x s x n x a``.
-            surprise: their standardised values less the posterior mean, ``... x batch_shape x s x a x 1``.
+            surprise: their latent values less the posterior mean, ``... x batch_shape x s x a x 1``.
         """
         corner = torch.linalg.cholesky(covariance - white.mT @ white)
         added = torch.linalg.solve_triangular(corner, surprise, upper=False)
@@ -189,7 +166,8 @@ class MixtureGP(Model, FantasizeMixin):
         result.white = torch.cat([self.white.expand(*added.shape[:-2], -1, -1), added], -2)
         shape = _broadcast(self.x.shape[:-2], x.shape[:-2])
         result.train_inputs = (torch.cat([self.x.expand(*shape, -1, -1), x.expand(*shape, -1, -1)], -2),)
-        result.train_targets = self.standardise.undone((result.factor @ result.white).squeeze(-1))
+        latent = (result.factor @ result.white).squeeze(-1)
+        result.train_targets = self.standardise.undone(self.standardise.value(latent))
         return result
 
     # -- what BoTorch asks, in the metric's unit and with gradients
@@ -201,9 +179,10 @@ class MixtureGP(Model, FantasizeMixin):
 
     @property
     def likelihood(self) -> GaussianLikelihood:
-        """The noise of an observation in the metric's unit, a batch of ``s``."""
+        """The noise of an observation in the metric's unit, a batch of ``s``; of an accuracy that of a mean one."""
         likelihood = GaussianLikelihood(batch_shape=self.noise.shape[:1], noise_constraint=Positive()).to(self.noise)
-        likelihood.noise = self.noise * self.standardise.spread**2
+        slope = self.standardise.spread * self.standardise.slope(torch.zeros_like(self.noise))
+        likelihood.noise = self.noise * slope**2
         return likelihood
 
     def posterior(  # type: ignore[override]
@@ -242,9 +221,12 @@ class MixtureGP(Model, FantasizeMixin):
             X: inputs, ``batch_shape x q x d+2``.
             noisy: whether they are those of observations rather than of the metric itself.
         """
-        mean, prior, white = self._moments(X.unsqueeze(-3), False)
+        latent, prior, white = self._moments(X.unsqueeze(-3), False)
         covariance = prior - white.mT @ white
-        return mean, covariance + torch.diag_embed(self.noise.expand(mean.shape)) if noisy else covariance
+        if noisy:
+            covariance = covariance + torch.diag_embed(self.noise.expand(latent.shape))
+        slope = self.standardise.slope(latent).expand(latent.shape)
+        return self.standardise.value(latent), covariance * slope.unsqueeze(-1) * slope.unsqueeze(-2)
 
     def condition_on_observations(
         self,
@@ -267,10 +249,11 @@ class MixtureGP(Model, FantasizeMixin):
             **kwargs: ignored.
         """
         mean, prior, white = self._moments(X.unsqueeze(-3), True)
-        nugget = self.hyper.nugget(prior.diagonal(dim1=-2, dim2=-1))
+        nugget, values = self.hyper.nugget(prior.diagonal(dim1=-2, dim2=-1)), Y if per_draw else Y.unsqueeze(-3)
         if noise is not None:
-            nugget = nugget - self.hyper.noise() + noise.squeeze(-1).unsqueeze(-2) / self.standardise.spread**2
-        surprise = self.standardise(Y if per_draw else Y.unsqueeze(-3)) - mean.unsqueeze(-1)
+            known = self.standardise.variances(noise.squeeze(-1).unsqueeze(-2), values.squeeze(-1))
+            nugget = nugget - self.hyper.noise() + known
+        surprise = self.standardise(values) - mean.unsqueeze(-1)
         result: Any = self._extended(X, prior + torch.diag_embed(nugget), white, surprise)
         return result
 
@@ -279,7 +262,7 @@ class MixtureGP(Model, FantasizeMixin):
         return super().fantasize(X, sampler, observation_noise, per_draw=True, **kwargs)
 
     def _moments(self, x: Tensor, observed: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean, prior covariance and whitened covariance with the data at ``batch_shape x 1 x q x d+2``.
+        """Latent mean, prior covariance and whitened covariance with the data at ``batch_shape x 1 x q x d+2``.
 
         Args:
             x: inputs.
@@ -380,44 +363,66 @@ class Solved:
     white: Tensor
 
     @cached_property
+    def latent(self) -> Tensor:
+        """Posterior mean of the latent values, ``s x c``."""
+        return (self.white.mT @ self.model.white).squeeze(-1)
+
+    @property
     def mean(self) -> Tensor:
         """Posterior mean, ``s x c``."""
-        return (self.white.mT @ self.model.white).squeeze(-1)
+        return self.model.standardise.value(self.latent)
+
+    @cached_property
+    def slope(self) -> Tensor:
+        """By how much the metric rises with its latent value, ``s x c``, or ``()`` where they are the same."""
+        return self.model.standardise.slope(self.latent)
 
     @cached_property
     def prior(self) -> Tensor:
-        """Prior variance, ``s x c``."""
+        """Prior variance of the latent values, ``s x c``."""
         with torch.no_grad():
             return self.model.hyper.kernel.forward(self.x, self.x, diag=True)
 
     @cached_property
     def prior_covariance(self) -> Tensor:
-        """Prior covariance between the inputs, ``s x c x c``."""
+        """Prior covariance of the latent values of the inputs, ``s x c x c``."""
         return self.model.prior_covariance(self.x, self.x)
+
+    @property
+    def noise(self) -> Tensor:
+        """Variance of what a report is off by, ``s x c`` or what broadcasts to it."""
+        return self.model.noise * self.slope.square()
 
     @property
     def variance(self) -> Tensor:
         """Posterior variance, ``s x c``."""
-        return (self.prior - self.white.square().sum(-2)).clamp_min(LEAST_VARIANCE)
+        return (self.prior - self.white.square().sum(-2)).clamp_min(LEAST_VARIANCE) * self.slope.square()
 
     def covariance(self, other: Solved | None = None) -> Tensor:
         """Posterior covariance with other inputs of the same model, or between the inputs, ``s x c x c'``."""
-        if other is None:
-            return self.prior_covariance - self.white.mT @ self.white
-        return self.model.prior_covariance(self.x, other.x) - self.white.mT @ other.white
+        prior = self.prior_covariance if other is None else self.model.prior_covariance(self.x, other.x)
+        other = self if other is None else other
+        return self._sloped(other._sloped(prior - self.white.mT @ other.white).mT).mT
 
     def against(self, base: Solved) -> tuple[Tensor, Tensor]:
         """Posterior mean and variance of the difference from the average of other inputs, each ``s x c``."""
-        white = self.white - base.white.mean(-1, keepdim=True)
+        white = self._sloped(self.white) - base._sloped(base.white).mean(-1, keepdim=True)
         common = self.prior_covariance if base is self else self.model.prior_covariance(self.x, base.x)
-        prior = self.prior - 2 * common.mean(-1) + base.prior_covariance.mean((-2, -1)).unsqueeze(-1)
+        common, within = base._sloped(common).mean(-1), base._sloped(base._sloped(base.prior_covariance).mT)
+        prior = self.prior * self.slope.square() - 2 * common * self.slope + within.mean((-2, -1)).unsqueeze(-1)
         variance = (prior - white.square().sum(-2)).clamp_min(LEAST_VARIANCE)
-        return (white.mT @ self.model.white).squeeze(-1), variance
+        if self.slope.dim():
+            return self.mean - base.mean.mean(-1, keepdim=True), variance
+        return (white.mT @ self.model.white).squeeze(-1), variance  # not a difference of what is large and alike
+
+    def _sloped(self, columns: Tensor) -> Tensor:
+        """What is latent, a column for each input, ``s x ... x c``, in standardised units."""
+        return columns * self.slope.unsqueeze(-2) if self.slope.dim() else columns
 
     def take(self, rows: Tensor) -> Solved:
         """Some of the inputs, by index; nothing is solved again."""
         part = Solved(model=self.model, x=self.x[rows], white=self.white[..., rows])
-        for name in ("mean", "prior"):
+        for name in ("latent", "prior"):
             if name in self.__dict__:
                 part.__dict__[name] = self.__dict__[name][:, rows]
         if "prior_covariance" in self.__dict__:

@@ -25,9 +25,10 @@ from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.surrogate import kernels
 from ray_mixopt.surrogate.encoding import encode, observations
 from ray_mixopt.surrogate.fit import Hyperparameters, laplace_draws, map_estimate
-from ray_mixopt.surrogate.gp import MixtureGP, Standardisation
+from ray_mixopt.surrogate.gp import MixtureGP
 from ray_mixopt.surrogate.kernels import MixtureFidelityKernel
 from ray_mixopt.surrogate.posterior import ObjectivePosterior
+from ray_mixopt.surrogate.standardisation import Standardisation
 
 D = 3
 SPACE = MixtureSpace(
