@@ -23,6 +23,7 @@ SHORT_HELP = {
     "prepare": "Turns documents into token shards with a manifest in the folder OUT.",
     "search": "Searches by running COMMAND for each run, over the space in the YAML file SPACE.",
     "pretrain": "Searches by really training language models, as the YAML file CONFIG says.",
+    "checkpoint": "Writes the newest checkpoint of a run as a Hugging Face model, with its tokenizer.",
     "benchmark": "Runs search methods on problems with a known truth, and scores them.",
     "simulator": "Simulated pre-training runs.",
 }

@@ -177,7 +177,10 @@ def suggest(
             if files:
                 search = _handed(search, files)
                 by_hand.write(state, search)
-        answer = Answer.of(search, books, number=number, space=searched, budget=budget, files=files)
+
+        answer = Answer.of(
+            search, books, number=number, space=searched, budget=budget, continues=not fresh, files=files
+        )
         about = remarks(kind, dict.fromkeys(searched.domains, 1.0), data.sources(searched)) if kind and files else ()
     for line in dict.fromkeys([*books.notices, *answer.warnings, *withdrawn, *about]):
         click.echo(line, err=True)

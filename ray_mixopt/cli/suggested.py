@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from ray_mixopt.io.launch import LaunchFile
 
 _ROUNDING = 1e-9  # of sums of costs
+_MOST_NAMED = 10  # runs that are over
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,7 @@ class Answer:
         budget: most to spend; None for no limit.
         finished: how many of the runs that were suggested, goings-on included, are at their rung and did not diverge.
         failed: names of those that diverged, or were said to have failed.
+        over: names of runs that no later call will continue, with this budget.
         unfilled: how many more runs were asked for.
         kept_back: paths of launch files that somebody has taken.
     """
@@ -40,6 +43,7 @@ class Answer:
     budget: float | None
     finished: int
     failed: tuple[str, ...]
+    over: tuple[str, ...]
     unfilled: int
     kept_back: tuple[str, ...]
 
@@ -52,10 +56,14 @@ class Answer:
         number: int,
         space: MixtureSpace,
         budget: float | None,
+        continues: bool,
         files: Sequence[LaunchFile],
     ) -> Answer:
-        """The answer that a search and its books give."""
-        history = books.history()
+        """The answer that a search and its books give; ``continues`` says whether runs at their rung can go on."""
+        from ray_mixopt.core.problem import may_go_on
+
+        history = books.history(continues=continues)
+        left = math.inf if budget is None else budget - history.spent
         launched = {(file.run.run, file.run.steps): file for file in files}
         names = dict.fromkeys(run.run for run in search.runs)
         states = {name: books.status(name) for name in names}
@@ -67,6 +75,7 @@ class Answer:
             budget=budget,
             finished=len(books.finished()),
             failed=tuple(name for name, state in states.items() if state in ("failed", "diverged")),
+            over=tuple(name for name in names if not may_go_on(history[name], space, left)),
             unfilled=max(number - len(books.under_way()), 0),
             kept_back=tuple(str(file.path) for file in files if file.taken),
         )
@@ -80,6 +89,7 @@ class Answer:
             "under_way": [run for run in self.runs if run["round"] != self.latest],
             "finished": self.finished,
             "failed": list(self.failed),
+            "over": list(self.over),
             "unfilled": self.unfilled,
             "spent": self.spent,
             "committed": self.committed,
@@ -135,6 +145,10 @@ class Answer:
         if self.unfilled:
             asked, there = self.unfilled + len(self.runs), len(self.runs)
             lines += ["", f"{counted(there, 'run')} under way, and not the {asked} of -n: {self._nothing_more}."]
+        if self.over:
+            more = f" and {len(self.over) - _MOST_NAMED} more" if len(self.over) > _MOST_NAMED else ""
+            names = ", ".join(self.over[:_MOST_NAMED])
+            lines += ["", f"Not to be continued any more, so that their checkpoints can go: {names}{more}"]
         if self.kept_back:
             lines += ["", f"Not written again, since they were taken: {', '.join(self.kept_back)}"]
         return "\n".join(lines)

@@ -20,6 +20,7 @@ from ray_mixopt.core.safety import is_finite
 from ray_mixopt.core.settings import SINGLE, Settings
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.core.strategy import Proposal
+from ray_mixopt.core.trial import Trial
 from ray_mixopt.core.words import amount, fidelity, listed
 
 logger = logging.getLogger(__name__)
@@ -239,6 +240,22 @@ class Problem:
     def asking(self, objective: Mapping[str, float] | Objective | None, mode: Mode | None = None) -> Problem:
         """The same problem with another objective."""
         return replace(self, settings=replace(self.settings, objective=objective, mode=mode or self.mode))
+
+
+def may_go_on(run: Trial, space: MixtureSpace, left: float) -> bool:
+    """Whether a run may still be trained further, now or later: its checkpoint is of use as long as it may.
+
+    It may if it is under way, or paused below its last rung while the next one can be paid for.
+
+    Args:
+        run: that was paid for.
+        space: of the search.
+        left: the budget less what has been spent; runs under way might still be lost, and cost less.
+    """
+    if run.status != "paused":
+        return run.status == "running"
+    ahead = [rung for rung in space.rungs(run.scale) if rung > run.reached]
+    return bool(ahead) and space.cost(run.scale, ahead[0], start=run.reached) <= left * (1 + 1e-12)
 
 
 def checked_pool(pool: Pool) -> Pool:

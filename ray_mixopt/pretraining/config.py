@@ -63,6 +63,7 @@ class PretrainConfig(Section):
         execution: precision, parallelism and the like.
         validation_sequences: windows of each domain for the validation loss.
         checkpoint_every: steps between checkpoints for crashes, besides those at rungs.
+        keep_checkpoints: whether to keep those of runs that can no longer be continued, to evaluate or publish them.
         search: strategy, budget, objective.
         cost: "flops", or "seconds" as measured and given with each scale.
         storage: folder or URI for experiment and checkpoints, reached by all nodes.
@@ -95,6 +96,7 @@ class PretrainConfig(Section):
     execution: Execution = Execution()
     validation_sequences: int = Field(default=64, gt=0)
     checkpoint_every: int | None = Field(default=None, gt=0)
+    keep_checkpoints: bool = False
     search: Search = Search()
     cost: Literal["flops", "seconds"] = "flops"
     storage: str = "results"

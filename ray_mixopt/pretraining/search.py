@@ -19,6 +19,7 @@ from ray_mixopt.pretraining.config import MEAN_LOSS, PretrainConfig
 from ray_mixopt.pretraining.data.sampler import key_seed
 from ray_mixopt.pretraining.group import TrainingGroup
 from ray_mixopt.pretraining.plan import check_resources, earlier_runs
+from ray_mixopt.pretraining.pruning import Pruning, over, remove
 from ray_mixopt.pretraining.tracking import TRACKERS
 from ray_mixopt.pretraining.trainable import PretrainTrainable, runs_storage, with_mean
 from ray_mixopt.pretraining.training.session import check_writable
@@ -101,10 +102,13 @@ def search(
         if resume:
             tuner = restore(config.experiment, trainable)
             Watch.restored(tuner, watch)
+            if not config.keep_checkpoints:
+                Pruning.restored(tuner)
             results = tuner.fit()
             searcher = MixOptSearcher.load(config.experiment)
         else:
             searcher = MixOptSearcher(config.space, MEAN_LOSS, settings=config.search_settings)
+            pruning = [] if config.keep_checkpoints else [Pruning(searcher, runs_storage(config))]
             for source, history in earlier_runs(config).items():
                 searcher.absorb(history, source=source)
             tuner = tune.Tuner(
@@ -122,15 +126,21 @@ def search(
                     name=config.name,
                     storage_path=config.storage,
                     verbose=0,
-                    callbacks=[Watch(searcher, watch), *(TRACKERS[name](config.name) for name in config.tracking)],
+                    callbacks=[
+                        Watch(searcher, watch),
+                        *pruning,
+                        *(TRACKERS[name](config.name) for name in config.tracking),
+                    ],
                     failure_config=tune.FailureConfig(max_failures=2),  # of the trial's own process or node
                 ),
             )
             results = tuner.fit()
         unfinished = results.num_terminated + results.num_errors < len(results)
-        return SearchOutcome(
-            searcher=searcher, errors=tuple(map(str, results.errors)), interrupted=interrupted() or unfinished
-        )
+        ended = interrupted() or unfinished
+        if not config.keep_checkpoints:
+            made = [run.trial_id for run in searcher.optimizer.history if not run.evaluated and run.status != "failed"]
+            remove(runs_storage(config), over(searcher.optimizer, made) if ended else made)
+        return SearchOutcome(searcher=searcher, errors=tuple(map(str, results.errors)), interrupted=ended)
 
 
 def final_run(config: PretrainConfig, mixture: Mapping[str, float]) -> Iterator[dict[str, Any]]:

@@ -328,6 +328,20 @@ def test_runs_go_on_unless_they_cannot(folder: Path) -> None:
     assert all("Expected to remove " in run["why"] for run in rounds[""])
 
 
+def test_runs_that_will_not_go_on_are_named(folder: Path) -> None:
+    runs = suggest("--space space.yaml -n 6")["runs"]
+    log(runs)
+    line = "--space space.yaml --from runs.csv --weight loss=1 -n 1"
+    spent = sum(run["cost"] for run in runs)
+    said = typed(f"ray-mixopt suggest {line} --budget {spent}").stdout  # there is nothing left to continue them with
+    assert "Not to be continued any more, so that their checkpoints can go: hand-0001, hand-0002, hand-0003" in said
+    assert suggest(line)["over"] == []
+    assert len(suggest(f"{line} --no-continue")["over"]) >= 5  # one may be under way
+    forget()
+    log(suggest("--space space.yaml -n 2")["runs"], upto=20)
+    assert suggest(line)["over"] == ["hand-0001", "hand-0002"]
+
+
 def test_a_few_and_then_more_are_the_same_as_all_at_once(folder: Path) -> None:
     log(suggest("--space space.yaml -n 8")["runs"])
     line = "--space space.yaml --from runs.csv --weight loss=1 -n"

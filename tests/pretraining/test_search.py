@@ -23,6 +23,7 @@ from small_ray import all_given_back, start_ray
 
 from ray_mixopt.cli.main import main
 from ray_mixopt.optimizer import MixtureOptimizer
+from ray_mixopt.pretraining import pruning
 from ray_mixopt.pretraining.config import TRACKER_PACKAGES, PretrainConfig
 from ray_mixopt.pretraining.search import SearchOutcome, exists, final_run, search
 from ray_mixopt.pretraining.tracking import TRACKERS
@@ -62,7 +63,14 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
     (folder / "old.csv").write_text("scale,step,mixture/a,mixture/b,val_loss/a\n" + rows)
     plan = {"budget": 0.4, "concurrency": 2, "earlier": [str(folder / "old.csv")]}
     settings = tiny_search(
-        data, folder, name="tracked", steps=[2, 4], search=plan, decay={"steps": 2}, tracking=INSTALLED
+        data,
+        folder,
+        name="tracked",
+        steps=[2, 4],
+        search=plan,
+        decay={"steps": 2},
+        tracking=INSTALLED,
+        keep_checkpoints=True,
     )
     seen: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
@@ -200,3 +208,35 @@ def test_runs_go_on_and_end_without_having_started(
     callback.on_experiment_end([run, restored])
     folder = tmp_path if service == "mlflow" else Path(run.local_path).parent  # before Tune uploads it
     wait_for(lambda: ["mean_loss" in metrics for metrics in kept(service, folder).values()] == [True])
+
+
+# -- the disk
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_checkpoints_of_runs_that_are_over_are_removed_while_the_search_goes_on(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pruning, "_SAFE_SECONDS", 0.0)
+    settings = tiny_search(small, tmp_path, steps=[2], search={"strategy": "random", "budget": 2, "concurrency": 1})
+    runs, there = tmp_path / "pretrain" / "runs", []
+
+    def watch(optimizer: MixtureOptimizer) -> None:
+        there.append((len(optimizer.history), len(list(runs.glob("*"))), size_of(runs)))
+
+    outcome = search(settings, watch)
+    assert len(outcome.searcher.optimizer.history) == 2 and outcome.errors == ()
+    weights = 4 * settings.model_cost(settings.scale("nano")).parameters
+    assert max(size for *_, size in there) > 3 * weights  # with both moments of the optimizer
+    assert (2, 1) in {(n, folders) for n, folders, _ in there}, "the first had gone when the second was there"
+    assert list(runs.glob("*")) == []
+
+
+def test_checkpoints_are_kept_where_the_configuration_says_so(searched: Searched) -> None:
+    made = [run.trial_id for run in searched.outcome.searcher.optimizer.history if not run.evaluated]
+    runs = searched.folder / "tracked" / "runs"
+    assert all(list((runs / name).glob("checkpoint_*/run.json")) for name in made)

@@ -128,16 +128,35 @@ class Loop:
     def branch(self) -> Iterator[None]:
         """Steps in this context are on a branch: weights, optimizer and step are then as before, bit by bit.
 
-        What is kept of them meanwhile lies in the memory of the host.
+        What is kept of them meanwhile lies in the memory of the host, and so do the weights of the branch's end later.
         """
         begun = self.progress.step
         kept = [(tensor, tensor.detach().to("cpu", copy=True)) for tensor in self._tensors()]
         yield
+        self._branched = [tensor.detach().to("cpu", copy=True) for tensor in self._weights()]
         with torch.no_grad():
             for tensor, value in kept:
                 tensor.copy_(value)
         self.progress.branch_steps += self.progress.step - begun
         self.progress.step = begun
+
+    @contextlib.contextmanager
+    def at_branch_end(self) -> Iterator[None]:
+        """In this context the weights are those of the end of the last branch."""
+        kept = [tensor.detach().to("cpu", copy=True) for tensor in self._weights()]
+        with torch.no_grad():
+            for tensor, value in zip(self._weights(), self._branched, strict=True):
+                tensor.copy_(value)
+        yield
+        with torch.no_grad():
+            for tensor, value in zip(self._weights(), kept, strict=True):
+                tensor.copy_(value)
+
+    def _weights(self) -> Iterator[torch.Tensor]:
+        """This worker's parts of all weights."""
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                yield parameter.to_local() if isinstance(parameter, DTensor) else parameter
 
     def _tensors(self) -> Iterator[torch.Tensor]:
         """This worker's parts of all weights and of the optimizer's state."""

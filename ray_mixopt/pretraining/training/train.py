@@ -76,6 +76,9 @@ def train(run: TrainingRun, session: Session, workers: Workers) -> None:
     progress = loop.progress
 
     def write(folder: Path) -> None:
+        if run.anneal is not None and run.leaves(max(progress.reports, default=0)) == progress.step:
+            with loop.at_branch_end():
+                checkpoint.save_weights(folder, loop.network)
         checkpoint.save(folder, loop.network, loop.optimizer, progress, identity, workers)
 
     reported = loop.steps, progress.seconds
