@@ -58,6 +58,7 @@ class Loop:
         torch.manual_seed(run.seed)  # the same weights on every worker
         built = model.build(run.shape, vocab_size, run.sequence_length)
         self.network = distribute(built, workers, run.execution)
+        self._branched: list[torch.Tensor] = []  # weights at the end of the last branch
         self.optimizer = torch.optim.AdamW(
             model.parameter_groups(self.network, run.optimization.weight_decay),
             lr=run.optimization.learning_rate,
