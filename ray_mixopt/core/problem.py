@@ -219,7 +219,8 @@ class Problem:
 
     def _was_poor(self, history: History) -> bool:
         poor = (self.settings.budget or math.inf) < self.space.target_cost
-        return poor and not self.settings.min_gain_per_cost and all(run.evaluated for run in history)
+        own_end = self.settings.min_gain_per_cost or self.settings.stop_when_sure
+        return poor and not own_end and all(run.evaluated for run in history)
 
     def affordable(self, history: History) -> float:
         """What may still be committed, in the space's cost unit; give or take what rounding may add to a sum."""

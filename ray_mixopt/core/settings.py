@@ -53,6 +53,10 @@ class Settings:
             are modelled on a scale that is logarithmic above chance. "default" only.
         min_gain_per_cost: the search ends, before the budget if there is one, when no run is expected to remove that
             much regret at the target, in the objective's unit, per unit of cost. "default" only.
+        stop_when_sure: whether the search ends, before the budget if there is one, once the verdict is to train the
+            answer. "default" only.
+        expected_runs: number of new runs that the search is going to make, where that is known: the first ones are
+            planned for as many. It is no limit.
         points_to_evaluate: runs to make before any other: ``{"mixture": weights by domain, "scale": name, "steps":
             rung}``; scale and steps may be left out where the space has only one.
         callbacks: told of suggestions and fits; not part of a saved state.
@@ -70,6 +74,8 @@ class Settings:
     noise: Mapping[str, float] = field(default_factory=FrozenDict)
     chance: Mapping[str, float] = field(default_factory=FrozenDict)
     min_gain_per_cost: float = 0.0
+    stop_when_sure: bool = False
+    expected_runs: int | None = None
     points_to_evaluate: tuple[Mapping[str, Any], ...] = ()
     callbacks: tuple[Callback, ...] = field(default=(), compare=False)
 
@@ -89,6 +95,14 @@ class Settings:
             )
         if not is_whole(self.seed) or self.seed < 0:
             raise ValueError(f"seed must be a non-negative integer, got {self.seed!r}.")
+        if not isinstance(self.stop_when_sure, bool):
+            raise ValueError(f"stop_when_sure must be True or False, got {self.stop_when_sure!r}.")
+        if self.expected_runs is not None:
+            if not is_whole(self.expected_runs) or self.expected_runs < 1:
+                raise ValueError(
+                    f"expected_runs must be a number of runs from 1 on, or None, got {self.expected_runs!r}."
+                )
+            put(self, "expected_runs", int(self.expected_runs))
         put(self, "noise", _checked_noise(self.noise))
         put(self, "chance", checked_chance(self.chance))
         put(self, "seed", int(self.seed))
@@ -164,6 +178,8 @@ class Settings:
             "noise": dict(self.noise),
             "chance": dict(self.chance),
             "min_gain_per_cost": self.min_gain_per_cost,
+            "stop_when_sure": self.stop_when_sure,
+            "expected_runs": self.expected_runs,
             "points_to_evaluate": [{**point, "mixture": dict(point["mixture"])} for point in self.points_to_evaluate],
         }
 
@@ -183,7 +199,8 @@ class Settings:
             given = {key: data[key] for key in ("mode", "objective", "strategy", "budget", "seed")}
         except KeyError as error:
             raise ValueError(f"Malformed settings of a search: {error} is missing.") from error
-        optional = ("reference", "noise", "chance", "min_gain_per_cost", "points_to_evaluate")
+        known = ("reference", "noise", "chance", "min_gain_per_cost", "stop_when_sure", "expected_runs")
+        optional = (*known, "points_to_evaluate")
         given |= {key: data[key] for key in optional if key in data}
         described = given["objective"]
         if isinstance(described, Mapping) and isinstance(described.get("weights"), Mapping):

@@ -66,6 +66,8 @@ def check(settings: Settings, *, groups: bool = False) -> None:
         raise ValueError(
             f"Strategy {settings.strategy!r} does not predict gains: min_gain_per_cost needs strategy='default'."
         )
+    if settings.stop_when_sure and not named.predicts:
+        raise ValueError(f"Strategy {settings.strategy!r} is never sure: stop_when_sure needs strategy='default'.")
     if settings.noise and not named.predicts:
         raise ValueError(f"Strategy {settings.strategy!r} has no use for noise=: it needs strategy='default'.")
     if groups and not named.groups:

@@ -105,7 +105,9 @@ class DefaultStrategy:
         )
         self.candidates = candidates_of(problem)
         baselines = list(problem.baselines().values())
-        self.design = self.candidates.restrict(initial_design(problem.space, problem.rng(0, 0), baselines))
+        design = initial_design(problem.space, problem.rng(0, 0), baselines, given.expected_runs)
+        self.design = self.candidates.restrict(design)
+        self._sure: tuple[int, bool] = 0, False  # after so many reports, whether the verdict is to train the answer
         self.corners: list[Proposal] = []
         if given.budget is not None and problem.pool is None:  # a logged run can be had only once
             self.corners = corners_again(problem.space, given.budget)
@@ -113,8 +115,10 @@ class DefaultStrategy:
     # -- what to run
 
     def propose(self, history: History) -> Proposal | None:
-        """The next run of the design, then the best purchase."""
+        """The next run of the design, then the best purchase; None once it is over."""
         problem = self.problem
+        if problem.settings.stop_when_sure and self._is_sure(history):
+            return None
         design = still_needed(self.design, history)[history.n_asked :]
         if history.n_apart:  # it may hold a run that was asked for beforehand
             design = [run for run in design if not was_asked(run, history)]
@@ -133,6 +137,15 @@ class DefaultStrategy:
             return self._blind(history, rng)
         least = problem.settings.min_gain_per_cost
         return self._best_purchase(posterior, history, problem.affordable(history), rng, least)[0]
+
+    def _is_sure(self, history: History) -> bool:
+        """Whether the verdict is to train the answer."""
+        n = len(history.arrivals)
+        if n != self._sure[0]:
+            # What takes long is asked only where the answer itself is sure.
+            verdict = self.recommend(history).verdict if self.answer(history).sure else None
+            self._sure = n, verdict is not None and verdict.ready
+        return self._sure[1]
 
     def _again(self, history: History) -> list[Proposal]:
         """Mixtures of which the only report is too good to be believed, once more: see ``Belief.unconfirmed``."""

@@ -33,7 +33,7 @@ _CORNER_SHARE = 0.95  # of the tokens, from the domain a near-corner is about
 
 
 def initial_design(
-    space: MixtureSpace, rng: np.random.Generator, baselines: Sequence[np.ndarray] = ()
+    space: MixtureSpace, rng: np.random.Generator, baselines: Sequence[np.ndarray] = (), n_runs: int | None = None
 ) -> list[Proposal]:
     """The first runs, in the order in which they are worth most.
 
@@ -41,30 +41,49 @@ def initial_design(
     domain each, and mixtures far from all of these, ``2 d + 2`` in all where so many can be paid for. At the largest
     scale that can be paid for, trained for no shorter: the baselines and the tilted ones again. No run is there twice.
 
+    Where it is known that there will be fewer runs than that, each of them trains the longer. Half of up to six, and a
+    third of more, are those at the larger scale, and all mixtures there are at the smallest, too.
+
     Args:
         space: the search space.
         rng: source of randomness.
         baselines: mixtures that answers are compared with, ``(d,)`` each; equal shares if there are none.
+        n_runs: how many runs there will be; None where that is not known.
     """
     d, first = space.n_domains, list(baselines) or [space.uniform()]
     low, shortest = min(space.fidelities, key=lambda cell: space.cost(*cell))
-    money = _LOW_SHARE * space.target_cost
-    n = min(2 * d + 2, max(4, math.floor(money / space.cost(low, shortest))))
-    steps = max((z for z in space.rungs(low) if n * space.cost(low, z) <= money), default=shortest)
-    tilted = list(_towards_corners(space, _TILTED_SHARE)[rng.permutation(d)[: max(1, n // 2)]])
+    money, plenty = _LOW_SHARE * space.target_cost, _HIGH_SHARE * space.target_cost
+    n, n_high = min(2 * d + 2, max(4, math.floor(money / space.cost(low, shortest)))), d + 1
+    n_tilted = max(1, n // 2)
+    few = n_runs is not None and n_runs < n + n_high
+    if few:
+        assert n_runs is not None
+        n_high = max(min(_FEWEST, n_runs // 2), n_runs // 3)
+        n = n_runs - n_high
+        n_tilted = max(1, n // 2, n_high - len(first))
+    lengths = [z for z in space.rungs(low) if n * space.cost(low, z) <= money] or [shortest]
+    if few:  # the longest that leaves pairs
+        cells = [(z, space.cost(m, z)) for m, z in space.fidelities if m != low]
+        paired = [z for z in lengths if any(z_ >= z and min(_FEWEST, n_high) * cost <= plenty for z_, cost in cells)]
+        lengths = paired or lengths
+    steps = max(lengths)
+    tilted = list(_towards_corners(space, _TILTED_SHARE)[rng.permutation(d)[:n_tilted]])
     distant = _distant(space.sample(_N_RANDOM, rng), [*first, *tilted], max(0, n - len(first) - len(tilted)))
     mixed = [mixture for pair in zip_longest(tilted, distant) for mixture in pair if mixture is not None]
     further = [(m, z) for m, z in space.fidelities if m != low and z >= steps]
-    money, cheapest = _HIGH_SHARE * space.target_cost, min((space.cost(*cell) for cell in further), default=math.inf)
-    again = [*first, *tilted][: min(d + 1, math.floor(money / cheapest))]
-    if len(again) < _FEWEST:
+    cheapest = min((space.cost(*cell) for cell in further), default=math.inf)
+    again = [*first, *tilted][: min(n_high, math.floor(plenty / cheapest))]
+    if len(again) < min(_FEWEST, n_high):
         again = []
     high = max(
-        (cell for cell in further if len(again) * space.cost(*cell) <= money),
+        (cell for cell in further if len(again) * space.cost(*cell) <= plenty),
         key=lambda cell: (space.scale(cell[0]).cost_per_step, cell[1]),
         default=(low, steps),
     )
-    at_low = [Proposal(mixture=w, scale=low, steps=steps) for w in [*first, *mixed]]
+    small = [*first, *mixed]
+    if few:  # the pairs first, since there is no room for all
+        small = list({tuple(w.tolist()): w for w in [*first, *again, *mixed]}.values())[:n]
+    at_low = [Proposal(mixture=w, scale=low, steps=steps) for w in small]
     at_high = [Proposal(mixture=w, scale=high[0], steps=high[1]) for w in again]
     design = []
     while at_low or at_high:

@@ -60,7 +60,8 @@ class MixOptSearcher(HearingSearcher):
             thread, and the search depends on how long that takes. By default Tune waits as long as it takes.
         **given: further fields of ``Settings``, in place of ``settings`` or to change some of them: ``objective``
             (weight of each metric, in place of the single ``metric``, or an ``Objective``), ``strategy``, ``budget``
-            (the search then finishes by itself), ``seed``, ``reference``, ``min_gain_per_cost``, ``callbacks``.
+            (the search then finishes by itself), ``seed``, ``reference``, ``noise``, ``min_gain_per_cost``,
+            ``stop_when_sure``, ``callbacks``. ``expected_runs`` is Tune's ``num_samples`` unless given.
 
     Attributes:
         unkept: cost of training that the state which is going to be restored does not know of.
@@ -129,13 +130,17 @@ class MixOptSearcher(HearingSearcher):
             self.roster = Roster(search.history)
             self.roster.lose(set(self.roster.unconfirmed), search.history)
         else:
-            self._search = replace(search, space=space, **changes)
+            settings, number = search.settings, spec.get("num_samples", sys.maxsize)
+            if settings.expected_runs is None and 1 <= number < sys.maxsize:
+                settings = replace(settings, expected_runs=number)
+            self._search = replace(search, space=space, settings=settings, **changes)
         self.layout = layout
         self.storage.leave()
         self.storage = Storage(self.note)  # another Tuner's is another
         if self._search.missing is None:
             _ = self._search.optimizer  # made now, so that what does not fit is said now
-        own_end = search.settings.budget or search.settings.min_gain_per_cost
+        settings = search.settings
+        own_end = settings.budget or settings.min_gain_per_cost or settings.stop_when_sure
         ends = own_end or spec.get("stop") or spec.get("time_budget_s")
         if spec.get("num_samples", 1) >= sys.maxsize and not ends:
             logger.warning("num_samples=-1 without MixOptSearcher(budget=...): this search does not end by itself.")
