@@ -57,6 +57,7 @@ DEFAULT_TARGET_RUNS = 3.0
     callback=checked_budget,
     help=f"Most to spend, in units of cost.  [default: {DEFAULT_TARGET_RUNS:g} full runs]",
 )
+@click.option("--stop-when-sure", "stops", is_flag=True, help="End once the verdict is to train the answer.")
 @click.option("--num-samples", type=click.IntRange(min=1), help="Most runs.  [default: as many as the budget buys]")
 @click.option("--concurrency", type=click.IntRange(min=1), help="Runs at a time.  [default: as many as find room]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
@@ -79,6 +80,7 @@ def search(
     mode: str | None,
     strategy: str,
     budget: float | None,
+    stops: bool,
     num_samples: int | None,
     concurrency: int | None,
     seed: int,
@@ -131,6 +133,7 @@ def search(
                 budget=DEFAULT_TARGET_RUNS * wanted.target_cost if budget is None else budget,
                 seed=seed,
                 noise=noise,
+                stop_when_sure=stops,
             ),
             folder=out or Path("results", space.stem),
             num_samples=num_samples or -1,
@@ -191,7 +194,7 @@ def _check_folder(asked: CommandSearch, resume: bool) -> None:
         return
     own = opened(str(asked.experiment))
     pairs: dict[str, tuple[Any, Any]] = {}
-    kept = ("objective", "mode", "strategy", "budget", "seed", "noise")
+    kept = ("objective", "mode", "strategy", "budget", "seed", "noise", "stop_when_sure")
     pairs |= {name: (own.settings, asked.settings) for name in kept}
     pairs |= {field.name: (own.space, asked.space) for field in fields(asked.space) if field.name != "earlier_scales"}
     for name, (before, now) in pairs.items():

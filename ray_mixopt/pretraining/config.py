@@ -260,6 +260,7 @@ class PretrainConfig(Section):
             seed=search.seed,
             noise=search.noise,
             min_gain_per_cost=search.min_gain / self.space.target_cost,
+            stop_when_sure=search.stop_when_sure,
         )
 
     @property

@@ -62,6 +62,7 @@ class Search(Section):
         budget: most to spend, in target runs.
         min_gain: the search ends before that once no run is expected to improve the objective at the target by this
             much per target run's cost.
+        stop_when_sure: whether it ends once the verdict is to train the answer.
         strategy: see ``MixtureOptimizer``.
         objective: weight of each metric; by default the mean validation loss of all domains.
         mode: direction of the objective.
@@ -75,6 +76,7 @@ class Search(Section):
 
     budget: float = Field(default=3.0, gt=0)
     min_gain: float = Field(default=0.0, ge=0)
+    stop_when_sure: bool = False
     strategy: str = "default"
     objective: dict[str, float] | None = Field(default=None, min_length=1)
     mode: Literal["min", "max"] = "min"

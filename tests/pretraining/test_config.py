@@ -318,3 +318,11 @@ def test_a_search_that_knows_nothing_yet_has_no_answer(
     outcome.interrupted = False
     result = CliRunner().invoke(main, ["pretrain", str(tmp_path / "search.yaml"), "--final"])
     assert result.exit_code == 1 and "no mixture to recommend, nor to train the target with" in result.stderr
+
+
+def test_what_is_known_of_noise_and_when_to_stop_reaches_the_search(small: Path, tmp_path: Path) -> None:
+    said = {"noise": {"val_loss/mean": 0.01}, "stop_when_sure": True}
+    asked = tiny_search(small, tmp_path, search=said).search_settings
+    assert asked.noise == {"val_loss/mean": 0.01} and asked.stop_when_sure
+    asked = tiny_search(small, tmp_path).search_settings
+    assert not asked.noise and not asked.stop_when_sure
