@@ -14,6 +14,7 @@ from ray_mixopt.core.strategy import Proposal
 from ray_mixopt.core.words import fidelity
 from ray_mixopt.optimizer import MixtureOptimizer
 from ray_mixopt.strategies.candidates import candidates_of
+from ray_mixopt.strategies.design import n_reported
 from ray_mixopt.surrogate.encoding import encode
 from ray_mixopt.surrogate.points import Points
 from ray_mixopt.surrogate.posterior import ObjectivePosterior
@@ -67,6 +68,8 @@ def _question(optimizer: MixtureOptimizer, run: Proposal, best: np.ndarray) -> s
     space, at = optimizer.space, f"at {fidelity(run.scale, run.steps)}"
     if run.continues is not None:
         return f"Whether what it showed up to step {optimizer.history[run.continues].reached} holds {at}."
+    if n_reported(optimizer.history, run.mixture, run.scale, run.steps):
+        return f"Whether what the same mixture showed {at} is so with another seed."
     difference = run.mixture - best
     if np.abs(difference).max() < _DIFFERENT:
         return f"How good the mixture that looks best now is {at}."

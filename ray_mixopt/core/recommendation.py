@@ -24,6 +24,7 @@ class NextRun:
         steps: training steps to reach.
         cost: what it adds to the bill, in the space's cost unit.
         continues: the paused trial that it goes on with, None for a new run.
+        repeat: how many runs of the mixture at the scale have reported as much: a further one has another seed.
     """
 
     mixture: dict[str, float]
@@ -31,6 +32,7 @@ class NextRun:
     steps: int
     cost: float
     continues: str | None = None
+    repeat: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -313,6 +315,7 @@ class Recommendation:
         if not ready and not worse and self.next_run is not None:
             run = self.next_run
             text += f" What would tell most is {run_to(run.scale, run.steps)}, for {self.price(run.cost)}"
+            text += ", of a mixture that has run there, with another seed" if run.repeat else ""
             text += ", though no report of it alone would move the answer yet." if self._unmoved else "."
         return Verdict(ready=ready, text=text)
 

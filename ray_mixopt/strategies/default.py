@@ -28,7 +28,7 @@ from ray_mixopt.core.recommendation import NextRun, Recommendation
 from ray_mixopt.core.strategy import Proposal
 from ray_mixopt.core.words import run_to
 from ray_mixopt.strategies.candidates import candidates_of
-from ray_mixopt.strategies.design import corners_again, initial_design
+from ray_mixopt.strategies.design import corners_again, initial_design, n_reported
 from ray_mixopt.strategies.hindsight import hindsight
 from ray_mixopt.strategies.purchases import Bought, drowned, partners_of, still_needed, was_asked
 from ray_mixopt.surrogate.belief import Belief, FitSettings
@@ -290,6 +290,7 @@ class DefaultStrategy:
                 steps=run.steps,
                 cost=space.cost(run.scale, run.steps, start=start),
                 continues=run.continues,
+                repeat=0 if run.continues else n_reported(history, run.mixture, run.scale, run.steps),
             )
         data = belief.data(self.problem, history).values()
         calibration = posterior.calibration([belief.used(values) for values in data])

@@ -142,9 +142,9 @@ def _ranked(progress: tuple[float, float]) -> tuple[float, float]:
     return min(progress), sum(progress)
 
 
-def n_reported(history: History, mixture: np.ndarray, scale: str) -> int:
-    """Number of runs of a mixture ``(d,)`` at a scale that have reported."""
-    runs = [np.array(run.mixture) for run in history if run.scale == scale and run.reached]
+def n_reported(history: History, mixture: np.ndarray, scale: str, steps: int = 1) -> int:
+    """Number of runs of a mixture ``(d,)`` at a scale that have reported, at some step or a later one."""
+    runs = [np.array(run.mixture) for run in history if run.scale == scale and run.reached >= steps]
     return sum(bool(same_mixture(run, mixture)) for run in runs)
 
 

@@ -12,6 +12,7 @@ import pytest
 from worlds import Bowl, search, two_scales
 
 from ray_mixopt import MixtureOptimizer, Suggestion, simulators
+from ray_mixopt.analysis.purpose import purpose
 from ray_mixopt.core.history import History
 from ray_mixopt.core.settings import Settings
 from ray_mixopt.core.strategy import Proposal
@@ -128,6 +129,8 @@ def test_a_repetition_is_a_new_run_with_another_seed_whose_reports_are_averaged(
         forecast = optimizer.predict([SPACE.uniform()])
         widths.append(forecast.std[0])
         means.append(forecast.mean[0])
+    assert optimizer.history.n_asked == 4
+    assert "is so with another seed" in purpose(optimizer, again)
     assert widths[3] < 0.95 * widths[0]
     assert means[0] < means[1] < means[2] and means[3] < means[2]
 

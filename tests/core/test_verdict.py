@@ -208,3 +208,11 @@ def test_amounts_are_written_out(value, text) -> None:
 
 def test_amounts_that_are_hard_to_read_keep_their_exponent() -> None:
     assert amount(2.5e21) == "2.5e+21" and amount(float("inf")) == "inf" and amount(1e-9) == "1e-09"
+
+
+def test_a_run_that_repeats_another_is_announced_as_one() -> None:
+    unsure = replace(SURE, probability_better={"uniform": 0.7}, sure=False)
+    assert "another seed" not in str(unsure)
+    again = replace(unsure, value_of_next_run=0.01, next_run=replace(unsure.next_run, repeat=1))
+    said = "for 0.41 full runs (cost 10,000), of a mixture that has run there, with another seed."
+    assert said in again.verdict.text
