@@ -119,16 +119,40 @@ class Hyperparameters(torch.nn.Module):
             rows = max(1, _CACHED // max(1, covariance[..., 0, :].numel()))
             for start in range(0, len(x), rows):
                 covariance[..., start : start + rows, :] += self.kernel.shared_error(x[start : start + rows], x)
+        return self._with_nugget(covariance, known)
+
+    def _with_nugget(self, covariance: Tensor, known: Tensor | None) -> Tensor:
         diagonal = covariance.diagonal(dim1=-2, dim2=-1)
         diagonal += self.nugget(diagonal.clone(), known)
         return covariance
 
     def log_likelihood(self, x: Tensor, y: Tensor, known: Tensor | None = None) -> Tensor:
         """Log marginal likelihood of ``(n,)`` values at ``n x d+2``, ``batch_shape``."""
-        factor = torch.linalg.cholesky(self.noisy(self.kernel.forward(x, x), x, known))
-        white = torch.linalg.solve_triangular(factor, y.unsqueeze(-1).expand(*self.batch_shape, -1, 1), upper=False)
+        density: Tensor = _LogDensity.apply(self._with_nugget(self.kernel.observed(x), known), y)
+        return density
+
+
+class _LogDensity(torch.autograd.Function):
+    """Log density of ``(n,)`` values under a normal of mean 0 with covariance ``batch_shape x n x n``.
+
+    Its derivative ``(P y y' P - P) / 2`` with the inverse ``P`` (Rasmussen & Williams 2006, Eq. 5.9) takes one
+    inversion, a third of what it takes to go back through the factorisation.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, covariance: Tensor, y: Tensor) -> Tensor:
+        factor = torch.linalg.cholesky(covariance)
+        precision = torch.cholesky_inverse(factor)
+        solved = precision @ y
+        ctx.save_for_backward(precision, solved)
         log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return -0.5 * white.square().sum((-2, -1)) - log_det - 0.5 * len(y) * math.log(2 * math.pi)
+        return -0.5 * solved @ y - log_det - 0.5 * len(y) * math.log(2 * math.pi)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        precision, solved = ctx.saved_tensors
+        slope = solved.unsqueeze(-1) * solved.unsqueeze(-2) - precision
+        return 0.5 * gradients[0][..., None, None] * slope, None
 
 
 def _grad(parameter: torch.nn.Parameter) -> Tensor:

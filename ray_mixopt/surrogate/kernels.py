@@ -92,6 +92,10 @@ class MixtureKernel(Kernel):
         """Covariance of what observations are off by beyond noise, as ``forward``, or what broadcasts to it: none."""
         return x1.new_zeros(())
 
+    def observed(self, x: Tensor) -> Tensor:
+        """Covariance of observations at ``n x d+2`` short of their noise, with gradients, ``batch_shape x n x n``."""
+        return self.forward(x, x) + self.shared_error(x, x)
+
     @torch.no_grad()
     def between(self, x1: Tensor, x2: Tensor) -> Tensor:
         """Covariance of ``x1`` (``a x d+2``) with ``x2`` (``c x d+2``) without gradients, ``s x a x c``."""
@@ -149,9 +153,16 @@ class MixtureFidelityKernel(MixtureKernel):
     def shared_error(self, x1: Tensor, x2: Tensor) -> Tensor:
         """Covariance of what the reports of one mixture are off by together, shapes as in ``forward``."""
         d = self.n_domains
-        same = torch.cdist(_told_apart(x1[..., :d].detach()), _told_apart(x2[..., :d].detach()), p=math.inf) < _SAME
-        kept = self._kept(x1[..., d:], x2[..., d:], False)
-        return _column(self.log_own[..., :1].exp(), False) * kept[0] * kept[1] * same
+        return self._own_error(x1[..., d:], x2[..., d:]) * _same(x1[..., :d], x2[..., :d])
+
+    def observed(self, x: Tensor) -> Tensor:
+        """As of any kernel; each part is computed once for a pair of distinct mixtures or distinct fidelities."""
+        d = self.n_domains
+        (mixtures, i), (fidelities, j) = _distinct(x[:, :d]), _distinct(x[:, d:])
+        weight, offset = self._weights(fidelities, fidelities, False)
+        effect, own = self._effect(mixtures, mixtures, False), self._own_error(fidelities, fidelities)
+        same = _spread(_same(mixtures, mixtures), i)
+        return _spread(offset, j) + _spread(weight, j) * _spread(effect, i) + _spread(own, j) * same
 
     @torch.no_grad()
     def between(self, x1: Tensor, x2: Tensor) -> Tensor:
@@ -221,6 +232,11 @@ class MixtureFidelityKernel(MixtureKernel):
         trend = (f1 * f2).sum(-1) if diag else f1 @ f2.mT
         offset = curve * self.curve.forward(f1, f2, diag=diag) + _LEVEL_VARIANCE + _SLOPE_VARIANCE * trend
         return law, offset + level * kept[0] * kept[1]
+
+    def _own_error(self, f1: Tensor, f2: Tensor) -> Tensor:
+        """What reports of one mixture are off by together, from one fidelity to another."""
+        kept = self._kept(f1, f2, False)
+        return _column(self.log_own[..., :1].exp(), False) * kept[0] * kept[1]
 
     def _kept(self, f1: Tensor, f2: Tensor, diag: bool) -> tuple[Tensor, Tensor]:
         """What is left of what drifts, from one fidelity to another along each axis: ``k_s`` and ``k_t``."""
@@ -304,6 +320,16 @@ def _told_apart(mixtures: Tensor) -> Tensor:
     # Any will do that no two mixtures are likely to agree along: these are of no special position to any domain.
     angles = torch.arange(1, d + 1, dtype=mixtures.dtype).unsqueeze(-1) * mixtures.new_tensor([2, 3, 5]).sqrt()
     return mixtures @ angles.sin()
+
+
+def _same(w1: Tensor, w2: Tensor) -> Tensor:
+    """Which of ``... x n x d`` and ``... x m x d`` mixtures are the same."""
+    return torch.cdist(_told_apart(w1.detach()), _told_apart(w2.detach()), p=math.inf) < _SAME
+
+
+def _spread(part: Tensor, places: Tensor) -> Tensor:
+    """A matrix between distinct things, ``... x k x k``, as one between ``n`` that each have a place among them."""
+    return part.index_select(-2, places).index_select(-1, places)
 
 
 def _selected(part: Tensor, places: Tensor, dim: int) -> Tensor:

@@ -169,6 +169,32 @@ def log_posterior(x, values, theta):
         return float(hyper.log_likelihood(x, values) + hyper.prior().log_density(theta))
 
 
+@pytest.mark.parametrize("batch", [(), (3,)])
+def test_what_repeats_is_computed_once_and_alike(batch):
+    x, y = data()
+    x = torch.cat([x, x])  # every mixture at another fidelity, too
+    x[len(y) :, D] -= 1.0
+    y = torch.cat([y, 1.1 * y])
+    values = Standardisation.of(y)(y)
+    torch.manual_seed(0)
+    prior = Hyperparameters(D).prior()
+    theta = prior.mean + prior.std * torch.randn(*batch, len(prior.mean), dtype=torch.float64)
+    found = []
+    for plain in (False, True):
+        hyper = Hyperparameters(D, torch.Size(batch))
+        hyper.unpack(theta)
+        if plain:
+            covariance = hyper.noisy(hyper.kernel.forward(x, x), x)
+            normal = torch.distributions.MultivariateNormal(torch.zeros_like(values), covariance)
+            density = normal.log_prob(values)
+        else:
+            density = hyper.log_likelihood(x, values)
+        density.sum().backward()
+        found.append((density.detach(), hyper.pack_grad()))
+    assert torch.allclose(found[0][0], found[1][0], rtol=1e-9)
+    assert torch.allclose(found[0][1], found[1][1], rtol=1e-5, atol=1e-7)
+
+
 def test_draws_start_at_the_mode_and_repeat_with_the_seed():
     x, y = data()
     values = Standardisation.of(y)(y)
