@@ -129,7 +129,7 @@ def main(data: Path) -> None:
             "steps": [10, 20],
             "sequence_length": 128,
             "batch_tokens": 2048,
-            "validation_sequences": 8,
+            "validation_tokens": 1024,
             "cluster": {"CPU": MOST},
             "search": {"budget": 1.5},
         }

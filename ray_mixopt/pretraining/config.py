@@ -61,11 +61,13 @@ class PretrainConfig(Section):
         optimization: AdamW and the learning rate, by default by a rule for each scale.
         anneal: of the learning rate, before every report.
         execution: precision, parallelism and the like.
-        validation_sequences: windows of each domain for the validation loss.
+        document_attention: whether tokens attend to their own document only.
+        validation_tokens: of each domain, for the validation loss; the same ones in every run.
         checkpoint_every: steps between checkpoints for crashes, besides those at rungs.
         keep_checkpoints: whether to keep those of runs that can no longer be continued, to evaluate or publish them.
         search: strategy, budget, objective.
         cost: "flops", or "seconds" as measured and given with each scale.
+        assumed_mfu: share of the ``peak_flops`` of a device that training is assumed to use, for the plan's hours.
         storage: folder or URI for experiment and checkpoints, reached by all nodes.
         cluster: most resources that the cluster can ever have, for one that grows; by default what it has.
         tracking: callbacks of Ray's to log to.
@@ -94,11 +96,13 @@ class PretrainConfig(Section):
     optimization: ScaleRecipe = ScaleRecipe()
     anneal: Anneal | None = None
     execution: Execution = Execution()
-    validation_sequences: int = Field(default=64, gt=0)
+    document_attention: bool = False
+    validation_tokens: int = Field(default=2**18, gt=0)
     checkpoint_every: int | None = Field(default=None, gt=0)
     keep_checkpoints: bool = False
     search: Search = Search()
     cost: Literal["flops", "seconds"] = "flops"
+    assumed_mfu: float = Field(default=0.4, gt=0, le=1)
     storage: str = "results"
     cluster: dict[str, float] | None = None
     tracking: list[Literal["tensorboard", "wandb", "mlflow"]] = []
@@ -217,6 +221,10 @@ class PretrainConfig(Section):
     def _longest(self, scale: str) -> int:
         """Tokens of the run of a scale that is to the search what the target run is at its own scale."""
         return self.target_tokens if scale == self.target_scale else self.rungs(scale)[-1] * self.batch(scale)
+
+    def matched(self, scale: str) -> float:
+        """Passes over a domain at the end of a scale's longest run, in those of the target's end."""
+        return self.rungs(scale)[-1] * self.batch(scale) / (self.supply_fraction(scale) * self._stands_for)
 
     @property
     def _stands_for(self) -> float:
@@ -362,7 +370,6 @@ class PretrainConfig(Section):
         """
         settings, rungs = self.scale(scale), self.rungs(scale)
         supply = self.supply_fraction(scale)
-        over = rungs[-1] * self.batch(scale) / (supply * self._stands_for)  # runs past the target's part of its tokens
         fields: dict[str, Any] = {
             "data": self.data,
             "fingerprint": self.manifest.fingerprint,
@@ -377,8 +384,9 @@ class PretrainConfig(Section):
             "anneal": self.anneal,
             "decay": self.decay if final else None,
             "execution": settings.execution or self.execution,
-            "validation_sequences": self.validation_sequences,
-            "max_repetition_ratio": self.max_repetition_ratio * max(1.0, over),
+            "document_attention": self.document_attention,
+            "validation_tokens": self.validation_tokens,
+            "max_repetition_ratio": self.max_repetition_ratio * max(1.0, self.matched(scale)),
             "supply_fraction": supply,
             "checkpoint_every": self.checkpoint_every,
             "evaluation": self.evaluation,

@@ -13,6 +13,7 @@ from ray_mixopt.core.merging import concerning, translated
 from ray_mixopt.core.words import counted, duration
 from ray_mixopt.io.runs import Source, read_runs, told_apart
 from ray_mixopt.pretraining.config import MEAN_LOSS, TRACKER_PACKAGES, PretrainConfig
+from ray_mixopt.pretraining.estimate import device_speed, estimate
 from ray_mixopt.pretraining.sections import ScaleSettings
 from ray_mixopt.strategies import check as check_strategy
 
@@ -33,7 +34,8 @@ def check(config: PretrainConfig) -> None:
 
     space = config.space
     check_strategy(config.search_settings, groups=bool(space.groups))
-    metrics = {f"val_loss/{name}" for name in config.manifest.domains} | {MEAN_LOSS, "train_loss"}
+    losses = ["val_loss"] if config.manifest.tokenizer.kind == "unknown" else ["val_loss", "bits_per_byte"]
+    metrics = {f"{loss}/{name}" for loss in losses for name in config.manifest.domains} | {MEAN_LOSS, "train_loss"}
     tasks = () if config.evaluation is None else check_evaluation(config.evaluation, config.manifest)
     if unknown := sorted(
         name for name in set(config.objective) - metrics if not name.startswith(tuple(f"lm_eval/{t}/" for t in tasks))
@@ -43,7 +45,8 @@ def check(config: PretrainConfig) -> None:
         raise ValueError(f"No run reports the metric {unknown[0]!r}: there are {', '.join(there)}{more}.")
     for scale in config.scales:
         run = config.run(space.named(space.uniform()), scale.name, config.rungs(scale.name)[-1])
-        if run.batch_sequences % scale.resources.workers:
+        groups = run.execution.groups(scale.resources.workers)
+        if run.batch_sequences % groups:
             raise ValueError(
                 f"A step's {run.batch_sequences} sequences cannot be dealt out evenly to the "
                 f"{scale.resources.workers} workers of scale {scale.name!r}."
@@ -138,6 +141,7 @@ def plan(config: PretrainConfig, earlier: Mapping[str, History]) -> dict[str, An
         "mode": search.mode,
         "strategy": search.strategy,
         "seed": search.seed,
+        "estimate": estimate(config, None if config.cost == "seconds" else device_speed(config)),
         "earlier_runs": {path: len(history) for path, history in earlier.items()},
         "remarks": config.manifest.remarks,
         "results": config.experiment,
@@ -147,6 +151,7 @@ def plan(config: PretrainConfig, earlier: Mapping[str, History]) -> dict[str, An
 def plan_tables(plan: Mapping[str, Any]) -> Iterator[Table | str]:
     """A plan as tables and sentences, to be printed one after the other."""
     yield _models_table(plan)
+    yield _runs_table(plan)
     yield _domains_table(plan)
     budget, small = plan["budget"], plan["models"][0]
     rung, full = next(iter(small["cost"])), budget["target_runs"]
@@ -155,6 +160,7 @@ def plan_tables(plan: Mapping[str, Any]) -> Iterator[Table | str]:
         f"Budget: {full:g} run{'' if full == 1 else 's'} at the target{lasts}; as much "
         f"as {counted(budget['smallest_runs'], 'run')} of {small['scale']} to {counted(int(rung), 'step')}."
     )
+    yield _lasts(plan["estimate"])
     objective = " + ".join(f"{weight:g} {name}" for name, weight in plan["objective"].items())
     yield f"Objective: {plan['mode']} {objective}, strategy {plan['strategy']}, seed {plan['seed']}."
     if plan["earlier_runs"]:
@@ -175,6 +181,9 @@ def _model(config: PretrainConfig, name: str) -> dict[str, Any]:
         "learning_rate": config.recipe(scale.name).learning_rate,
         "warmup_steps": config.recipe(scale.name).warmup_steps,
         "supply_fraction": config.supply_fraction(scale.name),
+        "matched_epochs": config.matched(scale.name),
+        "tokens": space.rungs(scale.name)[-1] * config.batch(scale.name),
+        "checkpoint_bytes": cost.bytes_of_checkpoint,
         "memory_bytes": cost.memory_bytes(execution, scale.resources.workers),
         "workers": scale.resources.workers,
         "resources": dict(scale.resources.total),
@@ -230,6 +239,43 @@ def _models_table(plan: Mapping[str, Any]) -> Table:
         "estimate, of one worker. The last columns are costs, in runs at the target."
     )
     return table
+
+
+def _runs_table(plan: Mapping[str, Any]) -> Table:
+    hours = plan["estimate"]["run_hours"]
+    table = Table("scale", title="Longest runs")
+    for name in ("steps", "tokens", "warm-up", "data used", "epochs / target's", "checkpoint", "time"):
+        table.add_column(name, justify="right")
+    for model in plan["models"]:
+        table.add_row(
+            model["scale"],
+            f"{int(max(model['cost'], key=int)):,}",
+            f"{model['tokens']:,}",
+            f"{model['warmup_steps']:,}",
+            f"{model['supply_fraction']:.3g}",
+            f"{model['matched_epochs']:.3g}",
+            f"~{_bytes(model['checkpoint_bytes'])}",
+            duration(3600 * hours[model["scale"]]) if hours else "unknown",
+        )
+    table.caption = (
+        "A run uses so much of each domain that at its end it has passed over it as often as the target at its own, "
+        "where the ratio of epochs is 1."
+    )
+    return table
+
+
+def _lasts(estimate: Mapping[str, Any]) -> str:
+    """How long the training of the whole budget takes."""
+    if estimate["basis"] is None:
+        return (
+            "How long it takes is not known before the first runs: give the peak_flops of a device in execution to "
+            "have it estimated."
+        )
+    time, workers = duration(3600 * estimate["hours"]), counted(estimate["workers"], "worker")
+    return (
+        f"Its training takes about {time} with {workers} at a time ({estimate['device_hours']:,.3g} worker-hours), "
+        f"{estimate['basis']}."
+    )
 
 
 def _domains_table(plan: Mapping[str, Any]) -> Table:

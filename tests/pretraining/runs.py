@@ -26,7 +26,7 @@ def tiny_run(folder: Path, **changes: Any) -> TrainingRun:
         "batch_tokens": 64,
         "steps": 6,
         "rungs": (3, 6, 9),
-        "validation_sequences": 4,
+        "validation_tokens": 64,
         "optimization": Optimization(learning_rate=1e-2, warmup_steps=2),
         "execution": {"micro_batch": 1},
         "log_every": 1,
@@ -45,7 +45,7 @@ def tiny_search(data: Path, storage: Path, **changes: Any) -> PretrainConfig:
         "steps": [2, 4, 6],
         "sequence_length": 16,
         "batch_tokens": 64,
-        "validation_sequences": 2,
+        "validation_tokens": 32,
         "optimization": {"learning_rate": 0.01, "warmup_steps": 2},
         "storage": str(storage),
     }

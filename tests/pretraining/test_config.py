@@ -32,7 +32,7 @@ SETTINGS: dict[str, Any] = {
     "steps": [2, 4, 6],
     "sequence_length": 16,
     "batch_tokens": 64,
-    "validation_sequences": 2,
+    "validation_tokens": 32,
 }
 
 
@@ -64,6 +64,9 @@ def test_the_plan(write: Callable[..., Path]) -> None:
         "4,992",
         "Budget: 2 runs at the target; as much as",  # and no FLOPs, which nobody pays in
         "0.5 val_loss/a",
+        "~1.74 MiB",  # a checkpoint: three numbers of four bytes for each parameter
+        "Its training takes about",
+        "worker-hours), at the speed that mine has here on one core.",
     ):
         assert part in output, part
     scales = [{**scale, "seconds_per_step": 600} for scale in SETTINGS["scales"]]
@@ -84,6 +87,38 @@ def test_the_plan_for_a_program(write: Callable[..., Path]) -> None:
     assert plan["domains"]["a"]["used_tokens"] == 4992 and plan["budget"]["target_runs"] == 2
     assert plan["earlier_runs"] == {}
     assert "Budget: 2 runs at the target" in result.stderr
+
+
+def test_the_plan_of_a_large_search(write: Callable[..., Path]) -> None:
+    """1B x 19,700 steps, of 512K tokens on eight GPUs of 989 TFLOP/s at 40%."""
+    resources = {"workers": 8, "cpus_per_worker": 4, "gpus_per_worker": 1}
+    execution = {"parallel": "fsdp", "precision": "bf16", "micro_batch": 8, "peak_flops": 989e12}
+    scales = [{"name": "150M", "steps": [6000], "batch_tokens": 131072}, {"name": "1B", "resources": resources}]
+    settings = write(
+        scales=scales,
+        steps=[6000, 19700],
+        batch_tokens=524288,
+        sequence_length=128,
+        simulate_tokens=4e12,
+        max_repetition_ratio=1e9,
+        execution=execution,
+        search={"budget": 3},
+        cluster={"CPU": 128, "GPU": 16},
+    )
+    result = CliRunner().invoke(main, ["pretrain", str(settings), "--dry-run", "--json"], env={"COLUMNS": "240"})
+    assert result.exit_code == 0, result.output
+    plan = json.loads(result.stdout)
+    small, large = plan["models"]
+    assert large["tokens"] == 19700 * 524288 and small["tokens"] == 6000 * 131072
+    assert large["checkpoint_bytes"] == 12 * large["parameters"]
+    assert small["matched_epochs"] == large["matched_epochs"] == pytest.approx(1)
+    assert small["supply_fraction"] / large["supply_fraction"] == pytest.approx(small["tokens"] / large["tokens"])
+    flops = large["flops_per_token"] * large["tokens"]
+    hours = flops / (0.4 * 989e12) / 3600
+    assert plan["estimate"]["run_hours"]["1B"] == pytest.approx(hours / 8)
+    assert plan["estimate"]["device_hours"] == pytest.approx(3 * hours)
+    assert plan["estimate"]["workers"] == 16 and plan["estimate"]["hours"] == pytest.approx(3 * hours / 16)
+    assert "at 40% of 9.89e+14 operations a second, which is assumed." in " ".join(result.stderr.split())
 
 
 def test_the_plan_says_what_was_odd_about_the_data(write: Callable[..., Path], small: Path) -> None:

@@ -17,6 +17,7 @@ from ray_mixopt.cli.main import main
 from ray_mixopt.pretraining.data.prepare import Preparation
 from ray_mixopt.pretraining.data.shards import Corpus
 from ray_mixopt.pretraining.data.tokenizer import EOS, load
+from ray_mixopt.pretraining.training import model
 from ray_mixopt.pretraining.training.huggingface import write_model
 from ray_mixopt.pretraining.training.validation import ValidationSet
 
@@ -49,10 +50,13 @@ def test_a_model_that_was_written_scores_the_loss_that_was_reported(
     assert written.step == 20 and written.tokenizer and "step-" in written.checkpoint
 
     made = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert made.config.architectures == ["Olmo2ForCausalLM"]
     corpus = Corpus(data)
-    validation = ValidationSet(corpus, run.sequence_length, run.validation_sequences)
-    found = validation.losses(made, alone(), run.execution)
-    assert found == {name: report[f"val_loss/{name}"] for name in "ab"}
+    validation, scorer = ValidationSet(corpus, run), model.Olmo2ForCausalLM.from_pretrained(tmp_path / "model")
+    found = validation.metrics(scorer, alone())
+    assert all(found[f"val_loss/{name}"] == report[f"val_loss/{name}"] for name in "ab")
+    windows = torch.from_numpy(validation.windows["a"])[:, :-1]
+    assert torch.equal(made(input_ids=windows).logits, scorer(input_ids=windows).logits)
 
     ours, theirs = load(corpus.manifest.tokenizer, data), AutoTokenizer.from_pretrained(tmp_path / "model")
     assert theirs.eos_token_id == made.config.eos_token_id == ours.eos_id

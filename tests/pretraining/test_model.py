@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from pydantic import ValidationError
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from ray_mixopt.pretraining.training import model
@@ -37,13 +38,55 @@ def test_operations_agree_with_torch(tied: bool) -> None:
 
 
 def test_every_embedding_is_trained_and_norms_do_not_decay() -> None:
-    network = model.build(SHAPE, 100, 16)
+    network = model.build(SHAPE.model_copy(update={"tie_embeddings": True}), 100, 16)
     model.logits(network, torch.arange(100)[None, :16]).logsumexp(-1).sum().backward()
     assert (network.get_input_embeddings().weight.grad[:100].abs().sum(1) > 0).all()
     matrices, gains = model.parameter_groups(network, 0.1)
     assert matrices["weight_decay"] == 0.1 and gains["weight_decay"] == 0.0
     assert sum(len(group["params"]) for group in (matrices, gains)) == len(list(network.parameters()))
     assert {p.ndim for p in gains["params"]} == {1}
+
+
+def test_what_decays_in_olmo_2() -> None:
+    network, names = model.build(SHAPE, 100, 16), {}
+    for group in model.parameter_groups(network, 0.1, embeddings=False, norms=True):
+        names[group["weight_decay"]] = {id(parameter) for parameter in group["params"]}
+    assert names[0.0] == {id(network.get_input_embeddings().weight)}
+    assert id(network.get_output_embeddings().weight) in names[0.1] and id(network.model.norm.weight) in names[0.1]
+    assert Optimization().decay_norms and not Optimization().decay_embeddings and Optimization().z_loss == 1e-5
+    frequencies = network.model.rotary_emb.inv_freq
+    assert float(frequencies[1]) == pytest.approx(500_000 ** (-1 / 8))  # of heads of 16
+
+
+def test_losses_do_not_need_all_scores_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = model.build(SHAPE, 100, 16)
+    windows = torch.randint(0, 100, (3, 17), generator=torch.Generator().manual_seed(0))
+    found = []
+    for most in (10**9, 128 * 5):  # the second holds five tokens of the padded vocabulary, of 48
+        monkeypatch.setattr(model, "_MOST_SCORES", most)
+        losses, logs = model.token_losses(network, windows)
+        (losses.mean() + 0.1 * logs.square().mean()).backward()
+        gradients = torch.cat([parameter.grad.flatten() for parameter in network.parameters()])
+        found.append((losses.detach(), logs.detach(), gradients))
+        network.zero_grad()
+    for whole, parts in zip(*found, strict=True):
+        torch.testing.assert_close(parts, whole)
+    scores = model.logits(network, windows[:, :-1])
+    torch.testing.assert_close(found[0][0], functional.cross_entropy(scores.mT, windows[:, 1:], reduction="none"))
+    torch.testing.assert_close(found[0][1], scores.logsumexp(-1))
+
+
+def test_documents_keep_to_themselves_when_asked() -> None:
+    network = model.build(SHAPE, 100, 16)
+    torch.nn.init.normal_(network.get_input_embeddings().weight, std=0.5)  # far from indifferent
+    windows = torch.tensor([[5, 6, 7, 0, 8, 9, 0, 0, 10, 11]])
+    assert model.document_positions(windows, 0).tolist() == [[0, 1, 2, 3, 0, 1, 2, 0, 0, 1]]
+    other = windows.clone()
+    other[0, 1] = 50
+    for end, same in ((None, False), (0, True)):
+        one, two = (model.token_losses(network, given, end)[0] for given in (windows, other))
+        assert torch.equal(one[0, 4:], two[0, 4:]) == same  # these predict from the second document on
+        assert not torch.equal(one[0, :3], two[0, :3])
 
 
 def test_memory_falls_where_it_should() -> None:

@@ -90,7 +90,7 @@ def test_a_search_from_old_runs(searched: Searched) -> None:
     assert made
     for run in made:
         assert max(run.observations) == run.steps and set(run.observations) <= {2, 4}
-        by_domain = {f"{name}/{domain}" for name in ("val_loss", "tokens", "epochs") for domain in "ab"}
+        by_domain = {f"{name}/{domain}" for name in ("val_loss", "val_error", "tokens", "epochs") for domain in "ab"}
         others = {"train_loss", "mean_loss", "flops", "seconds", "tokens_per_second"}
         assert set(run.observations[run.steps]) == by_domain | others
     assert exists(settings)

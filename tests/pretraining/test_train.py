@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from runs import Recorder, alone, run_in, same, timeless, tiny_run
 
 from ray_mixopt.pretraining.training.session import check_writable
+from ray_mixopt.pretraining.training.settings import Execution
 from ray_mixopt.pretraining.training.train import main, train
 from ray_mixopt.pretraining.training.workers import Workers
 
@@ -56,12 +57,23 @@ def test_going_on_equals_one_go(small: Path, tmp_path: Path, changes: dict[str, 
     assert same(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_going_on_equals_one_go_on_two_workers(small: Path, tmp_path: Path) -> None:
-    child = launched("-m", "torch.distributed.run", "--nproc-per-node", 2, HERE / "two_workers.py", small, tmp_path)
+@pytest.mark.parametrize(
+    ("n_workers", "ways"),
+    [
+        (2, {"ddp": {}, "fsdp": {"parallel": "fsdp"}}),
+        pytest.param(2, {"tensor": {"parallel": "fsdp", "tensor": 2}}, marks=pytest.mark.slow),
+        pytest.param(4, {"hsdp": {"parallel": "fsdp", "shards": 2}}, marks=pytest.mark.slow),
+    ],
+)
+def test_going_on_equals_one_go_on_several_workers(
+    small: Path, tmp_path: Path, n_workers: int, ways: dict[str, Any]
+) -> None:
+    command = ("-m", "torch.distributed.run", "--nproc-per-node", n_workers, HERE / "two_workers.py")
+    child = launched(*command, small, tmp_path, json.dumps(ways))
     assert child.returncode == 0, child.stderr[-3000:]
     lines = [line.split() for line in child.stdout.splitlines()]
-    ways = ("1", "2", "2-annealed")
-    assert [line[:2] for line in lines] == [[f"{p}-{way}", "equal"] for p in ("ddp", "fsdp") for way in ways]
+    parts = ("1", "2", "2-annealed")
+    assert [line[:2] for line in lines] == [[f"{way}-{part}", "equal"] for way in ways for part in parts]
     # However the work is shared out, the data are the same, and so is the result up to rounding.
     for line in lines:
         decay = {"steps": 3} if line[0].endswith("annealed") else None
@@ -197,6 +209,13 @@ def test_a_batch_must_be_shared_out_evenly(small: Path) -> None:
     assert Workers(rank=0, world=2, device=torch.device("cpu")).micro_batches(run) == (2, 1)
     with pytest.raises(ValueError, match="4 sequences cannot be dealt out to 3 workers evenly"):
         Workers(rank=0, world=3, device=torch.device("cpu")).micro_batches(run)
+    shared = Execution(parallel="fsdp", tensor=2, shards=2)
+    workers = Workers(rank=5, world=8, device=torch.device("cpu")).grouped(shared)
+    assert (workers.groups, workers.group, workers.micro_batches(run)) == (4, 2, (1, 1))
+    with pytest.raises(ValueError, match="6 workers cannot be grouped by 2 tensor-parallel workers x 2 shards"):
+        shared.groups(6)
+    with pytest.raises(ValueError, match="shards and tensor are ways to hold a part of the model"):
+        Execution(tensor=2)
 
 
 def test_storage_that_cannot_be_written(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""Run by torchrun from a test: trains in one go and in two parts, with DDP and with FSDP2."""
+"""Run by torchrun from a test: trains in one go and in two parts, in the ways that its last argument says."""
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -14,10 +15,10 @@ if __name__ == "__main__":
     data, out = Path(sys.argv[1]), Path(sys.argv[2])
     with torchrun_group() as device:
         workers = Workers.current(device)
-        for parallel in ("ddp", "fsdp"):
+        for label, execution in json.loads(sys.argv[3]).items():
             for accumulate, anneal in ((1, None), (2, None), (2, {"share": 0.34})):
-                changes = {"execution": {"parallel": parallel, "micro_batch": 2 // accumulate}, "anneal": anneal}
-                name = f"{parallel}-{accumulate}" + ("-annealed" if anneal else "")
+                changes = {"execution": {"micro_batch": 2 // accumulate} | execution, "anneal": anneal}
+                name = f"{label}-{accumulate}" + ("-annealed" if anneal else "")
                 whole = run_in(out / f"{name}-whole", tiny_run(data, steps=9, **changes), workers)
                 parts = [
                     report

@@ -253,7 +253,7 @@ def _language_model() -> type:
                 requests: windows ``(tokens, n)`` of each, whose last ``n`` tokens count.
             """
             size = self._run.execution.micro_batch
-            world, rank, device = self._workers.world, self._workers.rank, self._workers.device
+            world, rank, device = self._workers.groups, self._workers.group, self._workers.device
             windows = [(tokens, n, number) for number, found in enumerate(requests) for tokens, n in found]
             windows.sort(key=lambda window: -len(window[0]))  # longest first: little padding in a batch
             # Sum of log-likelihoods, and number of windows that are not what the model would say.

@@ -9,14 +9,20 @@ from collections.abc import Iterator
 
 import torch
 from torch.distributed.tensor import DTensor
-from torch.nn import functional
 
 from ray_mixopt.pretraining.data.batches import batches
+from ray_mixopt.pretraining.data.manifest import TokenizerCard
 from ray_mixopt.pretraining.data.sampler import MixtureSampler, key_seed
 from ray_mixopt.pretraining.training import model
 from ray_mixopt.pretraining.training.checkpoint import TrainingProgress
 from ray_mixopt.pretraining.training.settings import TrainingRun
-from ray_mixopt.pretraining.training.workers import Workers, autocast, distribute, gradient_sync
+from ray_mixopt.pretraining.training.workers import (
+    Workers,
+    autocast,
+    clip_gradients,
+    distribute,
+    gradient_sync,
+)
 
 
 def learning_rate(run: TrainingRun, step: int, rung: int | None = None) -> float:
@@ -43,7 +49,7 @@ class Loop:
     Args:
         run: its settings.
         sampler: gives its sequences.
-        vocab_size: of the data.
+        tokenizer: of the data.
         workers: that compute it together.
 
     Attributes:
@@ -53,14 +59,20 @@ class Loop:
         steps: done in this process, those on branches included.
     """
 
-    def __init__(self, run: TrainingRun, sampler: MixtureSampler, vocab_size: int, workers: Workers) -> None:
+    def __init__(self, run: TrainingRun, sampler: MixtureSampler, tokenizer: TokenizerCard, workers: Workers) -> None:
         self._run, self._sampler, self._workers = run, sampler, workers
+        self._document_end = tokenizer.eos_id if run.document_attention else None
         torch.manual_seed(run.seed)  # the same weights on every worker
-        built = model.build(run.shape, vocab_size, run.sequence_length)
+        built = model.build(run.shape, tokenizer.vocab_size, run.sequence_length)
         self.network = distribute(built, workers, run.execution)
         self._branched: list[torch.Tensor] = []  # weights at the end of the last branch
         self.optimizer = torch.optim.AdamW(
-            model.parameter_groups(self.network, run.optimization.weight_decay),
+            model.parameter_groups(
+                self.network,
+                run.optimization.weight_decay,
+                embeddings=run.optimization.decay_embeddings,
+                norms=run.optimization.decay_norms,
+            ),
             lr=run.optimization.learning_rate,
             betas=(run.optimization.beta1, run.optimization.beta2),
             eps=run.optimization.epsilon,
@@ -85,7 +97,7 @@ class Loop:
         losses = torch.zeros(2, dtype=torch.float64, device=workers.device)  # their sum and number since the last look
         clock, begun = time.perf_counter(), progress.step
         firsts = (
-            step * run.batch_sequences + (workers.rank * n_micro + micro) * size
+            step * run.batch_sequences + (workers.group * n_micro + micro) * size
             for step in range(begun, end)
             for micro in range(n_micro)
         )
@@ -95,7 +107,7 @@ class Loop:
                 progress.step = step + 1
                 if progress.step % run.log_every and progress.step < end:
                     continue
-                total, count = (workers.total(losses) / workers.world).tolist()
+                total, count = (workers.total(losses) / workers.groups).tolist()
                 losses.zero_()
                 progress.loss_sum += total
                 progress.loss_steps += round(count)
@@ -107,20 +119,18 @@ class Loop:
 
     def _step(self, stream: Iterator[torch.Tensor], step: int, rung: int | None, losses: torch.Tensor) -> None:
         run, network, n_micro = self._run, self.network, self._micro[0]
-        torch.manual_seed(key_seed(run.seed, step, self._workers.rank) % 2**63)
+        torch.manual_seed(key_seed(run.seed, step, self._workers.group) % 2**63)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(run, step, rung)
         for micro in range(n_micro):
             batch = next(stream)  # (m, T + 1)
             with gradient_sync(network, last=micro == n_micro - 1):
                 with autocast(self._workers, run.execution):
-                    scores = model.logits(network, batch[:, :-1])  # (m, T, V)
-                loss = functional.cross_entropy(scores.float().flatten(0, 1), batch[:, 1:].flatten())
-                (loss / n_micro).backward()
+                    each, logs = model.token_losses(network, batch, self._document_end)  # (m, T)
+                loss = each.mean()
+                ((loss + run.optimization.z_loss * logs.square().mean()) / n_micro).backward()
             losses[0] += loss.detach().double() / n_micro
-        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), run.optimization.clip)
-        whole = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        losses[0] += 0.0 * whole  # NaN if a gradient is not finite
+        losses[0] += 0.0 * clip_gradients(network, run.optimization.clip)  # NaN if a gradient is not finite
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         losses[1] += 1

@@ -11,16 +11,51 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import Olmo2Config, Olmo2ForCausalLM
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+from transformers import Olmo2Config
+from transformers.models.olmo2 import modeling_olmo2
 
 from ray_mixopt.pretraining.training.settings import Execution, Shape
+from ray_mixopt.pretraining.training.workers import by_mesh
 
 _VOCABULARY_MULTIPLE = 64  # matrix products are faster on round sizes
+_MOST_SCORES = 2**26  # that exist at a time: 256 MiB in float32
 
 
 def padded_vocabulary(vocab_size: int) -> int:
     """Rows of the embedding matrix: the vocabulary rounded up; the rows beyond it are never a target."""
     return math.ceil(vocab_size / _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE
+
+
+class Olmo2ForCausalLM(modeling_olmo2.Olmo2ForCausalLM):
+    """OLMo 2 that can give the losses of its next tokens without the scores of all of them at a time.
+
+    Its name is that of the class in ``transformers``, which is what files of the model are to say.
+    """
+
+    def forward(self, input_ids: torch.Tensor, targets: torch.Tensor | None = None, **options: Any) -> Any:
+        """What that class gives; with ``targets``, ``(m, T)``, their losses: see ``token_losses``."""
+        if targets is None:
+            return super().forward(input_ids=input_ids, **options)
+        hidden = self.model(input_ids=input_ids, use_cache=False, **options).last_hidden_state
+        rows, wanted = hidden.flatten(0, 1), targets.flatten()
+        size = max(1, _MOST_SCORES // self.lm_head.weight.shape[0])
+        if len(rows) <= size:
+            parts = [_losses(rows, wanted, self.lm_head)]
+        else:  # the scores of a part are computed again in the backward pass instead of being kept
+            parts = [
+                checkpoint(_losses, *part, self.lm_head, use_reentrant=False, preserve_rng_state=False)
+                for part in zip(rows.split(size), wanted.split(size), strict=True)
+            ]
+        losses, logs = (torch.cat(values).view(targets.shape) for values in zip(*parts, strict=True))
+        return losses, logs
+
+
+def _losses(hidden: torch.Tensor, targets: torch.Tensor, head: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    scores = head(hidden).float()  # (n, V)
+    losses = functional.cross_entropy(scores, targets, reduction="none")
+    return losses, losses + scores.gather(1, targets[:, None])[:, 0]
 
 
 def build(shape: Shape, vocab_size: int, sequence_length: int, *, attention: str = "sdpa") -> Olmo2ForCausalLM:
@@ -40,6 +75,8 @@ def build(shape: Shape, vocab_size: int, sequence_length: int, *, attention: str
         num_attention_heads=shape.heads,
         max_position_embeddings=sequence_length,
         tie_word_embeddings=shape.tie_embeddings,
+        rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
+        rms_norm_eps=1e-6,
         use_cache=False,
         pad_token_id=None,  # else one embedding would never be trained
         bos_token_id=None,
@@ -52,6 +89,32 @@ def build(shape: Shape, vocab_size: int, sequence_length: int, *, attention: str
 def logits(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     """Scores of the next token, ``(m, T) -> (m, T, V)``."""
     return model(input_ids=inputs, use_cache=False).logits
+
+
+def token_losses(
+    model: nn.Module, windows: torch.Tensor, document_end: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy of each next token and the log of the softmax's normaliser, in float32, ``(m, T), (m, T)``.
+
+    Args:
+        model: as it is trained.
+        windows: of tokens, ``(m, T + 1)``.
+        document_end: the token that ends a document, where tokens attend to those of their own document only.
+    """
+    inputs, targets = windows[:, :-1], windows[:, 1:]
+    positions = {} if document_end is None else {"position_ids": document_positions(inputs, document_end)}
+    return model(input_ids=inputs, targets=targets, **positions)
+
+
+def document_positions(inputs: torch.Tensor, document_end: int) -> torch.Tensor:
+    """The place of each token in its document, or in the part of it that is here, ``(m, T)``.
+
+    Where these places start anew, attention of ``transformers`` does, too.
+    """
+    places = torch.arange(inputs.shape[1], device=inputs.device).expand_as(inputs)
+    begins = torch.zeros_like(inputs, dtype=torch.bool)
+    begins[:, 1:] = inputs[:, :-1] == document_end
+    return places - torch.where(begins, places, 0).cummax(1).values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +135,15 @@ class ModelCost:
     bytes_of_state: int
     bytes_of_activations: float
 
+    @property
+    def bytes_of_checkpoint(self) -> int:
+        """Of weights and the two moments of AdamW, in float32."""
+        return 12 * self.parameters
+
     def memory_bytes(self, execution: Execution, workers: int) -> float:
         """An estimate of the memory that one worker needs, in bytes, without that of libraries."""
-        state = self.bytes_of_state / (workers if execution.parallel == "fsdp" else 1)
+        parts = (execution.shards or execution.groups(workers)) * execution.tensor
+        state = self.bytes_of_state / (parts if execution.parallel == "fsdp" else 1)
         return state + execution.micro_batch * self.bytes_of_activations
 
 
@@ -95,20 +164,35 @@ def cost(shape: Shape, vocab_size: int, sequence_length: int, execution: Executi
     # A block keeps its input, q, k, v before and after their norm and rotation, attention's output and projection, and
     # the SwiGLU layer's gate, up, product and output.
     block = d if execution.activation_checkpointing else 13 * d + 4 * hidden
-    scores = padded_vocabulary(vocab_size) * (width + 8)  # logits, and in float32 with their gradient
+    vocabulary = padded_vocabulary(vocab_size)
+    tokens = min(sequence_length, max(1, _MOST_SCORES // vocabulary))  # whose scores there are at a time
+    scores = tokens * vocabulary * (width + 8)  # logits, and in float32 with their gradient
     return ModelCost(
         parameters=parameters,
         in_blocks=sum(parameter.numel() for parameter in model.model.layers.parameters()),
         flops_per_token=6.0 * in_products + 12.0 * shape.layers * d * sequence_length,
         bytes_of_state=16 * parameters,
-        bytes_of_activations=float(sequence_length * (shape.layers * block * width + scores)),
+        bytes_of_activations=float(sequence_length * shape.layers * block * width + scores),
     )
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """AdamW's groups: matrices decay, the gains of norms do not."""
-    parameters = list(model.parameters())
+def parameter_groups(
+    model: nn.Module, weight_decay: float, *, embeddings: bool = True, norms: bool = False
+) -> list[dict[str, Any]]:
+    """AdamW's groups: what decays, which matrices do, and what does not.
+
+    Args:
+        model: as it is trained.
+        weight_decay: of the first group.
+        embeddings: whether those of the input are in it, be they those of the output, too.
+        norms: whether their gains are.
+    """
+    groups: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
+    for name, parameter in model.named_parameters():
+        decays = norms if parameter.ndim < 2 else embeddings or not name.endswith("embed_tokens.weight")
+        groups[0 if decays else 1].append(parameter)
     return [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": alike, "weight_decay": decay}
+        for group, decay in zip(groups, (weight_decay, 0.0), strict=True)
+        for alike in by_mesh(group)
     ]

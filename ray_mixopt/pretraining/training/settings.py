@@ -24,14 +24,16 @@ class Shape(Section):
         heads: attention heads.
         layers: transformer blocks.
         mlp_ratio: width of the SwiGLU layer's two halves together, in units of ``d_model``.
-        tie_embeddings: whether input and output embeddings are one matrix.
+        tie_embeddings: whether input and output embeddings are one matrix; in OLMo 2 they are two.
+        rope_theta: base of the rotary embedding's wave lengths.
     """
 
     d_model: int = Field(gt=0, le=2**16)
     heads: int = Field(gt=0, le=1024)
     layers: int = Field(gt=0, le=1024)
     mlp_ratio: float = Field(default=8, gt=0)
-    tie_embeddings: bool = True
+    tie_embeddings: bool = False
+    rope_theta: float = Field(default=500_000, gt=1)
 
     @model_validator(mode="after")
     def _divisible(self) -> Shape:
@@ -40,36 +42,55 @@ class Shape(Section):
         return self
 
 
-PRESETS: dict[str, Shape] = {
-    # for CPUs and tests
-    "nano": Shape(d_model=64, heads=2, layers=2),
-    "micro": Shape(d_model=96, heads=3, layers=3),
-    "tiny": Shape(d_model=128, heads=4, layers=4),
+_PRESETS = {
+    # for CPUs and tests: width, heads, layers
+    "nano": (64, 2, 2),
+    "micro": (96, 3, 3),
+    "tiny": (128, 4, 4),
     # arXiv 2503.21023
-    "20M": Shape(d_model=256, heads=8, layers=8),
-    "60M": Shape(d_model=512, heads=8, layers=8),
-    "150M": Shape(d_model=768, heads=12, layers=12),
-    "300M": Shape(d_model=1024, heads=16, layers=16),
-    "500M": Shape(d_model=1280, heads=16, layers=16),
-    "700M": Shape(d_model=1536, heads=16, layers=16),
-    "1B": Shape(d_model=2048, heads=16, layers=16),
+    "20M": (256, 8, 8),
+    "60M": (512, 8, 8),
+    "150M": (768, 12, 12),
+    "300M": (1024, 16, 16),
+    "500M": (1280, 16, 16),
+    "700M": (1536, 16, 16),
+    "1B": (2048, 16, 16),
+}
+PRESETS: dict[str, Shape] = {
+    name: Shape(d_model=d_model, heads=heads, layers=layers, tie_embeddings=True)
+    for name, (d_model, heads, layers) in _PRESETS.items()
 }
 """Shapes by name. With a vocabulary of 50,257 tokens the last seven have about the parameters that they are named for,
-the shared embedding matrix counted once."""
+which holds with one embedding matrix for input and output: so they have one. Shapes of your own have two by default."""
 
 
 class AdamW(Section):
-    """The optimizer, all but its learning rate."""
+    """The optimizer, all but its learning rate, by default as OLMo 2's.
+
+    Args:
+        beta1: of AdamW.
+        beta2: of AdamW.
+        epsilon: of AdamW.
+        weight_decay: of what decays: matrices, and what follows.
+        decay_embeddings: whether the input's embeddings decay.
+        decay_norms: whether the gains of norms decay.
+        clip: largest norm of the gradient.
+        z_loss: weight of the mean squared log of the softmax's normaliser, which keeps scores from drifting away. It is
+            no part of the losses reported.
+    """
 
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.95, ge=0, lt=1)
     epsilon: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.1, ge=0)
+    decay_embeddings: bool = False
+    decay_norms: bool = True
     clip: float = Field(default=1.0, gt=0)
+    z_loss: float = Field(default=1e-5, ge=0)
 
 
 class Optimization(AdamW):
-    """AdamW and the learning rate, by default as in the paper, arXiv 2503.21023.
+    """AdamW and the learning rate, which is by default that of the paper, arXiv 2503.21023.
 
     The rate warms up over ``warmup_steps`` and then stays: a run to 1,000 steps is then a part of one to 2,000.
     """
@@ -106,6 +127,10 @@ class Execution(Section):
 
     Args:
         parallel: "ddp" holds the model on every worker, "fsdp" (FSDP2) a part of it.
+        shards: how many parts "fsdp" makes of the model: so many workers hold it whole together, and gradients travel
+            between such groups (HSDP). By default all workers are one group.
+        tensor: how many workers compute the same sequences together, each a part of the blocks' matrix products
+            (tensor parallelism), with "fsdp" only.
         precision: "bf16" computes in bfloat16 with weights and optimizer in float32.
         compile: whether to compile the model with ``torch.compile``.
         activation_checkpointing: whether to compute activations again rather than to keep them.
@@ -114,11 +139,31 @@ class Execution(Section):
     """
 
     parallel: Literal["ddp", "fsdp"] = "ddp"
+    shards: int | None = Field(default=None, gt=0)
+    tensor: int = Field(default=1, gt=0)
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False
     activation_checkpointing: bool = False
     micro_batch: int = Field(default=8, gt=0)
     peak_flops: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _sharded(self) -> Execution:
+        if self.parallel == "ddp" and (self.shards is not None or self.tensor > 1):
+            raise ValueError("shards and tensor are ways to hold a part of the model: they need parallel: fsdp")
+        return self
+
+    def groups(self, workers: int) -> int:
+        """How many groups of workers there are that compute sequences of their own.
+
+        Raises:
+            ValueError: if so many workers cannot be grouped so.
+        """
+        groups = workers // self.tensor
+        if workers % self.tensor or (self.shards is not None and groups % self.shards):
+            parts = f"{self.tensor} tensor-parallel workers" + (f" x {self.shards} shards" if self.shards else "")
+            raise ValueError(f"{workers} workers cannot be grouped by {parts}: change workers, tensor or shards.")
+        return groups
 
 
 class Evaluation(Section):
@@ -150,7 +195,9 @@ class TrainingRun(Section):
         steps: the run ends after so many.
         rungs: steps at which it reports; ``steps`` itself is one in any case.
         seed: of the initial weights and the order of the data.
-        validation_sequences: windows of each domain that the validation loss is measured on.
+        document_attention: whether a token attends to those of its own document only, not to all before it in its
+            sequence.
+        validation_tokens: of each domain, that the validation loss is measured on, up to a whole window.
         max_repetition_ratio: most passes over the training tokens of a domain.
         supply_fraction: share of each domain to use at all; see ``sampler.Mixture``.
         anneal: of the learning rate before every report; without it, reports are of the constant rate.
@@ -174,7 +221,8 @@ class TrainingRun(Section):
     anneal: Anneal | None = None
     decay: Decay | None = None
     execution: Execution = Execution()
-    validation_sequences: int = Field(default=64, gt=0)
+    document_attention: bool = False
+    validation_tokens: int = Field(default=2**18, gt=0)
     max_repetition_ratio: float | None = Field(default=None, gt=0)
     supply_fraction: float = Field(default=1.0, gt=0, le=1)
     checkpoint_every: int | None = Field(default=None, gt=0)
@@ -231,7 +279,7 @@ class TrainingRun(Section):
     def identity(self) -> dict[str, Any]:
         """Everything that a checkpoint must have in common with the run that goes on from it, JSON-able."""
         kept = ("mixture", "shape", "sequence_length", "batch_tokens", "seed", "optimization", "supply_fraction")
-        return self.model_dump(mode="json", include={*kept, "anneal"})
+        return self.model_dump(mode="json", include={*kept, "anneal", "document_attention"})
 
 
 class Resources(Section):

@@ -39,6 +39,11 @@ def open_data(run: TrainingRun) -> tuple[Corpus, MixtureSampler, ValidationSet]:
             f"The data in {run.data} have changed: their fingerprint is {corpus.manifest.fingerprint[:12]}, the run "
             f"was planned with {run.fingerprint[:12]}."
         )
+    if run.document_attention and corpus.manifest.tokenizer.eos_id is None:
+        raise ValueError(
+            f"document_attention needs to know where documents end, and the data in {run.data} have no token for that: "
+            "prepare them with --eos."
+        )
     mixture = Mixture(
         weights=run.mixture,
         sequence_length=run.sequence_length,
@@ -48,13 +53,14 @@ def open_data(run: TrainingRun) -> tuple[Corpus, MixtureSampler, ValidationSet]:
     sampler = MixtureSampler(corpus, mixture)
     if run.max_repetition_ratio is not None:
         sampler.check_supply(run.steps * run.batch_sequences, run.max_repetition_ratio)
-    return corpus, sampler, ValidationSet(corpus, run.sequence_length, run.validation_sequences)
+    return corpus, sampler, ValidationSet(corpus, run)
 
 
 def train(run: TrainingRun, session: Session, workers: Workers) -> None:
     """Trains to ``run.steps``, from the session's last checkpoint if it has one, and reports at every rung.
 
-    A report holds "step"; "val_loss/<domain>" and "train_loss" (mean since the last report) in nats a token;
+    A report holds "step"; "val_loss/<domain>" and "train_loss" (mean since the last report) in nats a token, and what
+    else ``ValidationSet.metrics`` says;
     "tokens/<domain>" and "epochs/<domain>" that the reported model has seen; "flops" and "seconds" of training so far,
     on branches, too; "tokens_per_second" since the last report or the start of this process, and "mfu" where the
     device's peak is known; and what ``run.evaluation`` adds. With ``run.anneal`` the losses are of the branches' ends.
@@ -63,13 +69,13 @@ def train(run: TrainingRun, session: Session, workers: Workers) -> None:
     Raises:
         ValueError: if the data or the checkpoint do not fit the run.
     """
+    workers = workers.grouped(run.execution)
     corpus, sampler, validation = open_data(run)
     downstream = None if run.evaluation is None else Downstream(run, corpus, workers)
     identity = run.identity() | {"data": corpus.manifest.fingerprint}
-    vocab_size = corpus.manifest.tokenizer.vocab_size
-    flops_per_token = model.cost(run.shape, vocab_size, run.sequence_length).flops_per_token
-    execution = run.execution
-    loop = Loop(run, sampler, vocab_size, workers)
+    tokenizer, execution = corpus.manifest.tokenizer, run.execution
+    flops_per_token = model.cost(run.shape, tokenizer.vocab_size, run.sequence_length).flops_per_token
+    loop = Loop(run, sampler, tokenizer, workers)
     with session.last_checkpoint() as folder:
         if folder is not None:
             loop.progress = checkpoint.load(folder, loop.network, loop.optimizer, identity, workers)
@@ -88,7 +94,7 @@ def train(run: TrainingRun, session: Session, workers: Workers) -> None:
         n_sequences = progress.step * run.batch_sequences
         speed = (loop.steps - reported[0]) * run.batch_tokens / (progress.seconds - reported[1])
         found = {"step": progress.step, "train_loss": progress.loss_sum / progress.loss_steps}
-        found |= {f"val_loss/{name}": loss for name, loss in val.items()}
+        found |= val
         if downstream is not None and all(map(math.isfinite, val.values())):
             found |= downstream.metrics(loop.network)
         found |= {f"tokens/{name}": tokens for name, tokens in sampler.tokens(n_sequences).items()}
@@ -119,8 +125,8 @@ def train(run: TrainingRun, session: Session, workers: Workers) -> None:
         with contextlib.nullcontext() if run.anneal is None else loop.branch():
             if finite and run.anneal is not None:
                 finite = loop.advance(rung, rung=rung)
-            nowhere = dict.fromkeys(validation.windows, math.nan)
-            found = report(validation.losses(loop.network, workers, execution) if finite else nowhere)
+            nowhere = {f"val_loss/{name}": math.nan for name in validation.windows}
+            found = report(validation.metrics(loop.network, workers) if finite else nowhere)
         if not finite:
             session.report(found, None)
             return
