@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from harness import arguments, side_by_side, write
-from safety import NOISE, RECIPES
+from safety import RECIPES
 
 from ray_mixopt import MixtureOptimizer
 from ray_mixopt.benchmark import problems
@@ -26,6 +26,7 @@ from ray_mixopt.core.history import History
 from ray_mixopt.core.strategy import Proposal, Suggestion
 
 MEMBERS = (8,)
+NOISE = (0.01,)
 RUNS = (8, 15, 20, 30, 40)
 EDGES = (0.0, 1e-9, 0.003, 0.01, 0.03, np.inf)  # of the stated gain, in spreads
 BINS = 10

@@ -6,6 +6,7 @@ target are worth shows where runs at a larger scale were predicted without any o
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,6 +31,7 @@ class Hidden:
         mixtures: of the runs there, ``n x d``.
         seen: the objective that they reported, the mean of runs that repeat one, ``(n,)``.
         forecast: of the same.
+        scatter: standard deviation of what was seen, as far as noise is said, ``(n,)``.
     """
 
     scale: str
@@ -37,6 +39,7 @@ class Hidden:
     mixtures: np.ndarray
     seen: np.ndarray
     forecast: Forecast
+    scatter: np.ndarray
 
     @property
     def measured(self) -> np.ndarray:
@@ -51,7 +54,7 @@ class Hidden:
     @property
     def half(self) -> np.ndarray:
         """Half the width of the 95% interval of each difference from the mean of all, ``(n,)``."""
-        return NORMAL_95 * contrast_deviations(self.forecast.covariance)
+        return NORMAL_95 * contrast_deviations(self.forecast.covariance + np.diag(np.square(self.scatter)))
 
     @property
     def inside(self) -> np.ndarray:
@@ -111,15 +114,21 @@ def hidden(problem: Problem, history: History, belief: Belief) -> Hidden | None:
         posterior = belief.apart.posterior(problem, smaller) if len(smaller) else None
         if posterior is None:
             continue
-        mixtures = np.array(list(seen[scale, steps]))
+        mixtures, values = np.array(list(seen[scale, steps])), list(seen[scale, steps].values())
         return Hidden(
             scale=scale,
             steps=steps,
             mixtures=mixtures,
-            seen=np.array([np.mean(values) for values in seen[scale, steps].values()]),
+            seen=np.array([np.mean(of) for of in values]),
             forecast=posterior.at(scale, steps).forecast(mixtures),
+            scatter=_scatter(problem, belief) / np.sqrt([len(of) for of in values]),
         )
     return None
+
+
+def _scatter(problem: Problem, belief: Belief) -> float:
+    """Standard deviation of a report of the objective, of the noise that is said of its metrics."""
+    return math.hypot(*(weight * belief.noise.get(metric, 0.0) for metric, weight in problem.weights.items()))
 
 
 def _only(history: History, scales: set[str]) -> History:

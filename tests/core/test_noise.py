@@ -18,7 +18,9 @@ from ray_mixopt.core.settings import Settings
 from ray_mixopt.core.strategy import Proposal
 from ray_mixopt.io.search_state import SearchState
 from ray_mixopt.simulators import SimulatorTrainable
+from ray_mixopt.strategies.hindsight import hindsight
 from ray_mixopt.strategies.purchases import drowned
+from ray_mixopt.surrogate.belief import Belief
 from ray_mixopt.tune.layout import Layout
 
 SPACE = two_scales("web", "code", "math", "wiki")
@@ -185,3 +187,16 @@ def test_a_noisy_search_repeats_runs_and_a_quiet_one_never() -> None:
         runs = search(optimizer, 50, lambda *run: {"loss": loss(*run) + scatter * rng.standard_normal()})  # noqa: B023
         repeats[scatter] = sum(run.repeat > 0 for run in runs)
     assert repeats[0.01] == 0 < repeats[0.2]
+
+
+def test_intervals_are_held_to_what_reports_scatter() -> None:
+    noise = 0.3
+    checks = []
+    for said in (None, noise):
+        optimizer = told(seen(3, 40, noise), said)
+        if said is None:
+            optimizer._strategy.belief = Belief(0, noise={"loss": 0.0})  # as if reports were exact
+        checks.append(hindsight(optimizer.problem, optimizer.history, optimizer._strategy.belief))
+    exact, heeded = checks
+    assert exact.coverage < heeded.coverage >= 0.9
+    assert not exact.trustworthy and heeded.trustworthy
