@@ -4,9 +4,10 @@ The autoscaler is Ray's own, as under `ray up`, but its nodes are raylets on thi
 The head has no CPUs, each other node has one; the larger of the two scales trains on two of them.
 
     ray-mixopt prepare data/demo --demo
-    python experiments/pretraining/autoscaling.py data/demo
+    python experiments/pretraining/autoscaling.py data/demo [--autoscaler v2]
 
-It fails unless the cluster has grown from the head alone, and is the head alone in the end.
+With version 2 of the autoscaler, which alone starts nodes for labels, there are two kinds of nodes, and the smaller
+scale asks for spot ones. It fails unless the cluster has grown from the head alone, and is the head alone in the end.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from ray_mixopt.pretraining.search import DRIVER_NODE, final_run, search
 
 MOST = 3  # workers
 WAIT = 300  # seconds for the cluster to come up, and to shrink
+MARKET = "ray.io/market-type"
+HEAD = "f" * 56  # how version 2 knows the node that it runs on
 _EMPTY = {"auth": {}, "docker": {}, "file_mounts": {}, "file_mounts_sync_continuously": False}
 _NOTHING = (
     "initialization_commands setup_commands head_setup_commands worker_setup_commands head_start_ray_commands "
@@ -39,8 +42,18 @@ _NOTHING = (
 )
 
 
-def autoscaling(address: str) -> dict[str, Any]:
+def autoscaling(address: str, version: str) -> dict[str, Any]:
     """The autoscaler's configuration."""
+    worker = {
+        "resources": {"CPU": 1, "object_store_memory": 100_000_000},
+        "node_config": {},
+        "min_workers": 0,
+        "max_workers": MOST,
+    }
+    workers = {"worker": worker}
+    if version == "v2":
+        workers = {market: worker | {"labels": {MARKET: market}} for market in ("on-demand", "spot")}
+    new = {"launch_multiple": True, "head_node_id": HEAD} if version == "v2" else {}
     return {
         "cluster_name": "fake_multinode",
         "max_workers": MOST,
@@ -50,15 +63,11 @@ def autoscaling(address: str) -> dict[str, Any]:
             "use_node_id_as_ip": True,
             "disable_node_updaters": True,
             "disable_launch_config_check": True,
+            **new,
         },
         "available_node_types": {
             "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
-            "worker": {
-                "resources": {"CPU": 1, "object_store_memory": 100_000_000},
-                "node_config": {},
-                "min_workers": 0,
-                "max_workers": MOST,
-            },
+            **workers,
         },
         "head_node_type": "ray.head.default",
         "upscaling_speed": 1.0,
@@ -82,10 +91,13 @@ class Log:
 def watch_nodes(log: Log, ended: threading.Event, seen: list[int]) -> None:
     """Logs every change of the number of workers, and what they are busy with."""
     while not ended.wait(0.5):
-        n_workers = sum(node["Alive"] for node in ray.nodes()) - 1
+        alive = [node for node in ray.nodes() if node["Alive"]]
+        n_workers = len(alive) - 1
         if n_workers != seen[-1]:
             busy = ray.cluster_resources().get("CPU", 0) - ray.available_resources().get("CPU", 0)
-            log(f"nodes: the head and {n_workers} workers, {busy:g} CPUs busy")
+            markets = Counter(node["Labels"][MARKET] for node in alive if MARKET in node["Labels"])
+            kinds = f" ({', '.join(f'{n} {market}' for market, n in sorted(markets.items()))})" if markets else ""
+            log(f"nodes: the head and {n_workers} workers{kinds}, {busy:g} CPUs busy")
             seen.append(n_workers)
 
 
@@ -100,20 +112,25 @@ def wait_for(condition: Any, what: str) -> None:
 
 @click.command()
 @click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
-def main(data: Path) -> None:
+@click.option("--autoscaler", "version", type=click.Choice(["v1", "v2"]), default="v1", show_default=True)
+def main(data: Path, version: str) -> None:
     """Searches over the shards in DATA."""
     log, folder = Log(), tempfile.TemporaryDirectory()
+    log(f"Ray {ray.__version__}, autoscaler {version}")
     with socket.socket() as free:
         free.bind(("", 0))
         address = f"{ray.util.get_node_ip_address()}:{free.getsockname()[1]}"
     config_file = Path(folder.name, "autoscaling.yaml")
-    config_file.write_text(yaml.safe_dump(autoscaling(address)))
+    config_file.write_text(yaml.safe_dump(autoscaling(address, version)))
     os.environ["RAY_AUTH_MODE"] = "disabled"  # of a cluster that nobody else can reach
+    new = {"RAY_enable_autoscaler_v2": "1", "RAY_CLOUD_INSTANCE_ID": HEAD, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD}
+    labels = {"labels": {MARKET: "spot"}} if version == "v2" else {}
     head = subprocess.Popen(
         ["ray", "start", "--head", "--block", f"--port={address.split(':')[1]}", "--num-cpus=0"]
         + [f'--resources={{"{DRIVER_NODE}": 1000}}', f"--autoscaling-config={config_file}"]
         + ["--include-dashboard=false", "--disable-usage-stats"],
-        env={**os.environ, "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"},
+        env={**os.environ, "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+        | (new if version == "v2" else {}),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -123,7 +140,7 @@ def main(data: Path) -> None:
             "data": data.resolve(),
             "storage": folder.name,
             "scales": [
-                {"name": "nano", "resources": {"workers": 1}},
+                {"name": "nano", "resources": {"workers": 1, **labels}},
                 {"name": "micro", "resources": {"workers": 2}},
             ],
             "steps": [10, 20],

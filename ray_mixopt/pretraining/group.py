@@ -3,6 +3,9 @@
 The group lives in a ``TorchTrainer``, in a thread of the trial's process. Its reports come through a queue. The
 controller of the group announces itself there too, so that a run can be aborted and its resources are free at once:
 left to themselves they would stay taken for a while, or for good in a Ray without dashboard.
+
+Ray's own ``TuneReportCallback`` is no help here: it needs the session of a function trainable, which can neither wait
+until its workers are gone before Tune hears of a rung, nor end them early, nor be used for one trial after another.
 """
 
 from __future__ import annotations
@@ -18,10 +21,10 @@ import ray
 import ray.train
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer, get_device
-from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ray_mixopt.pretraining.controller import ANNOUNCES_AT_START, CONTROLLER, announce, announcing_at_start
 from ray_mixopt.pretraining.training.settings import Resources, TrainingRun
 
 if TYPE_CHECKING:
@@ -55,15 +58,16 @@ class TrainingGroup:
         self._trainer = TorchTrainer(
             _work,
             train_loop_config={"run": run.model_dump_json(), "seen": seen},
-            scaling_config=ScalingConfig(
+            scaling_config=ScalingConfig(  # type: ignore[call-arg]  # of Train's second version, which is another
                 num_workers=resources.workers,
                 use_gpu=resources.gpus_per_worker > 0,
                 resources_per_worker={kind: amount for kind, amount in per_worker.items() if amount},
+                label_selector=dict(resources.labels) or None,
             ),
             run_config=RunConfig(
                 name=name,
                 storage_path=storage,
-                callbacks=[_Forward(self._queue), _Announce(self._queue)],  # type: ignore[list-item]
+                callbacks=[_Forward(self._queue), *announcing_at_start(self._queue)],  # type: ignore[list-item]
                 failure_config=FailureConfig(max_failures=retries),
                 checkpoint_config=CheckpointConfig(num_to_keep=1),
             ),
@@ -106,12 +110,13 @@ class TrainingGroup:
     def abort(self) -> None:
         """Ends the run on the spot and frees its resources."""
         with contextlib.suppress(Exception):  # the controller's death is the answer to this call
+            patience = _ABORT_SECONDS if ANNOUNCES_AT_START else 0
             while self._controller is None and self._thread.is_alive():
-                kind, content = self._queue.get(timeout=_ABORT_SECONDS)
-                self._controller = content if kind == "controller" else None
+                kind, content = self._queue.get(timeout=patience)
+                self._controller = content if kind == CONTROLLER else None
             if self._thread.is_alive():
                 ray.get(self._controller.abort.remote(), timeout=_ABORT_SECONDS)
-        self._thread.join(_ABORT_SECONDS)
+        self._thread.join(_ABORT_SECONDS if self._controller is not None else 0)
         self._queue.shutdown(force=True)
 
     def _fit(self) -> None:
@@ -125,22 +130,15 @@ class _Forward(UserCallback):
     """Puts the reports of rungs into a queue; runs in the group's controller."""
 
     def __init__(self, queue: Queue) -> None:
-        self._queue = queue
+        self._queue, self._announced = queue, ANNOUNCES_AT_START
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        if not self._announced:
+            self._announced = True
+            announce(self._queue)
         report = dict(metrics[0])
         if report.pop(_RUNG, False):
             self._queue.put(("report", report))
-
-
-class _Announce(ControllerCallback):
-    """Puts the group's controller into a queue, as soon as it runs."""
-
-    def __init__(self, queue: Queue) -> None:
-        self._queue = queue
-
-    def after_controller_start(self, train_run_context: Any) -> None:
-        self._queue.put(("controller", ray.get_runtime_context().current_actor))
 
 
 class RaySession:

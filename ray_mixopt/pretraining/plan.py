@@ -73,9 +73,10 @@ def check_resources(scales: list[ScaleSettings], nodes: Sequence[Mapping[str, fl
     """
     for scale in scales:
         resources = scale.resources
+        each = _amounts(resources.each) + (f" and the labels {resources.labels}" if resources.labels else "")
         if (fitting := resources.fitting(nodes)) < resources.workers:
             raise ValueError(
-                f"Scale {scale.name!r} needs {resources.workers} workers with {_amounts(resources.each)} each, the "
+                f"Scale {scale.name!r} needs {resources.workers} workers with {each} each, the "
                 f"cluster has room for {fitting} at most, with {', '.join(map(_amounts, nodes)) or 'no nodes'}: lower "
                 "its resources, or say with `cluster` how far it can grow."
             )

@@ -15,7 +15,8 @@ from pyarrow import fs
 from ray import tune
 
 from ray_mixopt.optimizer import MixtureOptimizer
-from ray_mixopt.pretraining.config import MEAN_LOSS, PretrainConfig
+from ray_mixopt.pretraining.config import MEAN_LOSS, PretrainConfig, ScaleSettings
+from ray_mixopt.pretraining.controller import ANNOUNCES_AT_START
 from ray_mixopt.pretraining.data.sampler import key_seed
 from ray_mixopt.pretraining.group import TrainingGroup
 from ray_mixopt.pretraining.plan import check_resources, earlier_runs
@@ -34,6 +35,14 @@ _ENVIRONMENT = {
 }
 _TRIALS = 10_000  # that fit on such a node
 _TRIAL_CPU = 0.01  # of a trial where there is none: it only waits for its workers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """A node of a cluster: what workers can have of it, and its labels."""
+
+    resources: dict[str, float]
+    labels: dict[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +103,9 @@ def search(
         ray.tune.error.TuneError: if the search itself breaks down.
     """
     with cluster() as (nodes, trial), listening() as interrupted:
-        room = nodes if config.cluster is None else [config.cluster]
-        check_resources(config.scales, room)
+        room = {scale.name: _room(config, scale, nodes) for scale in config.scales}
+        for scale in config.scales:
+            check_resources([scale], room[scale.name])
         trainable = tune.with_resources(
             tune.with_parameters(PretrainTrainable, settings=config.model_dump_json()), trial
         )
@@ -119,7 +129,7 @@ def search(
                     scheduler=MixOptScheduler(),
                     num_samples=-1,
                     max_concurrent_trials=config.search.concurrency or _concurrency(config, room),
-                    reuse_actors=True,  # a new process takes seconds
+                    reuse_actors=ANNOUNCES_AT_START,  # a new process takes seconds
                     trial_dirname_creator=trial_name,
                 ),
                 run_config=tune.RunConfig(
@@ -152,7 +162,7 @@ def final_run(config: PretrainConfig, mixture: Mapping[str, float]) -> Iterator[
     scale = config.scale(config.space.target_scale)
     run = config.run(mixture, scale.name, config.target_steps, final=True)
     with cluster() as (nodes, _):
-        check_resources([scale], nodes if config.cluster is None else [config.cluster])
+        check_resources([scale], _room(config, scale, nodes))
         group = TrainingGroup(
             run,
             name=f"final-{key_seed(run.model_dump_json()):032x}"[:18],  # another mixture is another run
@@ -174,7 +184,7 @@ def final_run(config: PretrainConfig, mixture: Mapping[str, float]) -> Iterator[
 
 
 @contextlib.contextmanager
-def cluster() -> Iterator[tuple[list[dict[str, float]], dict[str, float]]]:
+def cluster() -> Iterator[tuple[list[Node], dict[str, float]]]:
     """A Ray to run on: the one at RAY_ADDRESS, or one of this machine's own.
 
     Yields:
@@ -184,15 +194,23 @@ def cluster() -> Iterator[tuple[list[dict[str, float]], dict[str, float]]]:
         RuntimeError: if Ray does not start, or is not at RAY_ADDRESS.
     """
     with running_ray(_ENVIRONMENT, resources={DRIVER_NODE: _TRIALS}):
-        nodes = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
-        if any(DRIVER_NODE in node for node in nodes):
+        alive = [node for node in ray.nodes() if node["Alive"]]
+        nodes = [Node(resources=dict(node["Resources"]), labels=dict(node.get("Labels", {}))) for node in alive]
+        if any(DRIVER_NODE in node.resources for node in nodes):
             yield nodes, {DRIVER_NODE: 1}
         else:  # a trial may take its bit from any node: count on the worst
-            largest = max(nodes, key=lambda node: node.get("CPU", 0.0))
+            largest = max((node.resources for node in nodes), key=lambda resources: resources.get("CPU", 0.0))
             largest["CPU"] = largest.get("CPU", 0.0) - _TRIAL_CPU
             yield nodes, {"CPU": _TRIAL_CPU}
 
 
-def _concurrency(config: PretrainConfig, room: Sequence[Mapping[str, float]]) -> int:
+def _room(config: PretrainConfig, scale: ScaleSettings, nodes: Sequence[Node]) -> list[dict[str, float]]:
+    """The resources of the nodes that a scale's workers may use: those there are, or what the cluster can grow to."""
+    if config.cluster is not None:
+        return [config.cluster]
+    return [node.resources for node in nodes if scale.resources.may_use(node.labels)]
+
+
+def _concurrency(config: PretrainConfig, room: Mapping[str, Sequence[Mapping[str, float]]]) -> int:
     """How many groups of the smallest scale fit at a time."""
-    return max(1, *(scale.resources.fitting(room) // scale.resources.workers for scale in config.scales))
+    return max(1, *(scale.resources.fitting(room[scale.name]) // scale.resources.workers for scale in config.scales))

@@ -13,6 +13,8 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from ray_mixopt.pretraining.training.settings import Resources
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -54,6 +56,14 @@ def test_workers_have_gpus_and_scale_from_zero(config):
     for node in workers:
         assert node["resources"]["GPU"] >= 1
         assert node["min_workers"] == 0 < node["max_workers"] <= config["max_workers"]
+
+
+def test_workers_say_that_they_may_be_reclaimed(config, job):
+    types = config["available_node_types"]
+    (worker,) = (node for name, node in types.items() if name != config["head_node_type"])
+    assert worker["node_config"]["InstanceMarketOptions"]["MarketType"] == worker["labels"]["ray.io/market-type"]
+    groups = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert all(Resources(labels={"ray.io/market-type": "spot"}).may_use(group["labels"]) for group in groups)
 
 
 def test_nobody_but_the_containers_user_enters_the_shared_folder(config):

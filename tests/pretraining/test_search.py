@@ -222,7 +222,8 @@ def test_checkpoints_of_runs_that_are_over_are_removed_while_the_search_goes_on(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pruning, "_SAFE_SECONDS", 0.0)
-    settings = tiny_search(small, tmp_path, steps=[2], search={"strategy": "random", "budget": 2, "concurrency": 1})
+    plan = {"strategy": "random", "budget": 2, "concurrency": 1}
+    settings = tiny_search(small, tmp_path, scales=[{"name": "nano"}], steps=[2], search=plan)
     runs, there = tmp_path / "pretrain" / "runs", []
 
     def watch(optimizer: MixtureOptimizer) -> None:

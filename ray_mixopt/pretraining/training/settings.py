@@ -289,11 +289,14 @@ class Resources(Section):
         workers: how many train one model together.
         cpus_per_worker: of each.
         gpus_per_worker: of each; 1 for training on GPUs.
+        labels: that a node must have for a worker, as Ray's label selectors say it: "A100", "!spot", "in(A100, H100)"
+            or "!in(spot, preemptible)".
     """
 
     workers: int = Field(default=1, gt=0)
     cpus_per_worker: float = Field(default=1, gt=0)
     gpus_per_worker: int = Field(default=0, ge=0, le=1)
+    labels: dict[str, str] = {}
 
     @property
     def each(self) -> dict[str, float]:
@@ -306,9 +309,21 @@ class Resources(Section):
         """What all workers need, by Ray's names."""
         return {kind: self.workers * amount for kind, amount in self.each.items()}
 
+    def may_use(self, labels: Mapping[str, str]) -> bool:
+        """Whether workers may be on a node with these labels."""
+        return all(_selects(wanted, labels.get(name)) for name, wanted in self.labels.items())
+
     def fitting(self, nodes: Sequence[Mapping[str, float]]) -> int:
         """How many such workers find room on nodes with these resources."""
         return sum(min(int(node.get(kind, 0.0) / amount) for kind, amount in self.each.items()) for node in nodes)
+
+
+def _selects(wanted: str, label: str | None) -> bool:
+    """Whether a label is as a selector of Ray wants it; a node without the label has none that is excluded."""
+    inverted, plain = wanted.startswith("!"), wanted.removeprefix("!")
+    listed = plain.startswith("in(") and plain.endswith(")")
+    values = [value.strip() for value in plain[3:-1].split(",")] if listed else [plain]
+    return (label in values) != inverted
 
 
 def explain(error: ValidationError) -> str:
