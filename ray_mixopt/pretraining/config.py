@@ -356,9 +356,10 @@ class PretrainConfig(Section):
         warmup = recipe.warmup_steps if settings.warmup_steps is None else settings.warmup_steps
         if rate is None or warmup is None:
             parameters = self.model_cost(settings).in_blocks
-            rate = rate or learning_rate_rule(parameters)
+            rate = rate or learning_rate_rule(parameters) * (1.0 if scale == self.target_scale else recipe.proxy_share)
             warmup = warmup_rule(parameters, batch, longest) if warmup is None else warmup
-        return Optimization(**recipe.model_dump() | {"learning_rate": rate, "warmup_steps": warmup})
+        fields = recipe.model_dump(exclude={"proxy_share"})
+        return Optimization(**fields | {"learning_rate": rate, "warmup_steps": warmup})
 
     def run(
         self, mixture: Mapping[str, float], scale: str, steps: int, *, final: bool = False, repeat: int = 0

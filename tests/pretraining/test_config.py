@@ -19,6 +19,7 @@ from ray_mixopt.cli.main import main
 from ray_mixopt.optimizer import MixtureOptimizer
 from ray_mixopt.pretraining.config import PretrainConfig
 from ray_mixopt.pretraining.data.manifest import Manifest
+from ray_mixopt.pretraining.estimate import device_speed, estimate
 from ray_mixopt.pretraining.plan import check_resources, earlier_runs
 from ray_mixopt.pretraining.training.settings import TrainingRun
 
@@ -72,6 +73,8 @@ def test_the_plan(write: Callable[..., Path]) -> None:
     scales = [{**scale, "seconds_per_step": 600} for scale in SETTINGS["scales"]]
     _, output = call(write(search={"budget": 2}, cost="seconds", scales=scales), "--dry-run")
     assert "Budget: 2 runs at the target, 2 h 0 min of training; as much as" in output
+    on_gpus = PretrainConfig.read(write(scales=[{"name": "nano", "resources": {"gpus_per_worker": 1}}]))
+    assert device_speed(on_gpus) is None and estimate(on_gpus, None)["hours"] is None  # nobody knows these GPUs
     config = PretrainConfig.read(write(upper={"a": 0.7}, max_repetition_ratio=0.2))
     assert config.space.upper == {"a": 0.7}
     assert config.space.corners().max(0)[1] == pytest.approx(0.2 * 992 / 384)

@@ -41,8 +41,12 @@ def test_what_nobody_says_follows_from_the_scale(small: Path) -> None:
         assert free.batch(name) == batch_rule(in_blocks, 16) and free.run({"a": 1, "b": 1}, name, 2).rungs == (2, 4, 6)
         assert free.recipe(name).warmup_steps == 1 and free.recipe(name).clip == 2.0
     assert free.batch("S") < free.batch("L")
-    assert free.recipe("S").learning_rate == learning_rate_rule(free.model_cost(free.scale("S")).in_blocks)
+    by_rule = {name: learning_rate_rule(free.model_cost(free.scale(name)).in_blocks) for name in "SL"}
+    assert free.recipe("S").learning_rate == pytest.approx(0.1 * by_rule["S"])  # it is no target
     assert free.recipe("L").learning_rate == 0.5
+    own = config(small, {}, {}, optimization={"proxy_share": 0.5})
+    assert own.recipe("S").learning_rate == pytest.approx(0.5 * by_rule["S"])
+    assert own.recipe("L").learning_rate == by_rule["L"]
 
 
 def test_every_scale_may_have_its_own(small: Path) -> None:
