@@ -34,7 +34,8 @@ from ray_mixopt.pretraining.search import DRIVER_NODE, final_run, search
 MOST = 3  # workers
 WAIT = 300  # seconds for the cluster to come up, and to shrink
 MARKET = "ray.io/market-type"
-HEAD = "f" * 56  # how version 2 knows the node that it runs on
+PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
+HEAD = "f" * 51 + "0" * 5  # how the provider calls the head
 _EMPTY = {"auth": {}, "docker": {}, "file_mounts": {}, "file_mounts_sync_continuously": False}
 _NOTHING = (
     "initialization_commands setup_commands head_setup_commands worker_setup_commands head_start_ray_commands "
@@ -53,7 +54,7 @@ def autoscaling(address: str, version: str) -> dict[str, Any]:
     workers = {"worker": worker}
     if version == "v2":
         workers = {market: worker | {"labels": {MARKET: market}} for market in ("on-demand", "spot")}
-    new = {"launch_multiple": True, "head_node_id": HEAD} if version == "v2" else {}
+    new = {"launch_multiple": True, "head_node_id": HEAD, "type": "external", "module": PROVIDER}
     return {
         "cluster_name": "fake_multinode",
         "max_workers": MOST,
@@ -63,7 +64,7 @@ def autoscaling(address: str, version: str) -> dict[str, Any]:
             "use_node_id_as_ip": True,
             "disable_node_updaters": True,
             "disable_launch_config_check": True,
-            **new,
+            **(new if version == "v2" else {}),  # whose default settings the package of Ray lacks
         },
         "available_node_types": {
             "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
