@@ -14,7 +14,6 @@ from ray_mixopt.cli.options import as_json_option, bad_arguments, examples
 @click.command(
     epilog=examples(
         "ray-mixopt checkpoint results/mixtures/runs/final-0123456789ab --data data/shards --out model",
-        "lm_eval --model hf --model_args pretrained=model --tasks arc_easy",
     )
 )
 @click.argument("run")
@@ -29,7 +28,8 @@ from ray_mixopt.cli.options import as_json_option, bad_arguments, examples
 def checkpoint(run: str, data: Path, out: Path, as_json: bool) -> None:
     """Writes the newest checkpoint of a run as a Hugging Face model, with its tokenizer.
 
-    RUN is the folder or URI of a run of `pretrain`, in <storage>/<name>/runs, or that of a training by hand.
+    RUN is the folder or URI of a run of `pretrain`, in <storage>/<name>/runs, or that of a training by hand. What is
+    written can be loaded by name: `lm_eval --model hf --model_args pretrained=model --tasks arc_easy`.
     """
     with bad_arguments():
         from ray_mixopt.pretraining.training.huggingface import write_model

@@ -87,7 +87,9 @@ def test_a_law_finds_itself(joint):
 
     rows = [(w, n, z) for w in mixtures[:30] for n in (0.05, 0.1, 0.25) for z in (0.1, 0.3, 1.0)]
     w, n, z = (np.array(column) for column in zip(*rows, strict=True))
-    law = MixtureLaw(w, n, z, loss(w, n, z), joint=joint, seed=0)
+    # How far a fit comes from its random starts depends on how the machine rounds.
+    laws = [MixtureLaw(w, n, z, loss(w, n, z), joint=joint, seed=seed) for seed in range(3)]
+    law = min(laws, key=lambda law: law._objective(law.parameters)[0])
     unseen = mixtures[30:]
     wrong = law(unseen) - loss(unseen, 1.0, 1.0)
     assert np.abs(wrong).max() < 0.03 and np.std(wrong) < 0.1 * loss(unseen, 1.0, 1.0).std()
