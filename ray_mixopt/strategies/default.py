@@ -105,7 +105,7 @@ class DefaultStrategy:
         )
         self.candidates = candidates_of(problem)
         baselines = list(problem.baselines().values())
-        design = initial_design(problem.space, problem.rng(0, 0), baselines, given.expected_runs)
+        design = initial_design(problem.space, problem.rng(0, 0), baselines, given.expected_runs, given.budget)
         self.design = self.candidates.restrict(design)
         self._sure: tuple[int, bool] = 0, False  # after so many reports, whether the verdict is to train the answer
         self.corners: list[Proposal] = []

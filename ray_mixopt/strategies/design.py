@@ -33,7 +33,11 @@ _CORNER_SHARE = 0.95  # of the tokens, from the domain a near-corner is about
 
 
 def initial_design(
-    space: MixtureSpace, rng: np.random.Generator, baselines: Sequence[np.ndarray] = (), n_runs: int | None = None
+    space: MixtureSpace,
+    rng: np.random.Generator,
+    baselines: Sequence[np.ndarray] = (),
+    n_runs: int | None = None,
+    budget: float | None = None,
 ) -> list[Proposal]:
     """The first runs, in the order in which they are worth most.
 
@@ -49,6 +53,7 @@ def initial_design(
         rng: source of randomness.
         baselines: mixtures that answers are compared with, ``(d,)`` each; equal shares if there are none.
         n_runs: how many runs there will be; None where that is not known.
+        budget: what all of these may cost; None for no limit.
     """
     d, first = space.n_domains, list(baselines) or [space.uniform()]
     low, shortest = min(space.fidelities, key=lambda cell: space.cost(*cell))
@@ -60,6 +65,8 @@ def initial_design(
         assert n_runs is not None
         n_high = max(min(_FEWEST, n_runs // 2), n_runs // 3)
         n = n_runs - n_high
+        if budget is not None:  # no run takes what was to pay for the others
+            money, plenty = min(money, budget * n / n_runs), min(plenty, budget * n_high / n_runs)
         n_tilted = max(1, n // 2, n_high - len(first))
     lengths = [z for z in space.rungs(low) if n * space.cost(low, z) <= money] or [shortest]
     if few:  # the longest that leaves pairs

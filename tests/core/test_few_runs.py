@@ -40,6 +40,14 @@ def test_a_short_search_runs_the_same_mixtures_at_two_scales_for_long(n) -> None
     assert TALL.scale(high).cost_per_step > TALL.scale(low).cost_per_step
 
 
+@pytest.mark.parametrize("n", [2, 4, 6, 10])
+@pytest.mark.parametrize("share", [0.02, 0.05, 0.1])
+def test_a_budget_pays_for_all_runs_of_the_plan(n, share) -> None:
+    budget = share * TALL.target_cost
+    design = initial_design(TALL, np.random.default_rng(0), [TALL.uniform()], n, budget)[:n]
+    assert sum(TALL.cost(run.scale, run.steps) for run in design) <= budget
+
+
 def test_a_long_search_begins_as_one_of_unknown_length() -> None:
     usual, long = (initial_design(TALL, np.random.default_rng(0), (), n) for n in (None, 100))
     assert [(run.mixture.tolist(), run.scale, run.steps) for run in usual] == [
