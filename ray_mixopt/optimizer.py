@@ -71,7 +71,7 @@ class MixtureOptimizer:
         self._belief: Belief | None = None
         self._continues = True  # not in a search of version 0.1 that never did
         self.history = History(space)
-        self.problem.check_noise()
+        self.problem.check_named()
         self.problem.check_first_runs(self.history)
 
     @property

@@ -126,12 +126,14 @@ class Problem:
             history.note(f"{said}{unpaid[0]}{more}.")
             logger.warning("%s%s%s.", said, unpaid[0], more)
 
-    def check_noise(self) -> None:
-        """Raises ValueError if the noise is said of a metric that the search does not heed."""
-        if unknown := sorted(self.settings.noise.keys() - set(self.metrics)):
-            raise ValueError(
-                f"noise is said of {listed(unknown)}, and the search heeds {listed(self.metrics)}: say it of these."
-            )
+    def check_named(self) -> None:
+        """Raises ValueError if the noise or the chance is said of a metric that the search does not heed."""
+        for label, said in (("noise", self.settings.noise), ("chance", self.settings.chance)):
+            if unknown := sorted(said.keys() - set(self.metrics)):
+                raise ValueError(
+                    f"{label} is said of {listed(unknown)}, and the search heeds {listed(self.metrics)}: say it of "
+                    "these."
+                )
 
     def obstacle(self, run: Proposal) -> str:
         """Why a first run cannot be made here, limits and logged runs considered; "" where it can."""

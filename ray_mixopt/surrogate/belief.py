@@ -102,7 +102,7 @@ class Belief:
         self._fits: dict[str, tuple[bytes, Tensor]] = {}  # by metric: what was fitted to, and the draws
         self._models: dict[str, tuple[tuple[bytes, int], MixtureGP]] = {}
         self._sound: dict[str, tuple[bytes, Tensor]] = {}  # by metric: all observations, and which are no absurdities
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     @cached_property
     def apart(self) -> Belief:
@@ -149,8 +149,8 @@ class Belief:
             guards=[] if goal is None else [self._guard(rail, problem, history) for rail in goal.guardrails],
         )
         for bundle, model in zip(bundles, models, strict=True):
-            if bundle.name in posterior.too_small and bundle.name not in self._told:
-                self._told.add(bundle.name)
+            if bundle.name in posterior.too_small and bundle.name not in self._warned:
+                self._warned.add(bundle.name)
                 known = posterior.too_small[bundle.name]
                 logger.warning(
                     "The objective is relative to a mixture for which %s is predicted as %.2g [%.2g, %.2g], too near 0 "
@@ -220,8 +220,8 @@ class Belief:
         relative = problem.goal is not None and problem.goal.relative_to is not None
         # What relative metrics weigh is known once they have models.
         found = alone(data, weights) if relative else bundled(data, weights, settings.bundles, settings.refit_size)
-        if len(found) > settings.most_models and "many models" not in self._told:
-            self._told.add("many models")
+        if len(found) > settings.most_models and "many models" not in self._warned:
+            self._warned.add("many models")
             reason = "relative_to needs" if relative else "runs that report different ones need"
             logger.warning(
                 "The objective has %d metrics, and %s %d models: a suggestion takes about as many times as long as for "

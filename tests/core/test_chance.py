@@ -79,12 +79,17 @@ def test_a_chance_that_is_none_is_refused(chance):
 
 
 def test_a_chance_that_was_given_counts_before_the_name_and_survives():
-    settings = Settings(objective={ACCURACY: 1.0}, chance={"ours": 0.5, ACCURACY: 0.2})
+    settings = Settings(objective={ACCURACY: 1.0, "ours": 1.0}, chance={"ours": 0.5, ACCURACY: 0.2})
     problem = MixtureOptimizer(THREE_SCALES, settings=Settings.from_dict(settings.to_dict())).problem
     assert problem.chance("ours") == 0.5
     assert problem.chance(ACCURACY) == problem.asking({"ours": 1.0}).chance(ACCURACY) == 0.2
     assert problem.chance("accuracy/piqa") == 0.5
     assert problem.chance("loss") is None
+
+
+def test_a_chance_of_a_metric_that_nobody_asked_for_is_refused():
+    with pytest.raises(ValueError, match="chance is said of accuracy/our, and the search heeds accuracy/ours"):
+        MixtureOptimizer(THREE_SCALES, objective={"accuracy/ours": 1.0}, chance={"accuracy/our": 0.2})
 
 
 # -- the scale
