@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ray_mixopt.core.merging import DomainMap as DomainMap
     from ray_mixopt.core.objective import Guardrail as Guardrail
     from ray_mixopt.core.objective import Objective as Objective
+    from ray_mixopt.core.phases import Phase as Phase
     from ray_mixopt.core.problem import Problem as Problem
     from ray_mixopt.core.recommendation import Recommendation as Recommendation
     from ray_mixopt.core.scale import Scale as Scale
@@ -41,6 +42,7 @@ _WHERE = {
     "MixtureOptimizer": "optimizer",
     "MixtureSpace": "core.space",
     "Objective": "core.objective",
+    "Phase": "core.phases",
     "Problem": "core.problem",
     "Proposal": "core.strategy",
     "Recommendation": "core.recommendation",

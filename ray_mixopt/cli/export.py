@@ -135,7 +135,7 @@ def _repeated(history: History, runs: Sequence[str]) -> list[str]:
     space, said = history.space, []
     for k, domain in enumerate(space.domains if space.target_tokens else ()):
         share, run = max((t.mixture[k], t.trial_id) for t in history if not runs or t.trial_id in runs)
-        wanted, supply = share * (space.target_tokens or 0), space.token_supply.get(domain, math.inf)
+        wanted, supply = space.taken(domain, share), space.token_supply.get(domain, math.inf)
         if wanted > space.max_epochs * supply * (1 + _ROUNDING):
             times = f"{wanted / supply:.3g} times" if supply else "and there is none of it"
             said.append(

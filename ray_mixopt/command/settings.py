@@ -182,8 +182,14 @@ class Command:
         """Checks that it fits a space.
 
         Raises:
-            ValueError: for a scale that the space has not, or a format that cannot hold its mixtures.
+            ValueError: for a scale that the space has not, a format that cannot hold its mixtures, or runs of several
+                rungs in a space with phases: a command goes on from where it ended, and not from where a phase begins.
         """
+        if space.phases and (several := [name for name in space.scale_names if len(space.rungs(name)) > 1]):
+            raise ValueError(
+                f"The space has phases, and a command cannot go on from the beginning of one: give {several[0]} one "
+                "rung only."
+            )
         for name in ("arguments", "resources"):
             if unknown := sorted(set(getattr(self, name)) - set(space.scale_names)):
                 raise ValueError(

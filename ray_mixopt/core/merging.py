@@ -119,10 +119,15 @@ def translated(history: History, space: MixtureSpace, changes: DomainMap | None 
     surrogate learns. A run that had tokens of a dropped domain is left out, with a warning that counts them.
 
     Raises:
-        ValueError: if a domain of the runs has no place in the space, or a scale no size.
+        ValueError: if a domain of the runs has no place in the space, a scale no size, or their phases are others.
     """
     changes = changes or DomainMap()
     old = history.space
+    if old.phases and old.phases != space.phases:
+        raise ValueError(
+            f"The runs to take in have the phases {', '.join(map(str, old.phases))}, and the space has "
+            f"{', '.join(map(str, space.phases)) or 'none'}: their mixtures are of other parts of a run."
+        )
     shares, kept = changes.apply(history.mixtures(), old.domains, space.domains)
     if not kept.all():
         logger.warning("%d of %d runs had tokens of dropped domains: left out.", int((~kept).sum()), len(kept))

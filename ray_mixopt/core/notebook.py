@@ -49,11 +49,19 @@ def of_space(space: Mapping[str, Any]) -> str:
         (s["name"], s["parameters"], s["cost_per_step"], ", ".join(f"{z:,}" for z in s.get("steps", space["steps"])))
         for s in space["scales"]
     ]
+    phases = [(p["name"], f"{p['fraction']:.1%}", _trained_on(p.get("mixture"))) for p in space.get("phases", ())]
     return (
         paragraph(f"{len(domains)} domains; the target is {scale} at step {steps:,}.")
         + table("Domains", ("Domain", "At least", "At most", "Tokens there are"), domains + groups)
         + table("Scales", ("Scale", "Parameters", "Cost of a step", "Rungs"), scales)
+        + (table("Phases", ("Phase", "Of a run", "Mixture"), phases) if phases else "")
     )
+
+
+def _trained_on(mixture: Mapping[str, float] | None) -> str:
+    if mixture is None:
+        return "searched"
+    return ", ".join(f"{name} {share:.1%}" for name, share in mixture.items() if share)
 
 
 def _cell(value: Any) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from ray_mixopt.core.arguments import in_order
 from ray_mixopt.core.safety import MOST_WHOLE, is_finite
+
+_SCALES = "a non-empty sequence of Scale, such as (Scale('1B', 1.0),)"
 
 
 @dataclass(frozen=True)
@@ -135,3 +137,41 @@ def checked_steps(steps: Sequence[int]) -> tuple[int, ...]:
     if any(b <= a for a, b in zip(values, values[1:], strict=False)):
         raise ValueError(f"Rungs must be strictly ascending, got {list(values)}: sort them and drop repeats.")
     return tuple(int(value) for value in values)
+
+
+def checked_scales(scales: Sequence[Scale]) -> tuple[Scale, ...]:
+    """Scales as a tuple; raises ValueError if there are none, or two of one name."""
+    result = in_order(scales, "scales", _SCALES)
+    if not result or not all(isinstance(scale, Scale) for scale in result):
+        raise ValueError(f"scales must be {_SCALES}, got {scales!r}.")
+    names = [scale.name for scale in result]
+    if len(set(names)) < len(names):
+        raise ValueError(f"Scales must have distinct names, got {names}.")
+    return result
+
+
+def with_rungs(scales: Sequence[Scale], steps: Sequence[int]) -> tuple[tuple[Scale, ...], tuple[int, ...]]:
+    """The scales, all with rungs of their own if one has some, and the rungs of all together."""
+    own = {rung for scale in scales for rung in scale.steps or ()}
+    if not own:
+        return tuple(scales), checked_steps(steps)
+    rest = checked_steps(steps) if len(in_order(steps, "steps", "a sequence of rungs")) else ()
+    without = [scale.name for scale in scales if scale.steps is None]
+    if without and not rest:
+        raise ValueError(f"No rungs are given for {', '.join(without)}: give steps, for all scales without their own.")
+    if not without and (unused := [rung for rung in rest if rung not in own]):
+        raise ValueError(
+            f"steps has the rungs {', '.join(map(str, unused))}, and every scale has others of its own: add them to "
+            "those of a scale, or leave steps out."
+        )
+    return tuple(replace(scale, steps=scale.steps or rest) for scale in scales), tuple(sorted({*own, *rest}))
+
+
+def check_batches(scales: Sequence[Scale]) -> None:
+    """Raises ValueError if the batches of some scales are known and those of others are not."""
+    without = [scale.name for scale in scales if scale.tokens_per_step is None]
+    if without and len(without) < len(scales):
+        raise ValueError(
+            f"tokens_per_step is not given for {', '.join(without)}, and for others it is: give it for all scales, "
+            "those of earlier runs included, or for none."
+        )

@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ray_mixopt.core.arguments import FrozenDict, in_order
 from ray_mixopt.core.notebook import of_space
+from ray_mixopt.core.phases import Phase, check_annealed, checked_phases, left_over, used_before
 from ray_mixopt.core.safety import check_fields, check_version, is_finite, parse_json
-from ray_mixopt.core.scale import Scale, by_size, checked_steps, largest
+from ray_mixopt.core.scale import Scale, by_size, check_batches, checked_scales, largest, with_rungs
 from ray_mixopt.core.simplex import CappedSimplex, Group, GroupedSimplex
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 _MOST_RATIO = 1e12  # of the costs of two runs; sums of floats lose the cheap one from 1e16 on
-_SCALES = "a non-empty sequence of Scale, such as (Scale('1B', 1.0),)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,8 @@ class MixtureSpace:
         max_epochs: most passes over a domain's tokens in the target run.
         groups: limits on the share that some domains have together; a domain is in at most one of them.
         earlier_scales: scales of runs made earlier, which the surrogate learns from but which are not trained any more.
+        phases: of a run, where it has several: ``(Phase("main", 0.8, mixture={...}), Phase("anneal", 0.2))``. Mixtures
+            are then those of the last one, the only one that is searched; lengths stay those of whole runs.
 
     Raises:
         ValueError: for names, rungs, bounds or targets that make no sense; the message says what to change.
@@ -62,17 +64,20 @@ class MixtureSpace:
     max_epochs: float = 1.0
     groups: tuple[Group, ...] = ()
     earlier_scales: tuple[Scale, ...] = ()
+    phases: tuple[Phase, ...] = ()
 
     def __post_init__(self) -> None:
         put = object.__setattr__
         put(self, "domains", _checked_domains(self.domains))
-        given = _checked_scales(self.scales)
+        put(self, "phases", checked_phases(self.phases, self.domains))
+        given = checked_scales(self.scales)
         put(self, "_listed", tuple(scale.name for scale in given))
-        given, steps = _with_rungs(given, self.steps)
+        given, steps = with_rungs(given, self.steps)
         put(self, "scales", by_size(given))
         put(self, "steps", steps)
         put(self, "earlier_scales", in_order(self.earlier_scales, "earlier_scales"))
-        _check_batches(_checked_scales((*self.scales, *self.earlier_scales)))
+        check_batches(checked_scales((*self.scales, *self.earlier_scales)))
+        check_annealed(self.phases, (*self.scales, *self.earlier_scales))
         put(self, "groups", in_order(self.groups, "groups"))
         put(self, "_by_name", {scale.name: scale for scale in (*self.scales, *self.earlier_scales)})
         _check_costs([self.cost(*fidelity) for fidelity in self.fidelities])
@@ -116,6 +121,20 @@ class MixtureSpace:
         """Training steps at which the answer is wanted."""
         assert self.target is not None
         return self.target[1]
+
+    @property
+    def searched(self) -> float:
+        """The fraction of a run that is trained on the mixture that is searched: 1 where a run has no phases."""
+        return self.phases[-1].fraction if self.phases else 1.0
+
+    @property
+    def mixture_tokens(self) -> float | None:
+        """Tokens of the target run that its mixture is of; None where ``target_tokens`` is not known."""
+        return None if self.target_tokens is None else self.searched * self.target_tokens
+
+    def taken(self, domain: str, share: float) -> float:
+        """Tokens of a domain that the target run takes whose mixture has that share of it; 0 where that is unknown."""
+        return (self.target_tokens or 0.0) * (self.searched * share + used_before(self.phases, domain))
 
     @property
     def target_cost(self) -> float:
@@ -163,12 +182,15 @@ class MixtureSpace:
     def cost(self, scale: str, steps: float, *, start: float = 0) -> float:
         """Cost of training ``scale`` from step ``start`` to step ``steps``, in the unit of ``cost_per_step``.
 
-        Where reports are annealed, the branches of all rungs on the way count; see ``Scale``.
+        Where reports are annealed, the branches of all rungs on the way count; see ``Scale``. Where only the last phase
+        is searched, a run is such a branch for each rung, and nothing else: what was before it is paid already.
         """
         if steps < start:
             raise ValueError(f"A run cannot go back from step {start} to step {steps}.")
         of = self.scale(scale)
         trained = steps - start
+        if self.phases:
+            return of.cost_per_step * self.searched * sum(z for z in self.rungs(scale) if start < z <= steps)
         if of.annealed:
             branches = sum(rung for rung in of.steps or self.steps if start < rung <= steps)
             trained = (1 - of.annealed) * trained + of.annealed * branches
@@ -243,7 +265,7 @@ class MixtureSpace:
             "max_epochs": self.max_epochs,
             "groups": [asdict(group) | {"domains": list(group.domains)} for group in self.groups],
             "earlier_scales": [scale.to_dict() for scale in self.earlier_scales],
-        }
+        } | ({"phases": [phase.to_dict() for phase in self.phases]} if self.phases else {})
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> MixtureSpace:
@@ -257,6 +279,7 @@ class MixtureSpace:
         check_fields(cls, fields, "description of a space")
         fields |= {key: tuple(Scale(**scale) for scale in fields.get(key, ())) for key in ("scales", "earlier_scales")}
         fields["groups"] = tuple(Group(**group) for group in fields.get("groups", ()))
+        fields["phases"] = tuple(Phase(**phase) for phase in fields.get("phases", ()))
         fields["target"] = None if fields.get("target") is None else tuple(fields["target"])
         return cls(**fields)
 
@@ -353,7 +376,9 @@ class MixtureSpace:
                     "target_tokens caps nothing without token_supply: give the tokens available, by domain."
                 )
             supply = np.array([self.token_supply.get(name, math.inf) for name in self.domains])
-            upper = np.minimum(upper, self.max_epochs * supply / self.target_tokens)
+            upper = np.minimum(
+                upper, left_over(self.phases, self.max_epochs * supply / self.target_tokens, lower, self.domains)
+            )
         return lower, upper
 
 
@@ -369,42 +394,6 @@ def _checked_domains(domains: Sequence[str]) -> tuple[str, ...]:
     if len(set(names)) < len(names):
         raise ValueError(f"Domains must be distinct, repeated: {sorted({n for n in names if names.count(n) > 1})}.")
     return names
-
-
-def _checked_scales(scales: Sequence[Scale]) -> tuple[Scale, ...]:
-    result = in_order(scales, "scales", _SCALES)
-    if not result or not all(isinstance(scale, Scale) for scale in result):
-        raise ValueError(f"scales must be {_SCALES}, got {scales!r}.")
-    names = [scale.name for scale in result]
-    if len(set(names)) < len(names):
-        raise ValueError(f"Scales must have distinct names, got {names}.")
-    return result
-
-
-def _with_rungs(scales: Sequence[Scale], steps: Sequence[int]) -> tuple[tuple[Scale, ...], tuple[int, ...]]:
-    """The scales, all with rungs of their own if one has some, and the rungs of all together."""
-    own = {rung for scale in scales for rung in scale.steps or ()}
-    if not own:
-        return tuple(scales), checked_steps(steps)
-    rest = checked_steps(steps) if len(in_order(steps, "steps", "a sequence of rungs")) else ()
-    without = [scale.name for scale in scales if scale.steps is None]
-    if without and not rest:
-        raise ValueError(f"No rungs are given for {', '.join(without)}: give steps, for all scales without their own.")
-    if not without and (unused := [rung for rung in rest if rung not in own]):
-        raise ValueError(
-            f"steps has the rungs {', '.join(map(str, unused))}, and every scale has others of its own: add them to "
-            "those of a scale, or leave steps out."
-        )
-    return tuple(replace(scale, steps=scale.steps or rest) for scale in scales), tuple(sorted({*own, *rest}))
-
-
-def _check_batches(scales: Sequence[Scale]) -> None:
-    without = [scale.name for scale in scales if scale.tokens_per_step is None]
-    if without and len(without) < len(scales):
-        raise ValueError(
-            f"tokens_per_step is not given for {', '.join(without)}, and for others it is: give it for all scales, "
-            "those of earlier runs included, or for none."
-        )
 
 
 def _check_costs(costs: Sequence[float]) -> None:

@@ -9,8 +9,8 @@
     steps: [1000, 4000, 16000]
 
 A scale may have ``steps`` of its own, and ``tokens_per_step``. Further fields are those of ``MixtureSpace``:
-``target``, ``lower``, ``upper``, ``token_supply``, ``target_tokens``, ``max_epochs``, ``groups`` and
-``earlier_scales``. The JSON that ``MixtureSpace.to_json`` writes is read, too. A section ``command`` says how it is
+``target``, ``lower``, ``upper``, ``token_supply``, ``target_tokens``, ``max_epochs``, ``groups``, ``earlier_scales``
+and ``phases``. The JSON that ``MixtureSpace.to_json`` writes is read, too. A section ``command`` says how it is
 trained; see ``command.settings.Command``.
 """
 
@@ -22,14 +22,19 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from ray_mixopt.core.phases import Phase
 from ray_mixopt.core.safety import check_fields, check_known, check_readable
 from ray_mixopt.core.scale import Scale
 from ray_mixopt.core.simplex import Group
 from ray_mixopt.core.space import FORMAT_VERSION, MixtureSpace
 from ray_mixopt.io.yaml_file import read_yaml
 
-_PARTS = {"scales": Scale, "earlier_scales": Scale, "groups": Group}
-_EXAMPLES = {Scale: "{name: 60M, cost_per_step: 0.03}", Group: "{domains: [code, math], most: 0.3}"}
+_PARTS = {"scales": Scale, "earlier_scales": Scale, "groups": Group, "phases": Phase}
+_EXAMPLES = {
+    Scale: "{name: 60M, cost_per_step: 0.03}",
+    Group: "{domains: [code, math], most: 0.3}",
+    Phase: "{name: anneal, fraction: 0.2}",
+}
 _COMMAND = "command"  # how to train it, which is for ray-mixopt search
 _WORDS = {True: "yes, on or true", False: "no, off or false"}
 
@@ -85,7 +90,7 @@ def _space(data: Mapping[Any, Any]) -> MixtureSpace:
 
 
 def _part(kind: type, entry: object, where: str) -> dict[str, Any]:
-    """A scale or a group, as plain values of the right types.
+    """A scale, a group or a phase, as plain values of the right types.
 
     Raises:
         ValueError: naming the first that is wrong.

@@ -104,7 +104,17 @@ def test_imports_of_every_kind_are_seen() -> None:
 
 
 PUBLIC = (
-    *("MixtureSpace", "Scale", "Group", "Objective", "Guardrail", "DomainMap", "MixtureOptimizer", "Suggestion"),
+    *(
+        "MixtureSpace",
+        "Scale",
+        "Group",
+        "Phase",
+        "Objective",
+        "Guardrail",
+        "DomainMap",
+        "MixtureOptimizer",
+        "Suggestion",
+    ),
     *("Recommendation", "Forecast", "Strategy", "Problem", "Proposal", "MixOptSearcher", "MixOptScheduler"),
     *("Callback", "restore", "simulators"),
 )

@@ -19,14 +19,14 @@ def olmo_core(shares: Mapping[str, float], space: MixtureSpace, sources: Sources
     ``requested_tokens``, which belongs to the ``SourceMixtureDatasetConfig`` around it.
     """
     lines = []
-    if space.target_tokens is not None:
-        lines.append(f"# requested_tokens of the SourceMixtureDatasetConfig: {math.ceil(space.target_tokens)}")
+    if space.mixture_tokens is not None:
+        lines.append(f"# requested_tokens of the SourceMixtureDatasetConfig: {math.ceil(space.mixture_tokens)}")
     lines.append("sources:")
     for domain, share in shares.items():
         if share > 0:
             lines += [f"  - source_name: {quoted(domain)}", f"    target_ratio: {decimal(share)}"]
-            if space.target_tokens is not None and domain in space.token_supply:
-                needed = share * math.ceil(space.target_tokens) / space.token_supply[domain]
+            if space.mixture_tokens is not None and domain in space.token_supply:
+                needed = share * math.ceil(space.mixture_tokens) / space.token_supply[domain]
                 ratio = max(space.max_epochs, math.ceil(needed * _FINE) / _FINE, 1.0)
                 lines.append(f"    max_repetition_ratio: {ratio:.10g}")
             lines.append(f"    paths: [{', '.join(map(quoted, sources.of(domain)))}]")
