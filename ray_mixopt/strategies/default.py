@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -345,12 +346,12 @@ class DefaultStrategy:
             start = np.concatenate([start, known[space.simplex.contains(known)]])  # a reference may be outside
         score: Score = posterior.score
         if belief.is_told(history):
-            score = self._within_reach(score, history, start)
+            score = self._within_reach(score, history, start, deepcopy(rng))
         optima = self.candidates.best(start, score, rng)
         compared = posterior.compared(optima[0], baselines)
         return replace(answer, mixture=space.named(optima[0]), **compared), posterior, optima, rng
 
-    def _within_reach(self, score: Score, history: History, start: np.ndarray) -> Score:
+    def _within_reach(self, score: Score, history: History, start: np.ndarray, rng: np.random.Generator) -> Score:
         """The score, far worse where a mixture is further from all that is known than an answer without noise is.
 
         Noise that is said drowns how an effect bends before it drowns its slope, and a slope alone leads away.
@@ -359,11 +360,12 @@ class DefaultStrategy:
             score: of ``c x d`` mixtures, ``(c,)``.
             history: what was seen.
             start: mixtures to start the search of an answer from, ``c x d``.
+            rng: random numbers as the answer without noise has them.
         """
         posterior = self.belief.untold.posterior(self.problem, history)
         assert posterior is not None  # as many reports as of the one that heeds the noise
         known = np.concatenate([history.mixtures(), *[w[None] for w in self.problem.baselines().values()]])
-        untold = self.candidates.best(start, posterior.score, self.problem.rng(2, len(history.arrivals)))[:1]
+        untold = self.candidates.best(start, posterior.score, rng)[:1]
         reach = _apart(untold, known)[0]
 
         def limited(mixtures: np.ndarray) -> Tensor:
