@@ -304,6 +304,7 @@ class MixtureOptimizer:
 
         Args:
             details: whether to add how flat the optimum is, what limits cost and how fidelities rank. Takes seconds.
+                Not known of mixtures of several phases.
         """
         recommendation = self._priced(self._strategy.recommend(self.history))
         nothing = self.problem.nothing_known(self.history)
@@ -329,10 +330,9 @@ class MixtureOptimizer:
     def belief(self) -> Belief:
         """The models of all metrics: the strategy's own, or the default ones where it has none."""
         if self._belief is None:
-            from ray_mixopt.surrogate.belief import Belief
+            from ray_mixopt.surrogate.phased import belief_of
 
-            own, told = getattr(self._strategy, "belief", None), self.settings
-            self._belief = own or Belief(told.seed, noise=told.noise, callbacks=told.callbacks)
+            self._belief = getattr(self._strategy, "belief", None) or belief_of(self.problem)
         return self._belief
 
     @_thought
@@ -364,7 +364,7 @@ class MixtureOptimizer:
         """
         if not isinstance(mixtures, list | tuple | np.ndarray) or not len(mixtures):
             raise ValueError(f"predict needs a sequence of at least one mixture, got {mixtures!r}.")
-        shares = np.array([self.space.mixture(mixture) for mixture in mixtures]).reshape(-1, self.space.n_domains)
+        shares = np.array([self.space.mixture(mixture) for mixture in mixtures]).reshape(-1, self.space.n_shares)
         posterior = self.posterior()
         if posterior is None:
             raise ValueError(

@@ -16,6 +16,7 @@ from ray_mixopt.core.objective import Mode
 from ray_mixopt.core.problem import Problem
 from ray_mixopt.strategies.candidates import candidates_of
 from ray_mixopt.surrogate.belief import Belief
+from ray_mixopt.surrogate.phased import belief_of
 
 _N_WEIGHTS = 9  # weighted sums whose optima are looked for
 _N_RANDOM = 2048
@@ -59,7 +60,7 @@ def pareto_front(
     """
     if len(modes) != 2:
         raise ValueError(f"A Pareto front is between two metrics, got {list(modes)}.")
-    belief = belief or Belief(problem.settings.seed, noise=problem.settings.noise)
+    belief = belief or belief_of(problem)
     first, second = (belief.posterior(problem.asking({metric: 1.0}, m), history) for metric, m in modes.items())
     if first is None or second is None:
         return []

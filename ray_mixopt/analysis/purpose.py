@@ -96,7 +96,7 @@ class _Doubt:
     def of(cls, optimizer: MixtureOptimizer, posterior: ObjectivePosterior) -> _Doubt:
         history, space = optimizer.history, optimizer.space
         running = history.pending()
-        shares = np.array([trial.mixture for trial in running], dtype=np.float64).reshape(-1, space.n_domains)
+        shares = np.array([trial.mixture for trial in running], dtype=np.float64).reshape(-1, space.n_shares)
         posterior = posterior.given_pending(encode(space, shares, [(trial.scale, trial.steps) for trial in running]))
         rng = optimizer.problem.rng(_STREAM, history.n_asked)
         mixtures = candidates_of(optimizer.problem).at_target(rng, _N_RANDOM, history)

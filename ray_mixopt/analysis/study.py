@@ -136,6 +136,7 @@ class Study:
         self.optimizer, self.name, self.tick = optimizer, name, tick
         self.problem, self.history = optimizer.problem, optimizer.history
         self.space: MixtureSpace = optimizer.space
+        self.space.check_one_mixture("A report is about")
         self.ledger = Ledger(self.history)
         self.final = final
         self.course = course if course is not None and course.fits(self.problem) else None

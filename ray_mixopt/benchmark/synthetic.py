@@ -12,6 +12,10 @@ elsewhere. So draw ``t``, choose ``w*`` and ``s``, solve for ``y``, and read off
 
 In families of power laws a domain's loss is ``k_i (w_i + e)^-g_i`` instead, a function of its own share, and ``w*`` is
 the optimum if and only if ``k_i`` is in proportion to ``(w*_i + e)^(1 + g_i) / g_i``.
+
+Where runs have two phases, there are such losses of the mean of both, and besides, weighed with the strength of order,
+those of the second phase, which models see last: each sum has its own ``w*``. Both are met at once, since the first
+phase may be what the mean needs beside the second.
 """
 
 from __future__ import annotations
@@ -23,6 +27,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ray_mixopt.benchmark.problem import BenchmarkProblem, ProblemName
+from ray_mixopt.core.phased import phased
+from ray_mixopt.core.phases import Phase
 from ray_mixopt.core.scale import Scale
 from ray_mixopt.core.space import MixtureSpace
 
@@ -30,6 +36,7 @@ FAMILY = "synthetic"
 PARAMETERS = {"30M": 30e6, "100M": 100e6, "300M": 300e6, "1B": 1e9}
 STEPS = (2000, 6000, 12000, 20000)
 LEAST_SHARE = 0.01  # e, of power laws
+LATE = 0.2  # fraction of the second of two phases
 SLACK = 0.3  # s_j of a domain that the best mixture does without
 
 Amplitude = Callable[[float, float], float]
@@ -60,6 +67,8 @@ class Recipe:
         amplitude: of the mixture's effect, given scale and steps relative to the target.
         uneven_noise: whether the noise is up to ten times as strong, the more so the more of the first domain there is.
         power: whether each domain's loss is a power of its own share.
+        order: of families of powers whose runs have two phases, what the second one counts for besides, as a part of
+            what the mean does; None for runs of one mixture.
     """
 
     d: int = 5
@@ -68,6 +77,7 @@ class Recipe:
     amplitude: Amplitude = _steady
     uneven_noise: bool = False
     power: bool = False
+    order: float | None = None
 
 
 RECIPES = {
@@ -84,6 +94,9 @@ RECIPES = {
     "3_powers": Recipe(d=3, power=True),
     "8_powers": Recipe(d=8, power=True, moves=True),
     "20_powers": Recipe(d=20, power=True),
+    "5_order": Recipe(power=True, order=1.0),
+    "5_weak_order": Recipe(power=True, order=0.2),
+    "5_no_order": Recipe(power=True, order=0.0),
 }
 PROBLEMS = ("mixing_law", "moving_optimum", "rank_reversal", "30_domains", "uneven_noise+noise=0.02")
 
@@ -110,6 +123,7 @@ class Landscape:
                 for name, size in PARAMETERS.items()
             ),
             steps=STEPS,
+            phases=() if recipe.order is None else (Phase("main", 1 - LATE), Phase("anneal", LATE)),
         )
         rng = np.random.default_rng([number, list(RECIPES.values()).index(recipe)])
         self._exponents = rng.uniform(0.0, 0.3, d)  # b
@@ -117,6 +131,9 @@ class Landscape:
             self._powers = rng.uniform(0.1, 0.6, d)  # g
             self.optimum = _mixture(rng, d, 0)
             self._start = 0.7 * self.optimum + 0.3 * _mixture(rng, d, 0) if recipe.moves else self.optimum
+            if recipe.order is not None:  # the last phase has up to e times as much of a domain, or as little
+                self._late = self.optimum * np.exp(rng.uniform(-1.0, 1.0, d))
+                self._late /= self._late.sum()
         while not recipe.power:
             self._t = rng.uniform(0.0, 0.5, (d, d))  # (losses, domains)
             np.fill_diagonal(self._t, d * rng.uniform(0.5, 1.5, d))
@@ -127,6 +144,14 @@ class Landscape:
             if self._y.min() > 0:
                 break
 
+    @property
+    def answer(self) -> np.ndarray:
+        """The best mixture at the target, of all phases, ``(n_shares,)``."""
+        if self.recipe.order is None:
+            return self.optimum
+        late = self._late if self.recipe.order else self.optimum
+        return np.concatenate([(self.optimum - LATE * late) / (1 - LATE), late])
+
     def optimum_at(self, scale: str) -> np.ndarray:
         """The best mixture at a scale, if the mixture's effect has a positive amplitude there, ``(d,)``."""
         sizes = [math.log(size) for size in PARAMETERS.values()]
@@ -134,19 +159,30 @@ class Landscape:
         return (1 - along) * self._start + along * self.optimum
 
     def evaluate(self, mixtures: np.ndarray, scale: str, steps: int) -> np.ndarray:
-        """The mean loss of ``n x d`` mixtures, ``n x 1``."""
+        """The mean loss of ``n x d`` mixtures, or of as many of two phases, ``n x 1``."""
         size, length = PARAMETERS[scale] / PARAMETERS["1B"], steps / STEPS[-1]
         base = 1.5 + 0.4 * size**-0.25 + 0.3 * length**-0.3
         if self.recipe.power:
-            factors = (self.optimum_at(scale) + LEAST_SHARE) ** (1 + self._powers) / self._powers
-            losses = factors * (mixtures + LEAST_SHARE) ** -self._powers * (size * length) ** -(self._exponents / 3)
-            effect = 0.2 * losses.sum(axis=1, keepdims=True)
+            fading = (size * length) ** -(self._exponents / 3)
+            if self.recipe.order is None:
+                losses = self._losses(mixtures, self.optimum_at(scale))
+            else:
+                phases = phased(self.space.simplex)
+                losses = self._losses(phases.mean(mixtures), self.optimum_at(scale))
+                losses = losses + self.recipe.order * self._losses(phases.apart(mixtures)[:, 1], self._late)
+            effect = 0.2 * (losses * fading).sum(axis=1, keepdims=True)
             return np.asarray(base + self.recipe.amplitude(size, length) * effect)
         exponents = (self.optimum_at(scale) - mixtures) @ self._t.T  # (n, losses)
         weights = self._y * (size * length) ** -self._exponents
         effect = (np.exp(exponents) * weights).mean(axis=1, keepdims=True)
         values: np.ndarray = base + self.recipe.amplitude(size, length) * effect
         return values
+
+    def _losses(self, mixtures: np.ndarray, best: np.ndarray) -> np.ndarray:
+        """Powers of each share of ``n x d`` mixtures, whose sum is least at ``best`` ``(d,)``, ``n x d``."""
+        factors = (best + LEAST_SHARE) ** (1 + self._powers) / self._powers
+        found: np.ndarray = factors * (mixtures + LEAST_SHARE) ** -self._powers
+        return found
 
     def noise_factor(self, mixtures: np.ndarray) -> np.ndarray:
         """What the noise of ``n x d`` mixtures is multiplied with, ``(n,)``."""
@@ -176,7 +212,7 @@ def load(name: ProblemName, data: object = None) -> BenchmarkProblem:
         noise=name.noise,
         noise_factor=landscape.noise_factor if landscape.recipe.uneven_noise else None,
         failures=name.failures,
-        optimum=landscape.optimum,
+        optimum=landscape.answer,
     )
 
 

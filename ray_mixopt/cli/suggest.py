@@ -300,7 +300,7 @@ class _Question:
         wanted = number - len(books.under_way())
         history = books.history(continues=self.continues)
         settings = self.settings(history)
-        strategies.check(settings, groups=bool(self.space.groups))
+        strategies.check(settings, self.space)
         if wanted <= 0:
             return search, books
         from ray_mixopt.analysis.purpose import best_now, purpose  # with the surrogate, which takes seconds to load

@@ -185,6 +185,7 @@ class Command:
             ValueError: for a scale that the space has not, a format that cannot hold its mixtures, or runs of several
                 rungs in a space with phases: a command goes on from where it ended, and not from where a phase begins.
         """
+        space.check_one_mixture("A command is told")
         if space.phases and (several := [name for name in space.scale_names if len(space.rungs(name)) > 1]):
             raise ValueError(
                 f"The space has phases, and a command cannot go on from the beginning of one: give {several[0]} one "

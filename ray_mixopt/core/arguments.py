@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from numbers import Integral
 from typing import Any, NoReturn, TypeVar
 
-from ray_mixopt.core.safety import MOST_WHOLE, is_finite
+from ray_mixopt.core.safety import MOST_WHOLE, is_finite, named_numbers
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -64,3 +64,20 @@ def in_order(values: Any, what: str, kind: str = "a list") -> tuple[Any, ...]:
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
         raise ValueError(f"{what} must be {kind}, got {values!r}.")
     return tuple(values)
+
+
+def kept_shares(shares: Mapping[Any, Any], what: str) -> FrozenDict[str, Any]:
+    """Weights by domain that stay as they are; or those of several phases, by phase and domain.
+
+    Args:
+        shares: what was given.
+        what: what the error calls it.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    if shares and all(isinstance(of_phase, Mapping) for of_phase in shares.values()):
+        return FrozenDict(
+            {str(phase): FrozenDict(named_numbers(of, f"{what}, {phase!r},")) for phase, of in shares.items()}
+        )
+    return FrozenDict(named_numbers(shares, what))

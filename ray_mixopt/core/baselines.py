@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ray_mixopt.core.arguments import FrozenDict, in_order
-from ray_mixopt.core.safety import named_numbers, number
-from ray_mixopt.core.simplex import SAME_SHARE, same_mixture
+from ray_mixopt.core.arguments import in_order, kept_shares
+from ray_mixopt.core.phased import PhasedSimplex
+from ray_mixopt.core.safety import number
+from ray_mixopt.core.simplex import SAME_SHARE, CappedSimplex, same_mixture
 from ray_mixopt.core.space import MixtureSpace
 
-Baseline = str | Mapping[str, float] | Sequence[float]
-"""A mixture to compare with: "uniform", "proportional" (to the token supply), or shares by domain or in their order."""
+Baseline = str | Mapping[str, Any] | Sequence[float]
+"""A mixture to compare with: "uniform", "proportional" (to the token supply), or shares by domain or in their order.
+
+Where a space has several phases, shares by domain are those of all of them, or there are such shares for each."""
 
 
 def kept_baseline(baseline: Any, what: str) -> Any:
@@ -30,7 +33,7 @@ def kept_baseline(baseline: Any, what: str) -> Any:
         return baseline
     try:
         if isinstance(baseline, Mapping):
-            return FrozenDict(named_numbers(baseline, what))
+            return kept_shares(baseline, what)
         return tuple(number(share, what) for share in in_order(baseline, what))
     except ValueError:
         raise ValueError(f"{what} must be weights by domain, 'uniform' or 'proportional', got {baseline!r}.") from None
@@ -44,7 +47,7 @@ def jsonable(baseline: Baseline | None) -> Any:
 
 
 def resolve(baseline: Baseline, space: MixtureSpace) -> np.ndarray:
-    """The shares of a baseline mixture, ``(d,)``.
+    """The shares of a baseline mixture, ``(n_shares,)``.
 
     Raises:
         ValueError: for an unknown name, shares that are no mixture, or "proportional" without a token supply.
@@ -66,23 +69,38 @@ def resolve(baseline: Baseline, space: MixtureSpace) -> np.ndarray:
 
 def moved(space: MixtureSpace) -> tuple[str, ...]:
     """Names of the baselines that limits exclude, so that the nearest mixture within them stands for each."""
-    found = {"uniform": (np.full(space.n_domains, 1 / space.n_domains), space.uniform())}
+    found = {"uniform": (np.full(space.n_shares, 1 / space.n_domains), space.uniform())}
     if (nearest := space.proportional()) is not None:
         supply = np.array([space.token_supply[name] for name in space.domains])
-        found["proportional"] = supply / supply.sum(), nearest
+        found["proportional"] = np.resize(supply / supply.sum(), space.n_shares), nearest
     return tuple(name for name, (meant, within) in found.items() if not same_mixture(meant, within))
 
 
 def broken(space: MixtureSpace, mixture: np.ndarray) -> tuple[str, ...]:
-    """The limits that a mixture ``(d,)`` breaks, in words such as "the cap on code"; none where it is within all."""
+    """The limits that a mixture breaks, in words such as "the cap on code"; none where it is within all.
+
+    Args:
+        space: has the limits.
+        mixture: ``(n_shares,)``.
+    """
+    if not isinstance(space.simplex, PhasedSimplex):
+        return tuple(_broken(space.simplex, mixture, space.domains))
     simplex, found = space.simplex, []
-    for domain, share, low, high in zip(space.domains, mixture, simplex.lower, simplex.upper, strict=True):
-        if share > high + SAME_SHARE:
-            found.append(f"the cap on {domain}")
-        elif share < low - SAME_SHARE:
-            found.append(f"the floor on {domain}")
-    for group in space.groups:
-        together = sum(mixture[space.domains.index(domain)] for domain in group.domains)
-        if not group.least - SAME_SHARE <= together <= group.most + SAME_SHARE:
-            found.append(f"the limit on {group.name}")
+    each = zip(space.phase_names, simplex.blocks, simplex.apart(mixture[None])[0], strict=True)
+    for phase, block, shares in each:
+        found += [f"{limit} in {phase}" for limit in _broken(block, shares, space.domains)]
+    for domain, share, cap in zip(space.domains, simplex.mean(mixture[None])[0], simplex.caps, strict=True):
+        if share > cap + SAME_SHARE:
+            found.append(f"the supply of {domain}")
     return tuple(found)
+
+
+def _broken(simplex: CappedSimplex, mixture: np.ndarray, domains: Sequence[str]) -> Iterator[str]:
+    for domain, share, low, high in zip(domains, mixture, simplex.lower, simplex.upper, strict=True):
+        if share > high + SAME_SHARE:
+            yield f"the cap on {domain}"
+        elif share < low - SAME_SHARE:
+            yield f"the floor on {domain}"
+    for members, least, most in simplex.limits:
+        if not least - SAME_SHARE <= mixture[members].sum() <= most + SAME_SHARE:
+            yield f"the limit on {'+'.join(domains[i] for i in members)}"

@@ -113,8 +113,10 @@ class History:
             raise ValueError(f"The name of a trial must be text, got {trial.trial_id!r}.")
         if trial.trial_id in self.trials:
             raise ValueError(f"Trial {trial.trial_id!r} exists already: every run needs an id of its own.")
-        shares = self.space.mixture(trial.mixture)
-        if abs(math.fsum(trial.mixture) - 1) > SUM_TOLERANCE:
+        shares, d = self.space.mixture(trial.mixture), self.space.n_domains
+        if len(trial.mixture) != len(shares):
+            raise ValueError(f"Trial {trial.trial_id!r} has {len(trial.mixture)} shares, and the space {len(shares)}.")
+        if any(abs(math.fsum(trial.mixture[i : i + d]) - 1) > SUM_TOLERANCE for i in range(0, len(trial.mixture), d)):
             raise ValueError(f"Trial {trial.trial_id!r} has shares that do not sum to 1: use {shares.tolist()}.")
         self.space.scale(trial.scale)
         trial.steps = whole_step(trial.steps, f"Trial {trial.trial_id!r} is to reach")
@@ -332,8 +334,8 @@ class History:
 
     @_turn
     def mixtures(self) -> np.ndarray:
-        """The mixtures of all trials, ``n_trials x d``."""
-        return np.array([t.mixture for t in self], dtype=np.float64).reshape(len(self), self.space.n_domains)
+        """The mixtures of all trials, ``n_trials x n_shares``."""
+        return np.array([t.mixture for t in self], dtype=np.float64).reshape(len(self), self.space.n_shares)
 
     @_turn
     def pending(self) -> list[Trial]:

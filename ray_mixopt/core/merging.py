@@ -128,7 +128,12 @@ def translated(history: History, space: MixtureSpace, changes: DomainMap | None 
             f"The runs to take in have the phases {', '.join(map(str, old.phases))}, and the space has "
             f"{', '.join(map(str, space.phases)) or 'none'}: their mixtures are of other parts of a run."
         )
-    shares, kept = changes.apply(history.mixtures(), old.domains, space.domains)
+    if old.phase_names and (changes != DomainMap() or old.domains != space.domains):
+        old.check_one_mixture("Domains change in")
+    if old.phase_names:
+        shares, kept = history.mixtures(), np.ones(len(history), dtype=bool)
+    else:  # where the space has several phases, all of them had the mixture of the whole run
+        shares, kept = changes.apply(history.mixtures(), old.domains, space.domains)
     if not kept.all():
         logger.warning("%d of %d runs had tokens of dropped domains: left out.", int((~kept).sum()), len(kept))
     unknown = [old.scale(name) for name in dict.fromkeys(t.scale for t in history)]

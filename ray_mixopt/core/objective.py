@@ -152,6 +152,7 @@ class Objective:
         if self.relative_to is not None:
             resolve(self.relative_to, space)
         if self.closeness:
+            space.check_one_mixture("Closeness is to")
             resolve(self.prior, space)
 
     @property

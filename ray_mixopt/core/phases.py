@@ -1,19 +1,25 @@
-"""Phases of a training run: stretches of it that have a mixture each, such as a main phase and an annealing phase."""
+"""Phases of a training run: stretches of it that have a mixture each, such as a main phase and an annealing phase.
+
+Phases trained already come first. What is searched is the mixture of the last phase, or those of several.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ray_mixopt.core.arguments import FrozenDict, in_order
+from ray_mixopt.core.phased import PhasedSimplex
 from ray_mixopt.core.safety import is_finite, named_numbers
 from ray_mixopt.core.scale import Scale
+from ray_mixopt.core.simplex import CappedSimplex, Group, GroupedSimplex
 
 _SLACK = 1e-9  # by which fractions may miss 1: they often come from divisions
+_LIMITS = ("domains", "lower", "upper", "groups")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +31,10 @@ class Phase:
         fraction: of the run's training steps, above 0 and below 1.
         mixture: what it was trained on already, as weights by domain (0 where not given); None where its mixture is
             searched. The runs of the search then start from that run's checkpoints, and pay for what follows alone.
+        domains: of those of the space, the ones that it may be trained on; None for all.
+        lower: its floors, by domain, in place of the space's; None for these.
+        upper: its caps, likewise.
+        groups: its limits on groups of domains, likewise.
 
     Raises:
         ValueError: for a name, a fraction or a mixture that makes no sense.
@@ -33,6 +43,10 @@ class Phase:
     name: str = field(kw_only=False)
     fraction: float = field(kw_only=False)
     mixture: Mapping[str, float] | None = None
+    domains: Sequence[str] | None = None
+    lower: Mapping[str, float] | None = None
+    upper: Mapping[str, float] | None = None
+    groups: Sequence[Group] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip() or "/" in self.name:
@@ -42,8 +56,22 @@ class Phase:
                 f"The phase {self.name!r} is a fraction of the run between 0 and 1, such as 0.2, got {self.fraction!r}."
             )
         object.__setattr__(self, "fraction", float(self.fraction))
+        for label in ("domains", "groups"):
+            if getattr(self, label) is not None:
+                names = in_order(getattr(self, label), f"{label} of the phase {self.name!r}")
+                object.__setattr__(self, label, names)
+        if self.domains is not None and not self.domains:
+            raise ValueError(f"The phase {self.name!r} has no domains: name those that it is trained on, or none.")
+        for label in ("lower", "upper"):
+            if (shares := getattr(self, label)) is not None:
+                found = named_numbers(shares, f"{label} of the phase {self.name!r}")
+                if wrong := [name for name, share in found.items() if not 0 <= share <= 1]:
+                    raise ValueError(f"{label} of the phase {self.name!r}: {wrong[0]} must have a share from 0 to 1.")
+                object.__setattr__(self, label, FrozenDict(found))
         if self.mixture is None:
             return
+        if own := [label for label in _LIMITS if getattr(self, label) is not None]:
+            raise ValueError(f"The phase {self.name!r} was trained already: {own[0]} cannot limit it any more.")
         weights = named_numbers(self.mixture, f"The mixture of the phase {self.name!r}")
         total = math.fsum(weights.values())
         if not is_finite(total) or min(weights.values(), default=-1.0) < 0 or total <= 0:
@@ -55,9 +83,34 @@ class Phase:
         object.__setattr__(self, "mixture", FrozenDict(weights if abs(total - 1) < _SLACK else shares))
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able description: its fields, without a mixture where it has none."""
-        told = {} if self.mixture is None else {"mixture": dict(self.mixture)}
-        return {"name": self.name, "fraction": self.fraction} | told
+        """A JSON-able description, read back by ``from_dict``: its fields that are not None."""
+        found: dict[str, Any] = {"name": self.name, "fraction": self.fraction}
+        for label in ("mixture", "lower", "upper"):
+            if (shares := getattr(self, label)) is not None:
+                found[label] = dict(shares)
+        if self.domains is not None:
+            found["domains"] = list(self.domains)
+        if self.groups is not None:
+            found["groups"] = [asdict(group) | {"domains": list(group.domains)} for group in self.groups]
+        return found
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Phase:
+        """The phase that ``to_dict`` described."""
+        groups = data.get("groups")
+        return cls(**{**data, "groups": None if groups is None else [Group(**group) for group in groups]})
+
+    def limits(
+        self, lower: np.ndarray, upper: np.ndarray, domains: Sequence[str], groups: Sequence[Group]
+    ) -> tuple[np.ndarray, np.ndarray, Sequence[Group]]:
+        """Its floors and caps, ``(d,)`` each, and its limits on groups, given those of the space."""
+        if self.lower is not None:
+            lower = np.array([self.lower.get(name, 0.0) for name in domains])
+        if self.upper is not None:
+            upper = np.array([self.upper.get(name, 1.0) for name in domains])
+        if self.domains is not None:
+            upper = np.where([name in self.domains for name in domains], upper, 0.0)
+        return lower, upper, groups if self.groups is None else self.groups
 
 
 def checked_phases(phases: Sequence[Phase], domains: Sequence[str]) -> tuple[Phase, ...]:
@@ -79,28 +132,55 @@ def checked_phases(phases: Sequence[Phase], domains: Sequence[str]) -> tuple[Pha
         each = ", ".join(f"{phase.name}={phase.fraction:g}" for phase in found)
         raise ValueError(f"The fractions of the phases sum to {total:g} instead of 1: {each}.")
     for phase in found:
+        named = {*(phase.domains or ()), *(phase.lower or ()), *(phase.upper or ())}
+        if unknown := sorted(named - set(domains)):
+            raise ValueError(
+                f"The phase {phase.name!r} names {', '.join(unknown)}: the space has the domains {', '.join(domains)}."
+            )
         if unknown := sorted(set(phase.mixture or ()) - set(domains)):
             raise ValueError(
                 f"The phase {phase.name!r} was trained on {', '.join(unknown)}, which are no domains: the space has "
                 f"{', '.join(domains)}. Add them, with upper=0 where they are not to be trained on again."
             )
-    searched = [phase.name for phase in found if phase.mixture is None]
-    if searched != names[-1:]:
+    free = searched(found)
+    if not free or free != found[-len(free) :]:
         raise ValueError(
-            f"The mixture of one phase is searched, that of the last one, and all phases before it have one that they "
-            f"were trained on, Phase(name, fraction, mixture=...): {', '.join(searched) or 'none'} of "
-            f"{', '.join(names)} have none."
+            "Phases that were trained already, Phase(name, fraction, mixture=...), come before those that are "
+            f"searched, of which there is one at least: {', '.join(phase.name for phase in free) or 'none'} of "
+            f"{', '.join(names)} have no mixture."
+        )
+    if len(free) == 1 and (own := [label for label in _LIMITS if getattr(free[0], label) is not None]):
+        raise ValueError(
+            f"The phase {free[0].name!r} is the only one that is searched: say {own[0]} of the space instead."
         )
     return found
 
 
+def searched(phases: Sequence[Phase]) -> tuple[Phase, ...]:
+    """The phases whose mixtures are searched."""
+    return tuple(phase for phase in phases if phase.mixture is None)
+
+
+def branch(phases: Sequence[Phase]) -> tuple[float, bool]:
+    """The fraction of each rung that runs to several rungs do not share, and whether the rest was paid before.
+
+    They share no more than their first phase, of which the longer run has more. Of a phase trained already the rungs
+    have checkpoints, where their branches begin.
+    """
+    if not phases:
+        return 0.0, False
+    free = searched(phases)
+    is_paid = len(free) < len(phases)
+    return math.fsum(phase.fraction for phase in (free if is_paid else phases[1:])), is_paid
+
+
 def check_annealed(phases: Sequence[Phase], scales: Iterable[Scale]) -> None:
-    """Raises ValueError if the learning rate of a scale falls for longer than the last phase takes."""
+    """Raises ValueError if the learning rate of a scale falls for longer than the branch of a rung."""
     for scale in scales:
-        if phases and scale.annealed > phases[-1].fraction:
+        if phases and scale.annealed > branch(phases)[0] + _SLACK:
             raise ValueError(
-                f"Scale {scale.name!r}: annealed is {scale.annealed:g} of a run, and the phase "
-                f"{phases[-1].name!r} only {phases[-1].fraction:g}: a branch begins where its phase begins."
+                f"Scale {scale.name!r}: annealed is {scale.annealed:g} of a run, and what follows its first phases "
+                f"only {branch(phases)[0]:g}: a branch begins where these end."
             )
 
 
@@ -109,25 +189,82 @@ def used_before(phases: Sequence[Phase], domain: str) -> float:
     return math.fsum(phase.fraction * (phase.mixture or {}).get(domain, 0.0) for phase in phases)
 
 
-def left_over(phases: Sequence[Phase], caps: np.ndarray, lower: np.ndarray, domains: Sequence[str]) -> np.ndarray:
-    """Caps on the shares of the last phase, ``(d,)``, from those on the shares of whole runs.
+def simplex_of(
+    phases: Sequence[Phase],
+    lower: np.ndarray,
+    upper: np.ndarray,
+    caps: np.ndarray,
+    domains: Sequence[str],
+    groups: Sequence[Group],
+) -> CappedSimplex:
+    """The mixtures that may be trained.
 
     Args:
-        phases: of a run; without any, the caps are as they are.
+        phases: of a run; none where it has one mixture throughout.
+        lower: floors of the space, ``(d,)``.
+        upper: its caps, ``(d,)``.
         caps: on the share of each domain in a whole run, which may be infinite, ``(d,)``.
-        lower: floors on its share in the last phase, ``(d,)``.
         domains: their names.
+        groups: limits of the space on groups of them.
 
     Raises:
-        ValueError: if phases trained already have left too little of a domain for its floor.
+        ValueError: if there is none; the message says what to change.
     """
-    if not phases:
-        return caps
-    used = [used_before(phases, name) for name in domains]
-    left: np.ndarray = np.maximum(caps - used, 0.0) / phases[-1].fraction
-    if spent := [name for name, low, cap in zip(domains, lower, left, strict=True) if cap < low]:
+    free = searched(phases)
+    if phases:
+        used = [used_before(phases, name) for name in domains]
+        caps = np.maximum(caps - used, 0.0) / math.fsum(phase.fraction for phase in free)
+        if len(free) == 1 and (spent := [n for n, low, cap in zip(domains, lower, caps, strict=True) if cap < low]):
+            raise ValueError(
+                f"The phases trained already leave too little of {', '.join(spent)} for the floor: lower it, or raise "
+                "token_supply or max_epochs."
+            )
+    if len(free) < 2:
+        return _simplex(lower, np.minimum(upper, caps), domains, groups)
+    blocks = []
+    for phase in free:
+        low, high, of_groups = phase.limits(lower, upper, domains, groups)
+        try:
+            blocks.append(_simplex(low, high, domains, of_groups))
+        except ValueError as error:
+            raise ValueError(f"The phase {phase.name!r}: {error}") from None
+    return PhasedSimplex(blocks, fractions_of(phases), caps, domains)
+
+
+def fractions_of(phases: Sequence[Phase]) -> tuple[float, ...]:
+    """What each of the phases that are searched has of their tokens; sums to 1."""
+    each = [phase.fraction for phase in searched(phases)]
+    return tuple(fraction / math.fsum(each) for fraction in each)
+
+
+def _simplex(lower: np.ndarray, upper: np.ndarray, domains: Sequence[str], groups: Sequence[Group]) -> CappedSimplex:
+    return GroupedSimplex(lower, upper, domains, groups) if groups else CappedSimplex(lower, upper, names=domains)
+
+
+def each_phase(values: Any, names: Sequence[str], d: int) -> list[Any]:
+    """The mixture of each phase, from that of all phases, or from one that all of them have.
+
+    Args:
+        values: ``{phase: {domain: weight}}`` or ``{domain: weight}``; or numbers, ``(p * d,)`` or ``(d,)``.
+        names: of the ``p`` phases.
+        d: number of domains.
+
+    Raises:
+        ValueError: if it is for other phases, or of another length.
+    """
+    if isinstance(values, Mapping):
+        if not any(isinstance(of_phase, Mapping) for of_phase in values.values()):
+            return [values] * len(names)
+        if set(values) != set(names):
+            missing, unknown = sorted(set(names) - set(values)), sorted(map(str, set(values) - set(names)))
+            raise ValueError(f"A mixture must name every phase once; missing: {missing}, unknown: {unknown}.")
+        return [values[name] for name in names]
+    shares = np.asarray(values, dtype=np.float64)
+    if shares.shape == (d,):
+        return [shares] * len(names)
+    if shares.shape != (len(names) * d,):
         raise ValueError(
-            f"The phases trained already leave too little of {', '.join(spent)} for the floor: lower it, or raise "
-            "token_supply or max_epochs."
+            f"A mixture of the phases {', '.join(names)} needs {d} shares for each, {len(names) * d} in all, or {d} "
+            f"that all have; got shape {shares.shape}."
         )
-    return left
+    return np.split(shares, len(names))

@@ -46,6 +46,7 @@ class Problem:
     def __post_init__(self) -> None:
         space = self.space
         if self.pool is not None:
+            space.check_one_mixture("Logged runs have")
             object.__setattr__(self, "pool", checked_pool(self.pool).of(space))
         if self.goal is not None:
             self.goal.check(space)

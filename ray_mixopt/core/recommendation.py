@@ -7,7 +7,7 @@ from typing import Any
 
 from ray_mixopt.core.forecast import Calibration, Hindsight, Prediction
 from ray_mixopt.core.notebook import paragraph, table
-from ray_mixopt.core.words import amount, called, counted, fidelity, listed, price, run_to
+from ray_mixopt.core.words import amount, by_name, called, counted, fidelity, listed, price, run_to
 
 _MOST_NAMED = 5  # of the reports that are left out
 _SURELY_BETTER = 0.95
@@ -19,7 +19,7 @@ class NextRun:
     """The run that the search would buy next.
 
     Attributes:
-        mixture: share of training tokens by domain.
+        mixture: share of training tokens by domain; where a run has several phases, by phase and domain.
         scale: the model scale.
         steps: training steps to reach.
         cost: what it adds to the bill, in the space's cost unit.
@@ -27,7 +27,7 @@ class NextRun:
         repeat: how many runs of the mixture at the scale have reported as much: a further one has another seed.
     """
 
-    mixture: dict[str, float]
+    mixture: dict[str, Any]
     scale: str
     steps: int
     cost: float
@@ -47,7 +47,7 @@ class LimitPrice:
     """
 
     name: str
-    mixture: dict[str, float]
+    mixture: dict[str, Any]
     predicted: Prediction
     cost: Prediction
 
@@ -173,7 +173,7 @@ class Recommendation:
     """The mixture to train, and why to believe it.
 
     Attributes:
-        mixture: share of training tokens by domain.
+        mixture: share of training tokens by domain; where a run has several phases, by phase and domain.
         scale: the target scale.
         steps: the target's training steps.
         predicted: predicted objective at the target; None before anything was observed.
@@ -209,7 +209,7 @@ class Recommendation:
         details: what else is known, where asked for.
     """
 
-    mixture: dict[str, float]
+    mixture: dict[str, Any]
     scale: str
     steps: int
     predicted: Prediction | None
@@ -350,7 +350,7 @@ class Recommendation:
     def _repr_html_(self) -> str:
         where, verdict = fidelity(self.scale, self.steps), self.nothing_known or str(self.verdict or "")
         ranges = {} if self.details is None else self.details.ranges
-        shares = [(name, f"{share:.2%}", *_ends(ranges.get(name))) for name, share in self.mixture.items()]
+        shares = [(name, f"{share:.2%}", *_ends(ranges.get(name))) for name, share in by_name(self.mixture).items()]
         head = ("Domain", "Share", *(("As good from", "to") if ranges else ()))
         page = (paragraph(verdict) if verdict else "") + table(f"Recommended mixture for {where}", head, shares)
         if self.predicted is None:
@@ -380,9 +380,10 @@ class Recommendation:
             spent += f"ost of the runs that were given: {self.price(self.elsewhere)}"
         if self.nothing_known:
             return f"{self.nothing_known}\n{spent}"
-        width = max(map(len, self.mixture), default=0)
+        shares = by_name(self.mixture)
+        width = max(map(len, shares), default=0)
         lines = [f"Recommended mixture for {fidelity(self.scale, self.steps)}"]
-        lines += [f"  {domain:<{width}}  {share:7.2%}" for domain, share in self.mixture.items()]
+        lines += [f"  {domain:<{width}}  {share:7.2%}" for domain, share in shares.items()]
         if self.verdict is not None:
             lines.append(f"Verdict: {self.verdict}")
         for name, value in self.values.items():

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from ray_mixopt.core.arguments import FrozenDict, in_order, is_whole
+from ray_mixopt.core.arguments import FrozenDict, in_order, is_whole, kept_shares
 from ray_mixopt.core.baselines import Baseline, jsonable, kept_baseline
 from ray_mixopt.core.chance import checked_chance
 from ray_mixopt.core.objective import Mode, Objective, checked_weights
@@ -244,8 +244,7 @@ def _checked_point(point: object) -> Mapping[str, Any]:
     if unknown := sorted(set(map(str, point)) - {"mixture", "scale", "steps"}):
         raise ValueError(f"A point to evaluate has mixture, scale and steps, got {', '.join(unknown)}, too.")
     # As JSON has them: NumPy's numbers are not.
-    shares = named_numbers(point["mixture"], "The mixture of a point to evaluate")
-    found: dict[str, Any] = {"mixture": FrozenDict(shares)}
+    found: dict[str, Any] = {"mixture": kept_shares(point["mixture"], "The mixture of a point to evaluate")}
     if (scale := point.get("scale")) is not None:
         if not isinstance(scale, str):
             raise ValueError(f"The scale of a point to evaluate must be a name, got {scale!r}.")

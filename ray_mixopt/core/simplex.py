@@ -81,6 +81,11 @@ class CappedSimplex:
         """Whether any floor or cap cuts into the plain simplex."""
         return bool(np.any(self.lower > 0) or np.any(self.upper < 1))
 
+    @property
+    def limits(self) -> list[tuple[np.ndarray, float, float]]:
+        """Limits on what coordinates have together: their places, the least and the most."""
+        return []
+
     def contains(self, mixtures: ArrayLike, tolerance: float = 1e-9) -> np.ndarray:
         """Whether each mixture, ``n x d``, sums to 1 within the bounds, ``(n,)``."""
         w = np.atleast_2d(np.asarray(mixtures, dtype=np.float64))
@@ -285,6 +290,11 @@ class GroupedSimplex(CappedSimplex):
     def bounded(self) -> bool:
         """Always: a group is a bound."""
         return True
+
+    @property
+    def limits(self) -> list[tuple[np.ndarray, float, float]]:
+        """One a group."""
+        return list(zip(self._members, self._least.tolist(), self._most.tolist(), strict=True))
 
     def contains(self, mixtures: ArrayLike, tolerance: float = 1e-9) -> np.ndarray:
         """Whether each mixture, ``n x d``, sums to 1 within all limits, ``(n,)``."""

@@ -1,7 +1,8 @@
 """The search space: mixtures of data domains x model scales x training steps, and what a run costs.
 
 Notation: ``d`` domains, ``n`` mixtures. A mixture is a row of ``d`` shares of training tokens that sum to 1, in the
-order of ``MixtureSpace.domains``; at the edges it travels as ``{domain name: share}``.
+order of ``MixtureSpace.domains``; at the edges it travels as ``{domain name: share}``. Where the mixtures of several
+phases are searched it has such shares for each, one phase after the other, and travels as ``{phase: {domain: share}}``.
 """
 
 from __future__ import annotations
@@ -16,10 +17,19 @@ import numpy as np
 
 from ray_mixopt.core.arguments import FrozenDict, in_order
 from ray_mixopt.core.notebook import of_space
-from ray_mixopt.core.phases import Phase, check_annealed, checked_phases, left_over, used_before
+from ray_mixopt.core.phases import (
+    Phase,
+    branch,
+    check_annealed,
+    checked_phases,
+    each_phase,
+    searched,
+    simplex_of,
+    used_before,
+)
 from ray_mixopt.core.safety import check_fields, check_version, is_finite, parse_json
 from ray_mixopt.core.scale import Scale, by_size, check_batches, checked_scales, largest, with_rungs
-from ray_mixopt.core.simplex import CappedSimplex, Group, GroupedSimplex
+from ray_mixopt.core.simplex import CappedSimplex, Group
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -46,8 +56,9 @@ class MixtureSpace:
         max_epochs: most passes over a domain's tokens in the target run.
         groups: limits on the share that some domains have together; a domain is in at most one of them.
         earlier_scales: scales of runs made earlier, which the surrogate learns from but which are not trained any more.
-        phases: of a run, where it has several: ``(Phase("main", 0.8, mixture={...}), Phase("anneal", 0.2))``. Mixtures
-            are then those of the last one, the only one that is searched; lengths stay those of whole runs.
+        phases: of a run, where it has several: ``(Phase("main", 0.8), Phase("anneal", 0.2))``. A mixture is then one
+            for each; or, where all but the last were trained already, that of the last one. Lengths are those of whole
+            runs.
 
     Raises:
         ValueError: for names, rungs, bounds or targets that make no sense; the message says what to change.
@@ -84,9 +95,7 @@ class MixtureSpace:
         put(self, "target", self._checked_target())
         for label in ("lower", "upper", "token_supply"):
             put(self, label, self._checked_shares(label, getattr(self, label)))
-        bounds = self._bounds()
-        simplex = GroupedSimplex(*bounds, self.domains, self.groups) if self.groups else None
-        put(self, "_simplex", simplex or CappedSimplex(*bounds, names=self.domains))
+        put(self, "_simplex", simplex_of(self.phases, *self._bounds(), self.domains, self.groups))
 
     # -- sizes, look-ups and costs
 
@@ -123,9 +132,28 @@ class MixtureSpace:
         return self.target[1]
 
     @property
+    def phase_names(self) -> tuple[str, ...]:
+        """Names of the phases that a mixture is of, in order; none where it is one mixture of domains."""
+        free = searched(self.phases)
+        return tuple(phase.name for phase in free) if len(free) > 1 else ()
+
+    @property
+    def n_shares(self) -> int:
+        """Number of shares of a mixture: ``d``, for each phase that is searched."""
+        return self.n_domains * max(len(self.phase_names), 1)
+
+    @property
     def searched(self) -> float:
-        """The fraction of a run that is trained on the mixture that is searched: 1 where a run has no phases."""
-        return self.phases[-1].fraction if self.phases else 1.0
+        """The fraction of a run that is trained on what is searched: 1 where no phase was trained already."""
+        return math.fsum(phase.fraction for phase in searched(self.phases)) if self.phases else 1.0
+
+    def check_one_mixture(self, what: str) -> None:
+        """Raises ValueError, which begins with ``what``, if mixtures are of several phases."""
+        if self.phase_names:
+            raise ValueError(
+                f"{what} one mixture for the whole of a run, and the space has one for each of the phases "
+                f"{', '.join(self.phase_names)}."
+            )
 
     @property
     def mixture_tokens(self) -> float | None:
@@ -182,18 +210,17 @@ class MixtureSpace:
     def cost(self, scale: str, steps: float, *, start: float = 0) -> float:
         """Cost of training ``scale`` from step ``start`` to step ``steps``, in the unit of ``cost_per_step``.
 
-        Where reports are annealed, the branches of all rungs on the way count; see ``Scale``. Where only the last phase
-        is searched, a run is such a branch for each rung, and nothing else: what was before it is paid already.
+        Where reports are annealed, the branches of all rungs on the way count; see ``Scale``. So they do where a run
+        has phases: the later ones are a branch for each rung. What phases trained already have cost is paid.
         """
         if steps < start:
             raise ValueError(f"A run cannot go back from step {start} to step {steps}.")
         of = self.scale(scale)
         trained = steps - start
-        if self.phases:
-            return of.cost_per_step * self.searched * sum(z for z in self.rungs(scale) if start < z <= steps)
-        if of.annealed:
+        share, is_paid = branch(self.phases)
+        if share := max(share, of.annealed):
             branches = sum(rung for rung in of.steps or self.steps if start < rung <= steps)
-            trained = (1 - of.annealed) * trained + of.annealed * branches
+            trained = (0.0 if is_paid else (1 - share) * trained) + share * branches
         return of.cost_per_step * trained
 
     # -- mixtures
@@ -202,11 +229,17 @@ class MixtureSpace:
         """Shares as an array in domain order, normalised to sum to 1.
 
         Args:
-            values: non-negative weights by domain name (all domains), or ``(d,)`` numbers in domain order.
+            values: non-negative weights by domain name (all domains), or ``(d,)`` numbers in domain order. Of several
+                phases such weights for each, by name or in their order; or those that all phases have.
 
         Raises:
-            ValueError: if a domain is missing or unknown, or a weight is negative or not finite.
+            ValueError: if a domain or phase is missing or unknown, or a weight is negative or not finite.
         """
+        if not self.phase_names:
+            return self._one_mixture(values)
+        return np.concatenate([*map(self._one_mixture, each_phase(values, self.phase_names, self.n_domains))])
+
+    def _one_mixture(self, values: Mapping[str, float] | ArrayLike) -> np.ndarray:
         if isinstance(values, Mapping):
             if set(values) != set(self.domains):
                 missing = sorted(set(self.domains) - set(values))
@@ -222,30 +255,36 @@ class MixtureSpace:
             raise ValueError(f"Shares must be finite, non-negative and not all zero, got {weights.tolist()}.")
         return weights if abs(total - 1.0) < 1e-15 else weights / total
 
-    def named(self, mixture: ArrayLike) -> dict[str, float]:
-        """``(d,)`` shares as ``{domain: share}``."""
-        return dict(zip(self.domains, np.asarray(mixture, dtype=np.float64).tolist(), strict=True))
+    def named(self, mixture: ArrayLike) -> dict[str, Any]:
+        """Shares as ``{domain: share}``, those of several phases as ``{phase: {domain: share}}``."""
+        shares = np.asarray(mixture, dtype=np.float64)
+        if not self.phase_names:
+            return dict(zip(self.domains, shares.tolist(), strict=True))
+        parts = np.split(shares, len(self.phase_names))
+        each = [dict(zip(self.domains, part.tolist(), strict=True)) for part in parts]
+        return dict(zip(self.phase_names, each, strict=True))
 
     def uniform(self) -> np.ndarray:
-        """The mixture nearest to equal shares, ``(d,)``."""
-        return self.simplex.project(np.full((1, self.n_domains), 1.0 / self.n_domains))[0]
+        """The mixture nearest to equal shares, ``(n_shares,)``."""
+        return self.simplex.project(np.full((1, self.n_shares), 1.0 / self.n_domains))[0]
 
     def proportional(self) -> np.ndarray | None:
-        """The mixture nearest to the token supply, ``(d,)``; None without a supply for every domain."""
+        """The mixture nearest to the token supply, ``(n_shares,)``; None without a supply for every domain."""
         if set(self.token_supply) != set(self.domains):
             return None
         supply = np.array([self.token_supply[name] for name in self.domains])
-        return self.simplex.project((supply / supply.sum())[None])[0]
+        return self.simplex.project(np.resize(supply / supply.sum(), (1, self.n_shares)))[0]
 
     def sample(self, n: int, rng: np.random.Generator, concentration: float | ArrayLike = 1.0) -> np.ndarray:
-        """``n`` mixtures from a Dirichlet conditioned on the floors and caps, ``n x d``.
+        """``n`` mixtures from a Dirichlet conditioned on the floors and caps, ``n x n_shares``.
 
-        Concentration 1 is the uniform distribution on the capped simplex; see ``CappedSimplex.sample``.
+        Concentration 1 is the uniform distribution on the capped simplex; see ``CappedSimplex.sample``. Of several
+        phases half are the same in all, see ``PhasedSimplex.sample``.
         """
         return self.simplex.sample(n, rng, concentration)
 
     def corners(self) -> np.ndarray:
-        """Row i holds as much of domain i as the bounds allow, ``d x d``."""
+        """Row i holds as much of domain i as the bounds allow, in all phases, ``d x n_shares``."""
         return self.simplex.corners()
 
     # -- exchange
@@ -279,7 +318,7 @@ class MixtureSpace:
         check_fields(cls, fields, "description of a space")
         fields |= {key: tuple(Scale(**scale) for scale in fields.get(key, ())) for key in ("scales", "earlier_scales")}
         fields["groups"] = tuple(Group(**group) for group in fields.get("groups", ()))
-        fields["phases"] = tuple(Phase(**phase) for phase in fields.get("phases", ()))
+        fields["phases"] = tuple(Phase.from_dict(phase) for phase in fields.get("phases", ()))
         fields["target"] = None if fields.get("target") is None else tuple(fields["target"])
         return cls(**fields)
 
@@ -355,9 +394,11 @@ class MixtureSpace:
             raise ValueError("token_supply is 0 for every domain: give the tokens available, or leave it out.")
         return found
 
-    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
+    def _bounds(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Floors, caps, and caps on the share in a whole run, ``(d,)`` each."""
         lower = np.array([self.lower.get(name, 0.0) for name in self.domains])
         upper = np.array([self.upper.get(name, 1.0) for name in self.domains])
+        caps = np.full(self.n_domains, math.inf)
         for label in ("target_tokens", "max_epochs"):
             value = getattr(self, label)
             if value is None and label == "target_tokens":
@@ -376,10 +417,8 @@ class MixtureSpace:
                     "target_tokens caps nothing without token_supply: give the tokens available, by domain."
                 )
             supply = np.array([self.token_supply.get(name, math.inf) for name in self.domains])
-            upper = np.minimum(
-                upper, left_over(self.phases, self.max_epochs * supply / self.target_tokens, lower, self.domains)
-            )
-        return lower, upper
+            caps = self.max_epochs * supply / self.target_tokens
+        return lower, upper, caps
 
 
 def _checked_domains(domains: Sequence[str]) -> tuple[str, ...]:

@@ -18,7 +18,8 @@ class Proposal:
     """A run that could be made: a new one, or a paused one that goes on.
 
     Attributes:
-        mixture: shares of training tokens in domain order, ``(d,)``; from a strategy also a list, or weights by domain.
+        mixture: shares of training tokens in domain order, ``(n_shares,)``; from a strategy also a list, or weights by
+            domain.
         scale: name of the model scale.
         steps: training steps to reach, one of the rungs.
         continues: the paused trial that it goes on with; None for a new run.
@@ -78,7 +79,7 @@ class Suggestion:
 
     Attributes:
         trial_id: name of the run; a continued run keeps its own.
-        mixture: share of training tokens by domain; sums to 1.
+        mixture: share of training tokens by domain; sums to 1. Where a run has several phases, such shares by phase.
         scale: name of the model scale.
         steps: the rung to reach, in training steps; every rung passed is to be reported.
         continues: the paused trial to go on with (then equal to ``trial_id``), or None for a new run.
@@ -88,7 +89,7 @@ class Suggestion:
     """
 
     trial_id: str
-    mixture: dict[str, float]
+    mixture: dict[str, Any]
     scale: str
     steps: int
     continues: str | None

@@ -94,6 +94,11 @@ class Wanted:
         mixture = config["mixture"]
         if not isinstance(mixture, Mapping):
             raise TypeError(f"config['mixture'] must map domain names to weights, got {mixture!r}.")
+        if any(isinstance(weight, Mapping) for weight in mixture.values()):
+            raise ValueError(
+                f"This trainable trains one mixture for the whole of a run, and config['mixture'] has one for each of "
+                f"the phases {', '.join(map(str, mixture))}."
+            )
         return cls(
             weights={str(name): float(share) for name, share in mixture.items()},
             scale=str(config["scale"]),

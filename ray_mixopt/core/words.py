@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 _WRITTEN_OUT = 1e10  # below this a number is shorter with its digits than it is hard to read with an exponent
 
@@ -92,3 +93,14 @@ def called(baseline: str, moved: Sequence[str]) -> str:
         moved: the names of those that limits exclude, see ``baselines.moved``.
     """
     return f"{baseline} mixture{' within the limits' if baseline in moved else ''}"
+
+
+def by_name(mixture: Mapping[str, Any]) -> dict[str, float]:
+    """The shares of a mixture by what they are of: "code", or "code in anneal" where there are several phases."""
+    found: dict[str, float] = {}
+    for name, share in mixture.items():
+        if isinstance(share, Mapping):
+            found |= {f"{domain} in {name}": of for domain, of in share.items()}
+        else:
+            found[name] = share
+    return found

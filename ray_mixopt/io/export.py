@@ -66,6 +66,7 @@ def tidy(history: History) -> pd.DataFrame:
     """
     import pandas as pd
 
+    history.space.check_one_mixture("A table of runs has")
     check_distinct(history.space.domains, "The domain")
     check_distinct(dict.fromkeys(trial.scale for trial in history), "The scale")
     check_distinct((trial.trial_id for trial in history), "The run")

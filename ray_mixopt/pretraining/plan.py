@@ -33,7 +33,7 @@ def check(config: PretrainConfig) -> None:
     from ray_mixopt.pretraining.training.train import open_data
 
     space = config.space
-    check_strategy(config.search_settings, groups=bool(space.groups))
+    check_strategy(config.search_settings, space)
     losses = ["val_loss"] if config.manifest.tokenizer.kind == "unknown" else ["val_loss", "bits_per_byte"]
     metrics = {f"{loss}/{name}" for loss in losses for name in config.manifest.domains} | {MEAN_LOSS, "train_loss"}
     tasks = () if config.evaluation is None else check_evaluation(config.evaluation, config.manifest)

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from ray_mixopt.core.history import History
 from ray_mixopt.core.recommendation import Recommendation
-from ray_mixopt.core.words import amount, counted, duration, full_runs, listed, price, run_to
+from ray_mixopt.core.words import amount, by_name, counted, duration, full_runs, listed, price, run_to
 from ray_mixopt.optimizer import MixtureOptimizer
 
 REDRAW_SECONDS = 0.2
@@ -77,7 +77,7 @@ class Display:
         rows = [("spent", self._spent(optimizer)), ("time", self._time(optimizer, now)), ("runs", _runs(history))]
         if answer is None or answer.predicted is None:
             return rows
-        shares = sorted(answer.mixture.items(), key=lambda item: -item[1])[:N_DOMAINS]
+        shares = sorted(by_name(answer.mixture).items(), key=lambda item: -item[1])[:N_DOMAINS]
         rows.append(("best so far", ", ".join(f"{domain} {share:.0%}" for domain, share in shares)))
         if answer.difference is not None and (name := answer.against) is not None:
             probability = answer.probability_better[name]

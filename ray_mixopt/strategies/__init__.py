@@ -9,6 +9,7 @@ from functools import partial
 
 from ray_mixopt.core.problem import Problem
 from ray_mixopt.core.settings import RENAMED, Settings
+from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.core.strategy import Strategy
 
 
@@ -22,6 +23,7 @@ class Named:
         options: what may be said behind its name, ``name:option=value``, with the values that an option may have.
         predicts: whether it has a model: it then knows guardrails, relative objectives, closeness and expected gains.
         groups: whether it knows limits on groups of domains.
+        phases: whether it knows mixtures of several phases.
     """
 
     module: str
@@ -29,6 +31,7 @@ class Named:
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     predicts: bool = False
     groups: bool = True
+    phases: bool = True
 
 
 STRATEGIES: dict[str, Named] = {
@@ -38,17 +41,18 @@ STRATEGIES: dict[str, Named] = {
         cls="PaperStrategy",
         options={"kernel": ("rbf", "tv", "jsd"), "noise": ("printed", "script")},
         groups=False,
+        phases=False,
     ),
     "random": Named(module="ray_mixopt.strategies.random", cls="RandomStrategy"),
 }
 
 
-def check(settings: Settings, *, groups: bool = False) -> None:
+def check(settings: Settings, space: MixtureSpace | None = None) -> None:
     """Checks that the chosen strategy exists and can do what the settings ask; one's own can do anything.
 
     Args:
         settings: of the search.
-        groups: whether the space has limits on groups of domains.
+        space: of the search; None while it is not known.
 
     Raises:
         ValueError: naming what the strategy does not know.
@@ -70,10 +74,14 @@ def check(settings: Settings, *, groups: bool = False) -> None:
         raise ValueError(f"Strategy {settings.strategy!r} is never sure: stop_when_sure needs strategy='default'.")
     if settings.noise and not named.predicts:
         raise ValueError(f"Strategy {settings.strategy!r} has no use for noise=: it needs strategy='default'.")
-    if groups and not named.groups:
+    if space is None:
+        return
+    if space.groups and not named.groups:
         raise ValueError(
             f"Strategy {settings.strategy!r} knows no limits on groups of domains: use 'default' or 'random'."
         )
+    if not named.phases:
+        space.check_one_mixture(f"Strategy {settings.strategy!r} knows")
 
 
 def create(problem: Problem) -> Strategy:
@@ -82,7 +90,7 @@ def create(problem: Problem) -> Strategy:
     Raises:
         ValueError: for an unknown name, or what ``check`` raises.
     """
-    check(problem.settings, groups=bool(problem.space.groups))
+    check(problem.settings, problem.space)
     chosen = problem.settings.strategy
     make: Callable[[Problem], Strategy]
     if isinstance(chosen, str):

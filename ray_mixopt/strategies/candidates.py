@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from ray_mixopt.core.history import History, Trial
+from ray_mixopt.core.phased import phased
 from ray_mixopt.core.pool import Pool
 from ray_mixopt.core.problem import Problem
 from ray_mixopt.core.space import MixtureSpace
@@ -71,7 +72,7 @@ class SimplexCandidates:
         space = self.space
         corners = space.corners()
         near = space.simplex.project(0.9 * corners + 0.1 * space.uniform())
-        tried = np.empty((0, space.n_domains))
+        tried = np.empty((0, space.n_shares))
         if history:
             furthest = sorted(history, key=lambda trial: -space.cost(trial.scale, trial.reached))[:_MOST_TRIED]
             tried = np.unique(np.array([trial.mixture for trial in furthest]), axis=0)
@@ -116,6 +117,42 @@ class SimplexCandidates:
         moved[dropped, rng.integers(d, size=len(dropped))] = 0.0
         total = moved.sum(1, keepdims=True)
         return self.space.simplex.project(np.divide(moved, total, out=base.copy(), where=total > 0))
+
+
+class PhasedCandidates(SimplexCandidates):
+    """Mixtures of several phases within the bounds, many of them the same in all phases.
+
+    Args:
+        space: the search space.
+        tied: whether they are the same in all phases, as far as the limits allow.
+    """
+
+    def __init__(self, space: MixtureSpace, *, tied: bool = False) -> None:
+        super().__init__(space)
+        self.simplex, self.tied = phased(space.simplex), tied
+
+    def at_target(self, rng: np.random.Generator, n: int, history: History | None = None) -> np.ndarray:
+        """As of one mixture; half of the random ones are tied, and so are the corners."""
+        found = super().at_target(rng, n, history)
+        return self.simplex.tied(self.simplex.mean(found)) if self.tied else found
+
+    def _perturbed(self, centers: np.ndarray, n: int, rng: np.random.Generator, reach: float) -> np.ndarray:
+        """As of one mixture: all phases towards the same one, or, two times in three, one phase alone."""
+        p, d = len(self.simplex.fractions), self.space.n_domains
+        base = self.simplex.apart(centers[rng.integers(len(centers), size=n)])  # n x p x d
+        size = reach * rng.random((n, 1, 1)) ** 2
+        moving = np.ones((n, p), dtype=bool)
+        if not self.tied:
+            alone = rng.random(n) < 2 / 3
+            moving[alone] = np.eye(p, dtype=bool)[rng.integers(p, size=int(alone.sum()))]
+        towards = rng.dirichlet(np.full(d, 0.5), n)[:, None]
+        moved = np.where(moving[..., None], (1 - size) * base + size * towards, base)
+        dropped = np.flatnonzero(rng.random(n) < 1 / 3)
+        for row, domain in zip(dropped, rng.integers(d, size=len(dropped)), strict=True):
+            moved[row, moving[row], domain] = 0.0
+        total = moved.sum(-1, keepdims=True)
+        moved = np.divide(moved, total, out=base.copy(), where=total > 0)
+        return self.simplex.project(moved.reshape(n, -1))
 
 
 class PoolCandidates:
@@ -196,4 +233,6 @@ class PoolCandidates:
 def candidates_of(problem: Problem) -> Candidates:
     """What a problem lets a strategy choose from."""
     space, pool = problem.space, problem.pool
-    return SimplexCandidates(space) if pool is None else PoolCandidates(space, pool)
+    if pool is not None:
+        return PoolCandidates(space, pool)
+    return PhasedCandidates(space) if space.phase_names else SimplexCandidates(space)

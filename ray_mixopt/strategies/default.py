@@ -24,11 +24,12 @@ from ray_mixopt.acquisition.gain import ExpectedGain, RegretPerCost
 from ray_mixopt.acquisition.offer import Acquisition, Offer, bought
 from ray_mixopt.acquisition.regret import Regret
 from ray_mixopt.core.history import History
+from ray_mixopt.core.phased import phased
 from ray_mixopt.core.problem import Problem
 from ray_mixopt.core.recommendation import NextRun, Recommendation
 from ray_mixopt.core.strategy import Proposal
 from ray_mixopt.core.words import run_to
-from ray_mixopt.strategies.candidates import candidates_of
+from ray_mixopt.strategies.candidates import Candidates, PhasedCandidates, candidates_of
 from ray_mixopt.strategies.design import corners_again, initial_design, n_reported
 from ray_mixopt.strategies.hindsight import hindsight
 from ray_mixopt.strategies.purchases import Bought, drowned, partners_of, still_needed, was_asked
@@ -36,7 +37,7 @@ from ray_mixopt.surrogate.belief import Belief, FitSettings
 from ray_mixopt.surrogate.divergence import LARGE_RISK
 from ray_mixopt.surrogate.encoding import encode
 from ray_mixopt.surrogate.fit import KernelMaker
-from ray_mixopt.surrogate.kernels import MixtureFidelityKernel
+from ray_mixopt.surrogate.phased import kernel_of
 from ray_mixopt.surrogate.points import Points
 from ray_mixopt.surrogate.posterior import CAUTION, ObjectivePosterior
 
@@ -59,6 +60,8 @@ class DefaultSettings:
         again_at: share of the budget committed when near-corners are run again, further up.
         paired_share: share of the budget, the last, in which runs are valued in pairs too.
         caution: standard deviations of the difference from the reference that an answer pays for.
+        apart: standard deviations, widened by ``1 + d / n`` as those of a verdict, by which mixtures that differ
+            between phases must be better than those that do not to be answered.
     """
 
     fit: FitSettings = field(default_factory=FitSettings)
@@ -69,6 +72,7 @@ class DefaultSettings:
     again_at: float = 0.4
     paired_share: float = 0.5
     caution: float = CAUTION
+    apart: float = 1.0
 
 
 class DefaultStrategy:
@@ -77,7 +81,7 @@ class DefaultStrategy:
     Args:
         problem: what is searched.
         settings: its constants.
-        kernel: makes the kernel of each metric's surrogate.
+        kernel: makes the kernel of each metric's surrogate; by default that of the space.
         acquisition: values the runs that could be bought.
 
     Attributes:
@@ -89,7 +93,7 @@ class DefaultStrategy:
         problem: Problem,
         *,
         settings: DefaultSettings | None = None,
-        kernel: KernelMaker = MixtureFidelityKernel,
+        kernel: KernelMaker | None = None,
         acquisition: Acquisition | None = None,
     ) -> None:
         self.problem, self.space = problem, problem.space
@@ -100,7 +104,7 @@ class DefaultStrategy:
             given.seed,
             settings=self.settings.fit,
             noise=given.noise,
-            kernel=kernel,
+            kernel=kernel or kernel_of(problem.space),
             callbacks=given.callbacks,
             caution=self.settings.caution,
         )
@@ -244,11 +248,12 @@ class DefaultStrategy:
 
     def _plausible(self, posterior: ObjectivePosterior, history: History, rng: np.random.Generator) -> Points:
         """Mixtures that may be the optimum at the target, solved."""
-        base = self.candidates.at_target(rng, 512, history)
+        candidates = self._candidates(posterior)
+        base = candidates.at_target(rng, 512, history)
         solved = len(base) <= posterior.most_points  # else what comes into question is solved for again
         points = posterior.solve(base) if solved else None
         mean, variance = posterior.marginal(base if points is None else points)
-        near = self.candidates.near(base, posterior.shunned(base, mean.mean(0)).numpy(), rng)
+        near = candidates.near(base, posterior.shunned(base, mean.mean(0)).numpy(), rng)
         around = posterior.solve(near) if solved else None
         moments = posterior.marginal(near if around is None else around)
         mean, variance = torch.cat([mean, moments[0]], -1), torch.cat([variance, moments[1]], -1)
@@ -262,9 +267,16 @@ class DefaultStrategy:
             points = posterior.solve(mixtures[rows])
         return points.take(_lowest(*posterior.marginal(points, points), n))
 
+    def _candidates(self, posterior: ObjectivePosterior) -> Candidates:
+        """What may be the optimum: of several phases only what is tied, once it is known that order does not matter."""
+        kernels = [model.hyper.kernel for model in posterior.models]
+        if not self.space.phase_names or any(getattr(kernel, "order_matters", True) for kernel in kernels):
+            return self.candidates
+        return PhasedCandidates(self.space, tied=True)
+
     def _pending(self, history: History) -> Tensor:
         running = history.pending()
-        shares = np.array([t.mixture for t in running], dtype=np.float64).reshape(-1, self.space.n_domains)
+        shares = np.array([t.mixture for t in running], dtype=np.float64).reshape(-1, self.space.n_shares)
         return encode(self.space, shares, [(t.scale, t.steps) for t in running])
 
     def _encode(self, runs: Sequence[Proposal]) -> Tensor:
@@ -338,18 +350,40 @@ class DefaultStrategy:
                 f"Too little is known yet: fewer than two reports have {', '.join(problem.weights)}, so that there is "
             )
             answer = replace(answer, nothing_known=f"{few}no mixture to recommend.")
-            return answer, None, np.empty((0, space.n_domains)), rng
+            return answer, None, np.empty((0, space.n_shares)), rng
         baselines = problem.baselines()
-        start = self.candidates.at_target(rng, 2048, history)
+        candidates = self._candidates(posterior)
+        start = candidates.at_target(rng, 2048, history)
         if problem.pool is None:
             known = np.stack(list(baselines.values()))
             start = np.concatenate([start, known[space.simplex.contains(known)]])  # a reference may be outside
         score: Score = posterior.score
         if belief.is_told(history):
             score = self._within_reach(score, history, start, deepcopy(rng))
-        optima = self.candidates.best(start, score, rng)
+        optima = candidates.best(start, score, rng)
+        if isinstance(candidates, PhasedCandidates) and not candidates.tied:
+            optima = self._tied_unless_clear(optima, posterior, score, start, rng)
         compared = posterior.compared(optima[0], baselines)
         return replace(answer, mixture=space.named(optima[0]), **compared), posterior, optima, rng
+
+    def _tied_unless_clear(
+        self,
+        optima: np.ndarray,
+        posterior: ObjectivePosterior,
+        score: Score,
+        start: np.ndarray,
+        rng: np.random.Generator,
+    ) -> np.ndarray:
+        """The answers ``c x n_shares``, with the best of those that are the same in all phases before all others.
+
+        It is not where the best is clearly better, see ``apart``. Of many small contrasts between phases one looks good
+        by chance, and on real runs few are.
+        """
+        simplex = phased(self.space.simplex)
+        tied = PhasedCandidates(self.space, tied=True).best(simplex.tied(simplex.mean(start)), score, rng)[:1]
+        mean, variance = posterior.marginal(optima[:1], tied)
+        doubt = (1 + posterior.fewness) * math.sqrt(float(mean.var(correction=0) + variance.mean()))
+        return optima if float(mean.mean()) + self.settings.apart * doubt < 0 else np.concatenate([tied, optima])
 
     def _within_reach(self, score: Score, history: History, start: np.ndarray, rng: np.random.Generator) -> Score:
         """The score, far worse where a mixture is further from all that is known than an answer without noise is.

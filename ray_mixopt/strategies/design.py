@@ -15,6 +15,7 @@ from itertools import zip_longest
 import numpy as np
 
 from ray_mixopt.core.history import History
+from ray_mixopt.core.phased import phased
 from ray_mixopt.core.problem import Problem
 from ray_mixopt.core.simplex import same_mixture
 from ray_mixopt.core.space import MixtureSpace
@@ -23,6 +24,8 @@ from ray_mixopt.core.strategy import Proposal
 MAX_TRIES = 3  # of a run that is lost again and again
 _LOW_SHARE = 0.05  # of a target run's cost, for the runs at the smallest scale
 _HIGH_SHARE = 0.15  # of a target run's cost, for the runs at the larger one
+_MOST_PAIRS = 8  # of opposite contrasts between phases
+_CONTRAST = 0.6  # of the way from the mean to a later phase of some domains only
 _FEWEST = 3  # mixtures at the larger scale, for their differences to tell something
 _TILTED_SHARE = 0.8  # of the tokens, from the domain that a mixture is about
 _N_RANDOM = 512  # mixtures, to choose distant ones from
@@ -44,6 +47,9 @@ def initial_design(
     At the smallest scale, trained for as long as the share of money allows: the baselines, mixtures tilted towards one
     domain each, and mixtures far from all of these, ``2 d + 2`` in all where so many can be paid for. At the largest
     scale that can be paid for, trained for no shorter: the baselines and the tilted ones again. No run is there twice.
+
+    Where mixtures are of several phases, all these are tied, and pairs of opposite contrasts between phases follow at
+    the smallest scale: what the order of the data does shows in the difference of two runs with the same data.
 
     Where it is known that there will be fewer runs than that, each of them trains the longer. Half of up to six, and a
     third of more, are those at the larger scale, and all mixtures there are at the smallest, too.
@@ -75,7 +81,10 @@ def initial_design(
         lengths = paired or lengths
     steps = max(lengths)
     tilted = list(_towards_corners(space, _TILTED_SHARE)[rng.permutation(d)[:n_tilted]])
-    distant = _distant(space.sample(_N_RANDOM, rng), [*first, *tilted], max(0, n - len(first) - len(tilted)))
+    some = space.sample(_N_RANDOM, rng)
+    if space.phase_names:
+        some = phased(space.simplex).tied(phased(space.simplex).mean(some))
+    distant = _distant(some, [*first, *tilted], max(0, n - len(first) - len(tilted)))
     mixed = [mixture for pair in zip_longest(tilted, distant) for mixture in pair if mixture is not None]
     further = [(m, z) for m, z in space.fidelities if m != low and z >= steps]
     cheapest = min((space.cost(*cell) for cell in further), default=math.inf)
@@ -90,6 +99,8 @@ def initial_design(
     small = [*first, *mixed]
     if few:  # the pairs first, since there is no room for all
         small = list({tuple(w.tolist()): w for w in [*first, *again, *mixed]}.values())[:n]
+    if space.phase_names and not few:
+        small += _contrasting(space, rng, first[0])
     at_low = [Proposal(mixture=w, scale=low, steps=steps) for w in small]
     at_high = [Proposal(mixture=w, scale=high[0], steps=high[1]) for w in again]
     design = []
@@ -109,6 +120,33 @@ def _distant(mixtures: np.ndarray, others: Sequence[np.ndarray], n: int) -> list
         chosen.append(int(gap.argmax()))
         gap = np.minimum(gap, np.square(roots - roots[chosen[-1]]).sum(1))
     return [mixtures[i] for i in chosen]
+
+
+def _contrasting(space: MixtureSpace, rng: np.random.Generator, middle: np.ndarray) -> list[np.ndarray]:
+    """Pairs of mixtures of several phases with one mean, of which one has late what the other has early.
+
+    Each is about one later phase, and about half of the domains drawn at random.
+
+    Args:
+        space: the search space.
+        rng: source of randomness.
+        middle: a mixture whose mean they have, as far as the limits allow, ``(n_shares,)``.
+    """
+    simplex, d = phased(space.simplex), space.n_domains
+    mean, fractions, found = simplex.mean(middle[None])[0], simplex.fractions, []
+    for i in range(min(math.ceil(d / 2), _MOST_PAIRS)):
+        late = 1 + i % (len(fractions) - 1)
+        chosen = np.zeros(d, dtype=bool)
+        chosen[rng.permutation(d)[: max(1, d // 2)]] = True
+        for some in (chosen, ~chosen):
+            tilt = _CONTRAST * (np.where(some, mean, 0.0) / max(mean[some].sum(), 1e-12) - mean)  # sums to 0
+            # What the late phase has more of the others have less of, which cannot be more than they have.
+            room = np.where(tilt > 0, mean / np.maximum(fractions[late] / (1 - fractions[late]) * tilt, 1e-300), np.inf)
+            tilt = min(1.0, float(room.min())) * tilt
+            each = np.tile(mean - fractions[late] / (1 - fractions[late]) * tilt, (len(fractions), 1))
+            each[late] = mean + tilt
+            found.append(simplex.project(each.reshape(1, -1))[0])
+    return found
 
 
 def corners_again(space: MixtureSpace, budget: float) -> list[Proposal]:

@@ -58,6 +58,7 @@ def detailed(recommendation: Recommendation, problem: Problem, history: History,
         history: what was seen.
         belief: the models of all metrics.
     """
+    problem.space.check_one_mixture("Details are of")
     posterior = belief.posterior(problem, history)
     if posterior is None:
         return recommendation

@@ -103,7 +103,7 @@ def observations(
     ordered = elsewhere + [row for row in history.arrivals if row in rows and not trials[row[0]].evaluated]
     of = [trials[name] for name, _ in ordered]
     noise = torch.tensor([trial.noise.get(metric, 0.0) ** 2 for trial in of], dtype=torch.float64)
-    mixtures = np.array([trial.mixture for trial in of], dtype=np.float64).reshape(-1, space.n_domains)
+    mixtures = np.array([trial.mixture for trial in of], dtype=np.float64).reshape(-1, space.n_shares)
     return Observations(
         x=encode(space, mixtures, [(trial.scale, step) for trial, (_, step) in zip(of, ordered, strict=True)]),
         y=torch.tensor([rows[row] for row in ordered], dtype=torch.float64),

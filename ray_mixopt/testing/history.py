@@ -7,6 +7,8 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 
+import numpy as np
+
 from ray_mixopt.core.history import History, Trial
 
 _ROUNDING = 1e-9
@@ -35,9 +37,9 @@ def _trial(history: History, trial: Trial) -> Iterator[str]:
     space = history.space
     if history.trials.get(trial.trial_id) is not trial:
         yield f"is filed under another name than its own, {trial.trial_id!r}"
-    if len(trial.mixture) != space.n_domains or not all(0 <= share <= 1 for share in trial.mixture):
+    if len(trial.mixture) != space.n_shares or not all(0 <= share <= 1 for share in trial.mixture):
         yield f"has no mixture of {space.n_domains} domains: {trial.mixture}"
-    elif abs(math.fsum(trial.mixture) - 1) > _ROUNDING:
+    elif np.abs(space.mixture(trial.mixture) - trial.mixture).max() > _ROUNDING:
         yield f"has shares that sum to {math.fsum(trial.mixture)!r}"
     if trial.scale not in {scale.name for scale in (*space.scales, *space.earlier_scales)}:
         yield f"has the unknown scale {trial.scale!r}"

@@ -26,7 +26,7 @@ class Layout:
     """The keys of a configuration.
 
     Args:
-        mixture: key of the ``{domain: share}`` dict.
+        mixture: key of the ``{domain: share}`` dict, or of the ``{phase: {domain: share}}`` dict.
         scale: key of the model scale's name.
         steps: key of the training steps, the rung to reach.
         parameters: domains of ``param_space`` that are sampled rather than searched.
@@ -54,15 +54,15 @@ class Layout:
         Raises:
             ValueError: if there is a grid search, no mixture, or one that is not of ``space``.
         """
-        mixture = self.mixture
+        mixture, named = self.mixture, set() if space is None else set(space.phase_names or space.domains)
         if space is None:
             mixture = find_mixture(config, mixture)
         elif mixture not in config:
-            mixture = next((key for key, value in config.items() if _names(value) == set(space.domains)), mixture)
+            mixture = next((key for key, value in config.items() if _names(value) == named), mixture)
         parameters = Parameters.of(config, without=(mixture, self.scale, self.steps))
         if space is not None:
             declared = {
-                mixture: (_names(config.get(mixture, dict.fromkeys(space.domains))), set(space.domains)),
+                mixture: (_names(config.get(mixture, dict.fromkeys(named))), named),
                 self.scale: (_options(config.get(self.scale)), set(space.scale_names)),
                 self.steps: (_options(config.get(self.steps)), set(map(str, space.steps))),
             }

@@ -70,9 +70,13 @@ class TrainSteps(Categorical):
 
 
 def to_param_space(space: MixtureSpace) -> dict[str, Any]:
-    """``{"mixture": {domain: MixtureWeight}, "scale": ModelScale, "steps": TrainSteps}`` for ``tune.Tuner``."""
+    """``{"mixture": {domain: MixtureWeight}, "scale": ModelScale, "steps": TrainSteps}`` for ``tune.Tuner``.
+
+    Where the space has several phases, there is such a mixture for each, by its name.
+    """
+    weights = {name: MixtureWeight(name) for name in space.domains}
     return {
-        "mixture": {name: MixtureWeight(name) for name in space.domains},
+        "mixture": {phase: dict(weights) for phase in space.phase_names} or weights,
         "scale": ModelScale(space),
         "steps": TrainSteps(space.steps),
     }

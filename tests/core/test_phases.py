@@ -75,9 +75,8 @@ BAD = {
     "names": ((PHASES[0], Phase("main", 0.2)), r"distinct names, got \['main', 'main'\]"),
     "no list": (Phase("main", 0.8), "phases must be a sequence of Phase"),
     "no phases": (("main", "anneal"), "phases must be Phase objects"),
-    "two searched": ((Phase("main", 0.8), Phase("anneal", 0.2)), "main, anneal of main, anneal have none"),
-    "none searched": ((PHASES[0], Phase("anneal", 0.2, mixture=MAIN)), "none of main, anneal have none"),
-    "searched first": ((Phase("a", 0.8), Phase("b", 0.2, mixture=MAIN)), "that of the last one"),
+    "none searched": ((PHASES[0], Phase("anneal", 0.2, mixture=MAIN)), "none of main, anneal have no mixture"),
+    "searched first": ((Phase("a", 0.8), Phase("b", 0.2, mixture=MAIN)), "come before those that are searched"),
     "unknown": ((Phase("a", 0.8, mixture={"wiki": 1}), Phase("b", 0.2)), "trained on wiki, which are no domains"),
 }
 
@@ -107,7 +106,7 @@ def test_a_phase_has_a_name() -> None:
 
 
 def test_an_annealing_longer_than_its_phase_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"'L': annealed is 0.3 of a run, and the phase 'anneal' only 0.2"):
+    with pytest.raises(ValueError, match=r"'L': annealed is 0.3 of a run, and what follows .* only 0.2"):
         MixtureSpace(domains=DOMAINS, scales=(Scale("L", 1.0, annealed=0.3),), steps=(100,), phases=PHASES)
 
 

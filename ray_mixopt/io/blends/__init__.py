@@ -66,6 +66,7 @@ def blend(
             weights count documents where it is not known how long these are.
     """
     form = _known(kind)
+    space.check_one_mixture("A blend is")
     unknown = sorted({*sources.paths, *sources.tokens_per_document} - set(space.domains))
     if unknown:
         raise ValueError(f"The sources name {unknown}, which are no domains: the space has {', '.join(space.domains)}.")
