@@ -8,6 +8,7 @@ runs of it are a design as well: every third one is at the larger scale, so that
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -58,21 +59,26 @@ def initial_design(
         space: the search space.
         rng: source of randomness.
         baselines: mixtures that answers are compared with, ``(d,)`` each; equal shares if there are none.
-        n_runs: how many runs there will be; None where that is not known.
+        n_runs: how many runs there will be; None where that is not known, and the budget pays for as many as it does.
         budget: what all of these may cost; None for no limit.
     """
     d, first = space.n_domains, list(baselines) or [space.uniform()]
     low, shortest = min(space.fidelities, key=lambda cell: space.cost(*cell))
+    small = space.cost(low, shortest)
+    large = min((space.cost(m, z) for m, z in space.fidelities if m != low and z >= shortest), default=small)
     money, plenty = _LOW_SHARE * space.target_cost, _HIGH_SHARE * space.target_cost
-    n, n_high = min(2 * d + 2, max(4, math.floor(money / space.cost(low, shortest)))), d + 1
+    n, n_high = min(2 * d + 2, max(4, math.floor(money / small))), d + 1
     n_tilted = max(1, n // 2)
+    if budget is not None:  # every third run is at the larger scale
+        n_runs = max(2, min(math.floor(3 * budget / (2 * small + large)), n_runs or sys.maxsize))
     few = n_runs is not None and n_runs < n + n_high
     if few:
         assert n_runs is not None
         n_high = max(min(_FEWEST, n_runs // 2), n_runs // 3)
         n = n_runs - n_high
         if budget is not None:  # no run takes what was to pay for the others
-            money, plenty = min(money, budget * n / n_runs), min(plenty, budget * n_high / n_runs)
+            share = budget / (n * small + n_high * large)
+            money, plenty = min(money, share * n * small), min(plenty, share * n_high * large)
         n_tilted = max(1, n // 2, n_high - len(first))
     lengths = [z for z in space.rungs(low) if n * space.cost(low, z) <= money] or [shortest]
     if few:  # the longest that leaves pairs
@@ -96,12 +102,12 @@ def initial_design(
         key=lambda cell: (space.scale(cell[0]).cost_per_step, cell[1]),
         default=(low, steps),
     )
-    small = [*first, *mixed]
+    once = [*first, *mixed]
     if few:  # the pairs first, since there is no room for all
-        small = list({tuple(w.tolist()): w for w in [*first, *again, *mixed]}.values())[:n]
+        once = list({tuple(w.tolist()): w for w in [*first, *again, *mixed]}.values())[:n]
     if space.phase_names and not few:
-        small += _contrasting(space, rng, first[0])
-    at_low = [Proposal(mixture=w, scale=low, steps=steps) for w in small]
+        once += _contrasting(space, rng, first[0])
+    at_low = [Proposal(mixture=w, scale=low, steps=steps) for w in once]
     at_high = [Proposal(mixture=w, scale=high[0], steps=high[1]) for w in again]
     design = []
     while at_low or at_high:

@@ -48,6 +48,24 @@ def test_a_budget_pays_for_all_runs_of_the_plan(n, share) -> None:
     assert sum(TALL.cost(run.scale, run.steps) for run in design) <= budget
 
 
+@pytest.mark.parametrize(("share", "n"), [(0.02, 5), (0.05, 14)])
+def test_a_small_budget_alone_is_planned_as_the_runs_that_it_pays_for(share, n) -> None:
+    budget = share * TALL.target_cost
+    design, said, more = (
+        initial_design(TALL, np.random.default_rng(0), [TALL.uniform()], number, budget) for number in (None, n, 99)
+    )
+    assert len(design) == n and sum(TALL.cost(run.scale, run.steps) for run in design) <= budget
+    low, high = ({tuple(run.mixture) for run in design if run.scale == scale} for scale in ("60M", "300M"))
+    assert len(high) >= 2 and high <= low
+    for other in (said, more):
+        assert [(run.mixture.tolist(), run.scale, run.steps) for run in design] == [
+            (run.mixture.tolist(), run.scale, run.steps) for run in other
+        ]
+    optimizer = MixtureOptimizer(TALL, budget=budget, seed=0)
+    search(optimizer, 99, Bowl(space=TALL, best=(0.4, 0.3, 0.2, 0.1)))
+    assert {run.scale for run in optimizer.history} == {"60M", "300M"} and optimizer.history.spent <= budget
+
+
 def test_a_long_search_begins_as_one_of_unknown_length() -> None:
     usual, long = (initial_design(TALL, np.random.default_rng(0), (), n) for n in (None, 100))
     assert [(run.mixture.tolist(), run.scale, run.steps) for run in usual] == [

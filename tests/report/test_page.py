@@ -231,8 +231,7 @@ def test_many_lengths_and_long_names_fit(browser, crowded: Study, tmp_path: Path
     view.close()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1200, 390])
+@pytest.mark.parametrize(("width", "scheme"), [(1200, "dark"), (390, "light")])
 def test_a_checker_of_accessibility_finds_nothing(report: Path, browser, scheme: str, width: int) -> None:
     """Roles, names, labels, landmarks, contrast and what the keyboard reaches, by axe's rules of WCAG 2.2 AA."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
