@@ -11,6 +11,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import zip_longest
 
 import numpy as np
@@ -63,49 +64,29 @@ def initial_design(
         budget: what all of these may cost; None for no limit.
     """
     d, first = space.n_domains, list(baselines) or [space.uniform()]
-    low, shortest = min(space.fidelities, key=lambda cell: space.cost(*cell))
-    small = space.cost(low, shortest)
-    large = min((space.cost(m, z) for m, z in space.fidelities if m != low and z >= shortest), default=small)
-    money, plenty = _LOW_SHARE * space.target_cost, _HIGH_SHARE * space.target_cost
-    n, n_high = min(2 * d + 2, max(4, math.floor(money / small))), d + 1
-    n_tilted = max(1, n // 2)
-    if budget is not None:  # every third run is at the larger scale
-        n_runs = max(2, min(math.floor(3 * budget / (2 * small + large)), n_runs or sys.maxsize))
-    few = n_runs is not None and n_runs < n + n_high
-    if few:
-        assert n_runs is not None
-        n_high = max(min(_FEWEST, n_runs // 2), n_runs // 3)
-        n = n_runs - n_high
-        if budget is not None:  # no run takes what was to pay for the others
-            share = budget / (n * small + n_high * large)
-            money, plenty = min(money, share * n * small), min(plenty, share * n_high * large)
-        n_tilted = max(1, n // 2, n_high - len(first))
-    lengths = [z for z in space.rungs(low) if n * space.cost(low, z) <= money] or [shortest]
-    if few:  # the longest that leaves pairs
-        cells = [(z, space.cost(m, z)) for m, z in space.fidelities if m != low]
-        paired = [z for z in lengths if any(z_ >= z and min(_FEWEST, n_high) * cost <= plenty for z_, cost in cells)]
-        lengths = paired or lengths
-    steps = max(lengths)
-    tilted = list(_towards_corners(space, _TILTED_SHARE)[rng.permutation(d)[:n_tilted]])
+    low, _ = min(space.fidelities, key=lambda cell: space.cost(*cell))
+    plan = _Plan.of(space, len(first), n_runs, budget)
+    steps = plan.length(space, low)
+    tilted = list(_towards_corners(space, _TILTED_SHARE)[rng.permutation(d)[: plan.tilted]])
     some = space.sample(_N_RANDOM, rng)
     if space.phase_names:
         some = phased(space.simplex).tied(phased(space.simplex).mean(some))
-    distant = _distant(some, [*first, *tilted], max(0, n - len(first) - len(tilted)))
+    distant = _distant(some, [*first, *tilted], max(0, plan.small - len(first) - len(tilted)))
     mixed = [mixture for pair in zip_longest(tilted, distant) for mixture in pair if mixture is not None]
     further = [(m, z) for m, z in space.fidelities if m != low and z >= steps]
     cheapest = min((space.cost(*cell) for cell in further), default=math.inf)
-    again = [*first, *tilted][: min(n_high, math.floor(plenty / cheapest))]
-    if len(again) < min(_FEWEST, n_high):
+    again = [*first, *tilted][: min(plan.large, math.floor(plan.plenty / cheapest))]
+    if len(again) < min(_FEWEST, plan.large):
         again = []
     high = max(
-        (cell for cell in further if len(again) * space.cost(*cell) <= plenty),
+        (cell for cell in further if len(again) * space.cost(*cell) <= plan.plenty),
         key=lambda cell: (space.scale(cell[0]).cost_per_step, cell[1]),
         default=(low, steps),
     )
     once = [*first, *mixed]
-    if few:  # the pairs first, since there is no room for all
-        once = list({tuple(w.tolist()): w for w in [*first, *again, *mixed]}.values())[:n]
-    if space.phase_names and not few:
+    if plan.few:  # the pairs first, since there is no room for all
+        once = list({tuple(w.tolist()): w for w in [*first, *again, *mixed]}.values())[: plan.small]
+    if space.phase_names and not plan.few:
         once += _contrasting(space, rng, first[0])
     at_low = [Proposal(mixture=w, scale=low, steps=steps) for w in once]
     at_high = [Proposal(mixture=w, scale=high[0], steps=high[1]) for w in again]
@@ -115,6 +96,64 @@ def initial_design(
         at_low, at_high = at_low[2:], at_high[1:]
     # Tight bounds leave little room between mixtures.
     return list({(*run.mixture.tolist(), run.scale, run.steps): run for run in reversed(design)}.values())[::-1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """How many runs the design has, and what they may cost.
+
+    Attributes:
+        small: runs at the smallest scale.
+        large: runs at the larger scale.
+        tilted: mixtures towards one domain.
+        money: for the runs at the smallest scale.
+        plenty: for those at the larger one.
+        few: whether there will be fewer runs than a design has.
+    """
+
+    small: int
+    large: int
+    tilted: int
+    money: float
+    plenty: float
+    few: bool
+
+    @classmethod
+    def of(cls, space: MixtureSpace, n_first: int, n_runs: int | None, budget: float | None) -> _Plan:
+        """As ``initial_design`` says, with ``n_first`` baselines."""
+        low, shortest = min(space.fidelities, key=lambda cell: space.cost(*cell))
+        cheap = space.cost(low, shortest)
+        dear = min((space.cost(m, z) for m, z in space.fidelities if m != low and z >= shortest), default=cheap)
+        money, plenty = _LOW_SHARE * space.target_cost, _HIGH_SHARE * space.target_cost
+        small, large = min(2 * space.n_domains + 2, max(4, math.floor(money / cheap))), space.n_domains + 1
+        if budget is not None:  # every third run is at the larger scale
+            n_runs = max(2, min(math.floor(3 * budget / (2 * cheap + dear)), n_runs or sys.maxsize))
+        if n_runs is None or n_runs >= small + large:
+            return cls(small=small, large=large, tilted=max(1, small // 2), money=money, plenty=plenty, few=False)
+        large = max(min(_FEWEST, n_runs // 2), n_runs // 3)
+        small = n_runs - large
+        if budget is not None:  # no run takes what was to pay for the others
+            share = budget / (small * cheap + large * dear)
+            money, plenty = min(money, share * small * cheap), min(plenty, share * large * dear)
+        return cls(
+            small=small,
+            large=large,
+            tilted=max(1, small // 2, large - n_first),
+            money=money,
+            plenty=plenty,
+            few=True,
+        )
+
+    def length(self, space: MixtureSpace, low: str) -> int:
+        """Steps of the runs at the smallest scale: as many as the money allows; of few runs so that pairs are left."""
+        rungs = space.rungs(low)
+        lengths = [z for z in rungs if self.small * space.cost(low, z) <= self.money] or [rungs[0]]
+        if self.few:
+            cells = [(z, space.cost(m, z)) for m, z in space.fidelities if m != low]
+            enough = min(_FEWEST, self.large)
+            paired = [z for z in lengths if any(z_ >= z and enough * cost <= self.plenty for z_, cost in cells)]
+            lengths = paired or lengths
+        return max(lengths)
 
 
 def _distant(mixtures: np.ndarray, others: Sequence[np.ndarray], n: int) -> list[np.ndarray]:
