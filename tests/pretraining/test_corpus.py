@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ray_mixopt.pretraining.data.adopt import Adoption
 from ray_mixopt.pretraining.data.manifest import Manifest, fingerprint
 from ray_mixopt.pretraining.data.shards import Corpus, Stream
 
@@ -87,6 +89,19 @@ def test_unknown_domain(small: Path) -> None:
 def test_malformed_manifests(small: Path, change: Callable[[dict[str, Any]], object], sign: bool, message: str) -> None:
     edit(small, change, sign)
     assert message in refused(small)
+
+
+def test_no_token_is_there_twice(small: Path) -> None:
+    """Be it that patterns overlap, or that a file is there under two names."""
+    shutil.copy(small / "a" / "train-00000.bin", small / "a" / "val-00001.bin")
+    (small / "b" / "val-00001.bin").symlink_to(small / "b" / "train-00000.bin")
+    for sources, message in (
+        ({"a": ["a/*0.bin"], "b": ["*/*0.bin"]}, "a/train-00000.bin is among the train tokens of 'a' and again among"),
+        ({"a": ["a/*.bin"]}, "a/val-00001.bin, of the val tokens of 'a', holds the same as a/train-00000.bin, of"),
+        ({"b": ["b/*.bin"]}, "b/val-00001.bin, of the val tokens of 'b', holds the same as b/train-00000.bin, of"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Adoption(folder=small, sources=sources, vocab_size=257).run()
 
 
 def test_no_or_broken_manifest(small: Path) -> None:

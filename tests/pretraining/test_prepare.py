@@ -710,6 +710,8 @@ def test_the_command(tmp_path: Path, sources: dict[str, list[str]]) -> None:
         ((out, "--domain", "a=x", "--vocab-size", 9), "--vocab-size does not go with sources of text"),
         ((out, "--domain", "a=x", "--megabytes", 9), "--megabytes does not go with sources of text"),
         ((out, "--demo", "--dtype", "uint16"), "--dtype does not go with --demo"),
+        ((out, "--demo", "--megabytes", "inf"), "a positive, finite number of them, got inf"),
+        ((out, "--demo", "--megabytes", "nan"), "a positive, finite number of them, got nan"),
     ):
         code, output = call(*arguments)
         assert code == 2 and message in output, (arguments, output)

@@ -11,6 +11,7 @@ import ast
 import email
 import hashlib
 import json
+import math
 import sysconfig
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -38,7 +39,12 @@ def write_demo(out: Path, megabytes: float, progress: Callable[[str], None]) -> 
 
     Returns:
         The documents' files by domain.
+
+    Raises:
+        ValueError: if that is no number of megabytes.
     """
+    if not 0 < megabytes < math.inf:
+        raise ValueError(f"--megabytes: each domain has a positive, finite number of them, got {megabytes}.")
     folder = out / SOURCES
     folder.mkdir(parents=True, exist_ok=True)
     (out / "NOTICE").write_text(NOTICE)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
@@ -136,9 +137,32 @@ class Manifest(_Model):
             for label in SPLITS:
                 if not getattr(domain, label).shards:
                     raise ValueError(f"the domain {name!r} is empty: it has no {label} tokens")
+        self._check_overlaps()
         if self.fingerprint != fingerprint(self.model_dump()):
             raise ValueError("its fingerprint does not fit its contents: it was edited or is damaged; prepare again")
         return self
+
+    def _check_overlaps(self) -> None:
+        """Checks that no token is there twice, above all not for training and for validation."""
+        width = np.dtype(self.dtype).itemsize
+        shards = [
+            (label, f"the {label} tokens of {name!r}", shard)
+            for name, domain in self.domains.items()
+            for label in SPLITS
+            for shard in getattr(domain, label).shards
+        ]
+        shards.sort(key=lambda item: (item[-1].path, item[-1].offset))
+        for (_, one, before), (_, other, shard) in pairwise(shards):
+            if shard.path == before.path and shard.offset < before.offset + before.tokens * width:
+                raise ValueError(f"{shard.path} is among {one} and again among {other}: a token can be there once")
+        seen: dict[str, tuple[str, str, Shard]] = {}
+        for label, which, shard in shards:  # copies and links have other names
+            first, other, same = seen.setdefault(shard.sha256, (label, which, shard))
+            if first != label:
+                raise ValueError(
+                    f"{shard.path}, of {which}, holds the same as {same.path}, of {other}: what a model is validated "
+                    "with, it must not be trained on"
+                )
 
     @classmethod
     def of(
