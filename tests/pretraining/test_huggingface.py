@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +112,61 @@ def test_the_command(small: Path, tmp_path: Path) -> None:
     weights.unlink()
     code, output = call(tmp_path / "runs" / "one", out="third")
     assert code == 2 and "are not those of the model" in output
+
+
+def edited(**changes: Any) -> Callable[[Path], object]:
+    """A change of what a checkpoint says of its run."""
+
+    def edit(folder: Path) -> None:
+        content = json.loads((folder / "run.json").read_text())
+        for name, value in changes.items():
+            part, _, rest = name.partition("__")
+            content[part] = {**content[part], rest: value} if rest else value
+        (folder / "run.json").write_text(json.dumps(content))
+
+    return edit
+
+
+def cut(folder: Path) -> None:
+    (file,) = folder.glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:3000])
+
+
+HUGE = {"d_model": 2**16, "heads": 2, "layers": 2}
+
+
+@pytest.mark.parametrize(
+    ("damage", "written", "gone_on"),
+    [
+        (
+            cut,
+            r"not those of the model that it says it has: they are 3000 bytes, it takes",
+            r"\.safetensors is damaged: .*header",
+        ),
+        (edited(identity__shape=HUGE), r"bytes, it takes \d{12} at least", "another shape"),
+        (
+            edited(identity__shape={"d_model": "x"}),
+            "does not say what it is a model of: shape.d_model",
+            "another shape",
+        ),
+        (edited(identity={}), "does not say what it is a model of: data: Field required", "another mixture: None"),
+        (edited(identity=[1]), "no whole checkpoint: its identity is no JSON object", "its identity is no JSON object"),
+        (edited(progress={"step": -5}), "no whole checkpoint: step: Input should be", "step: Input should be"),
+        (edited(progress__reports=[1]), "no whole checkpoint: reports: Input should be", "reports: Input should be"),
+        (edited(version=2), "Cannot read the checkpoint .* of version 2", "of version 2"),
+    ],
+)
+def test_a_damaged_checkpoint_is_said_in_a_sentence(
+    small: Path, tmp_path: Path, damage: Callable[[Path], object], written: str, gone_on: str
+) -> None:
+    run_in(tmp_path / "run", tiny_run(small, steps=3))
+    (folder,) = (tmp_path / "run").glob("step-*")
+    damage(folder)
+    for said, act in (
+        (written, lambda: write_model(str(tmp_path / "run"), small, tmp_path / "model")),
+        (gone_on, lambda: run_in(tmp_path / "run", tiny_run(small, steps=6))),
+    ):
+        with pytest.raises(ValueError, match=said) as caught:
+            act()
+        assert len(str(caught.value).splitlines()) == 1
+    assert not (tmp_path / "model").exists()

@@ -16,9 +16,13 @@ import torch
 from click.testing import CliRunner
 from runs import Recorder, alone, run_in, same, timeless, tiny_run
 
+from ray_mixopt.pretraining.data.shards import Corpus
+from ray_mixopt.pretraining.training import model
+from ray_mixopt.pretraining.training.huggingface import write_model
 from ray_mixopt.pretraining.training.session import check_writable
 from ray_mixopt.pretraining.training.settings import Execution
 from ray_mixopt.pretraining.training.train import main, train
+from ray_mixopt.pretraining.training.validation import ValidationSet
 from ray_mixopt.pretraining.training.workers import Workers
 
 HERE = Path(__file__).parent
@@ -62,7 +66,15 @@ def test_going_on_equals_one_go(small: Path, tmp_path: Path, changes: dict[str, 
     [
         (2, {"ddp": {}, "fsdp": {"parallel": "fsdp"}}),
         pytest.param(2, {"tensor": {"parallel": "fsdp", "tensor": 2}}, marks=pytest.mark.slow),
-        pytest.param(4, {"hsdp": {"parallel": "fsdp", "shards": 2}}, marks=pytest.mark.slow),
+        pytest.param(
+            4,
+            {
+                "hsdp": {"parallel": "fsdp", "shards": 2},
+                "both": {"parallel": "fsdp", "tensor": 2},
+                "all": {"parallel": "fsdp", "tensor": 2, "shards": 1},
+            },
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_going_on_equals_one_go_on_several_workers(
@@ -79,6 +91,12 @@ def test_going_on_equals_one_go_on_several_workers(
         decay = {"steps": 3} if line[0].endswith("annealed") else None
         (alone_report,) = run_in(tmp_path / f"one-{line[0]}", tiny_run(small, steps=9, rungs=(), decay=decay))
         assert float(line[2]) == pytest.approx(alone_report["val_loss/a"], rel=1e-4)
+        # And whatever its parts were, a checkpoint is a model of one process that scores the losses reported.
+        write_model(str(tmp_path / f"{line[0]}-whole"), small, tmp_path / f"model-{line[0]}")
+        found = ValidationSet(Corpus(small), tiny_run(small)).metrics(
+            model.Olmo2ForCausalLM.from_pretrained(tmp_path / f"model-{line[0]}"), alone()
+        )
+        assert found["val_loss/a"] == pytest.approx(float(line[2]), rel=1e-6)
 
 
 def test_an_annealed_report_is_of_a_run_that_ended_there(small: Path, tmp_path: Path) -> None:

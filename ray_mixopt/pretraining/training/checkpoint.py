@@ -12,15 +12,18 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from pydantic import Field, TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 from ray_mixopt.core.safety import check_version, write_atomically
+from ray_mixopt.pretraining.training.settings import explain
 from ray_mixopt.pretraining.training.workers import Workers, plain
 
 RUN = "run.json"
@@ -44,12 +47,15 @@ class TrainingProgress:
         reports: all reports so far, by step.
     """
 
-    step: int = 0
-    branch_steps: int = 0
+    step: Annotated[int, Field(ge=0)] = 0
+    branch_steps: Annotated[int, Field(ge=0)] = 0
     seconds: float = 0.0
     loss_sum: float = 0.0
     loss_steps: int = 0
     reports: dict[int, dict[str, float]] = field(default_factory=dict)
+
+
+_PROGRESS = TypeAdapter(TrainingProgress)
 
 
 def save(
@@ -76,13 +82,16 @@ def save_weights(folder: Path, model: nn.Module) -> None:
 
 def _write(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a single process, that it is one
-        dcp.save(
-            tensors,
-            storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True),
-            no_dist=not dist.is_initialized(),
-        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a single process, that it is one
+            dcp.save(
+                tensors,
+                storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True),
+                no_dist=not dist.is_initialized(),
+            )
+    except CheckpointException as error:
+        raise OSError(f"The checkpoint {folder} cannot be written: {_told(error)}.") from error
 
 
 def load(
@@ -91,7 +100,7 @@ def load(
     """Reads a checkpoint into a model and its fresh optimizer; all workers call it together.
 
     Raises:
-        ValueError: if the folder is no checkpoint, or one of a run with other data, mixture, model or settings.
+        ValueError: if the folder is no checkpoint, damaged, or of a run with other data, mixture, model or settings.
     """
     progress = read_progress(folder, identity)
     for group in optimizer.param_groups:
@@ -100,13 +109,7 @@ def load(
             step = torch.tensor(float(progress.step), device=on_device)
             moments = {name: torch.zeros_like(parameter) for name in _MOMENTS}
             optimizer.state[parameter] = {"step": step, **moments}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        dcp.load(
-            _tensors(model, optimizer),
-            storage_reader=HuggingFaceStorageReader(str(folder)),
-            no_dist=not dist.is_initialized(),
-        )
+    _fill(_tensors(model, optimizer), folder, alone=not dist.is_initialized())
     workers.wait()
     return progress
 
@@ -120,19 +123,37 @@ def load_weights(folder: Path, model: nn.Module) -> int:
         The training steps that they have seen.
 
     Raises:
-        ValueError: if the folder is no checkpoint, or one of another model.
+        ValueError: if the folder is no checkpoint, damaged, or one of another model.
     """
     progress = _read(folder)[1]
     annealed = (folder / ANNEALED).is_dir()
     weights = {f"model.{name}": parameter.detach() for name, parameter in model.named_parameters()}
+    _fill(weights, folder / ANNEALED if annealed else folder, alone=True)
+    return max(progress.reports, default=progress.step) if annealed else progress.step
+
+
+def _fill(tensors: dict[str, torch.Tensor], folder: Path, *, alone: bool) -> None:
+    """Reads tensors by name, all workers together unless this process is alone."""
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt"):  # which looks at the names and at the size
+                pass
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{path} is damaged: {error}. Without that checkpoint the run begins anew.") from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            reader = HuggingFaceStorageReader(str(folder / ANNEALED if annealed else folder))
-            dcp.load(weights, storage_reader=reader, no_dist=True)
-    except (KeyError, RuntimeError, CheckpointException) as error:
-        raise ValueError(f"The weights in {folder} are not those of the model that it says it has: {error}.") from error
-    return max(map(int, progress["reports"])) if annealed else int(progress["step"])
+            dcp.load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=alone)
+    except (KeyError, CheckpointException) as error:
+        what = f"The weights in {folder} are not those of the model that it says it has"
+        raise ValueError(f"{what}: {_told(error)}.") from error
+
+
+def _told(error: BaseException) -> str:
+    """What an error says, which ``CheckpointException`` says of each worker, with all calls that led there."""
+    if isinstance(error, CheckpointException) and error.failures:
+        error = next(iter(error.failures.values()))[0]
+    return (str(error) or type(error).__name__).strip().splitlines()[-1].rstrip(".")
 
 
 def read_identity(folder: Path) -> dict[str, Any]:
@@ -150,7 +171,7 @@ def step_of(folder: Path) -> int:
     Raises:
         ValueError: if the folder is none.
     """
-    return int(_read(folder)[1]["step"])
+    return _read(folder)[1].step
 
 
 def read_progress(folder: Path, identity: Mapping[str, Any]) -> TrainingProgress:
@@ -159,26 +180,34 @@ def read_progress(folder: Path, identity: Mapping[str, Any]) -> TrainingProgress
     Raises:
         ValueError: if the folder is no checkpoint, or one of a run with other data, mixture, model or settings.
     """
-    found, fields = _read(folder)
+    found, progress = _read(folder)
     for name, value in identity.items():
         if found.get(name) != value:
             raise ValueError(
                 f"The checkpoint {folder} comes from a run with another {name}: {found.get(name)!r}, not {value!r}. A "
                 "run can only go on as it began."
             )
-    fields["reports"] = {int(step): report for step, report in fields["reports"].items()}
-    return TrainingProgress(**fields)
+    return progress
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read(folder: Path) -> tuple[dict[str, Any], TrainingProgress]:
     """Identity and progress of a checkpoint, as they stand in it."""
     try:
-        content = json.loads((folder / RUN).read_text())
-        found, fields = content["identity"], content["progress"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder} is no whole checkpoint: {error}.") from error
-    check_version(content, f"the checkpoint {folder}", VERSION)
-    return found, fields
+        content = json.loads((folder / RUN).read_bytes())
+        check_version(content, f"the checkpoint {folder}", VERSION)
+        found, progress = content["identity"], _PROGRESS.validate_python(content["progress"])
+        if not isinstance(found, dict):
+            raise ValueError("its identity is no JSON object")
+    except ValidationError as error:
+        raise ValueError(f"{folder} is no whole checkpoint: {explain(error)}") from error
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{folder} is no whole checkpoint: {str(error).rstrip('.')}.") from error
+    return found, progress
+
+
+def bytes_of_tensors(folder: Path) -> int:
+    """Bytes of all files of tensors of a checkpoint."""
+    return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
 
 
 def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from pyarrow import fs
+from pydantic import BaseModel, Field, ValidationError
 
 from ray_mixopt.pretraining.data.manifest import Manifest, TokenizerCard
 from ray_mixopt.pretraining.data.tokenizer import EOS, load
 from ray_mixopt.pretraining.training import checkpoint, model
-from ray_mixopt.pretraining.training.settings import Shape
+from ray_mixopt.pretraining.training.settings import Shape, explain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,14 @@ class WrittenModel:
     tokenizer: bool
 
 
+class _Trained(BaseModel):
+    """What of the identity of a run a model depends on."""
+
+    data: str
+    shape: Shape
+    sequence_length: int = Field(gt=0)
+
+
 def write_model(run: str, data: Path, out: Path) -> WrittenModel:
     """Writes the newest checkpoint of a run as a model, in float32, with its configuration and its tokenizer.
 
@@ -46,20 +55,29 @@ def write_model(run: str, data: Path, out: Path) -> WrittenModel:
         out: folder that is new or empty.
 
     Raises:
-        ValueError: if there is no checkpoint, the data are others, or the folder holds something.
+        ValueError: if there is no checkpoint, it is damaged, the data are others, or the folder holds something.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} holds something already: name a new folder.")
     manifest = Manifest.read(data)
     with _newest(run) as (folder, name):
-        identity = checkpoint.read_identity(folder)
-        if identity["data"] != manifest.fingerprint:
+        try:
+            trained = _Trained.model_validate(checkpoint.read_identity(folder))
+        except ValidationError as error:
+            raise ValueError(f"{name} does not say what it is a model of: {explain(error)}") from error
+        if trained.data != manifest.fingerprint:
             raise ValueError(
                 f"{name} was trained on other data than {data}: their fingerprint is {manifest.fingerprint[:12]}, and "
-                f"{identity['data'][:12]} that of its own. Name those, with --data."
+                f"{trained.data[:12]} that of its own. Name those, with --data."
             )
         card = manifest.tokenizer
-        made = model.build(Shape.model_validate(identity["shape"]), card.vocab_size, identity["sequence_length"])
+        least = 4 * model.cost(trained.shape, card.vocab_size, trained.sequence_length).parameters
+        if (found := checkpoint.bytes_of_tensors(folder)) < least:  # before a model of any size is made
+            raise ValueError(
+                f"The weights in {name} are not those of the model that it says it has: they are {found} bytes, it "
+                f"takes {least} at least."
+            )
+        made = model.build(trained.shape, card.vocab_size, trained.sequence_length)
         step = checkpoint.load_weights(folder, made)
     beyond = list(range(card.vocab_size, made.config.vocab_size))
     made.config.use_cache = True
@@ -69,7 +87,7 @@ def write_model(run: str, data: Path, out: Path) -> WrittenModel:
     made.generation_config.suppress_tokens = beyond or None
     made.save_pretrained(out)
     if card.kind != "unknown":
-        _write_tokenizer(card, data, identity["sequence_length"], out)
+        _write_tokenizer(card, data, trained.sequence_length, out)
     parameters = sum(parameter.numel() for parameter in made.parameters())
     return WrittenModel(checkpoint=name, step=step, parameters=parameters, tokenizer=card.kind != "unknown")
 
