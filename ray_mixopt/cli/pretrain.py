@@ -61,7 +61,7 @@ def pretrain(
         from ray_mixopt.analysis.final import FinalRun
         from ray_mixopt.pretraining.config import MEAN_LOSS, PretrainConfig
         from ray_mixopt.pretraining.plan import check, earlier_runs, plan, plan_tables
-        from ray_mixopt.pretraining.search import check_storage, exists, final_run, search
+        from ray_mixopt.pretraining.search import check_as_begun, check_storage, exists, final_run, search
         from ray_mixopt.report.progress import Display
 
         settings = PretrainConfig.read(config).starting_from(earlier, scatter)
@@ -74,6 +74,8 @@ def pretrain(
         if not dry_run and exists(settings) != resume:
             found = "holds a search already: add --resume, or change its name" if not resume else "holds no search"
             raise ValueError(f"{settings.experiment} {found}.")
+        if resume:
+            check_as_begun(settings)
         planned = plan(settings, {} if resume else earlier_runs(settings))
     for part in plan_tables(planned):
         console.print(part)

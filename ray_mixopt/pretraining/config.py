@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, ValidationError, model_validator
 
 from ray_mixopt.core.merging import DomainMap
 from ray_mixopt.core.safety import check_file_name
@@ -17,7 +17,7 @@ from ray_mixopt.core.settings import Settings
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.io.yaml_file import read_yaml
 from ray_mixopt.pretraining.data.manifest import Manifest
-from ray_mixopt.pretraining.proxies import ScaleRecipe, batch_rule, learning_rate_rule, warmup_rule
+from ray_mixopt.pretraining.proxies import PROXY_SHARE, ScaleRecipe, batch_rule, learning_rate_rule, warmup_rule
 from ray_mixopt.pretraining.sections import ScaleSettings, Search, Target
 from ray_mixopt.pretraining.training.settings import (
     Anneal,
@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 
 MEAN_LOSS = "mean_loss"
 TRACKER_PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
+
+_FREE = {"name", "data", "storage", "scales", "search", "execution", "cluster", "checkpoint_every", "keep_checkpoints"}
+_FREE |= {"retries", "assumed_mfu", "decay"}  # of the final run alone
+_FREE_OF_SCALES = {"name", "resources", "execution"}
+_FREE_OF_SEARCH = {"earlier", "earlier_noise", "domain_map"}  # about its start
 
 
 class PretrainConfig(Section):
@@ -80,10 +85,10 @@ class PretrainConfig(Section):
         default="pretrain", pattern=r"^[\w.-]+$"
     )
     data: Path
-    domains: list[str] | None = None
+    domains: list[str] | None = Field(default=None, min_length=1)
     scales: list[ScaleSettings] = Field(min_length=1)
     steps: list[int] | None = None
-    tokens_per_parameter: list[float] | None = None
+    tokens_per_parameter: list[PositiveFloat] | None = None
     target: Target | None = None
     batch_tokens: int | None = Field(default=None, gt=0)
     sequence_length: int = Field(default=1024, gt=0)
@@ -146,6 +151,14 @@ class PretrainConfig(Section):
             "earlier_noise": {**self.search.earlier_noise, **(noise or {})},
         }
         return self.model_copy(update={"search": self.search.model_copy(update=update)})
+
+    def lasting(self) -> dict[str, Any]:
+        """What stays as it is while a search goes on, JSON-able: all that says which runs it makes, and what for."""
+        return self.model_dump(mode="json", exclude=_FREE) | {
+            "data": self.manifest.fingerprint,
+            "scales": {scale.name: scale.model_dump(mode="json", exclude=_FREE_OF_SCALES) for scale in self.scales},
+            "search": self.search.model_dump(mode="json", exclude=_FREE_OF_SEARCH),
+        }
 
     # -- what follows from it
 
@@ -355,8 +368,8 @@ class PretrainConfig(Section):
         rate = settings.learning_rate or recipe.learning_rate
         warmup = recipe.warmup_steps if settings.warmup_steps is None else settings.warmup_steps
         if rate is None or warmup is None:
-            parameters = self.model_cost(settings).in_blocks
-            rate = rate or learning_rate_rule(parameters) * (1.0 if scale == self.target_scale else recipe.proxy_share)
+            parameters, share = self.model_cost(settings).in_blocks, recipe.proxy_share or PROXY_SHARE
+            rate = rate or learning_rate_rule(parameters) * (1.0 if scale == self.target_scale else share)
             warmup = warmup_rule(parameters, batch, longest) if warmup is None else warmup
         fields = recipe.model_dump(exclude={"proxy_share"})
         return Optimization(**fields | {"learning_rate": rate, "warmup_steps": warmup})

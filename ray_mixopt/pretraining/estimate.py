@@ -24,6 +24,9 @@ def device_speed(config: PretrainConfig) -> tuple[float, str] | None:
     if any(scale.resources.gpus_per_worker for scale in config.scales):
         return None
     small = min(config.scales, key=lambda scale: config.model_cost(scale).parameters)
+    needed = config.model_cost(small).memory_bytes(small.execution or config.execution, workers=1)
+    if needed > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+        return None
     return _measured(config, small.name), f"at the speed that {small.name} has here on one core"
 
 

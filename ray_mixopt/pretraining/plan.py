@@ -10,12 +10,12 @@ from rich.table import Table
 
 from ray_mixopt.core.history import History
 from ray_mixopt.core.merging import concerning, translated
-from ray_mixopt.core.words import counted, duration
+from ray_mixopt.core.words import amount, counted, duration, fidelity
 from ray_mixopt.io.runs import Source, read_runs, told_apart
+from ray_mixopt.optimizer import MixtureOptimizer
 from ray_mixopt.pretraining.config import MEAN_LOSS, TRACKER_PACKAGES, PretrainConfig
 from ray_mixopt.pretraining.estimate import device_speed, estimate
 from ray_mixopt.pretraining.sections import ScaleSettings
-from ray_mixopt.strategies import check as check_strategy
 
 _MOST_NAMED = 5  # tasks in an error
 
@@ -33,7 +33,13 @@ def check(config: PretrainConfig) -> None:
     from ray_mixopt.pretraining.training.train import open_data
 
     space = config.space
-    check_strategy(config.search_settings, space)
+    MixtureOptimizer(space, config.search_settings)  # which checks them
+    least, small, rung = min((space.cost(name, rung), name, rung) for name, rung in space.fidelities)
+    if config.budget < least:
+        raise ValueError(
+            f"search.budget={config.search.budget:g} runs at the target buys none at all: the cheapest, "
+            f"{fidelity(small, rung)}, costs {least / space.target_cost:.2g}."
+        )
     losses = ["val_loss"] if config.manifest.tokenizer.kind == "unknown" else ["val_loss", "bits_per_byte"]
     metrics = {f"{loss}/{name}" for loss in losses for name in config.manifest.domains} | {MEAN_LOSS, "train_loss"}
     tasks = () if config.evaluation is None else check_evaluation(config.evaluation, config.manifest)
@@ -45,6 +51,12 @@ def check(config: PretrainConfig) -> None:
         raise ValueError(f"No run reports the metric {unknown[0]!r}: there are {', '.join(there)}{more}.")
     for scale in config.scales:
         run = config.run(space.named(space.uniform()), scale.name, config.rungs(scale.name)[-1])
+        if run.optimization.warmup_steps > run.steps:
+            raise ValueError(
+                f"A warm-up of {run.optimization.warmup_steps} steps is longer than the longest run of scale "
+                f"{scale.name!r}, {run.steps} steps, which would never reach its learning rate: give the scale "
+                "warmup_steps of its own, or none to have them by rule."
+            )
         groups = run.execution.groups(scale.resources.workers)
         if run.batch_sequences % groups:
             raise ValueError(
@@ -153,6 +165,7 @@ def plan_tables(plan: Mapping[str, Any]) -> Iterator[Table | str]:
     """A plan as tables and sentences, to be printed one after the other."""
     yield _models_table(plan)
     yield _runs_table(plan)
+    yield _costs_table(plan)
     yield _domains_table(plan)
     budget, small = plan["budget"], plan["models"][0]
     rung, full = next(iter(small["cost"])), budget["target_runs"]
@@ -208,52 +221,45 @@ def _domain(config: PretrainConfig, number: int) -> dict[str, Any]:
 
 def _models_table(plan: Mapping[str, Any]) -> Table:
     models: Sequence[Mapping[str, Any]] = plan["models"]
-    alike = len({tuple(model["cost"]) for model in models}) == 1
-    table = Table(title="Models")
-    for name in ("scale", "parameters", "FLOPs/token"):
-        table.add_column(name, no_wrap=True)  # in a narrow terminal the others are
-    table.add_column("memory")
-    table.add_column("workers", min_width=7)
-    table.add_column("batch", justify="right")
-    table.add_column("rate", justify="right")
-    for rung in models[0]["cost"] if alike else ("cost",):
-        table.add_column(f"to {rung}" if alike else rung, justify="right")
+    table = _table("scale", "parameters", "FLOPs\n/token", "memory", "batch", "rate", title="Models")
+    table.add_column("workers", min_width=7)  # which alone may take several lines
     for model in models:
-        needs = ", ".join(f"{amount:g} {kind}" for kind, amount in model["resources"].items())
-        costs = [f"{cost:.1%}" for cost in model["cost"].values()]
-        if not alike:
-            costs = [", ".join(f"{cost} to {rung}" for rung, cost in zip(model["cost"], costs, strict=True))]
+        needs = ", ".join(f"{number:g} {kind}" for kind, number in model["resources"].items())
         table.add_row(
             model["scale"],
             f"{model['parameters']:,}",
             f"{model['flops_per_token']:.3g}",
             f"~{_bytes(model['memory_bytes'])}",
-            f"{model['workers']} ({needs})",
             f"{model['batch_tokens']:,}",
             f"{model['learning_rate']:.2g}",
-            *costs,
+            f"{model['workers']} ({needs})",
         )
     batches = {model["batch_tokens"] for model in models}
     batch = f"{batches.pop():,} tokens a step" if len(batches) == 1 else "The batch is the tokens of a step"
-    table.caption = (
-        f"{batch}, in sequences of {plan['sequence_length']}. Memory is an "
-        "estimate, of one worker. The last columns are costs, in runs at the target."
-    )
+    table.caption = f"{batch}, in sequences of {plan['sequence_length']}. Memory is an estimate, of one worker."
     return table
 
 
 def _runs_table(plan: Mapping[str, Any]) -> Table:
     hours = plan["estimate"]["run_hours"]
-    table = Table("scale", title="Longest runs")
-    for name in ("steps", "tokens", "warm-up", "data used", "epochs / target's", "checkpoint", "time"):
-        table.add_column(name, justify="right")
+    table = _table(
+        "scale",
+        "steps",
+        "tokens",
+        "warm-\nup",
+        "data\nused",
+        "epochs /\ntarget's",
+        "check-\npoint",
+        title="Longest runs",
+    )
+    table.add_column("time", justify="right", min_width=6)
     for model in plan["models"]:
         table.add_row(
             model["scale"],
             f"{int(max(model['cost'], key=int)):,}",
-            f"{model['tokens']:,}",
+            f"{model['tokens']:.3g}",
             f"{model['warmup_steps']:,}",
-            f"{model['supply_fraction']:.3g}",
+            f"{model['supply_fraction']:.2g}",
             f"{model['matched_epochs']:.3g}",
             f"~{_bytes(model['checkpoint_bytes'])}",
             duration(3600 * hours[model["scale"]]) if hours else "unknown",
@@ -262,6 +268,22 @@ def _runs_table(plan: Mapping[str, Any]) -> Table:
         "A run uses so much of each domain that at its end it has passed over it as often as the target at its own, "
         "where the ratio of epochs is 1."
     )
+    return table
+
+
+def _costs_table(plan: Mapping[str, Any]) -> Table:
+    table = _table("scale", title="Costs, in runs at the target")
+    table.add_column("to its rungs")
+    for model in plan["models"]:
+        table.add_row(model["scale"], ", ".join(f"{cost:.1%} to {int(rung):,}" for rung, cost in model["cost"].items()))
+    return table
+
+
+def _table(*columns: str, title: str) -> Table:
+    """A table whose columns keep their width: in a narrow terminal others give way, and no number is cut."""
+    table = Table(title=title)
+    for number, name in enumerate(columns):
+        table.add_column(name, justify="right" if number else "left", no_wrap=True)
     return table
 
 
@@ -275,18 +297,16 @@ def _lasts(estimate: Mapping[str, Any]) -> str:
     time, workers = duration(3600 * estimate["hours"]), counted(estimate["workers"], "worker")
     return (
         f"Its training takes about {time} with {workers} at a time ({estimate['device_hours']:,.3g} worker-hours), "
-        f"{estimate['basis']}."
+        f"{estimate['basis']}. Each run's start and validation come on top."
     )
 
 
 def _domains_table(plan: Mapping[str, Any]) -> Table:
-    table = Table("domain", "train tokens", "used", "highest", title="Data")
-    for name in ("uniform", "proportional"):
-        table.add_column(name, justify="right")
+    table = _table("domain", "train\ntokens", "used", "highest", "uniform", "propor-\ntional", title="Data")
     for name, domain in plan["domains"].items():
-        epochs = (f"{number:.2f}" for number in domain["epochs"].values())
-        used, highest = f"{domain['used_tokens']:,.0f}", f"{domain['highest_share']:.1%}"
-        table.add_row(name, f"{domain['train_tokens']:,}", used, highest, *epochs)
+        epochs = (f"{number:.3g}" for number in domain["epochs"].values())
+        used, highest = amount(domain["used_tokens"]), f"{domain['highest_share']:.1%}"
+        table.add_row(name, amount(domain["train_tokens"]), used, highest, *epochs)
     target = plan["target"]
     table.caption = (
         f"The last columns are epochs of these mixtures at the target, {target['scale']} x {target['steps']:,} steps, "

@@ -14,13 +14,17 @@ the target (arXiv 2512.24503; measured on the demo corpus, too, see experiments/
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ray_mixopt.pretraining.training.settings import AdamW
 
+LearningRate = Annotated[float, Field(gt=0, le=1)]  # AdamW moves each weight by about as much in a step
+
 _REFERENCE = 108e6  # parameters
 _WARMUP_SHARE = 0.05
+PROXY_SHARE = 0.1
 
 
 class ScaleRecipe(AdamW):
@@ -28,13 +32,22 @@ class ScaleRecipe(AdamW):
 
     Args:
         learning_rate: after warm-up, of all scales.
-        proxy_share: of the rule's learning rate that scales below the target take.
+        proxy_share: of the rule's learning rate that scales below the target take; by default a tenth.
         warmup_steps: of all scales.
     """
 
-    learning_rate: float | None = Field(default=None, gt=0)
-    proxy_share: float = Field(default=0.1, gt=0, le=1)
+    learning_rate: LearningRate | None = None
+    proxy_share: float | None = Field(default=None, gt=0, le=1)
     warmup_steps: int | None = Field(default=None, ge=0)
+
+    @model_validator(mode="after")
+    def _by_rule(self) -> ScaleRecipe:
+        if self.learning_rate is not None and self.proxy_share is not None:
+            raise ValueError(
+                "proxy_share is a share of the rule's learning rate, and learning_rate replaces the rule: give one of "
+                "them, or the learning_rate of each scale"
+            )
+        return self
 
 
 def batch_rule(parameters: int, sequence_length: int) -> int:

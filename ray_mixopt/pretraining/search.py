@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import ray
 from pyarrow import fs
 from ray import tune
 
+from ray_mixopt.core.safety import MiB, parse_json
 from ray_mixopt.optimizer import MixtureOptimizer
 from ray_mixopt.pretraining.config import MEAN_LOSS, PretrainConfig, ScaleSettings
 from ray_mixopt.pretraining.controller import ANNOUNCES_AT_START
@@ -33,6 +35,8 @@ DRIVER_NODE = "mixopt_driver"  # custom resource of a node that stays, see clust
 _ENVIRONMENT = {
     "TUNE_FORCE_TRIAL_CLEANUP_S": "30",  # after Ctrl-C: a trial hears of it at its next rung only
 }
+_BEGUN = "pretrain.json"
+"""File of the experiment: what the configuration said when the search began."""
 _TRIALS = 10_000  # that fit on such a node
 _TRIAL_CPU = 0.01  # of a trial where there is none: it only waits for its workers
 
@@ -86,6 +90,36 @@ def exists(config: PretrainConfig) -> bool:
     return filesystem.get_file_info(f"{path}/tuner.pkl").type != fs.FileType.NotFound
 
 
+def check_as_begun(config: PretrainConfig) -> None:
+    """Checks that a search would go on as it began: runs of other settings cannot be compared with those there are.
+
+    Raises:
+        ValueError: naming the first setting that was another one.
+    """
+    filesystem, path = fs.FileSystem.from_uri(f"{config.experiment}/{_BEGUN}")
+    if filesystem.get_file_info(path).type != fs.FileType.File:  # killed before it began, or begun by an older release
+        return
+    with filesystem.open_input_stream(path) as stream:
+        before = parse_json(stream.read(MiB))
+    for name, was, wanted in _changes(before, config.lasting()):
+        raise ValueError(
+            f"{config.experiment} began with {name}: {json.dumps(was)}, not {json.dumps(wanted)}, and goes on as it "
+            "began. Put that back, or begin another search, of another name, with --from this one."
+        )
+
+
+def _changes(before: Any, now: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The settings that differ, with their values before and now."""
+    if not isinstance(before, dict):
+        raise ValueError(f"{_BEGUN} of the experiment is damaged: it holds no settings. Remove it to go on unchecked.")
+    for name, was in before.items():
+        wanted = now.get(name)
+        if isinstance(was, dict) and isinstance(wanted, dict) and was.keys() == wanted.keys():
+            yield from _changes(was, wanted, f"{at}{name}.")
+        elif was != wanted:
+            yield f"{at}{name}", was, wanted
+
+
 def search(
     config: PretrainConfig, watch: Callable[[MixtureOptimizer], None] = lambda optimizer: None, *, resume: bool = False
 ) -> SearchOutcome:
@@ -96,12 +130,15 @@ def search(
     Args:
         config: a checked configuration.
         watch: called after each step of Tune's loop with the optimizer as it stands.
-        resume: whether to go on with the experiment in the storage; budget, objective and the like are its own.
+        resume: whether to go on with the experiment in the storage; see ``check_as_begun``.
 
     Raises:
-        ValueError: if a scale does not fit the cluster, or earlier runs have no place in the search.
+        ValueError: if a scale does not fit the cluster, earlier runs have no place in the search, or one that goes on
+            began with other settings.
         ray.tune.error.TuneError: if the search itself breaks down.
     """
+    if resume:
+        check_as_begun(config)
     with cluster() as (nodes, trial), listening() as interrupted:
         room = {scale.name: _room(config, scale, nodes) for scale in config.scales}
         for scale in config.scales:
@@ -144,6 +181,7 @@ def search(
                     failure_config=tune.FailureConfig(max_failures=2),  # of the trial's own process or node
                 ),
             )
+            _keep(config)
             results = tuner.fit()
         unfinished = results.num_terminated + results.num_errors < len(results)
         ended = interrupted() or unfinished
@@ -151,6 +189,12 @@ def search(
             made = [run.trial_id for run in searcher.optimizer.history if not run.evaluated and run.status != "failed"]
             remove(runs_storage(config), over(searcher.optimizer, made) if ended else made)
         return SearchOutcome(searcher=searcher, errors=tuple(map(str, results.errors)), interrupted=ended)
+
+
+def _keep(config: PretrainConfig) -> None:
+    filesystem, path = fs.FileSystem.from_uri(config.experiment)
+    with filesystem.open_output_stream(f"{path}/{_BEGUN}") as stream:
+        stream.write(json.dumps(config.lasting(), indent=1).encode())
 
 
 def final_run(config: PretrainConfig, mixture: Mapping[str, float]) -> Iterator[dict[str, Any]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
+from ray_mixopt.pretraining.proxies import LearningRate
 from ray_mixopt.pretraining.training.settings import PRESETS, Execution, Resources, Section, Shape
 
 
@@ -30,9 +31,9 @@ class ScaleSettings(Section):
     resources: Resources = Resources()
     execution: Execution | None = None
     steps: list[int] | None = None
-    tokens_per_parameter: list[float] | None = None
+    tokens_per_parameter: list[PositiveFloat] | None = None
     batch_tokens: int | None = Field(default=None, gt=0)
-    learning_rate: float | None = Field(default=None, gt=0)
+    learning_rate: LearningRate | None = None
     warmup_steps: int | None = Field(default=None, ge=0)
     seconds_per_step: float | None = Field(default=None, gt=0)
 

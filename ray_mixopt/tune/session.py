@@ -46,15 +46,22 @@ def running_ray(environment: Mapping[str, str] | None = None, **own: Any) -> Ite
             # "local": never someone else's cluster that happens to run on this machine.
             where: dict[str, Any] = {} if "RAY_ADDRESS" in os.environ else {"address": "local", **own}
             start(**where)
-        logger = logging.getLogger("ray")
+        logger, tuning = logging.getLogger("ray"), logging.getLogger("ray.tune.tune")
         level = logger.level
         logger.setLevel(logging.ERROR)
+        tuning.addFilter(_is_an_error)
         try:
             yield
         finally:
             logger.setLevel(level)
+            tuning.removeFilter(_is_an_error)
             if started:
                 ray.shutdown()
+
+
+def _is_an_error(record: logging.LogRecord) -> bool:
+    """Whether what Tune logs is one: runs that wait for the search to go on are not."""
+    return not str(record.msg).startswith("Trials did not complete")
 
 
 def start(**options: Any) -> None:

@@ -122,6 +122,8 @@ def test_the_plan_of_a_large_search(write: Callable[..., Path]) -> None:
     assert plan["estimate"]["device_hours"] == pytest.approx(3 * hours)
     assert plan["estimate"]["workers"] == 16 and plan["estimate"]["hours"] == pytest.approx(3 * hours / 16)
     assert "at 40% of 9.89e+14 operations a second, which is assumed." in " ".join(result.stderr.split())
+    narrow = CliRunner().invoke(main, ["pretrain", str(settings), "--dry-run"], env={"COLUMNS": "80"}).output
+    assert "…" not in narrow and "30.5% to 6,000" in narrow, narrow  # every number is there
 
 
 def test_the_plan_says_what_was_odd_about_the_data(write: Callable[..., Path], small: Path) -> None:
@@ -224,6 +226,16 @@ def test_trackers_that_are_not_installed(write: Callable[..., Path], monkeypatch
     assert code == 2 and "tracking with wandb needs a package: pip install wandb." in output
 
 
+def shaped(**changes: Any) -> dict[str, Any]:
+    """A scale of that shape."""
+    return {"name": "shaped", "shape": {"d_model": 32, "heads": 2, "layers": 1, **changes}}
+
+
+def shared(workers: int, **execution: Any) -> dict[str, Any]:
+    """A scale that so many workers share."""
+    return {"name": "nano", "resources": {"workers": workers}, "execution": {"parallel": "fsdp", **execution}}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -258,6 +270,20 @@ def test_trackers_that_are_not_installed(write: Callable[..., Path], monkeypatch
         ({"name": "../up"}, "name: String should match pattern"),
         ({"name": ".."}, "name: An experiment also gives files their names, and '..' cannot"),
         ({"search": {"strategy": "nonesuch"}}, "Unknown strategy 'nonesuch'"),
+        ({"search": {"noise": {"val_loss/c": 0.1}}}, "val_loss/c"),
+        ({"search": {"budget": 0.01}}, "buys none at all: the cheapest, mine x 2 steps, costs"),
+        ({"domains": []}, "domains: List should have at least 1 item"),
+        ({"steps": None, "tokens_per_parameter": [0.0]}, "tokens_per_parameter.0: Input should be greater than 0"),
+        ({"optimization": {"learning_rate": 1e30}}, "optimization.learning_rate: Input should be less than or equal"),
+        ({"scales": [{"name": "nano", "learning_rate": 2}]}, "learning_rate: Input should be less than or equal to 1"),
+        ({"optimization": {"learning_rate": 0.1, "proxy_share": 0.5}}, "learning_rate replaces the rule: give one"),
+        ({"optimization": {"warmup_steps": 7}}, "A warm-up of 7 steps is longer than the longest run of scale 'mine'"),
+        ({"execution": {"peak_flops": 1e-300}}, "execution.peak_flops: Input should be greater than or equal to 1"),
+        ({"scales": [shaped(mlp_ratio=1e12)]}, "mlp_ratio=1e+12 makes an MLP 16000000000000 wide: 1 to 1048576 can be"),
+        ({"scales": [shaped(mlp_ratio=1e-9)]}, "mlp_ratio=1e-09 makes an MLP 0 wide"),
+        ({"scales": [shared(2, shards=3)]}, "2 workers cannot be grouped by 1 tensor-parallel workers x 3 shards"),
+        ({"scales": [shared(2, tensor=5)]}, "tensor=5 workers cannot share out a width of 64 evenly"),
+        ({"scales": [shared(3, tensor=2)]}, "3 workers cannot be grouped by 2 tensor-parallel workers: change workers"),
     ],
 )
 def test_refusals(write: Callable[..., Path], changes: dict[str, Any], message: str) -> None:

@@ -25,8 +25,10 @@ from ray_mixopt.cli.main import main
 from ray_mixopt.optimizer import MixtureOptimizer
 from ray_mixopt.pretraining import pruning
 from ray_mixopt.pretraining.config import TRACKER_PACKAGES, PretrainConfig
-from ray_mixopt.pretraining.search import SearchOutcome, exists, final_run, search
+from ray_mixopt.pretraining.proxies import ScaleRecipe
+from ray_mixopt.pretraining.search import SearchOutcome, check_as_begun, exists, final_run, search
 from ray_mixopt.pretraining.tracking import TRACKERS
+from ray_mixopt.pretraining.training.settings import Execution
 from ray_mixopt.report.progress import Display
 
 INSTALLED = [name for name in TRACKERS if find_spec(TRACKER_PACKAGES[name])]
@@ -96,6 +98,20 @@ def test_a_search_from_old_runs(searched: Searched) -> None:
     assert exists(settings)
 
 
+def test_it_goes_on_as_it_began_or_not_at_all(searched: Searched) -> None:
+    """Runs of other settings would be compared with those there are, and an option that nobody heeds would mislead."""
+    settings = searched.settings.model_copy(update={"execution": Execution(micro_batch=1), "retries": 3})
+    check_as_begun(settings)
+    for changes, message in (
+        ({"search": settings.search.model_copy(update={"budget": 2.0})}, r"began with search.budget: 0.4, not 2.0"),
+        ({"optimization": ScaleRecipe(learning_rate=0.1)}, r"began with optimization.learning_rate: 0.01, not 0.1"),
+        ({"scales": settings.scales[:1]}, r"began with scales: .*Put that back"),
+        ({"upper": {"a": 0.5}}, r"began with upper: \{\}, not \{\"a\": 0.5\}"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            search(settings.model_copy(update=changes), resume=True)
+
+
 @pytest.mark.slow
 def test_its_final_run(searched: Searched) -> None:
     reports = list(final_run(searched.settings, searched.outcome.searcher.recommend().mixture))
@@ -119,6 +135,7 @@ def test_ctrl_c_between_two_runs_does_not_start_the_final_one(
     answer = json.loads(result.stdout)
     assert result.exit_code == 130 and answer["interrupted"] and answer["final"] == [], result.stderr
     assert "Go on with: ray-mixopt pretrain" in result.stderr and "--resume --final" in result.stderr
+    assert "did not complete" not in result.stderr
 
 
 def test_a_scale_that_the_cluster_cannot_hold_is_refused(small: Path, tmp_path: Path) -> None:

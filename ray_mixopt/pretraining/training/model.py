@@ -70,7 +70,7 @@ def build(shape: Shape, vocab_size: int, sequence_length: int, *, attention: str
     config = Olmo2Config(
         vocab_size=padded_vocabulary(vocab_size),
         hidden_size=shape.d_model,
-        intermediate_size=round(shape.mlp_ratio * shape.d_model / 2),
+        intermediate_size=shape.mlp_width,
         num_hidden_layers=shape.layers,
         num_attention_heads=shape.heads,
         max_position_embeddings=sequence_length,
@@ -160,7 +160,7 @@ def cost(shape: Shape, vocab_size: int, sequence_length: int, execution: Executi
     parameters = sum(parameter.numel() for parameter in model.parameters())
     in_products = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
     width = 2 if execution.precision == "bf16" else 4
-    d, hidden = shape.d_model, shape.mlp_ratio * shape.d_model / 2
+    d, hidden = shape.d_model, shape.mlp_width
     # A block keeps its input, q, k, v before and after their norm and rotation, attention's output and projection, and
     # the SwiGLU layer's gate, up, product and output.
     block = d if execution.activation_checkpointing else 13 * d + 4 * hidden

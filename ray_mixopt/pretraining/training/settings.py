@@ -16,6 +16,9 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+_WIDEST = 2**20  # of an MLP
+
+
 class Shape(Section):
     """Shape of an OLMo 2 model.
 
@@ -39,7 +42,14 @@ class Shape(Section):
     def _divisible(self) -> Shape:
         if self.d_model % self.heads or self.d_model // self.heads % 2:
             raise ValueError(f"d_model={self.d_model} is no even multiple of heads={self.heads}")
+        if not 0 < self.mlp_width <= _WIDEST:
+            raise ValueError(f"mlp_ratio={self.mlp_ratio:g} makes an MLP {self.mlp_width} wide: 1 to {_WIDEST} can be")
         return self
+
+    @property
+    def mlp_width(self) -> int:
+        """Width of each half of the SwiGLU layer."""
+        return round(self.mlp_ratio * self.d_model / 2)
 
 
 _PRESETS = {
@@ -145,7 +155,7 @@ class Execution(Section):
     compile: bool = False
     activation_checkpointing: bool = False
     micro_batch: int = Field(default=8, gt=0)
-    peak_flops: float | None = Field(default=None, gt=0)
+    peak_flops: float | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
     def _sharded(self) -> Execution:
@@ -246,6 +256,12 @@ class TrainingRun(Section):
         if self.batch_tokens % self.sequence_length:
             raise ValueError(
                 f"batch_tokens={self.batch_tokens} is no whole number of sequences of {self.sequence_length} tokens"
+            )
+        shape, tensor = self.shape, self.execution.tensor
+        if uneven := [width for width in (shape.d_model, shape.mlp_width) if width % tensor]:
+            raise ValueError(
+                f"execution.tensor={tensor} workers cannot share out a width of {uneven[0]} evenly: the model is "
+                f"{shape.d_model} wide, its MLP {shape.mlp_width}"
             )
         if self.decay is not None and self.decay.steps > self.steps:
             raise ValueError(f"decay.steps={self.decay.steps} is more than the run's {self.steps} steps")
