@@ -85,7 +85,7 @@ def test_the_driver_is_stopped(small: Path, tmp_path: Path, number: signal.Signa
 
     driver = start()
     experiment = tmp_path / "results" / "pretrain"
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 400
     while seen(experiment) < 3:
         assert time.monotonic() < deadline and driver.poll() is None
         time.sleep(0.5)
@@ -98,7 +98,7 @@ def test_the_driver_is_stopped(small: Path, tmp_path: Path, number: signal.Signa
     before = {run.trial_id for run in MixOptSearcher.load(experiment).optimizer.history}
     output, errors = (driver := start("--resume")).communicate(timeout=500)
     assert driver.returncode == 0, errors[-3000:]
-    assert "going on; incumbent: " in errors  # the resumed search is shown as it goes on, too
+    assert "; best so far: " in errors  # the resumed search is shown as it goes on, too
     answer = json.loads(output)
     assert not answer["interrupted"] and 1.0 < answer["recommendation"]["target_runs"] <= 1.5
     history = MixOptSearcher.load(experiment).optimizer.history

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -86,15 +87,18 @@ def test_a_worker_that_dies_is_replaced_and_an_aborted_run_gives_back_its_worker
 
 
 def workers() -> list[int]:
-    """Process ids of the training workers below this process."""
-    table = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
-    parents = {int(pid): int(parent) for pid, parent, *_ in map(str.split, table.splitlines()[1:])}
+    """Process ids of the training workers of this process's Ray: they write into its session's folder."""
+    session = ray.get_runtime_context().get_session_name()
+    table = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
     found = [int(line.split()[0]) for line in table.splitlines() if "ray::RayTrainWorker" in line]
+    return [pid for pid in found if any(session in target for target in opened(pid))]
 
-    def below(pid: int) -> bool:
-        return pid == os.getpid() or (pid in parents and below(parents[pid]))
 
-    return [pid for pid in found if below(pid)]
+def opened(pid: int) -> list[str]:
+    """The files that a process has open; none where it is gone."""
+    with contextlib.suppress(OSError):
+        return [str(link.readlink()) for link in Path("/proc", str(pid), "fd").iterdir()]
+    return []
 
 
 def step_in(folder: Path) -> int:
