@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
@@ -61,7 +62,7 @@ def pretrain(
         from ray_mixopt.analysis.final import FinalRun
         from ray_mixopt.pretraining.config import MEAN_LOSS, PretrainConfig
         from ray_mixopt.pretraining.plan import check, earlier_runs, plan, plan_tables
-        from ray_mixopt.pretraining.search import check_as_begun, check_storage, exists, final_run, search
+        from ray_mixopt.pretraining.search import check_as_begun, check_storage, exists, final_folder, final_run, search
         from ray_mixopt.report.progress import Display
 
         settings = PretrainConfig.read(config).starting_from(earlier, scatter)
@@ -116,6 +117,9 @@ def pretrain(
             trained = FinalRun.of(optimizer, recommendation.mixture, reports[-1], decay_steps=decay_steps)
             trained.write(settings.experiment)
             console.print(trained.text)
+            if math.isfinite(reports[-1][MEAN_LOSS]):
+                model = f"{final_folder(settings, recommendation.mixture)} --data {settings.data} --out model"
+                console.print(f"As a model for other programs: ray-mixopt checkpoint {model}", soft_wrap=True)
     except (TuneError, RuntimeError, OSError) as error:
         raise click.ClickException(f"The search broke down: {error}") from error
     if as_json:

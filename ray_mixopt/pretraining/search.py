@@ -26,6 +26,7 @@ from ray_mixopt.pretraining.pruning import Pruning, over, remove
 from ray_mixopt.pretraining.tracking import TRACKERS
 from ray_mixopt.pretraining.trainable import PretrainTrainable, runs_storage, with_mean
 from ray_mixopt.pretraining.training.session import check_writable
+from ray_mixopt.pretraining.training.settings import TrainingRun
 from ray_mixopt.tune.restore import restore
 from ray_mixopt.tune.scheduler import MixOptScheduler
 from ray_mixopt.tune.searcher import MixOptSearcher
@@ -203,13 +204,12 @@ def final_run(config: PretrainConfig, mixture: Mapping[str, float]) -> Iterator[
     Raises:
         ValueError: if the target's scale does not fit the cluster.
     """
-    scale = config.scale(config.space.target_scale)
-    run = config.run(mixture, scale.name, config.target_steps, final=True)
+    scale, run = config.scale(config.space.target_scale), _final(config, mixture)
     with cluster() as (nodes, _):
         check_resources([scale], _room(config, scale, nodes))
         group = TrainingGroup(
             run,
-            name=f"final-{key_seed(run.model_dump_json()):032x}"[:18],  # another mixture is another run
+            name=_final_name(run),
             storage=runs_storage(config),
             resources=scale.resources,
             retries=config.retries,
@@ -225,6 +225,19 @@ def final_run(config: PretrainConfig, mixture: Mapping[str, float]) -> Iterator[
                 group.join()
             else:
                 group.abort()
+
+
+def final_folder(config: PretrainConfig, mixture: Mapping[str, float]) -> str:
+    """Folder or URI of the final run's checkpoint."""
+    return f"{runs_storage(config)}/{_final_name(_final(config, mixture))}"
+
+
+def _final(config: PretrainConfig, mixture: Mapping[str, float]) -> TrainingRun:
+    return config.run(mixture, config.space.target_scale, config.target_steps, final=True)
+
+
+def _final_name(run: TrainingRun) -> str:
+    return f"final-{key_seed(run.model_dump_json()):032x}"[:18]  # another mixture is another run
 
 
 @contextlib.contextmanager

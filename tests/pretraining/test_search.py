@@ -26,8 +26,9 @@ from ray_mixopt.optimizer import MixtureOptimizer
 from ray_mixopt.pretraining import pruning
 from ray_mixopt.pretraining.config import TRACKER_PACKAGES, PretrainConfig
 from ray_mixopt.pretraining.proxies import ScaleRecipe
-from ray_mixopt.pretraining.search import SearchOutcome, check_as_begun, exists, final_run, search
+from ray_mixopt.pretraining.search import SearchOutcome, check_as_begun, exists, final_folder, final_run, search
 from ray_mixopt.pretraining.tracking import TRACKERS
+from ray_mixopt.pretraining.training.huggingface import write_model
 from ray_mixopt.pretraining.training.settings import Execution
 from ray_mixopt.report.progress import Display
 
@@ -114,8 +115,10 @@ def test_it_goes_on_as_it_began_or_not_at_all(searched: Searched) -> None:
 
 @pytest.mark.slow
 def test_its_final_run(searched: Searched) -> None:
-    reports = list(final_run(searched.settings, searched.outcome.searcher.recommend().mixture))
+    settings, mixture = searched.settings, searched.outcome.searcher.recommend().mixture
+    reports = list(final_run(settings, mixture))
     assert [report["step"] for report in reports] == [2, 4]
+    assert write_model(final_folder(settings, mixture), settings.data, searched.folder / "model").step == 4
 
 
 @pytest.mark.slow

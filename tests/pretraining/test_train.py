@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +241,20 @@ def test_storage_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="file/run cannot be written to: Not a directory"):
         check_writable(tmp_path / "file" / "run")
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(
+    small: Path, tmp_path: Path, full_disk: Callable[[], AbstractContextManager[None]]
+) -> None:
+    whole = run_in(tmp_path / "whole", tiny_run(small))
+    (tmp_path / "run.json").write_text(tiny_run(small).model_dump_json())
+    run_in(tmp_path / "parts", tiny_run(small, steps=3))
+    with full_disk():
+        refused = CliRunner().invoke(main, [str(tmp_path / "run.json"), "--out", str(tmp_path / "parts")])
+    assert refused.exit_code == 1 and "step-000000006 cannot be written: [Errno 27]" in refused.output
+    assert [path.name for path in (tmp_path / "parts").glob("step-*")] == ["step-000000003"]
+    assert timeless(run_in(tmp_path / "parts", tiny_run(small))) == timeless(whole[1:])
+    assert same(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_without_ray(small: Path, tmp_path: Path) -> None:

@@ -64,12 +64,16 @@ class FolderSession:
             self._echo(metrics)
 
     def checkpoint(self, step: int, write: Write) -> None:
-        """Keeps a checkpoint and removes the one before."""
+        """Keeps a checkpoint and removes the one before, which stays if this one cannot be written."""
         target = self._folder / f"step-{step:09d}"
         if self._workers.rank == 0:
             shutil.rmtree(target, ignore_errors=True)
         self._workers.wait()
-        write(target)
+        try:
+            write(target)
+        except OSError:  # what there is of it only fills the disk
+            shutil.rmtree(target, ignore_errors=True)
+            raise
         if self._workers.rank == 0:
             for path in self._folder.glob("step-*"):
                 if path != target:

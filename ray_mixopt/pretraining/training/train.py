@@ -159,7 +159,7 @@ def main(run: Path, out: Path) -> None:
         try:
             check_writable(out)
             train(read_run(run), FolderSession(out, workers, _print), workers)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             sys.exit(f"Error: {error}" if workers.rank == 0 else 1)
 
 
