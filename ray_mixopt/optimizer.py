@@ -304,7 +304,6 @@ class MixtureOptimizer:
 
         Args:
             details: whether to add how flat the optimum is, what limits cost and how fidelities rank. Takes seconds.
-                Not known of mixtures of several phases.
         """
         recommendation = self._priced(self._strategy.recommend(self.history))
         nothing = self.problem.nothing_known(self.history)

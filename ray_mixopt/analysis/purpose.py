@@ -9,9 +9,10 @@ import torch
 
 from ray_mixopt.acquisition.offer import Offer
 from ray_mixopt.acquisition.regret import Regret
+from ray_mixopt.core.phased import phased
 from ray_mixopt.core.simplex import same_mixture
 from ray_mixopt.core.strategy import Proposal
-from ray_mixopt.core.words import fidelity
+from ray_mixopt.core.words import by_name, fidelity
 from ray_mixopt.optimizer import MixtureOptimizer
 from ray_mixopt.strategies.candidates import candidates_of
 from ray_mixopt.strategies.design import n_reported
@@ -57,8 +58,15 @@ def _first_question(optimizer: MixtureOptimizer, run: Proposal) -> str:
     for name, mixture in optimizer.problem.baselines().items():
         if same_mixture(mixture, run.mixture):
             return f"How good the mixture '{name}' is {at}, with which answers are compared."
-    largest = int(run.mixture.argmax())
-    if run.mixture[largest] >= _MOSTLY:
+    if space.phase_names:
+        simplex = phased(space.simplex)
+        mean = simplex.mean(run.mixture[None])
+        if not same_mixture(simplex.tied(mean)[0], run.mixture):
+            return f"Whether it matters {at} in which order the same data come."
+    else:
+        mean = run.mixture[None]
+    largest = int(mean[0].argmax())
+    if mean[0, largest] >= _MOSTLY:
         return f"What much {space.domains[largest]} does {at}."
     return f"What a mixture far from all others does {at}."
 
@@ -74,7 +82,8 @@ def _question(optimizer: MixtureOptimizer, run: Proposal, best: np.ndarray) -> s
     if np.abs(difference).max() < _DIFFERENT:
         return f"How good the mixture that looks best now is {at}."
     order = np.argsort(difference)
-    more = [f"{space.domains[i]} {best[i]:.0%} -> {run.mixture[i]:.0%}" for i in (order[-1], order[0])]
+    names = list(by_name(space.named(best)))
+    more = [f"{names[i]} {best[i]:.0%} -> {run.mixture[i]:.0%}" for i in (order[-1], order[0])]
     return f"Whether what looks best now is better or worse with {' and '.join(more)}, {at}."
 
 

@@ -185,6 +185,7 @@ def _knowing(source: Source, space: MixtureSpace) -> Source:
         parameters=parameters | dict(source.parameters),
         target=None,
         rungs=space.steps,
+        phases=space.phases if space.phase_names else (),
     )
 
 

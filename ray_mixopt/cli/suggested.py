@@ -116,8 +116,6 @@ class Answer:
         return [f"{text}: no run is suggested until --budget is raised."]
 
     def __str__(self) -> str:
-        from ray_mixopt.io.blends.base import decimal, rounded
-
         money = f"{self.spent:.6g} spent, {self.committed - self.spent:.6g} under way"
         if self.budget is not None:
             money += f", {max(self.budget - self.committed, 0.0):.6g} of {self.budget:.6g} left"
@@ -131,7 +129,7 @@ class Answer:
                 "",
                 f"{run['run']}: {'goes on, ' if run['continues'] else ''}{run['scale']}, {steps} steps, "
                 f"cost {run['cost']:.6g}",
-                "  " + "  ".join(f"{name} {decimal(share)}" for name, share in rounded(run["mixture"]).items()),
+                *(f"  {phase}{_in_a_row(shares)}" for phase, shares in _by_phase(run["mixture"]).items()),
                 f"  {run['why']}",
             ]
             if run["seen"] > run["from_step"]:
@@ -152,6 +150,19 @@ class Answer:
         if self.kept_back:
             lines += ["", f"Not written again, since they were taken: {', '.join(self.kept_back)}"]
         return "\n".join(lines)
+
+
+def _by_phase(mixture: Mapping[str, Any]) -> Mapping[str, Mapping[str, float]]:
+    """The mixture of each phase by the words before it; of a run that has none, by no word."""
+    if not any(isinstance(of, Mapping) for of in mixture.values()):
+        return {"": mixture}
+    return {f"{phase}: ": shares for phase, shares in mixture.items()}
+
+
+def _in_a_row(shares: Mapping[str, float]) -> str:
+    from ray_mixopt.io.blends.base import decimal, rounded
+
+    return "  ".join(f"{name} {decimal(share)}" for name, share in rounded(shares).items())
 
 
 def _described(run: AskedRun, books: Books, space: MixtureSpace, file: LaunchFile | None) -> dict[str, Any]:

@@ -84,7 +84,6 @@ class Books:
         space: MixtureSpace,
         changes: DomainMap | None = None,
     ) -> None:
-        space.check_one_mixture("Runs launched by hand have")
         self.search, self.asked, self.space = search, search.runs, space
         self.notices: list[str] = []
         self.logged: list[LoggedRun] = []

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ray_mixopt.core.arguments import kept_shares
 from ray_mixopt.core.safety import (
     MiB,
     check_fields,
@@ -24,12 +25,12 @@ from ray_mixopt.core.safety import (
     check_known,
     check_size,
     check_version,
-    named_numbers,
     parse_json,
     write_atomically,
 )
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.core.trial import is_far
+from ray_mixopt.core.words import by_name
 from ray_mixopt.io.snapshots import COPY
 
 STATE_VERSION = 1
@@ -47,7 +48,7 @@ class AskedRun:
     Attributes:
         run: its name; a run that goes on keeps its own.
         round: number of the call that suggested it, from 1 on.
-        mixture: share of training tokens by domain.
+        mixture: share of training tokens by domain, or by phase and domain.
         scale: name of the model scale.
         start: step that it goes on from; 0 for a new run.
         steps: the rung to reach, in training steps.
@@ -64,7 +65,7 @@ class AskedRun:
 
     run: str
     round: int
-    mixture: dict[str, float]
+    mixture: dict[str, Any]
     scale: str
     start: int
     steps: int
@@ -168,11 +169,12 @@ class ByHand:
             ValueError: naming a run that cannot.
         """
         for run in self.runs:
-            if set(run.mixture) != set(space.domains):
+            if by_name(run.mixture).keys() != by_name(space.named(space.uniform())).keys():
+                phases = f" in the phases {', '.join(space.phase_names)}" if space.phase_names else ""
                 raise ValueError(
-                    f"{name} has suggested {run.run}, a mixture of {', '.join(run.mixture)}, and the space now has the "
-                    f"domains {', '.join(space.domains)}: begin another search with another --state, and these runs "
-                    "among its --from."
+                    f"{name} has suggested {run.run}, a mixture of {', '.join(by_name(run.mixture))}, and the space "
+                    f"now has the domains {', '.join(space.domains)}{phases}: begin another search with another "
+                    "--state, and these runs among its --from."
                 )
             if is_far(run.steps, space.steps):
                 raise ValueError(
@@ -203,14 +205,15 @@ def _checksum(state: dict[str, Any]) -> str:
 
 def _asked(entry: Any, place: int) -> AskedRun:
     check_fields(AskedRun, entry, f"search by hand, run {place}")
-    mixture = named_numbers(entry["mixture"], f"the mixture of run {place}")
+    mixture = kept_shares(entry["mixture"], f"the mixture of run {place}")
     known, seen = entry.get("known", ()), entry.get("seen", 0)
     if entry["round"] < 1 or min(entry["start"], seen, *known) < 0:
         raise ValueError(
             f"Malformed search by hand: run {place} is from step {entry['start']}, round {entry['round']}, and was "
             f"seen at {seen}, others of its mixture at {list(known)}."
         )
-    if min(mixture.values(), default=-1.0) < 0 or abs(sum(mixture.values()) - 1) > _SUM_TOLERANCE:
+    each = mixture.values() if any(isinstance(of, dict) for of in mixture.values()) else [mixture]
+    if any(min(of.values(), default=-1.0) < 0 or abs(sum(of.values()) - 1) > _SUM_TOLERANCE for of in each):
         raise ValueError(f"Malformed search by hand: the mixture of {entry['run']} does not sum to 1.")
     lists = {"known": tuple(known), "written": tuple(entry.get("written", ()))}
     return AskedRun(**{**entry, "mixture": mixture, **lists})

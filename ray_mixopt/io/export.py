@@ -66,11 +66,11 @@ def tidy(history: History) -> pd.DataFrame:
     """
     import pandas as pd
 
-    history.space.check_one_mixture("A table of runs has")
     check_distinct(history.space.domains, "The domain")
     check_distinct(dict.fromkeys(trial.scale for trial in history), "The scale")
     check_distinct((trial.trial_id for trial in history), "The run")
-    diverged = divergences(history)
+    diverged, phases = divergences(history), history.space.phase_names
+    names = [f"{phase}/{domain}" for phase in phases for domain in history.space.domains] or history.space.domains
     columns = {name: beside(name, TIDY_COLUMNS) for name in _metrics(history)}
     check_distinct(columns.values(), "The metric")
     rows = []
@@ -79,7 +79,7 @@ def tidy(history: History) -> pd.DataFrame:
         end, lost = diverged.get(trial.trial_id, (0, ()))
         for step, reported in trial.observations.items():
             if metrics := reported | dict.fromkeys(lost if step == end else (), math.inf):
-                shares = {MIXTURE + name: share for name, share in history.space.named(trial.mixture).items()}
+                shares = {MIXTURE + name: share for name, share in zip(names, trial.mixture, strict=True)}
                 about = {"run": trial.trial_id, "scale": scale.name, "step": step, "cost_per_step": scale.cost_per_step}
                 size = {} if scale.parameters is None else {"parameters": scale.parameters}
                 rows.append(about | size | shares | {columns[name]: value for name, value in metrics.items()})
@@ -125,6 +125,7 @@ def write_olmix(history: History, folder: Path) -> list[Path]:
     Raises:
         ValueError: for a scale that its ``name`` cannot tell.
     """
+    history.space.check_one_mixture("olmix has")
     domains = history.space.domains
     table = tidy(history)
     name = [f"scale={s} step={z} run={r}" for s, z, r in zip(table["scale"], table["step"], table["run"], strict=True)]
@@ -155,6 +156,7 @@ def write_regmix(history: History, folder: Path) -> list[Path]:
     cells = dict.fromkeys((trial.scale, step) for trial in history for step in trial.observations)
     check_free(folder / _regmix_file(step, kind, scale) for scale, step in cells for kind in _REGMIX)
     table, parts = tidy(history), {}
+    history.space.check_one_mixture("RegMix has")
     shares = {MIXTURE + domain: REGMIX_SHARE + domain for domain in history.space.domains}
     for (scale, step), rows in table.groupby(["scale", "step"], sort=False):
         for kind, columns in zip(_REGMIX, (shares, losses), strict=True):

@@ -13,6 +13,7 @@ from typing import Any
 
 from ray_mixopt.core.safety import MiB, check_size, write_atomically
 from ray_mixopt.core.space import MixtureSpace
+from ray_mixopt.core.words import by_name
 from ray_mixopt.io.blends import BLENDS, NO_SOURCES, Sources, blend
 from ray_mixopt.io.by_hand import AskedRun
 from ray_mixopt.io.filling import TemplateError, filled_in
@@ -198,7 +199,7 @@ class Template:
 
     def _filled(self, told: Sequence[Mapping[str, Any]]) -> list[str]:
         for of_run in told:
-            _check_printable([*map(str, of_run.values()), *of_run["mixture"]])
+            _check_printable([*map(str, of_run.values()), *of_run["mixture"], *by_name(of_run["mixture"])])
         try:
             return filled_in(self._text, told)[1]
         except TemplateError as error:

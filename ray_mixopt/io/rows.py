@@ -50,10 +50,12 @@ class Rows:
     cost: dict[str, float]  # by scale
     run: list[str] | None = None  # (k,), the run that each row belongs to, where the files say
     supply: dict[str, float] = field(default_factory=dict)  # tokens that there are, by domain
+    phases: tuple[str, ...] = ()  # where each has a mixture, one after the other: (k, p * d)
 
     def __post_init__(self) -> None:
         for what, names in (
             ("domain", self.domains),
+            ("phase", self.phases),
             ("metric", self.metrics),
             ("scale", dict.fromkeys(self.scale)),
             ("run", dict.fromkeys(self.run or ())),
@@ -72,13 +74,22 @@ class Rows:
         names = tuple(dict.fromkeys(name for part in parts for name in part.metrics))
         blocks = []
         for part in parts:
+            if part.phases != first.phases:
+                raise ValueError(f"Runs of scale {part.scale[0]!r} have other phases than the rest.")
             if set(part.domains) != set(first.domains):
                 odd = sorted(set(part.domains) ^ set(first.domains))
                 raise ValueError(f"Runs of scale {part.scale[0]!r} have other domains than the rest: {odd}.")
             block = np.full((len(part.values), len(names)), np.nan)
             block[:, [names.index(name) for name in part.metrics]] = part.values
             blocks.append(block)
-        orders = [[part.domains.index(name) for name in first.domains] for part in parts]
+        orders = [
+            [
+                i * len(part.domains) + part.domains.index(name)
+                for i in range(len(part.phases) or 1)
+                for name in first.domains
+            ]
+            for part in parts
+        ]
         return cls(
             domains=first.domains,
             mixtures=np.concatenate([part.mixtures[:, order] for part, order in zip(parts, orders, strict=True)]),
@@ -90,6 +101,7 @@ class Rows:
             cost={name: value for part in parts for name, value in part.cost.items()},
             run=None if any(part.run is None for part in parts) else [r for part in parts for r in part.run or ()],
             supply={name: value for part in parts for name, value in part.supply.items()},
+            phases=first.phases,
         )
 
     def with_loss(self) -> Rows:

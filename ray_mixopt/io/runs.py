@@ -8,10 +8,11 @@ import math
 import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ray_mixopt.core.history import EXPLODED, History, Trial
+from ray_mixopt.core.phases import Phase, searched
 from ray_mixopt.core.scale import Scale, by_size, largest, priced
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.io import searches
@@ -41,6 +42,7 @@ class Source:
         columns: what the columns of a table are called, where that cannot be told.
         tokens_per_step: tokens in a training step, by scale, for tables that say tokens instead of steps.
         rungs: of the search space that the runs are for, in training steps: tokens are not taken for these.
+        phases: of the search space that the runs are for: tables do not say the fractions of phases.
         priced: whether the costs and sizes of scales matter. Where they do not, all that are not said are 1.
     """
 
@@ -53,6 +55,7 @@ class Source:
     columns: Columns = Columns()
     tokens_per_step: Mapping[str, float] = field(default_factory=dict)
     rungs: tuple[int, ...] = ()
+    phases: tuple[Phase, ...] = ()
     priced: bool = True
 
     def __post_init__(self) -> None:
@@ -161,11 +164,13 @@ def of_rows(rows: Rows, source: Source) -> History:
     Raises:
         ValueError: if a scale has no cost, or the target is none of the runs'.
     """
-    space = _space(rows, source)
+    space = replace(_space(rows, source), phases=_phases(rows, source))
     history = History(space)
+    order = [rows.phases.index(phase) for phase in space.phase_names]
     names = _Names(history, set(rows.run or ()))
     for k in range(len(rows.steps)):
-        mixture, scale, step = tuple(space.mixture(rows.mixtures[k]).tolist()), rows.scale[k], int(rows.steps[k])
+        shares = rows.mixtures[k].reshape(max(len(order), 1), -1)[order or 0].ravel()
+        mixture, scale, step = tuple(space.mixture(shares).tolist()), rows.scale[k], int(rows.steps[k])
         name = names.of(None if rows.run is None else rows.run[k], mixture, scale, step)
         if name not in history.trials:
             history.add(Trial(trial_id=name, mixture=mixture, scale=scale, steps=step, status="done", evaluated=True))
@@ -224,6 +229,23 @@ class _Names:
                     ", ".join(f"{run} is {name}, too" for name, run in list(others.items())[:_MOST_NAMED])
                     + (", ..." if len(others) > _MOST_NAMED else ""),
                 )
+
+
+def _phases(rows: Rows, source: Source) -> tuple[Phase, ...]:
+    """The phases of runs that say a mixture for each; none where they say one.
+
+    Raises:
+        ValueError: if it is not known what parts of a run these are.
+    """
+    if not rows.phases:
+        return ()
+    known = [phase.name for phase in searched(source.phases)]
+    if set(known) != set(rows.phases):
+        raise ValueError(
+            f"There are shares of the phases {', '.join(rows.phases)}, and the space has {', '.join(known) or 'none'}: "
+            "give the space that has them with their fractions, --space FILE (in Python Source(phases=...))."
+        )
+    return source.phases
 
 
 def _space(rows: Rows, source: Source) -> MixtureSpace:

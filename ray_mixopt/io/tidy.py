@@ -52,7 +52,12 @@ def rows_of(
     """
     roles = roles_of(table, asked)
     table = _with_reports(table, roles)
-    shares = mixtures(table, list(roles.shares), asked.unit, may_miss=True)
+    phases, domains, columns = _by_phase(roles.shares)
+    parts = [mixtures(table, some, asked.unit, may_miss=True) for some in columns]
+    shares = np.concatenate(parts, axis=1)
+    if phases and (half := np.isnan(shares).any(axis=1) & ~np.isnan(shares).all(axis=1)).any():
+        row = table.frame.index[int(half.argmax())]
+        raise ValueError(f"{table.name}, row {row}: the shares of a phase are empty, and those of another are not.")
     run = _runs(table, roles)
     scales = _scales(table, roles, run, scale)
     shares = _settled(table, roles, shares, run, scales)
@@ -86,7 +91,8 @@ def rows_of(
     if roles.token_cost is not None:
         cost = {name: value / factor.get(name, 1) for name, value in _by_scale(table, roles.token_cost, scales).items()}
     return Rows(
-        domains=tuple(roles.shares.values()),
+        domains=domains,
+        phases=phases,
         mixtures=shares,
         scale=scales,
         steps=lengths,
@@ -96,6 +102,23 @@ def rows_of(
         cost=cost,
         run=run,
     )
+
+
+def _by_phase(shares: Mapping[str, str]) -> tuple[tuple[str, ...], tuple[str, ...], list[list[str]]]:
+    """Phases and domains of columns of shares, and the columns of each phase; no phases where each is of a domain.
+
+    Args:
+        shares: the domain by column, or ``phase/domain``: no domain has a "/" in its name.
+    """
+    parts = {column: name.split("/") for column, name in shares.items()}
+    if any(len(part) != 2 for part in parts.values()):
+        return (), tuple(shares.values()), [list(shares)]
+    phases, domains = (tuple(dict.fromkeys(part[i] for part in parts.values())) for i in (0, 1))
+    of = {(phase, domain): column for column, (phase, domain) in parts.items()}
+    if len(of) != len(phases) * len(domains):
+        missing = next(f"{p}/{d}" for p in phases for d in domains if (p, d) not in of)
+        raise ValueError(f"There are shares of domains in phases, but no column of {missing}: add it, of 0 if need be.")
+    return phases, domains, [[of[phase, domain] for domain in domains] for phase in phases]
 
 
 def _runs(table: Table, roles: Roles) -> list[str] | None:

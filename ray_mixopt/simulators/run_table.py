@@ -182,6 +182,10 @@ def _tabulate(
     mixtures, which = distinct_mixtures(rows.mixtures)
     cell = (which, np.array([names.index(s) for s in rows.scale]), np.searchsorted(steps, rows.steps))
     cells = len(mixtures) * len(names) * len(steps) * len(rows.metrics)
+    if rows.phases:
+        raise ValueError(
+            f"{name}: a replay is of runs of one mixture, and these have the phases {', '.join(rows.phases)}."
+        )
     check_count(name, cells, MOST_CELLS, "mixtures x scales x steps x metrics")
     counts = np.zeros((len(mixtures), len(names), len(steps)), dtype=np.int64)
     np.add.at(counts, cell, 1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.spatial import KDTree
@@ -16,10 +17,13 @@ from scipy.stats import spearmanr
 
 from ray_mixopt.core.baselines import moved
 from ray_mixopt.core.history import History
+from ray_mixopt.core.phased import phased
+from ray_mixopt.core.phases import Phase, searched
 from ray_mixopt.core.problem import Problem
 from ray_mixopt.core.recommendation import Agreement, Details, GuardrailCheck, LimitPrice, Recommendation
 from ray_mixopt.core.simplex import SAME_SHARE
-from ray_mixopt.strategies.candidates import SimplexCandidates
+from ray_mixopt.core.words import by_name
+from ray_mixopt.strategies.candidates import PhasedCandidates, SimplexCandidates
 from ray_mixopt.strategies.hindsight import hindsight
 from ray_mixopt.surrogate.belief import Belief
 from ray_mixopt.surrogate.posterior import ObjectivePosterior
@@ -58,7 +62,6 @@ def detailed(recommendation: Recommendation, problem: Problem, history: History,
         history: what was seen.
         belief: the models of all metrics.
     """
-    problem.space.check_one_mixture("Details are of")
     posterior = belief.posterior(problem, history)
     if posterior is None:
         return recommendation
@@ -115,11 +118,14 @@ class _Inquiry:
 
         A search pushes each share up and down; the ranges are those it reached, so that they are never too wide.
         """
-        rng, d, best = self._rng(1), self.space.n_domains, self.best
+        rng, d, best, n_phases = self._rng(1), self.space.n_domains, self.best, len(self.space.phase_names) or 1
         limit = float(self._predicted(best[None])[0]) + tolerance
         inside = best[None]
         towards = np.eye(d)[:, None] - np.eye(d)[None]  # (d, d, d): from the second domain to the first
         moves = towards[~np.eye(d, dtype=bool)]
+        if n_phases > 1:  # of one phase, or the same in all
+            each = [np.kron(of, moves) for of in np.eye(n_phases)[:, None]]
+            moves = np.concatenate([*each, np.tile(moves, (1, n_phases))])
         for reach in np.geomspace(0.5, 0.02, 8):
             ends = np.unique(np.concatenate([inside.argmin(0), inside.argmax(0)]))
             centers = np.concatenate([best[None], inside[ends]])[:, None]
@@ -128,11 +134,13 @@ class _Inquiry:
             n_near = math.ceil(share * _N_NEAR)
             swapped = centers + reach * rng.random((len(centers), len(some), 1)) * some
             lengths = reach * rng.random((len(centers), n_near, 1))
-            near = centers + lengths * (rng.dirichlet(np.full(d, 0.3), n_near) - centers)
-            new = self.space.simplex.project(np.concatenate([swapped.reshape(-1, d), near.reshape(-1, d)]))
+            anywhere = rng.dirichlet(np.full(d, 0.3), (n_near, n_phases)).reshape(n_near, -1)
+            near = centers + lengths * (anywhere - centers)
+            n = n_phases * d
+            new = self.space.simplex.project(np.concatenate([swapped.reshape(-1, n), near.reshape(-1, n)]))
             inside = np.concatenate([inside, new[self._predicted(new) <= limit]])
         low, high = inside.min(0), inside.max(0)
-        return {name: (float(low[i]), float(high[i])) for i, name in enumerate(self.space.domains)}
+        return {name: (float(low[i]), float(high[i])) for i, name in enumerate(by_name(self.space.named(best)))}
 
     def _predicted(self, mixtures: np.ndarray) -> np.ndarray:
         """The mean of each of ``c x d`` mixtures, far above it where a guardrail does not hold, ``(c,)``."""
@@ -165,7 +173,7 @@ class _Inquiry:
         posterior = self.belief.posterior(problem, self.history) if changed else self.posterior
         assert posterior is not None  # fewer metrics than those that are known
         rng = self._rng(2)
-        candidates = SimplexCandidates(problem.space)
+        candidates = (PhasedCandidates if problem.space.phase_names else SimplexCandidates)(problem.space)
         start = np.concatenate([candidates.at_target(rng, 1024, self.history), self.best[None]])
         found: np.ndarray = candidates.best(start, posterior.score, rng)[0]
         return found
@@ -247,6 +255,53 @@ def _of_the_same(
 
 def binding(problem: Problem, mixture: np.ndarray) -> Iterator[Limit]:
     """The limits that a mixture ``(d,)`` touches."""
+    if problem.space.phase_names:
+        yield from _of_phases(problem, mixture)
+    else:
+        yield from _of_shares(problem, mixture)
+    goal = problem.goal
+    if goal is not None:
+        for guardrail in goal.guardrails:
+            rest_ = tuple(g for g in goal.guardrails if g != guardrail)
+            name = guardrail.named(moved(problem.space))
+            yield Limit(name=name, relaxed=problem.asking(replace(goal, guardrails=rest_)))
+        if goal.closeness:
+            yield Limit(name="closeness to the prior", relaxed=problem.asking(replace(goal, closeness=0.0)))
+
+
+def _of_phases(problem: Problem, mixture: np.ndarray) -> Iterator[Limit]:
+    """The limits on the shares of several phases, and on what all of them take of a domain."""
+    space, simplex = problem.space, phased(problem.space.simplex)
+    each = zip(searched(space.phases), simplex.blocks, simplex.apart(mixture[None])[0], strict=True)
+    for phase, block, shares in each:
+        lower, upper = (dict(zip(space.domains, of.tolist(), strict=True)) for of in (block.lower, block.upper))
+        groups = space.groups if phase.groups is None else phase.groups
+
+        def without(phase: Phase = phase, **limits: Any) -> Problem:
+            changed = tuple(replace(p, **limits) if p == phase else p for p in space.phases)
+            return problem.within(replace(space, phases=changed))
+
+        for domain, share in zip(space.domains, shares, strict=True):
+            name = f"{domain} in {phase.name}"
+            if upper[domain] < 1 and share >= upper[domain] - _BINDING:
+                relaxed = without(domains=None, upper={**upper, domain: 1.0})
+                yield Limit(name=f"{name} at most {upper[domain]:.2%}", relaxed=relaxed)
+            if lower[domain] > 0 and share <= lower[domain] + _BINDING:
+                yield Limit(name=f"{name} at least {lower[domain]:.2%}", relaxed=without(lower={**lower, domain: 0.0}))
+        for group, (members, least, most) in zip(groups, block.limits, strict=True):
+            share, rest = shares[members].sum(), tuple(other for other in groups if other != group)
+            if most < 1 and share >= most - _BINDING:
+                yield Limit(name=f"{group.name} in {phase.name} at most {most:.2%}", relaxed=without(groups=rest))
+            elif least > 0 and share <= least + _BINDING:
+                yield Limit(name=f"{group.name} in {phase.name} at least {least:.2%}", relaxed=without(groups=rest))
+    for domain, share, cap in zip(space.domains, simplex.mean(mixture[None])[0], simplex.caps, strict=True):
+        if cap < 1 and share >= cap - _BINDING:
+            name = f"{domain} at most {cap:.2%} of all phases (at most {space.max_epochs:g} epochs)"
+            yield Limit(name=name, relaxed=_without_cap(problem, domain))
+
+
+def _of_shares(problem: Problem, mixture: np.ndarray) -> Iterator[Limit]:
+    """The limits on the shares of one mixture."""
     space = problem.space
     for i, domain in enumerate(space.domains):
         upper, lower = space.simplex.upper[i], space.simplex.lower[i]
@@ -264,13 +319,6 @@ def binding(problem: Problem, mixture: np.ndarray) -> Iterator[Limit]:
             yield Limit(name=f"{group.name} at most {group.most:.2%}", relaxed=relaxed)
         elif group.least > 0 and share <= group.least + _BINDING:
             yield Limit(name=f"{group.name} at least {group.least:.2%}", relaxed=relaxed)
-    goal = problem.goal
-    if goal is not None:
-        for guardrail in goal.guardrails:
-            rest_ = tuple(g for g in goal.guardrails if g != guardrail)
-            yield Limit(name=guardrail.named(moved(space)), relaxed=problem.asking(replace(goal, guardrails=rest_)))
-        if goal.closeness:
-            yield Limit(name="closeness to the prior", relaxed=problem.asking(replace(goal, closeness=0.0)))
 
 
 def unlimited(problem: Problem) -> Problem:
@@ -278,7 +326,9 @@ def unlimited(problem: Problem) -> Problem:
     if problem.goal is not None:
         problem = problem.asking(replace(problem.goal, guardrails=(), closeness=0.0))
     # The supply still says what "proportional" is; without the target's tokens it caps nothing.
-    return problem.within(replace(problem.space, lower={}, upper={}, groups=(), target_tokens=None, max_epochs=1.0))
+    phases = tuple(Phase(phase.name, phase.fraction, mixture=phase.mixture) for phase in problem.space.phases)
+    free = replace(problem.space, lower={}, upper={}, groups=(), target_tokens=None, max_epochs=1.0, phases=phases)
+    return problem.within(free)
 
 
 def _without_cap(problem: Problem, domain: str) -> Problem:

@@ -18,9 +18,6 @@ from ray_mixopt.core.merging import translated
 from ray_mixopt.core.phased import phased
 from ray_mixopt.core.trial import Wanted
 from ray_mixopt.io.blends import NO_SOURCES, blend
-from ray_mixopt.io.bookkeeping import Books
-from ray_mixopt.io.by_hand import ByHand
-from ray_mixopt.io.export import tidy
 from ray_mixopt.strategies.design import initial_design
 from ray_mixopt.surrogate.encoding import encode
 from ray_mixopt.surrogate.kernels import MixtureFidelityKernel
@@ -297,17 +294,12 @@ def test_what_knows_one_mixture_says_so() -> None:
             space, objective=Objective(weights={"loss": 1.0}, prior="uniform", closeness=0.1), mode="min"
         ),
         lambda: Study(optimizer, "x"),
-        lambda: blend("json", LATE, space, NO_SOURCES),
-        lambda: tidy(optimizer.history),
-        lambda: Books(ByHand(space=space), {}, space),
+        lambda: blend("levanter", LATE, space, NO_SOURCES),
         lambda: Command(program=("train",), directory=".").check(space),
     ]
     for call in refused:
         with pytest.raises(ValueError, match=phases):
             call()
-    search(optimizer, 3, lambda *run: {"loss": loss(*run)})
-    with pytest.raises(ValueError, match=f"Details are of one mixture for the whole of a run, and {phases}"):
-        optimizer.recommend(details=True)
     with pytest.raises(
         ValueError, match="This trainable trains one mixture .* one for each of the phases main, anneal"
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -56,7 +57,8 @@ def blend(
 
     Args:
         kind: name of the format, one of ``BLENDS``.
-        mixture: shares of tokens by domain, all of the space's. They are rounded to six digits.
+        mixture: shares of tokens by domain, all of the space's. They are rounded to six digits. Of several phases, such
+            shares by phase, which JSON alone holds.
         space: whose mixture it is.
         sources: where the data of the domains are, and how long their documents.
         note: a further comment, before the remarks.
@@ -66,7 +68,11 @@ def blend(
             weights count documents where it is not known how long these are.
     """
     form = _known(kind)
-    space.check_one_mixture("A blend is")
+    if space.phase_names:
+        if kind != "json":
+            space.check_one_mixture(f"{form.reader} takes")
+        each = {phase: rounded(shares) for phase, shares in space.named(space.mixture(mixture)).items()}
+        return json.dumps(each, indent=2, ensure_ascii=False) + "\n"
     unknown = sorted({*sources.paths, *sources.tokens_per_document} - set(space.domains))
     if unknown:
         raise ValueError(f"The sources name {unknown}, which are no domains: the space has {', '.join(space.domains)}.")
