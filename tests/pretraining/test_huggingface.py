@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,18 @@ def test_the_command(small: Path, tmp_path: Path) -> None:
     weights.unlink()
     code, output = call(tmp_path / "runs" / "one", out="third")
     assert code == 2 and "are not those of the model" in output
+
+
+def test_a_full_disk_leaves_no_half_of_a_model(
+    small: Path, tmp_path: Path, full_disk: Callable[[], AbstractContextManager[None]]
+) -> None:
+    run_in(tmp_path / "run", tiny_run(small, steps=3))
+    with full_disk(), pytest.raises(OSError, match="File too large"):
+        write_model(str(tmp_path / "run"), small, tmp_path / "models" / "one")
+    assert list((tmp_path / "models").iterdir()) == []
+    (tmp_path / "models" / "one").mkdir()
+    write_model(str(tmp_path / "run"), small, tmp_path / "models" / "one")
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["one"]
 
 
 def edited(**changes: Any) -> Callable[[Path], object]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from pyarrow import fs
 from pydantic import BaseModel, Field, ValidationError
+from safetensors import SafetensorError
 
 from ray_mixopt.pretraining.data.manifest import Manifest, TokenizerCard
 from ray_mixopt.pretraining.data.tokenizer import EOS, load
@@ -55,6 +56,7 @@ def write_model(run: str, data: Path, out: Path) -> WrittenModel:
         out: folder that is new or empty.
 
     Raises:
+        OSError: if the model cannot be written; nothing is left of it then.
         ValueError: if there is no checkpoint, it is damaged, the data are others, or the folder holds something.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -71,6 +73,8 @@ def write_model(run: str, data: Path, out: Path) -> WrittenModel:
                 f"{trained.data[:12]} that of its own. Name those, with --data."
             )
         card = manifest.tokenizer
+        if card.kind != "unknown":
+            load(card, data)  # which is the one that made the data
         least = 4 * model.cost(trained.shape, card.vocab_size, trained.sequence_length).parameters
         if (found := checkpoint.bytes_of_tensors(folder)) < least:  # before a model of any size is made
             raise ValueError(
@@ -85,9 +89,16 @@ def write_model(run: str, data: Path, out: Path) -> WrittenModel:
     made.generation_config.pad_token_id = card.eos_id
     made.generation_config.use_cache = True
     made.generation_config.suppress_tokens = beyond or None
-    made.save_pretrained(out)
-    if card.kind != "unknown":
-        _write_tokenizer(card, data, trained.sequence_length, out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".model-") as unfinished:
+        whole = Path(unfinished, "model")
+        try:
+            made.save_pretrained(whole)
+        except SafetensorError as error:
+            raise OSError(f"{out} cannot be written: {error}.") from error
+        if card.kind != "unknown":
+            _write_tokenizer(card, data, trained.sequence_length, whole)
+        whole.rename(out)
     parameters = sum(parameter.numel() for parameter in made.parameters())
     return WrittenModel(checkpoint=name, step=step, parameters=parameters, tokenizer=card.kind != "unknown")
 
@@ -125,7 +136,6 @@ def _write_tokenizer(card: TokenizerCard, data: Path, length: int, out: Path) ->
     """Writes the tokenizer of the data, which special tokens written in a text do not fool."""
     from transformers import PreTrainedTokenizerFast
 
-    load(card, data)  # it is the one that made the data
     if card.kind == "bytes":
         made = _bytes()
         word = EOS
