@@ -227,11 +227,11 @@ def test_the_design_has_tied_mixtures_first_and_then_opposite_pairs() -> None:
     assert [(run.scale, run.steps) for run in alone] == [(run.scale, run.steps) for run in design[:first]]
 
 
-def loss(mixture, scale: str, step: int) -> float:
-    """Math is worth more late, web early."""
+def loss(mixture, scale: str, step: int, order: float = 0.3) -> float:
+    """Math is worth more late, web early, by a strength."""
     main, late = (np.array([mixture[phase][name] for name in DOMAINS]) for phase in PHASE_NAMES)
     whole = 0.8 * main + 0.2 * late
-    effect = np.square(whole - [0.5, 0.3, 0.2]).sum() + 0.3 * np.square(late - [0.1, 0.3, 0.6]).sum()
+    effect = np.square(whole - [0.5, 0.3, 0.2]).sum() + order * np.square(late - [0.1, 0.3, 0.6]).sum()
     return float(2 + 0.3 * (scale == "S") + 0.2 * (step == 100) + effect)
 
 
@@ -256,6 +256,26 @@ def test_a_search_of_two_phases_goes_on_after_its_state_and_answers_for_each() -
     assert "math in anneal" in str(answer) and "math in anneal" in answer._repr_html_()
     assert again.predict([LATE, {"web": 1, "code": 1, "math": 1}]).mean.shape == (2,)
     json.dumps(answer.to_dict())
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.3])
+def test_phases_differ_in_the_answer_only_where_order_matters(strength: float) -> None:
+    space = make()
+    optimizer = MixtureOptimizer(space, seed=1)
+    design = initial_design(space, np.random.default_rng(0))
+    more = [(w, *cell) for w in space.sample(12, np.random.default_rng(1)) for cell in (("S", 100), ("L", 1000))]
+    for w, scale, step in [(run.mixture, run.scale, run.steps) for run in design] + more:
+        optimizer.add_evaluated_point(space.named(w), scale, step, loss(space.named(w), scale, step, strength))
+    (model,) = optimizer.posterior().models
+    assert model.hyper.kernel.order_matters == bool(strength)
+    answer = optimizer.answer().mixture
+    if strength:
+        assert answer["anneal"]["math"] > answer["main"]["math"] + 0.1
+        return
+    assert answer["main"] == pytest.approx(answer["anneal"])
+    for _ in range(2):  # and no run is bought to ask again
+        run = optimizer.ask()
+        assert run.mixture["main"] == pytest.approx(run.mixture["anneal"], abs=1e-9)
 
 
 def test_the_searcher_tells_a_trainable_the_mixture_of_each_phase() -> None:
