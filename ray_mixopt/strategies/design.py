@@ -126,23 +126,23 @@ class _Plan:
         dear = min((space.cost(m, z) for m, z in space.fidelities if m != low and z >= shortest), default=cheap)
         money, plenty = _LOW_SHARE * space.target_cost, _HIGH_SHARE * space.target_cost
         small, large = min(2 * space.n_domains + 2, max(4, math.floor(money / cheap))), space.n_domains + 1
-        if budget is not None:  # every third run is at the larger scale
-            n_runs = max(2, min(math.floor(3 * budget / (2 * cheap + dear)), n_runs or sys.maxsize))
-        if n_runs is None or n_runs >= small + large:
+        # Every third run is at the larger scale.
+        affordable = sys.maxsize if budget is None else max(1, math.floor(3 * budget / (2 * cheap + dear)))
+        total = min(affordable, n_runs or sys.maxsize)
+        if total >= small + large:
+            limit = 1.0 if budget is None else min(1.0, budget / (money + plenty))
+            money, plenty = limit * money, limit * plenty
             return cls(small=small, large=large, tilted=max(1, small // 2), money=money, plenty=plenty, few=False)
-        large = max(min(_FEWEST, n_runs // 2), n_runs // 3)
-        small = n_runs - large
-        if budget is not None:  # no run takes what was to pay for the others
+        usual, large = small, max(min(_FEWEST, total // 2), total // 3)
+        small = total - large
+        if budget is not None:  # there are no other runs to pay for, and none takes what was to pay for another
             share = budget / (small * cheap + large * dear)
-            money, plenty = min(money, share * small * cheap), min(plenty, share * large * dear)
-        return cls(
-            small=small,
-            large=large,
-            tilted=max(1, small // 2, large - n_first),
-            money=money,
-            plenty=plenty,
-            few=True,
-        )
+            money, plenty = share * small * cheap, share * large * dear
+        if min(_FEWEST, large) * dear > plenty or (n_runs is None and large < 2):  # no pairs: one scale
+            money, alone = (money, usual) if budget is None else (budget, max(1, math.floor(budget / cheap)))
+            small, large = min(usual, alone, n_runs or usual), 0
+        tilted = max(1, small // 2, large - n_first)
+        return cls(small=small, large=large, tilted=tilted, money=money, plenty=plenty, few=True)
 
     def length(self, space: MixtureSpace, low: str) -> int:
         """Steps of the runs at the smallest scale: as many as the money allows; of few runs so that pairs are left."""

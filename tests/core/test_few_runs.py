@@ -66,6 +66,34 @@ def test_a_small_budget_alone_is_planned_as_the_runs_that_it_pays_for(share, n) 
     assert {run.scale for run in optimizer.history} == {"60M", "300M"} and optimizer.history.spent <= budget
 
 
+@pytest.mark.parametrize("costs", [(0.01, 0.1, 1.0), (0.03, 1.0), (0.1, 1.0), (1.0,)])
+@pytest.mark.parametrize("steps", [(500,), (500, 1000), (500, 2000, 20000)])
+def test_no_plan_costs_more_than_the_budget_and_none_is_empty(costs, steps) -> None:
+    scales = tuple(Scale(f"{cost:g}", cost_per_step=cost) for cost in costs)
+    space = MixtureSpace(domains=("web", "code", "math"), scales=scales, steps=steps)
+    cheapest = min(space.cost(*cell) for cell in space.fidelities)
+    for share in (0.01, 0.03, 0.1, 0.2, 0.5, 2.0):
+        for n in (None, 1, 2, 4, 8, 15):
+            budget = max(share * space.target_cost, cheapest)
+            plan = initial_design(space, np.random.default_rng(0), [space.uniform()], n, budget)
+            assert plan and sum(space.cost(run.scale, run.steps) for run in plan[:n]) <= budget * (1 + 1e-9)
+            assert n is None or n >= 15 or len(plan) <= n
+            high = {tuple(run.mixture) for run in plan if run.scale != scales[0].name}
+            assert high <= {tuple(run.mixture) for run in plan if run.scale == scales[0].name}
+    assert initial_design(space, np.random.default_rng(0), [space.uniform()], 1)
+
+
+def test_where_a_budget_pays_for_no_pairs_all_of_it_is_there_for_the_smallest_scale() -> None:
+    scales = (Scale("S", cost_per_step=0.1), Scale("L", cost_per_step=1.0))
+    space = MixtureSpace(domains=("web", "code", "math"), scales=scales, steps=(500, 1000))
+    alone, pairs = (
+        [(run.scale, run.steps) for run in initial_design(space, np.random.default_rng(0), (), n, budget)]
+        for n, budget in ((None, 550), (5, 2000))
+    )
+    assert alone == [("S", 1000)] * 4
+    assert sorted(pairs) == [("L", 500)] * 2 + [("S", 500)] * 3
+
+
 def test_a_long_search_begins_as_one_of_unknown_length() -> None:
     usual, long = (initial_design(TALL, np.random.default_rng(0), (), n) for n in (None, 100))
     assert [(run.mixture.tolist(), run.scale, run.steps) for run in usual] == [
