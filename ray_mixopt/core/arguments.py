@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from numbers import Integral
 from typing import Any, NoReturn, TypeVar
 
+import numpy as np
+
 from ray_mixopt.core.safety import MOST_WHOLE, is_finite, named_numbers
 
 K = TypeVar("K")
@@ -66,6 +68,16 @@ def in_order(values: Any, what: str, kind: str = "a list") -> tuple[Any, ...]:
     return tuple(values)
 
 
+def as_numbers(shares: Any) -> np.ndarray:
+    """Shares in the order of the domains as an array; ValueError for what holds anything but numbers."""
+    try:
+        return np.asarray(shares, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"A mixture is weights by domain name, or numbers in the order of the domains, got {shares!r}."
+        ) from None
+
+
 def kept_shares(shares: Mapping[Any, Any], what: str) -> FrozenDict[str, Any]:
     """Weights by domain that stay as they are; or those of several phases, by phase and domain.
 
@@ -76,8 +88,8 @@ def kept_shares(shares: Mapping[Any, Any], what: str) -> FrozenDict[str, Any]:
     Raises:
         ValueError: if it is neither.
     """
-    if shares and all(isinstance(of_phase, Mapping) for of_phase in shares.values()):
+    if any(isinstance(of_phase, Mapping) for of_phase in shares.values()):
         return FrozenDict(
-            {str(phase): FrozenDict(named_numbers(of, f"{what}, {phase!r},")) for phase, of in shares.items()}
+            {str(phase): FrozenDict(named_numbers(of, f"{what}, {phase!r}")) for phase, of in shares.items()}
         )
     return FrozenDict(named_numbers(shares, what))

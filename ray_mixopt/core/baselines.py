@@ -35,8 +35,11 @@ def kept_baseline(baseline: Any, what: str) -> Any:
         if isinstance(baseline, Mapping):
             return kept_shares(baseline, what)
         return tuple(number(share, what) for share in in_order(baseline, what))
-    except ValueError:
-        raise ValueError(f"{what} must be weights by domain, 'uniform' or 'proportional', got {baseline!r}.") from None
+    except ValueError as error:
+        raise ValueError(
+            f"{what} must be weights by domain, such weights for each phase, 'uniform' or 'proportional', got "
+            f"{baseline!r}: {error}"
+        ) from None
 
 
 def jsonable(baseline: Baseline | None) -> Any:

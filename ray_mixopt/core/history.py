@@ -404,7 +404,13 @@ class History:
         try:
             history = cls(MixtureSpace.from_dict(state["space"]))
             for entry in state["trials"]:
-                history.add(trial_of(entry))
+                trial = trial_of(entry)
+                if (n := len(trial.mixture)) != history.space.n_shares:
+                    raise ValueError(
+                        f"Inconsistent history: the mixture of trial {trial.trial_id!r} has {n} shares, and one of its "
+                        f"space {history.space.n_shares}. Were its domains or phases edited?"
+                    )
+                history.add(trial)
             history.arrivals = [(history[name].trial_id, whole(z, "a step", 1)) for name, z in state["arrivals"]]
             for counter in _COUNTERS:
                 count = state.get(counter, 0) if counter == "n_apart" else state[counter]  # new since version 0.1

@@ -66,7 +66,7 @@ class PhasedSimplex(CappedSimplex):
 
     def apart(self, mixtures: np.ndarray) -> np.ndarray:
         """``n x p * d`` mixtures as ``n x p x d``."""
-        return mixtures.reshape(len(mixtures), len(self.blocks), -1)
+        return mixtures.reshape(len(mixtures), len(self.blocks), mixtures.shape[-1] // len(self.blocks))
 
     def tied(self, mixtures: np.ndarray) -> np.ndarray:
         """The mixtures nearest to those that are the same ``n x d`` in all phases, ``n x p * d``."""

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ray_mixopt.core.arguments import FrozenDict, in_order
+from ray_mixopt.core.arguments import FrozenDict, as_numbers, in_order
 from ray_mixopt.core.phased import PhasedSimplex
-from ray_mixopt.core.safety import is_finite, named_numbers
+from ray_mixopt.core.safety import check_fields, is_finite, named_numbers
 from ray_mixopt.core.scale import Scale
 from ray_mixopt.core.simplex import CappedSimplex, Group, GroupedSimplex
 
@@ -62,6 +62,10 @@ class Phase:
                 object.__setattr__(self, label, names)
         if self.domains is not None and not self.domains:
             raise ValueError(f"The phase {self.name!r} has no domains: name those that it is trained on, or none.")
+        if wrong := [name for name in self.domains or () if not isinstance(name, str)]:
+            raise ValueError(f"The domains of the phase {self.name!r} must be names, got {wrong[0]!r}.")
+        if others := [group for group in self.groups or () if not isinstance(group, Group)]:
+            raise ValueError(f"The groups of the phase {self.name!r} must be Group objects, got {others[0]!r}.")
         for label in ("lower", "upper"):
             if (shares := getattr(self, label)) is not None:
                 found = named_numbers(shares, f"{label} of the phase {self.name!r}")
@@ -73,7 +77,7 @@ class Phase:
         if own := [label for label in _LIMITS if getattr(self, label) is not None]:
             raise ValueError(f"The phase {self.name!r} was trained already: {own[0]} cannot limit it any more.")
         weights = named_numbers(self.mixture, f"The mixture of the phase {self.name!r}")
-        total = math.fsum(weights.values())
+        total = sum(weights.values())  # infinite where math.fsum would raise
         if not is_finite(total) or min(weights.values(), default=-1.0) < 0 or total <= 0:
             raise ValueError(
                 f"The mixture of the phase {self.name!r} must have weights that are finite, non-negative and not all "
@@ -81,6 +85,9 @@ class Phase:
             )
         shares = {name: weight / total for name, weight in weights.items()}
         object.__setattr__(self, "mixture", FrozenDict(weights if abs(total - 1) < _SLACK else shares))
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.fraction:g} of the run)"
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able description, read back by ``from_dict``: its fields that are not None."""
@@ -96,7 +103,12 @@ class Phase:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Phase:
-        """The phase that ``to_dict`` described."""
+        """The phase that ``to_dict`` described.
+
+        Raises:
+            ValueError: if the description is malformed.
+        """
+        check_fields(cls, data, "description of a phase")
         groups = data.get("groups")
         return cls(**{**data, "groups": None if groups is None else [Group(**group) for group in groups]})
 
@@ -109,7 +121,14 @@ class Phase:
         if self.upper is not None:
             upper = np.array([self.upper.get(name, 1.0) for name in domains])
         if self.domains is not None:
-            upper = np.where([name in self.domains for name in domains], upper, 0.0)
+            here = [name in self.domains for name in domains]
+            floored = [name for name, low, is_here in zip(domains, lower, here, strict=True) if low > 0 and not is_here]
+            if floored:
+                raise ValueError(
+                    f"{', '.join(floored)} has a floor and is none of its domains: give the phase floors of its own, "
+                    f"lower={{...}}, or let it have {', '.join(floored)}."
+                )
+            upper = np.where(here, upper, 0.0)
         return lower, upper, groups if self.groups is None else self.groups
 
 
@@ -223,8 +242,8 @@ def simplex_of(
         return _simplex(lower, np.minimum(upper, caps), domains, groups)
     blocks = []
     for phase in free:
-        low, high, of_groups = phase.limits(lower, upper, domains, groups)
         try:
+            low, high, of_groups = phase.limits(lower, upper, domains, groups)
             blocks.append(_simplex(low, high, domains, of_groups))
         except ValueError as error:
             raise ValueError(f"The phase {phase.name!r}: {error}") from None
@@ -259,7 +278,7 @@ def each_phase(values: Any, names: Sequence[str], d: int) -> list[Any]:
             missing, unknown = sorted(set(names) - set(values)), sorted(map(str, set(values) - set(names)))
             raise ValueError(f"A mixture must name every phase once; missing: {missing}, unknown: {unknown}.")
         return [values[name] for name in names]
-    shares = np.asarray(values, dtype=np.float64)
+    shares = as_numbers(values)
     if shares.shape == (d,):
         return [shares] * len(names)
     if shares.shape != (len(names) * d,):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ray_mixopt.core.arguments import FrozenDict, in_order
+from ray_mixopt.core.arguments import FrozenDict, as_numbers, in_order
 from ray_mixopt.core.notebook import of_space
 from ray_mixopt.core.phases import (
     Phase,
@@ -237,7 +237,13 @@ class MixtureSpace:
         """
         if not self.phase_names:
             return self._one_mixture(values)
-        return np.concatenate([*map(self._one_mixture, each_phase(values, self.phase_names, self.n_domains))])
+        found = []
+        for phase, of_phase in zip(self.phase_names, each_phase(values, self.phase_names, self.n_domains), strict=True):
+            try:
+                found.append(self._one_mixture(of_phase))
+            except ValueError as error:
+                raise ValueError(f"The mixture of the phase {phase!r}: {error}") from None
+        return np.concatenate(found)
 
     def _one_mixture(self, values: Mapping[str, float] | ArrayLike) -> np.ndarray:
         if isinstance(values, Mapping):
@@ -246,7 +252,7 @@ class MixtureSpace:
                 unknown = sorted(map(str, set(values) - set(self.domains)))
                 raise ValueError(f"A mixture must name every domain once; missing: {missing}, unknown: {unknown}.")
             values = [values[name] for name in self.domains]
-        weights = np.asarray(values, dtype=np.float64)
+        weights = as_numbers(values)
         if weights.shape != (self.n_domains,):
             raise ValueError(f"A mixture needs {self.n_domains} shares, one a domain; got shape {weights.shape}.")
         with np.errstate(over="ignore"):

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from worlds import DOMAINS, OLD, awkward, search, train, two_scales
 
 from ray_mixopt import Group, MixOptSearcher, MixtureOptimizer, MixtureSpace, Objective, Phase, Scale
 from ray_mixopt.analysis.study import Study
@@ -23,7 +24,6 @@ from ray_mixopt.surrogate.encoding import encode
 from ray_mixopt.surrogate.kernels import MixtureFidelityKernel
 from ray_mixopt.surrogate.phased import PhasedKernel
 from ray_mixopt.testing.history import violations
-from tests.worlds import DOMAINS, OLD, awkward, search, train, two_scales
 
 PHASES = (Phase("main", 0.8), Phase("anneal", 0.2))
 LATE = {"main": {"web": 0.6, "code": 0.3, "math": 0.1}, "anneal": {"web": 0.1, "code": 0.3, "math": 0.6}}
@@ -348,3 +348,62 @@ def test_the_optimum_of_two_phases_is_one(recipe: str) -> None:
 def test_old_and_new_runs_are_of_one_space() -> None:
     assert len(translated(awkward(), make())) == len(awkward())
     assert OLD.phase_names == ()
+
+
+# -- what is given wrongly
+
+TWO, EQUAL = SPACES["plain"], dict.fromkeys(DOMAINS, 1.0)
+NO_WEB = Phase("a", 0.5, domains=("code", "math"))
+
+
+@pytest.mark.parametrize(
+    ("build", "sentence"),
+    [
+        (lambda: Phase("a", 0.5, mixture={"web": 1e308, "code": 1e308}), "must have weights that are finite"),
+        (lambda: Phase("a", 0.5, domains=(1,)), "domains of the phase 'a' must be names, got 1"),
+        (lambda: Phase("a", 0.5, domains=[["web"]]), "domains of the phase 'a' must be names"),
+        (lambda: Phase("a", 0.5, groups=("g",)), "must be Group objects, got 'g'"),
+        (lambda: Phase.from_dict({"name": "a"}), "description of a phase: fraction is missing"),
+        (lambda: Phase.from_dict({"name": "a", "fraction": 0.5, "x": 1}), "unknown fields x"),
+        (lambda: Phase.from_dict([1]), "not a JSON object"),
+        (
+            lambda: replace(TWO, lower={"web": 0.1}, phases=(NO_WEB, Phase("b", 0.5))),
+            "The phase 'a': web has a floor and is none of its domains: give the phase floors of its own",
+        ),
+        (
+            lambda: TWO.mixture({"main": EQUAL, "anneal": 0.5}),
+            "The mixture of the phase 'anneal': .* got shape",
+        ),
+        (
+            lambda: TWO.mixture({"main": EQUAL, "anneal": {"web": 1}}),
+            "phase 'anneal': .* missing: .'code', 'math'",
+        ),
+        (
+            lambda: TWO.mixture("web"),
+            "weights by domain name, or numbers in the order of the domains, got 'web'",
+        ),
+        (
+            lambda: MixtureOptimizer(TWO, reference={"main": EQUAL, "anneal": 0.5}),
+            "such weights for each phase.* 'anneal' must be numbers by name, got 0.5",
+        ),
+    ],
+)
+def test_what_makes_no_sense_is_a_sentence_about_it(build, sentence) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        build()
+
+
+def test_more_runs_at_once_than_the_design_has_are_drawn_at_random() -> None:
+    runs = MixtureOptimizer(TWO, seed=0).ask(40)
+    assert len({str(run.mixture) for run in runs}) > 30
+    assert MixtureOptimizer(TWO, budget=1e-3).ask() is None
+
+
+def test_a_state_whose_phases_were_edited_says_so() -> None:
+    optimizer = MixtureOptimizer(TWO, seed=0)
+    run = optimizer.ask()
+    optimizer.tell(run.trial_id, run.steps, 2.0)
+    state = json.loads(json.dumps(optimizer.state_dict()))
+    del state["history"]["space"]["phases"]
+    with pytest.raises(ValueError, match="has 6 shares, and one of its space 3. Were its domains or phases edited"):
+        MixtureOptimizer.from_state_dict(state)

@@ -6,12 +6,12 @@ import logging
 
 import numpy as np
 import pytest
+from worlds import DOMAINS, Bowl, search, two_scales
 
 from ray_mixopt import Group, MixtureOptimizer, MixtureSpace, Phase, Scale
 from ray_mixopt.command.settings import Command
 from ray_mixopt.core.merging import translated
 from ray_mixopt.io.space_file import read_space
-from tests.worlds import DOMAINS, Bowl, search, two_scales
 
 MAIN = {"web": 0.7, "code": 0.2, "math": 0.1}
 PHASES = (Phase("main", 0.8, mixture=MAIN), Phase("anneal", 0.2))
