@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from worlds import DOMAINS, search, two_scales
 
 from ray_mixopt import MixtureOptimizer, MixtureSpace, Phase
 from ray_mixopt.cli.main import main
@@ -17,7 +18,6 @@ from ray_mixopt.io.runs import Source, read_runs
 from ray_mixopt.simulators import RunTable
 from ray_mixopt.strategies.details import binding
 from tests.core.test_phased import LATE, PHASES, loss, make
-from tests.worlds import DOMAINS, search, two_scales
 
 SPACE = """
 domains: [web, code, math]
