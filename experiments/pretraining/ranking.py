@@ -3,12 +3,14 @@
 Ten mixtures from Dirichlet(1) over the demo's five domains are trained at both scales of `ranking.yaml`. The target
 is the larger one at its last rung, its rate by our rule and annealed. What is compared with it has another seed:
 
-* the smaller scale with the rate by our rule (olmix's), by StepLaw's (1.79 N^-0.713 D^0.307, D the tokens of the
-  longest run), and a tenth and a hundredth of our rule's, all annealed;
+* the smaller scale with the rate by our rule (olmix's), with the target's own, by StepLaw's (1.79 N^-0.713 D^0.307, D
+  the tokens of the longest run), and a tenth and a hundredth of our rule's, all annealed;
 * both scales with our rule, not annealed.
 
     ray-mixopt prepare data/demo --demo
     python experiments/pretraining/ranking.py --processes 2
+
+or with `--config experiments/pretraining/rates.yaml` some of these ways alone, with shorter runs.
 
 Runs that are there already are not made again. The table has, for each way to train and each rung, the rank correlation
 (Spearman) of the mixtures with the target, of the mean of all domains' validation losses and on average of the single
@@ -44,6 +46,7 @@ WAYS = {
     "large, ours, not annealed": (TARGET, "ours", False),
     "small, ours": (SMALL, "ours", True),
     "small, ours, not annealed": (SMALL, "ours", False),
+    "small, the target's": (SMALL, "target", True),
     "small, StepLaw": (SMALL, "steplaw", True),
     "small, ours / 10": (SMALL, "tenth", True),
     "small, ours / 100": (SMALL, "hundredth", True),
@@ -53,11 +56,11 @@ WAYS = {
 
 def rate(settings: PretrainConfig, scale: str, rule: str) -> float:
     """The learning rate of a scale by a rule."""
-    ours = settings.recipe(scale).learning_rate
+    ours = settings.recipe(TARGET if rule == "target" else scale).learning_rate
     if rule == "steplaw":
         tokens = settings.rungs(scale)[-1] * settings.batch(scale)
         return 1.79 * settings.model_cost(settings.scale(scale)).in_blocks ** -0.713 * tokens**0.307
-    return ours / {"ours": 1, "tenth": 10, "hundredth": 100}[rule]
+    return ours / {"ours": 1, "target": 1, "tenth": 10, "hundredth": 100}[rule]
 
 
 def reports_of(settings: PretrainConfig, mixture: Mapping[str, float], way: str, seed: int, folder: Path) -> list[Any]:
@@ -103,21 +106,23 @@ def table(settings: PretrainConfig, results: Mapping[str, Mapping[int, list[list
 
 @click.command()
 @click.option("--config", type=click.Path(path_type=Path), default=HERE / "ranking.yaml", help="Of both scales.")
+@click.option("--only", "ways", multiple=True, help="Way to train beside the target.  [default: all]")
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Of each way to train.")
 @click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at a time.")
 @click.option("--out", type=click.Path(path_type=Path), default=HERE.parent / "results" / "pretraining")
-def main(config: Path, seeds: int, processes: int, out: Path) -> None:
-    """Trains what is not trained yet, writes ranking.json and prints the table."""
+def main(config: Path, ways: tuple[str, ...], seeds: int, processes: int, out: Path) -> None:
+    """Trains what is not trained yet, writes the results under the configuration's name, and prints the table."""
     settings = PretrainConfig.read(config)
     space = settings.space
     mixtures = [space.named(row) for row in space.sample(N_MIXTURES, np.random.default_rng(settings.seed))]
     # The target's seeds are its own: what agrees with it agrees across seeds.
     chosen = {way: range(1000, 1000 + seeds) if way == "target" else range(seeds) for way in WAYS}
-    results: dict[str, dict[int, list[Any]]] = {way: {} for way in WAYS}
+    asked = [way for way in WAYS if way in ("target", *(ways or WAYS))]
+    results: dict[str, dict[int, list[Any]]] = {way: {} for way in asked}
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         running = {}
         for number in range(seeds):
-            for way in WAYS:
+            for way in asked:
                 for place, mixture in enumerate(mixtures):
                     folder = Path(settings.experiment, f"{way.replace(', ', '-').replace(' / ', '-')}-{number}-{place}")
                     seed = chosen[way][number]
@@ -128,7 +133,7 @@ def main(config: Path, seeds: int, processes: int, out: Path) -> None:
     about = {"mixtures": mixtures, "results": results, "table": table(settings, results).splitlines()}
     about |= {"config": json.loads(settings.model_dump_json(exclude={"data", "storage"}))}
     about |= {"versions": versions(["transformers"]), "machine": machine(), "commit": commit()}
-    (out / "ranking.json").write_text(json.dumps(about) + "\n")
+    (out / f"{settings.name}.json").write_text(json.dumps(about) + "\n")
     click.echo(table(settings, results))
 
 
