@@ -36,9 +36,10 @@ def kept_baseline(baseline: Any, what: str) -> Any:
             return kept_shares(baseline, what)
         return tuple(number(share, what) for share in in_order(baseline, what))
     except ValueError as error:
+        several = isinstance(baseline, Mapping) and any(isinstance(of, Mapping) for of in baseline.values())
         raise ValueError(
-            f"{what} must be weights by domain, such weights for each phase, 'uniform' or 'proportional', got "
-            f"{baseline!r}: {error}"
+            f"{what} must be weights by domain, 'uniform' or 'proportional', got {baseline!r}."
+            + (f" Of several phases each has such weights: {error}." if several else "")
         ) from None
 
 

@@ -47,6 +47,25 @@ def with_gradients(function: Callable[P, R]) -> Callable[P, R]:
     return outside
 
 
+def on_one_thread(function: Callable[P, R]) -> Callable[P, R]:
+    """Makes PyTorch work on one thread while a function runs, and on as many as before once it is over.
+
+    Where matrices are small, threads wait for each other most of the time; and sums have one order on any machine.
+    """
+
+    @functools.wraps(function)
+    def alone(*args: P.args, **kwargs: P.kwargs) -> R:
+        torch: Any = sys.modules["torch"]
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            torch.set_num_threads(before)
+
+    return alone
+
+
 def in_turn(*names: str) -> Callable[[Callable[Concatenate[S, P], R]], Callable[Concatenate[S, P], R]]:
     """Makes a method hold some of its object's turns, attributes of these names, while it runs.
 

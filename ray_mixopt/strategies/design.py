@@ -138,7 +138,8 @@ class _Plan:
         if budget is not None:  # there are no other runs to pay for, and none takes what was to pay for another
             share = budget / (small * cheap + large * dear)
             money, plenty = share * small * cheap, share * large * dear
-        if min(_FEWEST, large) * dear > plenty or (n_runs is None and large < 2):  # no pairs: one scale
+        fewest = 1 if total == n_runs else 2  # one pair is better than none where that is what there will be
+        if large < fewest or min(_FEWEST, large) * dear > plenty:  # all at one scale
             money, alone = (money, usual) if budget is None else (budget, max(1, math.floor(budget / cheap)))
             small, large = min(usual, alone, n_runs or usual), 0
         tilted = max(1, small // 2, large - n_first)

@@ -12,7 +12,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from ray_mixopt.core.turns import with_gradients
+from ray_mixopt.core.turns import on_one_thread, with_gradients
 from ray_mixopt.surrogate.kernels import MixtureFidelityKernel, MixtureKernel
 
 _MAX_ITERATIONS = 100
@@ -176,6 +176,7 @@ def _own(*tensors: Tensor | None) -> list[Any]:
     return [tensor.clone() if tensor is not None and tensor.is_inference() else tensor for tensor in tensors]
 
 
+@on_one_thread
 @with_gradients
 def map_estimate(
     x: Tensor,
@@ -214,6 +215,7 @@ def map_estimate(
     return prior.mean + prior.std * torch.from_numpy(result.x)
 
 
+@on_one_thread
 @with_gradients
 def laplace_draws(
     x: Tensor,

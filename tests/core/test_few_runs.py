@@ -91,6 +91,7 @@ def test_where_a_budget_pays_for_no_pairs_all_of_it_is_there_for_the_smallest_sc
         for n, budget in ((None, 550), (5, 2000))
     )
     assert alone == [("S", 1000)] * 4
+    assert len(initial_design(space, np.random.default_rng(0), (), 2, 120)) == 2  # not one that takes all
     assert sorted(pairs) == [("L", 500)] * 2 + [("S", 500)] * 3
 
 

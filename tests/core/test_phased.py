@@ -384,7 +384,7 @@ NO_WEB = Phase("a", 0.5, domains=("code", "math"))
         ),
         (
             lambda: MixtureOptimizer(TWO, reference={"main": EQUAL, "anneal": 0.5}),
-            "such weights for each phase.* 'anneal' must be numbers by name, got 0.5",
+            "Of several phases each has such weights: reference, 'anneal' must be numbers by name, got 0.5",
         ),
     ],
 )

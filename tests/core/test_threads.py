@@ -8,12 +8,16 @@ import sys
 import threading
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
+import torch
 from ladder import LadderStrategy
 from worlds import TINY
 
 from ray_mixopt.core.strategy import Suggestion
 from ray_mixopt.optimizer import MixtureOptimizer
+from ray_mixopt.surrogate.fit import laplace_draws, map_estimate
+from ray_mixopt.surrogate.kernels import MixtureFidelityKernel
 from ray_mixopt.testing import check_history
 
 BUDGET = 600.0
@@ -136,3 +140,24 @@ def test_a_reader_waits_for_who_holds_the_turn() -> None:
         assert not found and history.copy().spent == 0.0
     thread.join(30)
     assert found == [0.0]
+
+
+def test_a_fit_is_on_one_thread_and_leaves_as_many_as_there_were() -> None:
+    during = []
+
+    def kernel(n_domains: int, batch_shape: torch.Size | None = None) -> MixtureFidelityKernel:
+        during.append(torch.get_num_threads())
+        return MixtureFidelityKernel(n_domains, batch_shape)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        rng = np.random.default_rng(0)
+        x = torch.from_numpy(np.column_stack([rng.dirichlet(np.ones(3), 8), np.zeros((8, 2))]))
+        mode = map_estimate(x, x[:, 0], kernel=kernel)
+        laplace_draws(x, x[:, 0], mode, 2, rng, kernel=kernel)
+        with pytest.raises(RuntimeError):
+            map_estimate(x, x[:3, 0], kernel=kernel)
+        assert set(during) == {1} and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
