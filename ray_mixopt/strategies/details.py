@@ -254,7 +254,7 @@ def _of_the_same(
 
 
 def binding(problem: Problem, mixture: np.ndarray) -> Iterator[Limit]:
-    """The limits that a mixture ``(d,)`` touches."""
+    """The limits that a mixture ``(n_shares,)`` touches."""
     if problem.space.phase_names:
         yield from _of_phases(problem, mixture)
     else:
