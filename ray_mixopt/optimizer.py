@@ -321,7 +321,7 @@ class MixtureOptimizer:
 
     def _priced(self, answer: object) -> Recommendation:
         if isinstance(answer, Recommendation):
-            return replace(answer, target_cost=self.space.target_cost)
+            return replace(answer, target_cost=self.space.target_cost, phases=self.space.phases)
         raise TypeError(f"{self.settings.strategy_name}: recommend must return a Recommendation, got {answer!r}.")
 
     @property

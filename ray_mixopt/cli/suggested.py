@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ray_mixopt.core.words import counted
+from ray_mixopt.core.words import by_phase, counted
 
 if TYPE_CHECKING:
     from ray_mixopt.core.space import MixtureSpace
@@ -129,7 +129,10 @@ class Answer:
                 "",
                 f"{run['run']}: {'goes on, ' if run['continues'] else ''}{run['scale']}, {steps} steps, "
                 f"cost {run['cost']:.6g}",
-                *(f"  {phase}{_in_a_row(shares)}" for phase, shares in _by_phase(run["mixture"]).items()),
+                *(
+                    f"  {phase and f'{phase}: '}{_in_a_row(shares)}"
+                    for phase, shares in by_phase(run["mixture"]).items()
+                ),
                 f"  {run['why']}",
             ]
             if run["seen"] > run["from_step"]:
@@ -150,13 +153,6 @@ class Answer:
         if self.kept_back:
             lines += ["", f"Not written again, since they were taken: {', '.join(self.kept_back)}"]
         return "\n".join(lines)
-
-
-def _by_phase(mixture: Mapping[str, Any]) -> Mapping[str, Mapping[str, float]]:
-    """The mixture of each phase by the words before it; of a run that has none, by no word."""
-    if not any(isinstance(of, Mapping) for of in mixture.values()):
-        return {"": mixture}
-    return {f"{phase}: ": shares for phase, shares in mixture.items()}
 
 
 def _in_a_row(shares: Mapping[str, float]) -> str:

@@ -17,8 +17,10 @@ from ray_mixopt.core.phased import PhasedSimplex
 from ray_mixopt.core.safety import check_fields, is_finite, named_numbers
 from ray_mixopt.core.scale import Scale
 from ray_mixopt.core.simplex import CappedSimplex, Group, GroupedSimplex
+from ray_mixopt.core.words import listed
 
 _SLACK = 1e-9  # by which fractions may miss 1: they often come from divisions
+_MOST_NAMED = 8  # domains in a sentence
 _LIMITS = ("domains", "lower", "upper", "groups")
 
 
@@ -178,6 +180,18 @@ def checked_phases(phases: Sequence[Phase], domains: Sequence[str]) -> tuple[Pha
 def searched(phases: Sequence[Phase]) -> tuple[Phase, ...]:
     """The phases whose mixtures are searched."""
     return tuple(phase for phase in phases if phase.mixture is None)
+
+
+def in_words(phases: Sequence[Phase]) -> str:
+    """The phases of a run and what was trained already, as a sentence; "" where there are none."""
+    parts = []
+    for phase in phases:
+        largest = sorted((phase.mixture or {}).items(), key=lambda item: -item[1])
+        some = [f"{share:.1%} {name}" for name, share in largest[:_MOST_NAMED] if share > 0]
+        if rest := math.fsum(share for _, share in largest[_MOST_NAMED:]):
+            some.append(f"{rest:.1%} of others")
+        parts.append(f"{phase}, {'searched' if phase.mixture is None else f'trained already on {listed(some)}'}")
+    return f"Phases: {'; then '.join(parts)}." if parts else ""
 
 
 def branch(phases: Sequence[Phase]) -> tuple[float, bool]:

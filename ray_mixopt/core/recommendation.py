@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ray_mixopt.core.forecast import Calibration, Hindsight, Prediction
 from ray_mixopt.core.notebook import paragraph, table
-from ray_mixopt.core.words import amount, by_name, called, counted, fidelity, listed, price, run_to
+from ray_mixopt.core.phases import Phase, in_words, searched
+from ray_mixopt.core.words import amount, by_phase, called, counted, fidelity, listed, price, run_to, shares_named
 
 _MOST_NAMED = 5  # of the reports that are left out
 _SURELY_BETTER = 0.95
@@ -174,6 +175,7 @@ class Recommendation:
 
     Attributes:
         mixture: share of training tokens by domain; where a run has several phases, by phase and domain.
+        phases: of a run, as the space has them; none where it has one mixture throughout.
         scale: the target scale.
         steps: the target's training steps.
         predicted: predicted objective at the target; None before anything was observed.
@@ -210,6 +212,7 @@ class Recommendation:
     """
 
     mixture: dict[str, Any]
+    phases: tuple[Phase, ...] = ()
     scale: str
     steps: int
     predicted: Prediction | None
@@ -245,7 +248,8 @@ class Recommendation:
         for name in ("furthest", "nearest"):
             lists[name] = None if getattr(self, name) is None else list(getattr(self, name))
         lists["breaks"] = {name: list(limits) for name, limits in self.breaks.items()}
-        return asdict(self) | lists | {"verdict": None if verdict is None else asdict(verdict)}
+        lists["phases"] = [phase.to_dict() for phase in self.phases]
+        return asdict(replace(self, phases=())) | lists | {"verdict": None if verdict is None else asdict(verdict)}
 
     @property
     def calibration_text(self) -> str:
@@ -347,12 +351,27 @@ class Recommendation:
             text += f", the dearest, and {fidelity(*self.nearest)}, the nearest to the target"
         return text + (", none of them at the target's scale." if self.nearest[0] != self.scale else ".")
 
+    @property
+    def title(self) -> str:
+        """What it is the mixture of, in a few words."""
+        free, where = searched(self.phases), fidelity(self.scale, self.steps)
+        if len(free) > 1:
+            return f"Recommended mixtures of {listed([phase.name for phase in free])} for {where}"
+        return f"Recommended mixture{''.join(f' of {phase.name}' for phase in free)} for {where}"
+
     def _repr_html_(self) -> str:
-        where, verdict = fidelity(self.scale, self.steps), self.nothing_known or str(self.verdict or "")
-        ranges = {} if self.details is None else self.details.ranges
-        shares = [(name, f"{share:.2%}", *_ends(ranges.get(name))) for name, share in by_name(self.mixture).items()]
-        head = ("Domain", "Share", *(("As good from", "to") if ranges else ()))
-        page = (paragraph(verdict) if verdict else "") + table(f"Recommended mixture for {where}", head, shares)
+        verdict, ranges = self.nothing_known or str(self.verdict or ""), self.details.ranges if self.details else {}
+        each, head = by_phase(self.mixture), ["Domain"]
+        for phase in each:
+            head += [phase or "Share", *(("As good from", "to") if ranges else ())]
+        shares = []
+        for domain in next(iter(each.values())):
+            cells = [domain]
+            for phase, of in each.items():
+                cells += [f"{of[domain]:.2%}", *_ends(ranges.get(shares_named(domain, phase)))]
+            shares.append(cells)
+        page = "".join(paragraph(text) for text in (verdict, in_words(self.phases)) if text)
+        page += table(self.title, head, shares)
         if self.predicted is None:
             return page
         better = self.probability_better
@@ -380,10 +399,15 @@ class Recommendation:
             spent += f"ost of the runs that were given: {self.price(self.elsewhere)}"
         if self.nothing_known:
             return f"{self.nothing_known}\n{spent}"
-        shares = by_name(self.mixture)
-        width = max(map(len, shares), default=0)
-        lines = [f"Recommended mixture for {fidelity(self.scale, self.steps)}"]
-        lines += [f"  {domain:<{width}}  {share:7.2%}" for domain, share in shares.items()]
+        each = by_phase(self.mixture)
+        domains, wide = next(iter(each.values())), {phase: max(len(phase), 7) for phase in each}
+        width = max(map(len, domains), default=0)
+        lines = [self.title, *([in_words(self.phases)] if self.phases else [])]
+        if len(each) > 1:
+            lines.append("  ".join(["", " " * width, *(f"{phase:>{wide[phase]}}" for phase in each)]))
+        for domain in domains:
+            shares = (f"{of[domain]:{wide[phase]}.2%}" for phase, of in each.items())
+            lines.append("  ".join(["", f"{domain:<{width}}", *shares]))
         if self.verdict is not None:
             lines.append(f"Verdict: {self.verdict}")
         for name, value in self.values.items():

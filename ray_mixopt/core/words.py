@@ -95,12 +95,21 @@ def called(baseline: str, moved: Sequence[str]) -> str:
     return f"{baseline} mixture{' within the limits' if baseline in moved else ''}"
 
 
+def by_phase(mixture: Mapping[str, Any]) -> Mapping[str, Mapping[str, float]]:
+    """The shares of each phase by its name; where a run has one mixture, those by no name, ""."""
+    several = any(isinstance(shares, Mapping) for shares in mixture.values())
+    return mixture if several else {"": mixture}
+
+
+def shares_named(domain: str, phase: str) -> str:
+    """What a share is of: "code", or "code in anneal" where there are several phases."""
+    return f"{domain} in {phase}" if phase else domain
+
+
 def by_name(mixture: Mapping[str, Any]) -> dict[str, float]:
-    """The shares of a mixture by what they are of: "code", or "code in anneal" where there are several phases."""
-    found: dict[str, float] = {}
-    for name, share in mixture.items():
-        if isinstance(share, Mapping):
-            found |= {f"{domain} in {name}": of for domain, of in share.items()}
-        else:
-            found[name] = share
-    return found
+    """The shares of a mixture by what they are of, see ``shares_named``."""
+    return {
+        shares_named(domain, phase): share
+        for phase, shares in by_phase(mixture).items()
+        for domain, share in shares.items()
+    }

@@ -253,9 +253,17 @@ def test_a_search_of_two_phases_goes_on_after_its_state_and_answers_for_each() -
         train(again, other, loss)
     answer = again.recommend()
     assert list(answer.mixture) == ["main", "anneal"]
-    assert "math in anneal" in str(answer) and "math in anneal" in answer._repr_html_()
     assert again.predict([LATE, {"web": 1, "code": 1, "math": 1}]).mean.shape == (2,)
-    json.dumps(answer.to_dict())
+    shares = [answer.mixture[phase]["math"] for phase in ("main", "anneal")]
+    assert str(answer).splitlines()[:3] == [
+        "Recommended mixtures of main and anneal for L x 1,000 steps",
+        "Phases: main (0.8 of the run), searched; then anneal (0.2 of the run), searched.",
+        "           main   anneal",
+    ]
+    assert "  math  {:7.2%}  {:7.2%}".format(*shares) in str(answer).splitlines()
+    assert '<th scope="row">math</th><td>{:.2%}</td><td>{:.2%}</td>'.format(*shares) in answer._repr_html_()
+    told = json.loads(json.dumps(answer.to_dict()))
+    assert told["mixture"] == answer.mixture and told["phases"] == [phase.to_dict() for phase in PHASES]
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.3])

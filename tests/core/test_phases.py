@@ -163,3 +163,10 @@ def test_the_last_phase_is_searched(caplog) -> None:
     answer = again.recommend()
     assert bowl(answer.mixture, "L", 1000) < bowl(space.named(space.uniform()), "L", 1000)
     assert optimizer.history.spent == pytest.approx(sum(run.cost for run in found))
+    said = (
+        "Phases: main (0.8 of the run), trained already on 70.0% web, 20.0% code and 10.0% math; "
+        "then anneal (0.2 of the run), searched."
+    )
+    assert str(answer).splitlines()[:2] == ["Recommended mixture of anneal for L x 1,000 steps", said]
+    assert said in answer._repr_html_()
+    assert answer.to_dict()["phases"] == space.to_dict()["phases"]
