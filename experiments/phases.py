@@ -1,6 +1,6 @@
 """A search of the mixtures of two phases beside one of a single mixture, where order matters and where it does not.
 
-Both search the same landscapes with the same budget; the second has the same mixture in both phases, and pays for no
+Both search the same landscapes with the same budget; the first has the same mixture in both phases, and pays for no
 branches. The regret of its answer counts what order could have brought.
 
     python experiments/phases.py --members 3 4 5 6 --budgets 0.5 1 2
@@ -38,7 +38,7 @@ def regrets(
             found.append(answered())
         reached = optimizer.history[run.trial_id].reached
         for step in space.rungs(run.scale):
-            if reached < step <= run.steps:
+            if reached < step <= run.steps and (run.parent is None or step == run.steps):
                 seen = problem.observe(whole.mixture(run.mixture), run.scale, step, (seed, len(optimizer.history)))
                 optimizer.tell(run.trial_id, step, seen["loss"])
         optimizer.finish(run.trial_id)

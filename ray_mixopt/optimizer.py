@@ -172,19 +172,11 @@ class MixtureOptimizer:
                 scale=proposal.scale,
                 steps=proposal.steps,
                 acquisition=proposal.kept_acquisition,
+                branch=self.problem.branch(proposal, history),
             )
             history.add(trial)
         asked = history.asked(trial, before, counts=proposal.counts)
-        suggestion = Suggestion(
-            trial_id=trial.trial_id,
-            mixture=self.space.named(trial.mixture),
-            scale=trial.scale,
-            steps=trial.steps,
-            continues=proposal.continues,
-            cost=self.space.cost(trial.scale, trial.steps, start=trial.reached),
-            repeat=repeat,
-        )
-        return suggestion, asked
+        return Suggestion.of(trial, self.space, continues=proposal.continues, repeat=repeat), asked
 
     @_books
     def still_possible(self, proposal: Proposal) -> bool:
@@ -193,6 +185,8 @@ class MixtureOptimizer:
             trial = self.history[proposal.continues]
             if trial.status != "paused" or trial.reached >= proposal.steps:
                 return False
+        if (parent := proposal.parent) is not None and self.history[parent].status != "paused":
+            return False
         return self.problem.affords(proposal, self.history)
 
     @_books

@@ -72,7 +72,7 @@ def train(optimizer: MixtureOptimizer, run: Suggestion, value: Callable[..., Rep
     """A run goes to its rung, and reports ``value(mixture, scale, step)`` at each that it passes."""
     reached = optimizer.history[run.trial_id].reached
     for step in optimizer.space.rungs(run.scale):
-        if reached < step <= run.steps:
+        if reached < step <= run.steps and (run.parent is None or step == run.steps):  # a branch passes no other rung
             optimizer.tell(run.trial_id, step, value(run.mixture, run.scale, step))
     optimizer.finish(run.trial_id)
 

@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
+from ray_mixopt.core.branches import cost_of
 from ray_mixopt.core.history import History, Trial
 
 GIVEN = "given"  # a run that was made elsewhere, whatever its status
@@ -82,7 +83,7 @@ class Ledger:
                 counts = found.setdefault((self._row(trial), step), [0, 0, 0.0, 0.0])
                 counts[0] += 1
                 if step == trial.reached:
-                    cost = space.cost(trial.scale, step) / full
+                    cost = cost_of(space, trial, step) / full
                     counts[1] += 1
                     counts[2] += cost
                     counts[3] += 0.0 if trial.evaluated else cost

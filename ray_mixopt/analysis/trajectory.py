@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ray_mixopt.core.branches import cost_of
 from ray_mixopt.core.history import History
 from ray_mixopt.core.recommendation import Recommendation
 from ray_mixopt.optimizer import MixtureOptimizer
@@ -33,7 +34,7 @@ def costs(history: History) -> np.ndarray:
     steps = []
     for trial_id, step in history.arrivals:
         trial, before = history[trial_id], reached.get(trial_id, 0)
-        paid = 0.0 if trial.evaluated or step <= before else history.space.cost(trial.scale, step, start=before)
+        paid = 0.0 if trial.evaluated or step <= before else cost_of(history.space, trial, step, start=before)
         steps.append(paid)
         reached[trial_id] = max(step, before)
     return np.cumsum(steps)

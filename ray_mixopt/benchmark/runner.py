@@ -17,8 +17,10 @@ from ray_mixopt.benchmark.methods import Entry, Method
 from ray_mixopt.benchmark.problem import BenchmarkProblem
 from ray_mixopt.benchmark.record import Point, Record, commit, machine, versions
 from ray_mixopt.benchmark.workers import ONE_WORKER, Assignment, Fleet, Floor, PaidRun, Reading
+from ray_mixopt.core.branches import Trunks, cost_of
 from ray_mixopt.core.simplex import same_mixture
 from ray_mixopt.core.strategy import Suggestion
+from ray_mixopt.core.trial import Branch, Trial
 
 PER_DECADE = 16  # costs, in each factor of 10, at which the recommendation is looked at
 FIRST_CHECKPOINT = 0.01  # of a target run
@@ -52,7 +54,7 @@ class Bill:
         if suggestion.continues is None:
             if suggestion.trial_id in self.runs:
                 raise ValueError(f"The method started trial {suggestion.trial_id!r} twice.")
-            return PaidRun(mixture=mixture, scale=suggestion.scale)
+            return PaidRun(mixture=mixture, scale=suggestion.scale, branch=self._branch(suggestion, mixture))
         run = self.runs.get(suggestion.continues)
         if run is None or run.failed or suggestion.continues != suggestion.trial_id:
             raise ValueError(f"The method continued trial {suggestion.continues!r}, which cannot be continued.")
@@ -62,9 +64,30 @@ class Bill:
             raise ValueError(f"The method continued trial {suggestion.continues!r} with another mixture or scale.")
         return run
 
+    def _branch(self, suggestion: Suggestion, mixture: np.ndarray) -> Branch | None:
+        """Where a new run begins.
+
+        Raises:
+            ValueError: if it cannot begin there.
+        """
+        if suggestion.parent is None:
+            return None
+        run = self.runs.get(suggestion.parent)
+        if run is None:
+            raise ValueError(f"The method branched from trial {suggestion.parent!r}, which was not run.")
+        parent = Trial(
+            trial_id=suggestion.parent,
+            mixture=tuple(run.mixture.tolist()),
+            scale=run.scale,
+            steps=int(run.reached),
+            status="failed" if run.failed else "paused",
+            observations={int(run.reached): {}},
+        )
+        return Trunks(self.problem.space, ()).branch_of(parent, mixture, suggestion.scale, suggestion.steps)
+
     def cost(self, run: PaidRun, steps: float) -> float:
         """What it costs to take a run from where it is to a step, in the problem's unit."""
-        return self.problem.space.cost(run.scale, steps, start=run.reached)
+        return cost_of(self.problem.space, run, steps, start=run.reached)
 
     def pay(self, trial_id: str, run: PaidRun, steps: float) -> None:
         """Takes a run to a step and files it."""
@@ -197,7 +220,8 @@ def _assignment(
         raise ValueError(f"The method asked for a run that is not logged: {suggestion}.")
     stream = noise_seed, number
     end, failed = _end(problem, run, suggestion.steps, stream)
-    passed = [z for z in rungs if run.reached < z <= end and problem.logged(run.mixture, run.scale, z)]
+    first = 0 if run.branch is None else run.branch.steps
+    passed = [z for z in rungs if run.reached < z <= end and z >= first and problem.logged(run.mixture, run.scale, z)]
     return Assignment(
         trial_id=suggestion.trial_id,
         run=run,
@@ -245,4 +269,5 @@ def _end(problem: BenchmarkProblem, run: PaidRun, steps: int, stream: tuple[int,
         return steps, False
     rng = np.random.default_rng([*stream, 1])
     failed = bool(rng.random() < problem.failures)
-    return (run.reached + rng.random() * (steps - run.reached), True) if failed else (steps, False)
+    start = run.branch.from_step if run.branch is not None and run.reached == 0 else run.reached
+    return (start + rng.random() * (steps - start), True) if failed else (steps, False)

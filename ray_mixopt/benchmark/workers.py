@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ray_mixopt.core.trial import Branch
+
 MOST_WORKERS = 10_000
 
 
@@ -69,12 +71,14 @@ class PaidRun:
         scale: name of the model scale.
         reached: training step that it got to; a fraction where it failed between steps.
         failed: whether it failed there.
+        branch: where it began, if not from nothing.
     """
 
     mixture: np.ndarray
     scale: str
     reached: float = 0.0
     failed: bool = False
+    branch: Branch | None = None
 
 
 class Reading(NamedTuple):

@@ -242,6 +242,7 @@ def _settings(
         budget=budget,
         seed=seed,
         noise=noise if asked else {},  # nothing is known by its name yet
+        branches=False,  # no launch file says where one begins
     )
     if history.metrics:
         searches.check_reported(settings.metrics, history)

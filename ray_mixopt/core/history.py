@@ -11,26 +11,26 @@ import itertools
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 
 from ray_mixopt.core.arguments import whole_step
+from ray_mixopt.core.branches import cost_of
 from ray_mixopt.core.curves import described
 from ray_mixopt.core.notebook import MOST_ROWS, table
 from ray_mixopt.core.safety import check_known, check_version, number, whole
 from ray_mixopt.core.scale import by_size
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.core.trial import EXPLODED as EXPLODED
-from ray_mixopt.core.trial import Asked, check_near, trial_of
+from ray_mixopt.core.trial import Asked, check_near, missed, trial_of
 from ray_mixopt.core.trial import Status as Status
 from ray_mixopt.core.trial import Trial as Trial
 from ray_mixopt.core.trial import is_sound as is_sound
 from ray_mixopt.core.turns import Turn, in_turn
-from ray_mixopt.core.words import amount, listed
+from ray_mixopt.core.words import amount
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +39,6 @@ MANY_REPORTS = 1000  # of one run
 SUM_TOLERANCE = 1e-9
 MOST_INCIDENTS = 100  # the last ones
 MISSED = "misses the objective"  # of which is told once
-_MOST_NAMED = 5  # metrics in a warning
-_EVERY_STEP = "Report the metric with every step."
 
 _COUNTERS = ("n_asked", "n_apart", "n_duplicates", "n_missing")
 _FIELDS = ("version", "space", "trials", "arrivals", *_COUNTERS, "unkept", "incidents")  # of a state
@@ -120,6 +118,8 @@ class History:
             raise ValueError(f"Trial {trial.trial_id!r} has shares that do not sum to 1: use {shares.tolist()}.")
         self.space.scale(trial.scale)
         trial.steps = whole_step(trial.steps, f"Trial {trial.trial_id!r} is to reach")
+        if trial.branch is not None and trial.branch.parent not in self.trials:
+            raise ValueError(f"Trial {trial.trial_id!r} is a branch of {trial.branch.parent!r}, which is not here.")
         self.trials[trial.trial_id] = trial
 
     @_turn
@@ -276,19 +276,19 @@ class History:
     @_turn
     def spent(self) -> float:
         """Cost of all steps seen so far."""
-        return math.fsum(self.space.cost(t.scale, t.reached) for t in self if not t.evaluated)
+        return math.fsum(cost_of(self.space, t, t.reached) for t in self if not t.evaluated)
 
     @property
     @_turn
     def spent_elsewhere(self) -> float:
         """Cost of all steps seen of runs that were given to the search."""
-        return math.fsum(self.space.cost(t.scale, t.reached) for t in self if t.evaluated)
+        return math.fsum(cost_of(self.space, t, t.reached) for t in self if t.evaluated)
 
     @property
     @_turn
     def committed(self) -> float:
         """``spent`` plus what the running trials will still cost to reach their rungs."""
-        rest = (self.space.cost(t.scale, t.steps, start=t.reached) for t in self if t.pending)
+        rest = (cost_of(self.space, t, t.steps, start=t.reached) for t in self if t.pending)
         return math.fsum([self.spent, *rest])
 
     @property
@@ -315,7 +315,7 @@ class History:
         totals = dict.fromkeys(self.space.scale_names, 0.0)
         for trial in self:
             if not trial.evaluated:
-                totals[trial.scale] += self.space.cost(trial.scale, trial.reached)
+                totals[trial.scale] += cost_of(self.space, trial, trial.reached)
         return totals
 
     @property
@@ -369,6 +369,8 @@ class History:
             entry = vars(trial) | {"mixture": list(trial.mixture), "observations": self._reports(trial)}
             if noise := entry.pop("noise"):
                 entry["noise"] = dict(noise)
+            if branch := entry.pop("branch"):
+                entry["branch"] = asdict(branch)
             trials.append(entry)
         packed = any(isinstance(entry["observations"], dict) for entry in trials)
         state = {
@@ -430,20 +432,3 @@ class History:
         if "n_apart" in state and asked < paid:
             raise ValueError(f"Inconsistent history: it has {paid} trials, but says that {asked} were asked for.")
         return history
-
-
-def missed(trial_id: str, wanted: Sequence[str], reported: Sequence[str]) -> str:
-    """A sentence about a report without any metric of the objective.
-
-    Args:
-        trial_id: of the run that reported.
-        wanted: the metrics of the objective.
-        reported: what it has instead; names that are nearly those of ``wanted`` may be meant for them.
-    """
-    some = ", ".join(reported[:_MOST_NAMED]) + (", ..." if len(reported) > _MOST_NAMED else "")
-    near = {name: get_close_matches(name, reported, n=1) for name in wanted}
-    meant = listed([f"{found[0]!r} to be {name!r}" for name, found in near.items() if found])
-    return (
-        f"Trial {trial_id} reported no number for {', '.join(wanted)}{some and f', but for {some}'}: nothing is "
-        f"learned from such a report. {f'Is {meant}? Give both one name.' if meant else _EVERY_STEP}"
-    )

@@ -195,7 +195,8 @@ def take_in(history: History, other: History, source: str) -> None:
         while name in history.trials:
             name += "'"
         taken[trial.trial_id] = name
-        history.add(replace(trial, trial_id=name, observations=dict(trial.observations)))
+        branch = trial.branch and replace(trial.branch, parent=taken[trial.branch.parent])
+        history.add(replace(trial, trial_id=name, observations=dict(trial.observations), branch=branch))
     history.arrivals += [(taken[trial_id], step) for trial_id, step in other.arrivals]
 
 

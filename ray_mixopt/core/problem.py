@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ray_mixopt.core.baselines import resolve
+from ray_mixopt.core.branches import Trunks, cost_of, price
 from ray_mixopt.core.chance import chance_of
 from ray_mixopt.core.history import History
 from ray_mixopt.core.objective import Mode, Objective
@@ -20,7 +21,7 @@ from ray_mixopt.core.safety import is_finite
 from ray_mixopt.core.settings import SINGLE, Settings
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.core.strategy import Proposal
-from ray_mixopt.core.trial import Trial
+from ray_mixopt.core.trial import Branch, Trial
 from ray_mixopt.core.words import amount, fidelity, listed
 
 logger = logging.getLogger(__name__)
@@ -231,9 +232,34 @@ class Problem:
         return math.inf if budget is None else (budget - history.committed) * (1 + 1e-12)
 
     def affords(self, run: Proposal, history: History) -> bool:
-        """Whether the rest of the budget pays for a run: for a continued one, for its further steps."""
-        start = 0 if run.continues is None else history[run.continues].reached
-        return self.space.cost(run.scale, run.steps, start=start) <= self.affordable(history)
+        """Whether the rest of the budget pays for what a run adds to the bill."""
+        return self.price(run, history) <= self.affordable(history)
+
+    def trunks(self, history: History) -> Trunks:
+        """The runs that others may branch from."""
+        return Trunks(self.space, history if self.settings.branches else ())
+
+    def price(self, run: Proposal, history: History) -> float:
+        """What a run adds to the bill: a continued one its further steps, a branch those from where it begins.
+
+        Raises:
+            ValueError: if it cannot be a branch of the run that it names.
+        """
+        if run.continues is not None:
+            trial = history[run.continues]
+            return cost_of(self.space, trial, run.steps, start=trial.reached)
+        return price(self.space, run.scale, run.steps, self.branch(run, history))
+
+    def branch(self, run: Proposal, history: History) -> Branch | None:
+        """Where a new run begins that shares its first phases with a paused one; None: from nothing.
+
+        Raises:
+            ValueError: if it cannot be a branch of the run that it names.
+        """
+        trunks = self.trunks(history)
+        if run.parent is None:
+            return trunks.branch(run.mixture, run.scale, run.steps)
+        return trunks.branch_of(history[run.parent], run.mixture, run.scale, run.steps)
 
     # -- variations
 
@@ -259,7 +285,7 @@ def may_go_on(run: Trial, space: MixtureSpace, left: float) -> bool:
     if run.status != "paused":
         return run.status == "running"
     ahead = [rung for rung in space.rungs(run.scale) if rung > run.reached]
-    return bool(ahead) and space.cost(run.scale, ahead[0], start=run.reached) <= left * (1 + 1e-12)
+    return bool(ahead) and cost_of(space, run, ahead[0], start=run.reached) <= left * (1 + 1e-12)
 
 
 def checked_pool(pool: Pool) -> Pool:

@@ -57,6 +57,8 @@ class Settings:
             answer. "default" only.
         expected_runs: number of new runs that the search is going to make, where that is known: the first ones are
             planned for as many. It is no limit.
+        branches: whether runs of several phases can begin at the checkpoint of another, where their first phases, which
+            are the same, end.
         points_to_evaluate: runs to make before any other: ``{"mixture": weights by domain, "scale": name, "steps":
             rung}``; scale and steps may be left out where the space has only one.
         callbacks: told of suggestions and fits; not part of a saved state.
@@ -76,6 +78,7 @@ class Settings:
     min_gain_per_cost: float = 0.0
     stop_when_sure: bool = False
     expected_runs: int | None = None
+    branches: bool = True
     points_to_evaluate: tuple[Mapping[str, Any], ...] = ()
     callbacks: tuple[Callback, ...] = field(default=(), compare=False)
 
@@ -97,6 +100,8 @@ class Settings:
             raise ValueError(f"seed must be a non-negative integer, got {self.seed!r}.")
         if not isinstance(self.stop_when_sure, bool):
             raise ValueError(f"stop_when_sure must be True or False, got {self.stop_when_sure!r}.")
+        if not isinstance(self.branches, bool):
+            raise ValueError(f"branches must be True or False, got {self.branches!r}.")
         if self.expected_runs is not None:
             if not is_whole(self.expected_runs) or self.expected_runs < 1:
                 raise ValueError(
@@ -181,7 +186,7 @@ class Settings:
             "stop_when_sure": self.stop_when_sure,
             "expected_runs": self.expected_runs,
             "points_to_evaluate": [{**point, "mixture": dict(point["mixture"])} for point in self.points_to_evaluate],
-        }
+        } | ({} if self.branches else {"branches": False})
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, strategy: str | Maker | None = None) -> Settings:
@@ -200,7 +205,7 @@ class Settings:
         except KeyError as error:
             raise ValueError(f"Malformed settings of a search: {error} is missing.") from error
         known = ("reference", "noise", "chance", "min_gain_per_cost", "stop_when_sure", "expected_runs")
-        optional = (*known, "points_to_evaluate")
+        optional = (*known, "branches", "points_to_evaluate")
         given |= {key: data[key] for key in optional if key in data}
         described = given["objective"]
         if isinstance(described, Mapping) and isinstance(described.get("weights"), Mapping):

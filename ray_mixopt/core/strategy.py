@@ -8,9 +8,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ray_mixopt.core.branches import cost_of
 from ray_mixopt.core.history import History
 from ray_mixopt.core.recommendation import Recommendation
 from ray_mixopt.core.space import MixtureSpace
+from ray_mixopt.core.trial import Trial
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -27,6 +29,8 @@ class Proposal:
             whose later answers depend on it.
         counts: whether it is a suggestion of the strategy's own, which moves its random streams on. Runs asked for
             beforehand, and lost ones asked for again, do not count.
+        parent: the paused trial that it goes on from where their first phases, which are the same, end; None for any
+            that will do when it is asked for.
     """
 
     mixture: np.ndarray
@@ -35,6 +39,7 @@ class Proposal:
     continues: str | None = None
     acquisition: float | None = None
     counts: bool = True
+    parent: str | None = None
 
     @property
     def kept_acquisition(self) -> float | None:
@@ -83,9 +88,14 @@ class Suggestion:
         scale: name of the model scale.
         steps: the rung to reach, in training steps; every rung passed is to be reported.
         continues: the paused trial to go on with (then equal to ``trial_id``), or None for a new run.
-        cost: what it adds to the bill, in the space's cost unit: for a continued run only the further steps.
+        cost: what it adds to the bill, in the space's cost unit: for a continued run only the further steps, for a
+            branch those from where it begins.
         repeat: how many runs of the mixture at the scale have reported already. A further one is worth its price only
             with another seed.
+        parent: of a branch, the run that has trained its first phases already, up to ``from_step``. It starts from
+            that checkpoint and reports nothing before ``steps``; once it is there it has a checkpoint of its own. None
+            for a run that starts from nothing.
+        from_step: of a branch, the training step that it starts from; else 0.
     """
 
     trial_id: str
@@ -95,6 +105,24 @@ class Suggestion:
     continues: str | None
     cost: float
     repeat: int = 0
+    parent: str | None = None
+    from_step: int = 0
+
+    @classmethod
+    def of(cls, run: Trial, space: MixtureSpace, *, continues: str | None, repeat: int) -> Suggestion:
+        """That a run of a history, which was asked for, is to be made, or to go on."""
+        begins = run.branch if continues is None else None
+        return cls(
+            trial_id=run.trial_id,
+            mixture=space.named(run.mixture),
+            scale=run.scale,
+            steps=run.steps,
+            continues=continues,
+            cost=cost_of(space, run, run.steps, start=run.reached),
+            repeat=repeat,
+            parent=None if begins is None else begins.parent,
+            from_step=0 if begins is None else begins.from_step,
+        )
 
 
 class Strategy(Protocol):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
 from ray_mixopt.core.curves import understood
-from ray_mixopt.core.safety import named_numbers, number, whole
+from ray_mixopt.core.safety import check_fields, named_numbers, number, whole
+from ray_mixopt.core.words import listed
 
 EXPLODED = 1e10  # no loss, perplexity or accuracy of a run that learns anything gets there
 FAR = 10  # times the last rung: beyond that, steps are taken to be another unit
+_MOST_NAMED = 5  # metrics in a warning
+_EVERY_STEP = "Report the metric with every step."
 _JUST_BELOW = 1e-3  # of a step: what is left out where steps are computed from epochs, say
 
 REPEAT = "repeat"
@@ -21,6 +25,21 @@ Status = Literal["running", "paused", "done", "diverged", "failed", "lost"]
 """``running``: asked for and not yet at its rung. ``paused``: at its rung, can be continued. ``done``: over, cannot be
 continued. ``diverged``: reported what is not ``is_sound``: NaN, an infinity, 1e10 and more. ``failed``: ended by an
 error of its own. ``lost``: its machine failed, or its runner no longer knows it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Branch:
+    """Where a run begins that goes on from the checkpoint of another: where the phases end that both have in common.
+
+    Attributes:
+        parent: name of the other run.
+        from_step: training step of the checkpoint.
+        steps: the rung that the other run had reached, which is the first that this one reports.
+    """
+
+    parent: str
+    from_step: int
+    steps: int
 
 
 @dataclass(kw_only=True)
@@ -38,6 +57,7 @@ class Trial:
         acquisition: what the strategy expected of the run when it asked for it, in the strategy's own terms; None
             where it keeps no such number.
         noise: standard deviation by metric, where it is known that its values scatter more than those of other runs.
+        branch: where it began, if not from nothing.
     """
 
     trial_id: str
@@ -49,6 +69,7 @@ class Trial:
     evaluated: bool = False
     acquisition: float | None = None
     noise: dict[str, float] = field(default_factory=dict)
+    branch: Branch | None = None
 
     @property
     def reached(self) -> int:
@@ -192,4 +213,30 @@ def trial_of(entry: Mapping[str, Any]) -> Trial:
         evaluated=entry["evaluated"],
         acquisition=None if acquisition is None else number(acquisition, f"The acquisition of trial {name!r}"),
         noise=noise,
+        branch=None if entry.get("branch") is None else _branch_of(entry["branch"], f"trial {name!r}"),
+    )
+
+
+def _branch_of(data: Any, run: str) -> Branch:
+    check_fields(Branch, data, f"description of where {run} began")
+    branch = Branch(**data)
+    if not 0 < branch.from_step < branch.steps:
+        raise ValueError(f"{run} cannot have begun at step {branch.from_step} on its way to {branch.steps}.")
+    return branch
+
+
+def missed(trial_id: str, wanted: Sequence[str], reported: Sequence[str]) -> str:
+    """A sentence about a report without any metric of the objective.
+
+    Args:
+        trial_id: of the run that reported.
+        wanted: the metrics of the objective.
+        reported: what it has instead; names that are nearly those of ``wanted`` may be meant for them.
+    """
+    some = ", ".join(reported[:_MOST_NAMED]) + (", ..." if len(reported) > _MOST_NAMED else "")
+    near = {name: get_close_matches(name, reported, n=1) for name in wanted}
+    meant = listed([f"{found[0]!r} to be {name!r}" for name, found in near.items() if found])
+    return (
+        f"Trial {trial_id} reported no number for {', '.join(wanted)}{some and f', but for {some}'}: nothing is "
+        f"learned from such a report. {f'Is {meant}? Give both one name.' if meant else _EVERY_STEP}"
     )

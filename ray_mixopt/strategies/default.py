@@ -23,6 +23,7 @@ from torch import Tensor
 from ray_mixopt.acquisition.gain import ExpectedGain, RegretPerCost
 from ray_mixopt.acquisition.offer import Acquisition, Offer, bought
 from ray_mixopt.acquisition.regret import Regret
+from ray_mixopt.core.branches import cost_of, price
 from ray_mixopt.core.history import History
 from ray_mixopt.core.phased import phased
 from ray_mixopt.core.problem import Problem
@@ -225,16 +226,21 @@ class DefaultStrategy:
     ) -> tuple[list[Proposal], list[float]]:
         """Affordable runs and their costs: the mixtures at every fidelity, and paused runs to every further rung.
 
+        A run that can be a branch of a paused one costs no more than that, so that such runs are looked for.
+
         What a run of the same mixture and scale shows, or is on its way to show, is not bought again, unless noise is
         what an answer waits for: then a run that has ended may be made ``again``, with another seed.
         """
         bought = Bought(history)
+        trunks = self.problem.trunks(history)
         runs = [
             Proposal(mixture=w, scale=m, steps=z)
-            for w, m, z in self.candidates.runs(mixtures, history)
+            for w, m, z in (*self.candidates.runs(mixtures, history), *trunks.crossed(mixtures))
             if z > bought.steps(w, m) or (again and bought.has_ended(w, m, z))
         ]
-        costs = [self.space.cost(run.scale, run.steps) for run in runs]
+        begins = [trunks.branch(run.mixture, run.scale, run.steps) for run in runs]
+        costs = [price(self.space, run.scale, run.steps, at) for run, at in zip(runs, begins, strict=True)]
+        runs = [run if at is None else replace(run, parent=at.parent) for run, at in zip(runs, begins, strict=True)]
         for trial in history.paused():
             mixture = np.array(trial.mixture)
             # A logged run can be had only once; elsewhere two of one mixture may both be worth going on with.
@@ -242,8 +248,8 @@ class DefaultStrategy:
             for steps in self.candidates.further_steps(trial):
                 if steps > shown:
                     runs.append(Proposal(mixture=mixture, scale=trial.scale, steps=steps, continues=trial.trial_id))
-                    costs.append(self.space.cost(trial.scale, steps, start=trial.reached))
-        kept = [i for i, cost in enumerate(costs) if cost <= affordable]
+                    costs.append(cost_of(self.space, trial, steps, start=trial.reached))
+        kept = [i for i, paid in enumerate(costs) if paid <= affordable]
         return [runs[i] for i in kept], [costs[i] for i in kept]
 
     def _plausible(self, posterior: ObjectivePosterior, history: History, rng: np.random.Generator) -> Points:
@@ -296,12 +302,11 @@ class DefaultStrategy:
             # Others near the answer are as good as it is: what a report may lead to is among all that may be best.
             others = np.concatenate([optima[:1], plausible])
             gain = ExpectedGain()(posterior, posterior.solve(self._encode([run])), others, rng)
-            start = 0 if run.continues is None else history[run.continues].reached
             announced = NextRun(
                 mixture=space.named(run.mixture),
                 scale=run.scale,
                 steps=run.steps,
-                cost=space.cost(run.scale, run.steps, start=start),
+                cost=self.problem.price(run, history),
                 continues=run.continues,
                 repeat=0 if run.continues else n_reported(history, run.mixture, run.scale, run.steps),
             )

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ray_mixopt.core.branches import cost_of
 from ray_mixopt.core.history import History, Trial
 
 _ROUNDING = 1e-9
@@ -73,7 +74,7 @@ def _arrivals(history: History) -> Iterator[str]:
 
 
 def _money(history: History, budget: float | None) -> Iterator[str]:
-    spent = math.fsum(history.space.cost(trial.scale, trial.reached) for trial in history if not trial.evaluated)
+    spent = math.fsum(cost_of(history.space, trial, trial.reached) for trial in history if not trial.evaluated)
     for label, amount in (("spent", history.spent), ("spent by scale", math.fsum(history.spent_by_scale().values()))):
         if not math.isclose(amount, spent, rel_tol=_ROUNDING, abs_tol=_ROUNDING):
             yield f"The steps reached cost {spent!r}, but {label} is {amount!r}."

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from ray.tune.result import AUTO_RESULT_KEYS
 
-from ray_mixopt.core.history import MISSED, is_sound, missed
+from ray_mixopt.core.branches import cost_of
+from ray_mixopt.core.history import MISSED, is_sound
 from ray_mixopt.core.history import Trial as Run
-from ray_mixopt.core.trial import is_far, steps_done
+from ray_mixopt.core.trial import is_far, missed, steps_done
 from ray_mixopt.optimizer import MixtureOptimizer
 
 logger = logging.getLogger(__name__)
@@ -243,7 +244,7 @@ class Reports:
             start = before[1]
         else:
             start = max((earlier for earlier in run.observations if earlier < step), default=0)
-        return optimizer.space.cost(run.scale, step, start=start) if start < step else 0.0
+        return cost_of(optimizer.space, run, step, start=start) if start < step else 0.0
 
     def warn_once(self, message: str, kind: str = "") -> None:
         """Logs a warning, unless the same, or one of the same kind, was logged before."""

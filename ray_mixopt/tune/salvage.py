@@ -10,6 +10,7 @@ from typing import Any
 from pyarrow import fs
 from ray.tune.utils import flatten_dict
 
+from ray_mixopt.core.branches import cost_of
 from ray_mixopt.core.history import History
 from ray_mixopt.core.trial import is_far
 from ray_mixopt.io import snapshots
@@ -52,7 +53,7 @@ def unkept(
             if step is not None and is_far(step, (*history.space.rungs(run.scale), run.steps)):
                 step = run.steps  # in another unit: paid for as it would have been
             if step is not None and step > run.reached and not run.evaluated:
-                cost = history.space.cost(run.scale, step, start=run.reached)
+                cost = cost_of(history.space, run, step, start=run.reached)
                 found[trial_id] = max(cost, found.get(trial_id, 0.0))
     return found
 

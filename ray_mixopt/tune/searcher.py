@@ -99,7 +99,7 @@ class MixOptSearcher(HearingSearcher):
             given["mode"] = mode
         elif isinstance(settings, Settings):
             mode = settings.mode
-        settings = Settings.of(settings, **given)
+        settings = replace(Settings.of(settings, **given), branches=False)  # whose checkpoints no trial is given
         self._search = SearchState(space=space, metric=metric, mode=mode, settings=settings, pool=pool)
         super().__init__(metric=metric, mode=mode)
         self._asking = Asking(max_wait_s)
