@@ -66,8 +66,11 @@ def pretrain(
         from ray_mixopt.report.progress import Display
 
         settings = PretrainConfig.read(config).starting_from(earlier, scatter)
-        check(settings)
-        check_storage(settings)
+        try:
+            check(settings)
+            check_storage(settings)
+        except ValueError as error:
+            raise ValueError(f"{config}: {error}") from error
         if resume and (earlier or scatter):
             raise ValueError(
                 "--from and --metric-noise are about the start of a search: what it took in is still there, drop them."

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import IO, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from ray_mixopt.core.words import listed, near
+
 MiB = 2**20
 _MOST_NAME = 200  # bytes; file systems take 255, and some is for what stands before and after
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
@@ -261,8 +263,10 @@ def check_known(data: Mapping[Any, Any], known: Iterable[str], what: str) -> Non
     """
     known = list(known)
     if unknown := sorted(set(map(str, data)) - set(known)):
+        meant = listed([found for name in unknown if (found := near(name, known))])
         raise ValueError(
             f"Malformed {what}: it has the unknown fields {', '.join(unknown)}; known are {', '.join(known)}."
+            + (meant and f" Did you mean {meant}?")
         )
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
+_LIKE = 0.7  # letters in common by which a name is like another: two that have changed places, one too many
 _WRITTEN_OUT = 1e10  # below this a number is shorter with its digits than it is hard to read with an exponent
 
 
@@ -83,6 +85,11 @@ def listed(names: Sequence[str], last: str = "and") -> str:
     if len(names) < 2:
         return "".join(names)
     return f"{', '.join(names[:-1])} {last} {names[-1]}"
+
+
+def near(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is most like one that is not, as after a slip of the pen; None where none is like it."""
+    return next(iter(get_close_matches(name, list(known), n=1, cutoff=_LIKE)), None)
 
 
 def called(baseline: str, moved: Sequence[str]) -> str:

@@ -17,6 +17,7 @@ from ray_mixopt.core.settings import Settings
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.io.yaml_file import read_yaml
 from ray_mixopt.pretraining.data.manifest import Manifest
+from ray_mixopt.pretraining.mistakes import explain
 from ray_mixopt.pretraining.proxies import PROXY_SHARE, ScaleRecipe, batch_rule, learning_rate_rule, warmup_rule
 from ray_mixopt.pretraining.sections import ScaleSettings, Search, Target
 from ray_mixopt.pretraining.training.settings import (
@@ -27,13 +28,13 @@ from ray_mixopt.pretraining.training.settings import (
     Optimization,
     Section,
     TrainingRun,
-    explain,
 )
 
 if TYPE_CHECKING:
     from ray_mixopt.pretraining.training.model import ModelCost
 
 MEAN_LOSS = "mean_loss"
+Share = Annotated[float, Field(ge=0, le=1)]
 TRACKER_PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
 
 _FREE = {"name", "data", "storage", "scales", "search", "execution", "cluster", "checkpoint_every", "keep_checkpoints"}
@@ -92,8 +93,8 @@ class PretrainConfig(Section):
     target: Target | None = None
     batch_tokens: int | None = Field(default=None, gt=0)
     sequence_length: int = Field(default=1024, gt=0)
-    lower: dict[str, float] = {}
-    upper: dict[str, float] = {}
+    lower: dict[str, Share] = {}
+    upper: dict[str, Share] = {}
     max_repetition_ratio: float = Field(default=4.0, gt=0)
     simulate_tokens: float | None = Field(default=None, gt=0)
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -117,10 +118,10 @@ class PretrainConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> PretrainConfig:
-        given: tuple[ScaleSettings | PretrainConfig, ...] = (*self.scales, self)
-        for section in given:
+        given: dict[str, ScaleSettings | PretrainConfig] = {f"scale {scale.name!r}": scale for scale in self.scales}
+        for name, section in (given | {"the search": self}).items():
             if section.steps is not None and section.tokens_per_parameter is not None:
-                raise ValueError(f"{section.name}: give its rungs as steps or as tokens_per_parameter, not as both")
+                raise ValueError(f"{name}: give its rungs as steps or as tokens_per_parameter, not as both")
         if without := [scale.name for scale in self.scales if not self._lengths(scale)]:
             raise ValueError(f"steps: no rungs are given for {', '.join(without)}: give steps or tokens_per_parameter")
         if self.anneal is not None and self.decay is not None:
@@ -140,7 +141,7 @@ class PretrainConfig(Section):
         try:
             config = cls.model_validate(data)
         except ValidationError as error:
-            raise ValueError(f"{path}: {explain(error)}") from error
+            raise ValueError(explain(error, cls, path)) from error
         storage = config.storage if "://" in config.storage else str(Path(config.storage).resolve())
         return config.model_copy(update={"data": config.data.resolve(), "storage": storage})
 
@@ -242,6 +243,10 @@ class PretrainConfig(Section):
     @property
     def _stands_for(self) -> float:
         """Tokens of the real run that the target stands for."""
+        if self.simulate_tokens is not None and self.simulate_tokens < self.target_tokens:
+            raise ValueError(
+                f"simulate_tokens={self.simulate_tokens:g} is less than the target's {self.target_tokens:g} tokens."
+            )
         return self.simulate_tokens or self.target_tokens
 
     @cached_property
@@ -251,8 +256,15 @@ class PretrainConfig(Section):
 
     @property
     def mixed_domains(self) -> tuple[str, ...]:
-        """Names of the domains to mix."""
-        return tuple(self.domains or self.manifest.domains)
+        """Names of the domains to mix.
+
+        Raises:
+            ValueError: if the data have not all that the configuration names.
+        """
+        known = self.manifest.domains
+        if unknown := [name for name in (*(self.domains or ()), *self.lower, *self.upper) if name not in known]:
+            raise ValueError(f"{self.data} has no domain {unknown[0]!r}: it has {', '.join(known)}.")
+        return tuple(self.domains or known)
 
     @property
     def objective(self) -> dict[str, float]:
@@ -318,13 +330,6 @@ class PretrainConfig(Section):
         Raises:
             ValueError: if a domain is unknown, or the bounds leave no mixture.
         """
-        domains = self.manifest.domains
-        if unknown := [name for name in (*self.mixed_domains, *self.lower, *self.upper) if name not in domains]:
-            raise ValueError(f"{self.data} has no domain {unknown[0]!r}: it has {', '.join(domains)}.")
-        if self._stands_for < self.target_tokens:
-            raise ValueError(
-                f"simulate_tokens={self.simulate_tokens:g} is less than the target's {self.target_tokens:g} tokens."
-            )
         rungs = {scale.name: self.rungs(scale.name) for scale in self.scales}
         batches = {scale.name: self.batch(scale.name) for scale in self.scales}
         alike = len(set(rungs.values())) == 1
@@ -343,7 +348,6 @@ class PretrainConfig(Section):
                     annealed=0.0 if self.anneal is None else self.anneal.share,
                 )
             )
-        used = self.supply_fraction(self.target_scale)
         return MixtureSpace(
             domains=self.mixed_domains,
             scales=tuple(scales),
@@ -351,14 +355,15 @@ class PretrainConfig(Section):
             target=None if self.target is None else (self.target_scale, self.target_steps),
             lower=self.lower,
             upper=self.upper,
-            token_supply={name: self.usable(domains[name].train.tokens, used) for name in self.mixed_domains},
+            token_supply={name: self.usable_tokens(name) for name in self.mixed_domains},
             target_tokens=self.target_tokens,
             max_epochs=self.max_repetition_ratio,
         )
 
-    def usable(self, tokens: int, fraction: float) -> float:
-        """Of the tokens of a domain those that runs use: whole windows, and only a fraction of them."""
-        windows = max(0, tokens - 1) // self.sequence_length
+    def usable_tokens(self, domain: str) -> float:
+        """Of the training tokens of a domain those that the target uses: whole windows, and only a fraction of them."""
+        fraction = self.supply_fraction(self.target_scale)
+        windows = max(0, self.manifest.domains[domain].train.tokens - 1) // self.sequence_length
         return float(max(1, math.ceil(windows * fraction - 1e-9)) * self.sequence_length)
 
     def recipe(self, scale: str) -> Optimization:
@@ -408,4 +413,4 @@ class PretrainConfig(Section):
         try:
             return TrainingRun.model_validate(fields)
         except ValidationError as error:
-            raise ValueError(explain(error)) from error
+            raise ValueError(explain(error, TrainingRun)) from error

@@ -16,6 +16,7 @@ from ray_mixopt.optimizer import MixtureOptimizer
 from ray_mixopt.pretraining.config import MEAN_LOSS, TRACKER_PACKAGES, PretrainConfig
 from ray_mixopt.pretraining.estimate import device_speed, estimate
 from ray_mixopt.pretraining.sections import ScaleSettings
+from ray_mixopt.pretraining.supply import check_supply
 
 _MOST_NAMED = 5  # tasks in an error
 
@@ -32,6 +33,7 @@ def check(config: PretrainConfig) -> None:
     from ray_mixopt.pretraining.training.downstream import check_evaluation
     from ray_mixopt.pretraining.training.train import open_data
 
+    check_supply(config)
     space = config.space
     MixtureOptimizer(space, config.search_settings)  # which checks them
     least, small, rung = min((space.cost(name, rung), name, rung) for name, rung in space.fidelities)

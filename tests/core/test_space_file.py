@@ -79,6 +79,8 @@ REFUSED = {
     "deep": ("[" * 2_000, "is not YAML: maximum recursion depth"),
     "huge": (b" " * (2**20 + 1), "has 1.0 MiB, which is more than the 1 MiB that are read"),
     "a part": ("domains: [a, b]", "space.yaml: A space needs scales and steps, as in domains: .web, code., scales: "),
+    "misspelt": (LEAST + "uper: {a: 1}", "space.yaml: Malformed space: .* fields uper; known are .*Did you mean upper"),
+    "misspelt inside": ("domains: [a, b]\nscales: [{nmae: s}]\nsteps: [1]", "known are name, .*Did you mean name[?]"),
     "unknown": (LEAST + "cap: 1", "Malformed space: it has the unknown fields cap; known are domains, scales, "),
     "domains by text": (LEAST.replace("[a, b]", "a, b"), "space.yaml: domains must be a list, got 'a, b'"),
     "scales by name": (LEAST.replace("{name: s, cost_per_step: 1}", "s"), "scales, entry 1 must be a mapping such as "),

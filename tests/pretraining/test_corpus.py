@@ -80,9 +80,21 @@ def test_unknown_domain(small: Path) -> None:
             True,
             "leads out of the folder",
         ),
-        (lambda data: data["domains"]["a"]["train"]["shards"][0].update(tokens=-1), True, "greater than 0"),
-        (lambda data: data["domains"]["a"]["train"]["shards"][0].update(tokens="9"), True, "valid integer"),
-        (lambda data: data.update(extra=1), True, "extra: Extra inputs are not permitted"),
+        (
+            lambda data: data["domains"]["a"]["train"]["shards"][0].update(tokens=-1),
+            True,
+            "tokens: -1 cannot be used: it should be greater than 0",
+        ),
+        (
+            lambda data: data["domains"]["a"]["train"]["shards"][0].update(tokens="9"),
+            True,
+            'tokens: "9" cannot be used: it should be a valid integer',
+        ),
+        (
+            lambda data: data.update(extra=1),
+            True,
+            "manifest.json cannot be used: extra is unknown: remove it.",
+        ),
         (lambda data: data["tokenizer"].update(vocab_size=70_000), True, "70000 tokens does not fit uint16"),
     ],
 )

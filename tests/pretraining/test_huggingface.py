@@ -162,10 +162,14 @@ HUGE = {"d_model": 2**16, "heads": 2, "layers": 2}
             "does not say what it is a model of: shape.d_model",
             "another shape",
         ),
-        (edited(identity={}), "does not say what it is a model of: data: Field required", "another mixture: None"),
+        (edited(identity={}), "does not say what it is a model of: data is missing.", "another mixture: None"),
         (edited(identity=[1]), "no whole checkpoint: its identity is no JSON object", "its identity is no JSON object"),
-        (edited(progress={"step": -5}), "no whole checkpoint: step: Input should be", "step: Input should be"),
-        (edited(progress__reports=[1]), "no whole checkpoint: reports: Input should be", "reports: Input should be"),
+        (edited(progress={"step": -5}), "no whole checkpoint: step: -5 cannot be used", "step: -5 cannot be used"),
+        (
+            edited(progress__reports=[1]),
+            r"no whole checkpoint: reports: \[1\] cannot be used",
+            r"reports: \[1\] cannot",
+        ),
         (edited(version=2), "Cannot read the checkpoint .* of version 2", "of version 2"),
     ],
 )

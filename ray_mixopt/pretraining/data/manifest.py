@@ -27,6 +27,7 @@ from pydantic import (
 )
 
 from ray_mixopt.core.safety import MiB, check_file_name, check_size, check_version, parse_json, write_atomically
+from ray_mixopt.pretraining.mistakes import explain
 
 MANIFEST = "manifest.json"
 VERSION = 1
@@ -218,7 +219,4 @@ def _validated(data: object, what: str) -> Manifest:
     try:
         return Manifest.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        message = first["msg"].removeprefix("Value error, ").removesuffix(".")
-        raise ValueError(f"{what} cannot be used: {where + ': ' if where else ''}{message}.") from error
+        raise ValueError(explain(error, where=f"{what} cannot be used")) from error

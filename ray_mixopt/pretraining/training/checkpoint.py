@@ -23,7 +23,7 @@ from torch import nn
 from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 from ray_mixopt.core.safety import check_version, write_atomically
-from ray_mixopt.pretraining.training.settings import explain
+from ray_mixopt.pretraining.mistakes import explain
 from ray_mixopt.pretraining.training.workers import Workers, plain
 
 RUN = "run.json"
@@ -199,7 +199,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], TrainingProgress]:
         if not isinstance(found, dict):
             raise ValueError("its identity is no JSON object")
     except ValidationError as error:
-        raise ValueError(f"{folder} is no whole checkpoint: {explain(error)}") from error
+        raise ValueError(explain(error, where=f"{folder} is no whole checkpoint")) from error
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{folder} is no whole checkpoint: {str(error).rstrip('.')}.") from error
     return found, progress

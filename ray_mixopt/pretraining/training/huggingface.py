@@ -15,8 +15,9 @@ from safetensors import SafetensorError
 
 from ray_mixopt.pretraining.data.manifest import Manifest, TokenizerCard
 from ray_mixopt.pretraining.data.tokenizer import EOS, load
+from ray_mixopt.pretraining.mistakes import explain
 from ray_mixopt.pretraining.training import checkpoint, model
-from ray_mixopt.pretraining.training.settings import Shape, explain
+from ray_mixopt.pretraining.training.settings import Shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,7 @@ def write_model(run: str, data: Path, out: Path) -> WrittenModel:
         try:
             trained = _Trained.model_validate(checkpoint.read_identity(folder))
         except ValidationError as error:
-            raise ValueError(f"{name} does not say what it is a model of: {explain(error)}") from error
+            raise ValueError(explain(error, where=f"{name} does not say what it is a model of")) from error
         if trained.data != manifest.fingerprint:
             raise ValueError(
                 f"{name} was trained on other data than {data}: their fingerprint is {manifest.fingerprint[:12]}, and "

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Section(BaseModel):
@@ -340,10 +340,3 @@ def _selects(wanted: str, label: str | None) -> bool:
     listed = plain.startswith("in(") and plain.endswith(")")
     values = [value.strip() for value in plain[3:-1].split(",")] if listed else [plain]
     return (label in values) != inverted
-
-
-def explain(error: ValidationError) -> str:
-    """The first thing that is wrong with settings, in one sentence."""
-    first = error.errors()[0]
-    where = ".".join(map(str, first["loc"]))
-    return f"{where + ': ' if where else ''}{first['msg'].removeprefix('Value error, ')}."

@@ -18,11 +18,12 @@ from pydantic import ValidationError
 from ray_mixopt.core.safety import MiB, check_size
 from ray_mixopt.pretraining.data.sampler import Mixture, MixtureSampler
 from ray_mixopt.pretraining.data.shards import Corpus
+from ray_mixopt.pretraining.mistakes import explain
 from ray_mixopt.pretraining.training import checkpoint, model
 from ray_mixopt.pretraining.training.downstream import Downstream
 from ray_mixopt.pretraining.training.loop import Loop
 from ray_mixopt.pretraining.training.session import FolderSession, Session, check_writable
-from ray_mixopt.pretraining.training.settings import TrainingRun, explain
+from ray_mixopt.pretraining.training.settings import TrainingRun
 from ray_mixopt.pretraining.training.validation import ValidationSet
 from ray_mixopt.pretraining.training.workers import Workers, torchrun_group
 
@@ -146,7 +147,7 @@ def read_run(path: Path) -> TrainingRun:
     try:
         return TrainingRun.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise ValueError(f"{path}: {explain(error)}") from error
+        raise ValueError(explain(error, TrainingRun, path)) from error
 
 
 @click.command()
