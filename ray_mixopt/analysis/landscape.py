@@ -1,7 +1,7 @@
 """The predicted objective at the target over mixtures: along each domain, over pairs of domains, over all three.
 
 Notation: ``d`` domains, ``p`` points. Values are in the objective's own unit and direction, without the pull to a prior
-mixture.
+mixture. Of several phases, shares are those of all tokens; mixtures have ``m = n_shares`` columns.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from ray_mixopt.core.forecast import NORMAL_95
+from ray_mixopt.core.simplex import CappedSimplex
 from ray_mixopt.surrogate.posterior import ObjectivePosterior
 
 _N_SHARES = 41  # points of a slice
@@ -25,7 +26,7 @@ class Residuals:
     """By how much the last report of each of ``n`` runs differs from what is predicted at its own fidelity.
 
     Attributes:
-        mixtures: of the runs, ``n x d``.
+        mixtures: of the runs, ``n x m``.
         values: observed minus predicted objective, ``(n,)``.
         at_target: whether the report is at the target, ``(n,)``.
         runs: the name, the scale and the step of each report.
@@ -41,10 +42,12 @@ class Residuals:
 class Slice:
     """The prediction along the share of one domain, the others in the recommended proportions.
 
+    Several phases have more and less of the domain together: what they differ by stays as far as it can.
+
     Attributes:
         domain: its name.
         shares: of that domain, ascending, ``(p,)``.
-        mixtures: with those shares, ``p x d``.
+        mixtures: with those shares, ``p x m``.
         mean: expected objective, ``(p,)``.
         best_share: the share at which the expected objective is best.
         recommended: the recommended share.
@@ -75,6 +78,8 @@ class Slice:
 class Surface:
     """The prediction over the shares of two domains, the others in the recommended proportions; or of all three.
 
+    The mixtures are the same in all phases.
+
     Attributes:
         domains: their ``k`` names.
         shares: of those domains, ``p x k``.
@@ -91,18 +96,20 @@ class Surface:
 
 
 def level(posterior: ObjectivePosterior, mixtures: np.ndarray) -> np.ndarray:
-    """The expected objective of ``p x d`` mixtures where the posterior looks, ``(p,)``."""
+    """The expected objective of ``p x m`` mixtures where the posterior looks, ``(p,)``."""
     values: np.ndarray = posterior.sign * (posterior.mean(mixtures) - posterior.penalty(mixtures)).numpy()
     return values
 
 
 def slices(posterior: ObjectivePosterior, best: np.ndarray, residuals: Residuals) -> list[Slice]:
-    """One slice for each domain through a mixture ``(d,)``, in the order of the space."""
-    space, shares, found = posterior.space, np.linspace(0, 1, _N_SHARES), []
-    through = np.stack([_through(best, [i], shares[:, None]) for i in range(space.n_domains)])
-    means = level(posterior, through.reshape(-1, space.n_domains)).reshape(through.shape[:2])
-    for i, (domain, mixtures, mean) in enumerate(zip(space.domains, through, means, strict=True)):
-        run_shares = residuals.mixtures[:, i]
+    """One slice for each domain through a mixture ``(m,)``, in the order of the space."""
+    space, simplex, shares, found = posterior.space, posterior.space.simplex, np.linspace(0, 1, _N_SHARES), []
+    lines = np.stack([_along(simplex, best, i, shares) for i in range(space.n_domains)])
+    means = level(posterior, lines.reshape(-1, space.n_shares)).reshape(lines.shape[:2])
+    recommended, of_runs = simplex.mean(best[None])[0], simplex.mean(residuals.mixtures)
+    low, high = simplex.mean_bounds
+    for i, (domain, mixtures, mean) in enumerate(zip(space.domains, lines, means, strict=True)):
+        run_shares = of_runs[:, i]
         found.append(
             Slice(
                 domain=domain,
@@ -110,8 +117,8 @@ def slices(posterior: ObjectivePosterior, best: np.ndarray, residuals: Residuals
                 mixtures=mixtures,
                 mean=mean,
                 best_share=float(shares[np.argmin(posterior.sign * mean)]),
-                recommended=float(best[i]),
-                limits=(float(space.simplex.lower[i]), float(space.simplex.upper[i])),
+                recommended=float(recommended[i]),
+                limits=(float(low[i]), float(high[i])),
                 run_shares=run_shares,
                 run_values=np.interp(run_shares, shares, mean) + residuals.values,
                 run_at_target=residuals.at_target,
@@ -120,15 +127,15 @@ def slices(posterior: ObjectivePosterior, best: np.ndarray, residuals: Residuals
     return found
 
 
-def half_widths(posterior: ObjectivePosterior, best: np.ndarray, line: Slice) -> tuple[np.ndarray, np.ndarray]:
-    """Half the widths of the 95% intervals along a slice, ``(p,)``: of the value, and of it less ``best``'s.
+def half_widths(posterior: ObjectivePosterior, best: np.ndarray, mixtures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Half the widths of the 95% intervals of some mixtures, ``(p,)``: of the value, and of it less ``best``'s.
 
     Args:
         posterior: of the objective.
-        best: the mixture that the slice goes through, ``(d,)``.
-        line: the slice.
+        best: the mixture that the slice goes through, ``(m,)``.
+        mixtures: such as those of a slice, ``p x m``.
     """
-    points = posterior.solve(line.mixtures)
+    points = posterior.solve(mixtures)
     return _half_width(*posterior.marginal(points)), _half_width(
         *posterior.marginal(points, posterior.solve(best[None]))
     )
@@ -145,13 +152,13 @@ def by_importance(along: Sequence[Slice]) -> np.ndarray:
 
 
 def surfaces(posterior: ObjectivePosterior, best: np.ndarray, along: Sequence[Slice]) -> list[Surface]:
-    """The surfaces through a mixture ``(d,)``: all of three domains at once, of more domains three pairs.
+    """The surfaces through a mixture ``(m,)``: all of three domains at once, of more domains three pairs.
 
     The pairs are those of the three domains that change the prediction much or have a large share.
 
     Args:
         posterior: of the objective.
-        best: the mixture, ``(d,)``.
+        best: the mixture, ``(m,)``.
         along: the slice of each domain.
 
     Returns:
@@ -170,18 +177,32 @@ def _surface(posterior: ObjectivePosterior, best: np.ndarray, places: list[int])
     a, b = np.meshgrid(np.arange(_GRID + 1), np.arange(_GRID + 1), indexing="ij")
     inside = a + b <= _GRID
     shares = np.stack([a[inside], b[inside], _GRID - a[inside] - b[inside]], axis=1)[:, : len(places)] / _GRID
-    mean = level(posterior, _through(best, places, shares))
+    middle = posterior.space.simplex.mean(best[None])[0]
+    mean = level(posterior, np.tile(through(middle, places, shares), len(best) // len(middle)))
     return Surface(
         domains=tuple(posterior.space.domains[i] for i in places),
         shares=shares,
         mean=mean,
         best=shares[np.argmin(posterior.sign * mean)],
-        recommended=best[places],
+        recommended=middle[places],
     )
 
 
-def _through(best: np.ndarray, places: list[int], shares: np.ndarray) -> np.ndarray:
-    """Mixtures ``p x d`` with given shares ``p x k`` of some domains, and ``best``'s proportions among the others."""
+def _along(simplex: CappedSimplex, best: np.ndarray, i: int, shares: np.ndarray) -> np.ndarray:
+    """Mixtures ``p x m`` through ``best`` with given shares ``(p,)`` of a domain in all tokens.
+
+    Below the recommended share each phase has as many times less of the domain, above it of all others.
+    """
+    mean, parts = simplex.mean(best[None])[0, i], []
+    for own in simplex.apart(best[None])[0]:
+        less = own[i] * shares / max(mean, 1e-12)
+        more = 1 - (1 - own[i]) * (1 - shares) / max(1 - mean, 1e-12)
+        parts.append(through(own, [i], np.where(shares <= mean, less, more)[:, None]))
+    return np.concatenate(parts, axis=1)
+
+
+def through(best: np.ndarray, places: list[int], shares: np.ndarray) -> np.ndarray:
+    """One phase's mixtures ``p x d`` with given shares ``p x k`` of some domains, and ``best``'s of the others."""
     others = np.ones_like(best)
     others[places] = 0.0
     rest = best * others

@@ -58,13 +58,9 @@ def _first_question(optimizer: MixtureOptimizer, run: Proposal) -> str:
     for name, mixture in optimizer.problem.baselines().items():
         if same_mixture(mixture, run.mixture):
             return f"How good the mixture '{name}' is {at}, with which answers are compared."
-    if space.phase_names:
-        simplex = phased(space.simplex)
-        mean = simplex.mean(run.mixture[None])
-        if not same_mixture(simplex.tied(mean)[0], run.mixture):
-            return f"Whether it matters {at} in which order the same data come."
-    else:
-        mean = run.mixture[None]
+    mean = space.simplex.mean(run.mixture[None])
+    if space.phase_names and not same_mixture(phased(space.simplex).tied(mean)[0], run.mixture):
+        return f"Whether it matters {at} in which order the same data come."
     largest = int(mean[0].argmax())
     if mean[0, largest] >= _MOSTLY:
         return f"What much {space.domains[largest]} does {at}."

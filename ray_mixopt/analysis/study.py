@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -12,15 +13,18 @@ from ray_mixopt.analysis.curves import LearningCurve, curves
 from ray_mixopt.analysis.final import FinalRun
 from ray_mixopt.analysis.landscape import Residuals, Slice, Surface, half_widths, level, slices, surfaces
 from ray_mixopt.analysis.ledger import Ledger
+from ray_mixopt.analysis.order import Move, Reordered, moves, reordered
 from ray_mixopt.analysis.pareto import TradeOff, pareto_front
 from ray_mixopt.analysis.result import Course
 from ray_mixopt.analysis.trajectory import sensible_points, trajectory
 from ray_mixopt.core.forecast import NORMAL_95, Prediction
 from ray_mixopt.core.history import Trial
 from ray_mixopt.core.objective import Mode, Objective
+from ray_mixopt.core.phases import searched
 from ray_mixopt.core.recommendation import Recommendation
+from ray_mixopt.core.simplex import same_mixture
 from ray_mixopt.core.space import MixtureSpace
-from ray_mixopt.core.words import fidelity
+from ray_mixopt.core.words import by_phase, fidelity
 from ray_mixopt.optimizer import MixtureOptimizer
 from ray_mixopt.strategies.hindsight import Hidden, hidden
 from ray_mixopt.surrogate.posterior import ObjectivePosterior
@@ -35,13 +39,13 @@ class Waypoint:
 
     Attributes:
         cost: spent by then, in full runs at the target.
-        mixture: recommended then, by domain.
+        mixture: recommended then, by domain, or by phase and domain.
         then: what was predicted for it; None where nothing was.
         now: what is predicted for it with all that is known in the end; None where nothing is.
     """
 
     cost: float
-    mixture: dict[str, float]
+    mixture: dict[str, Any]
     then: Prediction | None
     now: Prediction | None
 
@@ -136,7 +140,6 @@ class Study:
         self.optimizer, self.name, self.tick = optimizer, name, tick
         self.problem, self.history = optimizer.problem, optimizer.history
         self.space: MixtureSpace = optimizer.space
-        self.space.check_one_mixture("A report is about")
         self.ledger = Ledger(self.history)
         self.final = final
         self.course = course if course is not None and course.fits(self.problem) else None
@@ -176,8 +179,31 @@ class Study:
 
     @cached_property
     def best(self) -> np.ndarray:
-        """The recommended mixture, ``(d,)``."""
+        """The recommended mixture, ``(n_shares,)``."""
         return self.space.mixture(self.recommendation.mixture)
+
+    @property
+    def shares(self) -> dict[str, dict[str, float]]:
+        """The recommended shares by phase that is searched, and domain; by no name where a run has no phases."""
+        each = by_phase(self.recommendation.mixture)
+        names = [phase.name for phase in searched(self.space.phases)] or [""]
+        return {name: dict(of) for name, of in zip(names, each.values(), strict=True)}
+
+    @cached_property
+    def beside(self) -> dict[str, np.ndarray]:
+        """The mixtures that it stands beside, ``(n_shares,)``, by name: the baselines, and phases trained already."""
+        found = dict(self.problem.baselines())
+        for phase in self.space.phases:
+            if phase.mixture is not None:
+                trained = self.space.mixture({name: phase.mixture.get(name, 0.0) for name in self.space.domains})
+                if not any(same_mixture(trained, other) for other in found.values()):
+                    found[f"{phase.name}, trained already"] = trained
+        return found
+
+    def is_tied(self, mixture: np.ndarray) -> bool:
+        """Whether a mixture, ``(n_shares,)``, is the same in all phases that are searched."""
+        each = self.space.simplex.apart(mixture[None])[0]
+        return bool(same_mixture(each, each[:1]).all())
 
     @property
     def comparisons(self) -> list[Comparison]:
@@ -262,10 +288,21 @@ class Study:
         known = self.posterior
         return [] if known is None or self.residuals is None else slices(known, self.best, self.residuals)
 
-    def half_widths(self, line: Slice) -> tuple[np.ndarray, np.ndarray]:
+    def half_widths(self, line: Slice | Move) -> tuple[np.ndarray, np.ndarray]:
         """Half the widths of the 95% intervals along a slice, of the value and of what is apart from the answer's."""
         assert self.posterior is not None  # without which there is no slice
-        return half_widths(self.posterior, self.best, line)
+        return half_widths(self.posterior, self.best, line.mixtures)
+
+    @cached_property
+    def moves(self) -> list[Move]:
+        """The prediction along each domain's share in each later phase; an empty list where order says nothing."""
+        return [] if self.posterior is None or not self.space.phase_names else moves(self.posterior, self.best)
+
+    @cached_property
+    def reordered(self) -> list[Reordered]:
+        """The recommended data in other orders; an empty list where nothing is known, or all phases are the same."""
+        known = self.posterior
+        return [] if known is None or not self.space.phase_names else list(reordered(known, self.best))
 
     @cached_property
     def surfaces(self) -> list[Surface]:
@@ -288,7 +325,7 @@ class Study:
         goal = self.problem.goal
         relative = goal is not None and goal.relative_to is not None
         weights = _weights(posterior, self.problem.weights) if relative else self.problem.weights
-        mixtures, values = [np.empty((0, self.space.n_domains))], [np.empty(0)]
+        mixtures, values = [np.empty((0, self.space.n_shares))], [np.empty(0)]
         runs: list[tuple[str, str, int]] = []
         for cell, trials in cells.items():
             mixtures.append(np.array([trial.mixture for trial in trials]))

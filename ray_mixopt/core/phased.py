@@ -68,6 +68,12 @@ class PhasedSimplex(CappedSimplex):
         """``n x p * d`` mixtures as ``n x p x d``."""
         return mixtures.reshape(len(mixtures), len(self.blocks), mixtures.shape[-1] // len(self.blocks))
 
+    @property
+    def mean_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Least and largest share of each domain in all tokens, as far as the limits on itself say, ``(d,)`` each."""
+        low, high = (self.mean(bound[None])[0] for bound in (self.lower, self.upper))
+        return low, np.minimum(high, self.caps)
+
     def tied(self, mixtures: np.ndarray) -> np.ndarray:
         """The mixtures nearest to those that are the same ``n x d`` in all phases, ``n x p * d``."""
         return self.project(np.tile(mixtures, (1, len(self.blocks))))

@@ -86,6 +86,19 @@ class CappedSimplex:
         """Limits on what coordinates have together: their places, the least and the most."""
         return []
 
+    def mean(self, mixtures: np.ndarray) -> np.ndarray:
+        """The mixture of all tokens, ``n x d``, of ``n`` mixtures: these themselves, where a run has one phase."""
+        return mixtures
+
+    def apart(self, mixtures: np.ndarray) -> np.ndarray:
+        """``n`` mixtures by phase, ``n x p x d``, of which there is one."""
+        return mixtures[:, None]
+
+    @property
+    def mean_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Least and largest share of each domain in all tokens, as far as the limits on itself say, ``(d,)`` each."""
+        return self.lower, self.upper
+
     def contains(self, mixtures: ArrayLike, tolerance: float = 1e-9) -> np.ndarray:
         """Whether each mixture, ``n x d``, sums to 1 within the bounds, ``(n,)``."""
         w = np.atleast_2d(np.asarray(mixtures, dtype=np.float64))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ray_mixopt.analysis.study import Study
+from ray_mixopt.core.words import by_phase, shares_named
 from ray_mixopt.report.drawing import (
     BAND,
     BLUE,
@@ -26,17 +27,39 @@ from ray_mixopt.report.drawing import (
 
 MOST_DOMAINS = 24
 _MARKS = {"uniform": ("square-open", GREY), "proportional": ("triangle-up", GREEN), "reference": ("diamond", ORANGE)}
+_TRAINED = ("x-thin-open", ORANGE)  # of a phase
 
 
 def mixture(study: Study) -> Drawing:
-    """The recommended shares, the range of those predicted as good, and what they are compared with."""
+    """The recommended shares, the range of those predicted as good, and what stands beside them; a panel a phase."""
+    space, each = study.space, study.shares
+    whole, apart = space.simplex.mean(study.best[None])[0], space.simplex.apart
+    largest = np.max([apart(w[None])[0].max(0) for w in (study.best, *study.beside.values())], axis=0)
+    drawn = sorted(range(space.n_domains), key=lambda i: (-largest[i], -whole[i]))[:MOST_DOMAINS]
+    shown = [space.domains[i] for i in sorted(drawn, key=lambda i: (-whole[i], i))]
+    left = f" The {len(shown)} largest of {space.n_domains} domains." if len(shown) < space.n_domains else ""
+    words = []
+    for phase, of in each.items():
+        shares = listed([f"{d} {of[d]:.1%}" for d in shown], MOST_DOMAINS)
+        words.append(f"{phase}: {shares}" if phase else shares)
+    return Drawing(
+        name="mixture",
+        title="Share of each domain",
+        panels=tuple(_shares(study, place, shown) for place in range(len(each))),
+        alt=f"Recommended shares, largest first: {'; '.join(words)}.{left}",
+        caption=f"The table {'below' if len(each) > 1 else 'beside it'} has all numbers.{left}",
+    )
+
+
+def _shares(study: Study, place: int, shown: list[str]) -> Panel:
+    """The shares of some domains in the phase of that place among those that are searched."""
     answer, space = study.recommendation, study.space
-    others = {name: space.named(w) for name, w in study.problem.baselines().items()}
-    ranges = answer.details.ranges if answer.details else {}
-    largest = {d: max(answer.mixture[d], *(w[d] for w in others.values())) for d in space.domains}
-    drawn = set(sorted(space.domains, key=lambda d: (-largest[d], -answer.mixture[d]))[:MOST_DOMAINS])
-    shown = sorted(drawn, key=lambda d: (-answer.mixture[d], space.domains.index(d)))
-    high = max([largest[d] for d in shown] + [ranges[d][1] for d in shown if d in ranges])
+    phase, shares = list(study.shares.items())[place]
+    others = {name: list(by_phase(space.named(w)).values())[place] for name, w in study.beside.items()}
+    known = answer.details.ranges if answer.details else {}
+    names = {d: shares_named(d, phase if space.phase_names else "") for d in shown}
+    ranges = {d: known[name] for d, name in names.items() if name in known}
+    high = max([of[d] for of in (shares, *others.values()) for d in shown] + [limits[1] for limits in ranges.values()])
     figure = canvas(rows_height(len(shown), 2 + len(others)), xaxis=share_axis(high), yaxis=categories(shown))
     places = list(range(len(shown)))
     if ranges:
@@ -48,46 +71,70 @@ def mixture(study: Study) -> Drawing:
             name="predicted as good",
             hoverinfo="skip",
         )
-    for name, shares in others.items():
-        symbol, color = _MARKS[name]
+    for name, of in others.items():
+        symbol, color = _MARKS.get(name, _TRAINED)
         figure.add_scatter(
-            x=[shares[d] for d in shown],
+            x=[of[d] for d in shown],
             y=places,
             mode="markers",
             marker={"symbol": symbol, "color": color, "size": 8, "line": {"width": 1.5}},
-            name=_bare(answer.called(name)),
-            text=[hover(d, f"{answer.called(name)}: {shares[d]:.1%}") for d in shown],
+            name=plain(called_bare(study, name)),
+            text=[hover(d, f"{called_bare(study, name)}: {of[d]:.1%}") for d in shown],
             hoverinfo="none",
         )
     figure.add_scatter(
-        x=[answer.mixture[d] for d in shown],
+        x=[shares[d] for d in shown],
         y=places,
         mode="markers",
         marker={"symbol": "circle", "color": BLUE, "size": 10},
         name="recommended",
         text=[
-            hover(d, f"recommended: {answer.mixture[d]:.1%}", *_as_good(ranges.get(d)))  # what the bar cannot say
+            hover(d, f"recommended: {shares[d]:.1%}", *_as_good(ranges.get(d)))  # what the bar cannot say
             for d in shown
         ],
         hoverinfo="none",
     )
-    left = f" The {len(shown)} largest of {space.n_domains} domains." if len(shown) < space.n_domains else ""
-    words = [f"{d} {answer.mixture[d]:.1%}" for d in shown]
-    return Drawing(
-        name="mixture",
-        title="Share of each domain",
-        panels=(Panel(figure=figure, x="share of training tokens", y=""),),
-        alt=f"Recommended shares, largest first: {listed(words, MOST_DOMAINS)}.{left}",
-        caption=f"The table beside it has all numbers.{left}",
-    )
+    title = "".join(str(p) for p in space.phases if p.name == phase)
+    return Panel(figure=figure, title=title, x=f"share of training tokens{phase and f' of {phase}'}", y="")
+
+
+def called_bare(study: Study, name: str) -> str:
+    """What a mixture beside the recommended one is called where all are mixtures."""
+    return study.recommendation.called(name).replace(" mixture", "")
 
 
 def _as_good(limits: tuple[float, float] | None) -> list[str]:
     return [] if limits is None else [f"as good from {limits[0]:.1%} to {limits[1]:.1%}"]
 
 
-def _bare(called: str) -> str:
-    return called.replace(" mixture", "")
+def columns(study: Study) -> list[str]:
+    """Names of the columns of ``cells``."""
+    details, found = study.recommendation.details, ["Domain"]
+    for phase in study.shares:
+        found += [phase or "Share", *(["As good from–to"] if details else [])]
+    for name, w in study.beside.items():
+        called = called_bare(study, name)
+        found += [called] if study.is_tied(w) else [f"{called}, {phase}" for phase in study.shares]
+    return found
+
+
+def cells(study: Study) -> list[list[str]]:
+    """The recommended shares of each domain in each phase, what is as good, and those of the mixtures beside it."""
+    answer, space = study.recommendation, study.space
+    ranges = answer.details.ranges if answer.details else {}
+    rows = []
+    for i, domain in enumerate(space.domains):
+        row = [domain]
+        for phase, shares in study.shares.items():
+            row.append(f"{shares[domain]:.1%}")
+            if ranges:
+                low, high = ranges[shares_named(domain, phase if space.phase_names else "")]
+                row.append(f"{low:.1%}–{high:.1%}")
+        for w in study.beside.values():
+            each = space.simplex.apart(w[None])[0, :, i]
+            row += [f"{share:.1%}" for share in (each[:1] if study.is_tied(w) else each)]
+        rows.append(row)
+    return rows
 
 
 def prices(study: Study) -> Drawing | None:
@@ -155,7 +202,7 @@ def front(study: Study) -> Drawing | None:
         hoverinfo="none",
     )
     for name, symbol, color in (("recommended", "star", ORANGE), ("uniform", "square", GREEN)):
-        called = _bare(study.recommendation.called(name))
+        called = called_bare(study, name)
         figure.add_scatter(
             x=[found.marks[name][0]],
             y=[found.marks[name][1]],

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from ray_mixopt.analysis.study import Study
 from ray_mixopt.core.forecast import Prediction
+from ray_mixopt.core.words import shares_named
 from ray_mixopt.report.drawing import (
     BAND,
     BLUE,
@@ -24,6 +28,9 @@ from ray_mixopt.report.drawing import (
     plain,
     short,
 )
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 MOST_DOMAINS = len(PALETTE)  # drawn one by one; the smaller ones together
 
@@ -106,22 +113,51 @@ def _zoomed(means: list[float], ends: list[float], last: Prediction | None) -> l
 
 
 def mixtures(study: Study) -> Drawing | None:
-    """The recommended shares against cost, stacked; None for fewer than two."""
+    """The recommended shares against cost, stacked, a panel a phase; None for fewer than two."""
     points = study.way
     if len(points) < 2:
         return None
-    domains = study.space.domains
-    shares = np.array([[point.mixture[d] for d in domains] for point in points])
-    order = np.argsort(-shares.mean(0), kind="stable")
+    domains, simplex, names = study.space.domains, study.space.simplex, list(study.shares)
+    each = np.stack([study.space.mixture(point.mixture) for point in points])
+    order = np.argsort(-simplex.mean(each).mean(0), kind="stable")
+    shares = simplex.apart(each)  # way x phases x d
+    x = [point.cost for point in points]
+    words = [
+        f"{name}{name and ': '}{listed([f'{domains[i]} {shares[-1, p, i]:.1%}' for i in order])}"
+        for p, name in enumerate(names)
+    ]
+    some = order[:12]
+    return Drawing(
+        name="mixtures",
+        title="The mixture recommended",
+        panels=tuple(
+            Panel(
+                figure=_stacked(x, shares[:, p], domains, order),
+                title=name if len(names) > 1 else "",
+                x=cost_label(study.target_name),
+                y="share of training tokens",
+            )
+            for p, name in enumerate(names)
+        ),
+        alt=f"Stacked areas of the recommended shares against cost. In the end: {'; '.join(words)}.",
+        caption="A mixture that still moves at the end has not been found yet; see also how flat the optimum is.",
+        head=("Full runs spent", *(shares_named(domains[i], name) for name in names for i in some)),
+        rows=[
+            (f"{cost:.3g}", *(f"{shares[row, p, i]:.1%}" for p in range(len(names)) for i in some))
+            for row, cost in enumerate(x)
+        ],
+    )
+
+
+def _stacked(x: list[float], shares: np.ndarray, domains: Sequence[str], order: np.ndarray) -> Figure:
+    """The shares ``len(x) x d`` at costs ``x``, those of the first domains of an order one by one."""
     shown, rest = order[:MOST_DOMAINS], order[MOST_DOMAINS:]
     layers = [(domains[i], shares[:, i]) for i in shown]
     if len(rest):
         layers.append((f"{len(rest)} other{'s' * (len(rest) != 1)}", shares[:, rest].sum(1)))
-    x = [point.cost for point in points]
-    axis = logarithmic(x)
     figure = canvas(
         400,
-        xaxis=axis | {"range": [float(np.log10(x[0])), float(np.log10(x[-1]))]},
+        xaxis=logarithmic(x) | {"range": [float(np.log10(x[0])), float(np.log10(x[-1]))]},
         yaxis={"range": [0, 1], "tickformat": ".0%", "tickvals": [0.25, 0.5, 0.75, 1]},
     )
     for k, (name, share) in enumerate(layers):
@@ -147,19 +183,7 @@ def mixtures(study: Study) -> Drawing | None:
             ],
             hoverinfo="none",
         )
-    alt = "Stacked areas of the recommended shares against cost. In the end: " + listed(
-        [f"{domains[i]} {shares[-1, i]:.1%}" for i in order]
-    )
-    some = order[:12]
-    return Drawing(
-        name="mixtures",
-        title="The mixture recommended",
-        panels=(Panel(figure=figure, x=cost_label(study.target_name), y="share of training tokens"),),
-        alt=alt + ".",
-        caption="A mixture that still moves at the end has not been found yet; see also how flat the optimum is.",
-        head=("Full runs spent", *(domains[i] for i in some)),
-        rows=[(f"{cost:.3g}", *(f"{shares[row, i]:.1%}" for i in some)) for row, cost in enumerate(x)],
-    )
+    return figure
 
 
 def truth(study: Study) -> Drawing | None:

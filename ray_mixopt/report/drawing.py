@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ray_mixopt.core.words import amount
+from ray_mixopt.core.words import amount, by_phase
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -95,8 +95,10 @@ def hover(*lines: str) -> str:
     return "\n".join(line for line in lines if line)
 
 
-def of_mixture(shares: Mapping[str, float], most: int = 5) -> list[str]:
-    """The largest shares of a mixture, a line each."""
+def of_mixture(shares: Mapping[str, Any], most: int = 5) -> list[str]:
+    """The largest shares of a mixture, a line each; of several phases those of each in a line."""
+    if "" not in (each := by_phase(shares)):
+        return [f"{phase}: {listed(of_mixture(of, 3))}" for phase, of in each.items()]
     largest = sorted(shares.items(), key=lambda item: -item[1])[:most]
     return [f"{share:.1%} {name}" for name, share in largest if share >= 5e-4]
 
@@ -229,7 +231,7 @@ def short(name: str, length: int = 24) -> str:
 def listed(parts: list[str], most: int = 8) -> str:
     """Parts in one sentence."""
     shown = parts[:most] + ([f"and {len(parts) - most} more"] if len(parts) > most else [])
-    return ", ".join(shown)
+    return ("; " if any(", " in part for part in shown) else ", ").join(shown)
 
 
 def cost_label(target: str) -> str:

@@ -211,9 +211,12 @@ def curves(study: Study) -> Drawing | None:
         panels=(Panel(figure=figure, x="training steps", y=metric),),
         alt=f"Reports of {metric} against training steps, of {len(found)} runs: {listed(counts)}.{left}",
         caption=f"Every dot is a report, one colour and symbol for each model scale.{law}{left}",
-        head=("Run", "Scale", "First report", metric, "Last report", metric),
+        head=("Run", "Scale", "First report", metric, "Last report", metric, "Mixture"),
         rows=[
-            (c.run, c.scale, c.steps[0], float(c.values[0]), c.steps[-1], float(c.values[-1]))
+            (
+                *(c.run, c.scale, c.steps[0], float(c.values[0]), c.steps[-1], float(c.values[-1])),
+                listed(of_mixture(study.space.named(c.mixture))),
+            )
             for c in sorted(found, key=lambda c: (-len(c.law), -c.steps[-1]))
         ],
     )

@@ -16,9 +16,10 @@ from urllib.parse import quote
 
 from ray_mixopt.analysis.study import Study
 from ray_mixopt.core.forecast import Prediction
+from ray_mixopt.core.phases import in_words
 from ray_mixopt.core.safety import write_atomically
 from ray_mixopt.core.simplex import same_mixture
-from ray_mixopt.core.words import counted, fidelity, run_to
+from ray_mixopt.core.words import by_phase, counted, fidelity, run_to
 from ray_mixopt.io.blends import BLENDS, blend
 from ray_mixopt.report import answer, course, evidence, landscape, trust
 from ray_mixopt.report.drawing import Drawing
@@ -31,7 +32,7 @@ SECTIONS = (
     ("How good it really was", (course.truth,)),
     ("Where the evidence is", (evidence.places, evidence.spending)),
     ("Does it extrapolate?", (trust.extrapolation, trust.agreement, trust.predictions)),
-    ("What matters", (landscape.slices, landscape.maps, answer.front)),
+    ("What matters", (landscape.slices, landscape.order, landscape.maps, answer.front)),
     ("Learning curves", (evidence.curves,)),
     ("What limits cost", (answer.prices,)),
     ("How the answer came about", (course.incumbent, course.mixtures)),
@@ -92,7 +93,7 @@ def write_report(study: Study, folder: Path, *, refresh: float | None = None) ->
             if (drawing := draw(study)) is not None:
                 group.append(drawing)
         sections.append((heading, group))
-    found, problem = study.recommendation, study.problem
+    found = study.recommendation
     details = found.details
     first, *rest = findings(study)
     page = rendered(
@@ -104,16 +105,16 @@ def write_report(study: Study, folder: Path, *, refresh: float | None = None) ->
         details=details,
         limits=details.limits if details else (),
         rails=details.guardrails if details else (),
-        baselines={
-            found.called(name).replace(" mixture", ""): study.space.named(mixture)
-            for name, mixture in problem.baselines().items()
-        },
+        head=answer.columns(study),
+        cells=answer.cells(study),
+        recommended=[phase or "Share" for phase in study.shares],
         predicted=[
             *([] if found.predicted is None else [("recommended", found.predicted, None)]),
             *(
                 (found.called(other.name).replace(" mixture", ""), other.predicted, other.probability)
                 for other in study.comparisons
             ),
+            *((other.name, other.predicted, other.probability) for other in study.reordered),
         ],
         first=first,
         findings=rest,
@@ -125,6 +126,7 @@ def write_report(study: Study, folder: Path, *, refresh: float | None = None) ->
         counts=", ".join(counted(int(n.sum()), f"{end} run") for end, n in study.ledger.ends.items()) or "No runs",
         refresh=None if refresh is None else f"{refresh:g}",
         pct=lambda share: f"{share:.1%}",
+        phases=in_words(study.space.phases),
         shares=_shares,
     )
     path = folder / PAGE
@@ -206,10 +208,11 @@ def findings(study: Study) -> Iterator[Finding]:
     if verdict is not None:
         yield Finding(text=verdict.text, warning=not verdict.ready)
     yield from _final(study)
-    yield Finding(text=f"{'Train' if verdict is None or verdict.ready else 'Best so far:'} {_shares(answer.mixture)}.")
+    yield Finding(text=f"{'Train' if verdict is None or verdict.ready else 'Best so far:'} {_shares(study.shares)}.")
     yield Finding(
         text=f"Predicted {study.objective_name} at {fidelity(answer.scale, answer.steps)}: {answer.predicted} (95%)."
     )
+    yield from _order(study)
     for other in study.comparisons:
         if other.probability is not None:
             doubt = "" if other.settled else " This is not settled."
@@ -261,6 +264,17 @@ def _final(study: Study) -> Iterator[Finding]:
         yield Finding(text=f"{other}{final.text}", warning=doubt)
 
 
+def _order(study: Study) -> Iterator[Finding]:
+    """What another order of the same data would do; none where a run has one mixture."""
+    for other in study.reordered:
+        text = f"{other.name[0].upper()}{other.name[1:]}: {study.objective_name} changes by {other.change} (95%)"
+        if other.probability is not None:
+            text += f"; the recommended mixture is better with probability {other.probability:.1%}"
+        yield Finding(text=f"{text}.")
+    if study.moves and study.is_tied(study.best):
+        yield Finding(text="The recommended mixture is the same in all phases: no order is clearly better.")
+
+
 def truths(study: Study) -> Iterator[str]:
     """What is known of the answer in truth, in sentences; none but for a replay."""
     course, answer = study.course, study.recommendation
@@ -296,7 +310,11 @@ def exports(study: Study) -> Iterator[Export]:
         yield Export(reader=form.reader, file=f"mixture-{kind}{form.suffix}", text=text)
 
 
-def _shares(mixture: dict[str, float]) -> str:
+def _shares(mixture: dict[str, Any]) -> str:
+    each = by_phase(mixture)
+    if "" not in each:
+        return "; ".join(f"{phase}: {_shares(dict(of))}" for phase, of in each.items())
+    mixture = dict(each[""])
     largest = [item for item in sorted(mixture.items(), key=lambda item: -item[1]) if item[1] >= 5e-4]
     parts = [f"{share:.1%} {domain}" for domain, share in largest[:_MOST_SHARES]]
     if rest := largest[_MOST_SHARES:]:

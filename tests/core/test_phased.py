@@ -11,7 +11,6 @@ import torch
 from worlds import DOMAINS, OLD, awkward, search, train, two_scales
 
 from ray_mixopt import Group, MixOptSearcher, MixtureOptimizer, MixtureSpace, Objective, Phase, Scale
-from ray_mixopt.analysis.study import Study
 from ray_mixopt.benchmark.problems import load
 from ray_mixopt.command.settings import Command
 from ray_mixopt.core.baselines import broken, moved
@@ -314,14 +313,12 @@ def test_runs_of_one_mixture_are_taken_in_as_runs_with_one_in_all_phases() -> No
 
 def test_what_knows_one_mixture_says_so() -> None:
     space = make()
-    optimizer = MixtureOptimizer(space, objective={"loss": 1.0})
     phases = "the space has one for each of the phases main, anneal"
     refused = [
         lambda: MixtureOptimizer(space, strategy="paper"),
         lambda: MixtureOptimizer(
             space, objective=Objective(weights={"loss": 1.0}, prior="uniform", closeness=0.1), mode="min"
         ),
-        lambda: Study(optimizer, "x"),
         lambda: blend("levanter", LATE, space, NO_SOURCES),
         lambda: Command(program=("train",), directory=".").check(space),
     ]

@@ -16,10 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from worlds import given, search, two_scales
 
-from ray_mixopt import MixtureOptimizer, MixtureSpace, Scale
+from ray_mixopt import MixtureOptimizer, MixtureSpace, Phase, Scale
 from ray_mixopt.analysis.ledger import Ledger
 from ray_mixopt.analysis.study import Study
+from ray_mixopt.core.phases import in_words
+from ray_mixopt.core.words import by_phase
 from ray_mixopt.io import searches
 from ray_mixopt.io.blends import blend
 from ray_mixopt.report.page import findings, write_report
@@ -227,6 +230,60 @@ def test_many_lengths_and_long_names_fit(browser, crowded: Study, tmp_path: Path
     dot.tap(force=True)  # on what lies above all dots
     view.wait_for_selector("#tip:not([hidden])")
     assert "<i>a scale</i> of 100,000M x" in view.inner_text("#tip")
+    assert misfits(view) == []
+    view.close()
+
+
+LATE = {"main": {"web": 0.6, "code": 0.3, "math": 0.1}, "anneal": {"web": 0.1, "code": 0.3, "math": 0.6}}
+SEVERAL = {
+    "both": (Phase("main", 0.8), Phase("anneal", 0.2)),
+    "the last": (Phase("main", 0.8, mixture=LATE["main"]), Phase("anneal", 0.2)),
+    "three": (
+        *(Phase("warm-up", 0.1, mixture=LATE["main"]), Phase("main", 0.6), Phase("mid", 0.2)),
+        Phase("anneal", 0.1, domains=("code", "math")),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SEVERAL)
+def test_phases_are_told_and_drawn(case: str, browser, tmp_path: Path) -> None:
+    space = two_scales(phases=SEVERAL[case], token_supply={"web": 70.0, "code": 20.0, "math": 10.0})
+    reference = LATE if case == "both" else None
+    optimizer = MixtureOptimizer(space, seed=1, budget=3 * space.target_cost, reference=reference)
+
+    def loss(mixture, scale: str, step: int) -> float:
+        w = space.mixture(mixture)
+        mean, last = space.simplex.mean(w[None])[0], space.simplex.apart(w[None])[0, -1]
+        effect = np.square(mean - [0.5, 0.3, 0.2]).sum() + 2 * np.square(last - [0.1, 0.3, 0.6]).sum()
+        return float(2 + 0.3 * (scale == "S") + 0.2 * (step == 100) + effect)
+
+    given(optimizer, 24, loss, cells=[("S", 1000), ("L", 1000)])
+    search(optimizer, 4, loss)
+    optimizer.finish(optimizer.ask().trial_id, failed=True)
+    study = Study(optimizer, case)
+    page = write_report(study, tmp_path)
+    found, text = Page(page.read_text()), " ".join(Page(page.read_text()).text.split())
+    names = [phase.name for phase in SEVERAL[case] if phase.mixture is None]
+    titles = [str(phase) for phase in SEVERAL[case] if phase.mixture is None]
+    assert in_words(space.phases) in text and all(title in text for title in titles)
+    assert len([plot for plot in found.all("div") if str(plot.get("data-panel")).startswith("mixture-")]) == len(names)
+    each = by_phase(study.recommendation.mixture)
+    for of in each.values():
+        assert all(f"{share:.1%}" in text for share in of.values())
+    assert re.search("(Train|Best so far:) " + ".*; ".join(f"{name}: [0-9.]+% " for name in names), text)
+    failed = next(trial for trial in optimizer.history if trial.status == "failed")
+    told = text.split("Runs that ended badly")[-1].split(failed.trial_id)[-1]
+    for name, of in by_phase(space.named(failed.mixture)).items():
+        assert (f"{name}: " in told or not name) and f"{max(of.values()):.1%}" in told
+    if case == "both":
+        assert len(study.moves) == 3
+        turned, even = study.reordered
+        assert f"T{turned.name[1:]}: {study.objective_name} changes by {turned.change} (95%)" in text
+        assert "reference, main reference, anneal" in text and even.name in text
+    else:
+        assert ("main" if case == "the last" else "warm-up") + ", trained already" in text
+    assert ("order" in [figure["id"] for figure in found.all("figure")]) == bool(study.moves)
+    view = shown(browser, page)
     assert misfits(view) == []
     view.close()
 
