@@ -219,7 +219,9 @@ def _smaller(space: MixtureSpace, hidden: Cell, given: Sequence[str]) -> Mixture
             f"{', '.join(scale.name for scale in below)}."
         )
     kept = [scale for scale in below if not given or scale.name in given]
-    return replace(space, scales=(*kept, space.scale(hidden[0])), target=hidden, earlier_scales=())
+    tokens = space.repeats_as(*hidden) if space.repetition else space.target_tokens
+    scales = (*kept, space.scale(hidden[0]))
+    return replace(space, scales=scales, target=hidden, target_tokens=tokens, earlier_scales=())
 
 
 def _canonical(history: History) -> History:

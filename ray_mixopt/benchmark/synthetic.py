@@ -16,13 +16,20 @@ the optimum if and only if ``k_i`` is in proportion to ``(w*_i + e)^(1 + g_i) / 
 Where runs have two phases, there are such losses of the mean of both, and besides, weighed with the strength of order,
 those of the second phase, which models see last: each sum has its own ``w*``. Both are met at once, since the first
 phase may be what the mean needs beside the second.
+
+Where runs repeat domains, a loss is a power of the effective share ``e_i = w_i (1 + R_i (1 - exp(-(n - 1) / R_i))) /
+n`` of ``n > 1`` passes (Muennighoff et al. 2023, Sec. 3). It is concave in ``w_i``, so that the sum of losses stays
+convex, and ``w*`` is the optimum if and only if ``k_i`` is in proportion to ``(e*_i + e)^(1 + g_i) / (g_i
+e'_i(w*_i))``, with ``e'_i = exp(-(n - 1) / R_i)``. Supplies are such that two domains are scarce at ``w*``.
+Another family has ``1 + R_i log(1 + (n - 1) / R_i)`` there: what passes are worth, the surrogate does not know either.
 """
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -31,6 +38,7 @@ from ray_mixopt.core.phased import phased
 from ray_mixopt.core.phases import Phase
 from ray_mixopt.core.scale import Scale
 from ray_mixopt.core.space import MixtureSpace
+from ray_mixopt.core.supply import WORTHLESS, Repetition, passes
 
 FAMILY = "synthetic"
 PARAMETERS = {"30M": 30e6, "100M": 100e6, "300M": 300e6, "1B": 1e9}
@@ -38,6 +46,9 @@ STEPS = (2000, 6000, 12000, 20000)
 LEAST_SHARE = 0.01  # e, of power laws
 LATE = 0.2  # fraction of the second of two phases
 SLACK = 0.3  # s_j of a domain that the best mixture does without
+TOKENS = 20e9  # of the target run, where domains are repeated
+SCARCE, PLENTY = (4.0, 16.0), (0.05, 0.5)  # passes of the best mixture over two domains, and over the others
+REACH = 15.0  # median of R, which differs between domains by a factor of 1.6 (a standard deviation)
 
 Amplitude = Callable[[float, float], float]
 
@@ -69,6 +80,9 @@ class Recipe:
         power: whether each domain's loss is a power of its own share.
         order: of families of powers whose runs have two phases, what the second one counts for besides, as a part of
             what the mean does; None for runs of one mixture.
+        repetition: of families of powers of which some domains are scarce, what their runs pass over, see
+            ``MixtureSpace``. Scales have lengths in proportion to their size.
+        logarithmic: whether passes go on to be worth something, as a logarithm does, rather than saturate.
     """
 
     d: int = 5
@@ -78,6 +92,8 @@ class Recipe:
     uneven_noise: bool = False
     power: bool = False
     order: float | None = None
+    repetition: Repetition | None = None
+    logarithmic: bool = False
 
 
 RECIPES = {
@@ -97,6 +113,9 @@ RECIPES = {
     "5_order": Recipe(power=True, order=1.0),
     "5_weak_order": Recipe(power=True, order=0.2),
     "5_no_order": Recipe(power=True, order=0.0),
+    "5_scarce": Recipe(power=True, repetition="real"),
+    "5_matched": Recipe(power=True, repetition="matched"),
+    "5_scarce_log": Recipe(power=True, repetition="real", logarithmic=True),
 }
 PROBLEMS = ("mixing_law", "moving_optimum", "rank_reversal", "30_domains", "uneven_noise+noise=0.02")
 
@@ -127,6 +146,7 @@ class Landscape:
         )
         rng = np.random.default_rng([number, list(RECIPES.values()).index(recipe)])
         self._exponents = rng.uniform(0.0, 0.3, d)  # b
+        self._at_best: tuple[np.ndarray, np.ndarray] | None = None  # effective shares and their slope, if there are
         if recipe.power:
             self._powers = rng.uniform(0.1, 0.6, d)  # g
             self.optimum = _mixture(rng, d, 0)
@@ -134,6 +154,14 @@ class Landscape:
             if recipe.order is not None:  # the last phase has up to e times as much of a domain, or as little
                 self._late = self.optimum * np.exp(rng.uniform(-1.0, 1.0, d))
                 self._late /= self._late.sum()
+            if recipe.repetition is not None:
+                self._reach = REACH * np.exp(0.5 * rng.standard_normal(d))
+                often = np.concatenate([rng.uniform(*SCARCE, 2), rng.uniform(*PLENTY, d - 2)])
+                self.space = _scarce(self.space, recipe.repetition, self.optimum / rng.permutation(often))
+                (at_best,), (slope,) = self._effective(
+                    self.optimum[None], self.space.rates(self.space.target_scale, self.space.target_steps)
+                )
+                self._at_best = at_best, slope
         while not recipe.power:
             self._t = rng.uniform(0.0, 0.5, (d, d))  # (losses, domains)
             np.fill_diagonal(self._t, d * rng.uniform(0.5, 1.5, d))
@@ -165,7 +193,8 @@ class Landscape:
         if self.recipe.power:
             fading = (size * length) ** -(self._exponents / 3)
             if self.recipe.order is None:
-                losses = self._losses(mixtures, self.optimum_at(scale))
+                rates = self.space.rates(scale, steps) if self.recipe.repetition else None
+                losses = self._losses(mixtures, self.optimum_at(scale), rates)
             else:
                 phases = phased(self.space.simplex)
                 losses = self._losses(phases.mean(mixtures), self.optimum_at(scale))
@@ -178,15 +207,52 @@ class Landscape:
         values: np.ndarray = base + self.recipe.amplitude(size, length) * effect
         return values
 
-    def _losses(self, mixtures: np.ndarray, best: np.ndarray) -> np.ndarray:
-        """Powers of each share of ``n x d`` mixtures, whose sum is least at ``best`` ``(d,)``, ``n x d``."""
-        factors = (best + LEAST_SHARE) ** (1 + self._powers) / self._powers
-        found: np.ndarray = factors * (mixtures + LEAST_SHARE) ** -self._powers
+    def supplied(self, supply: Mapping[str, float]) -> Landscape:
+        """The same losses with another supply of tokens, by domain: the best mixture is then another one."""
+        other = copy.copy(self)
+        other.space = replace(self.space, token_supply=dict(supply))
+        return other
+
+    def _losses(self, mixtures: np.ndarray, best: np.ndarray, rates: np.ndarray | None = None) -> np.ndarray:
+        """Powers of each share of ``n x d`` mixtures, whose sum is least at ``best`` ``(d,)``, ``n x d``.
+
+        Args:
+            mixtures: ``n x d``.
+            best: at the target, as are the passes where domains are repeated.
+            rates: of the passes of the runs, where domains are repeated, ``(d,)``.
+        """
+        at_best, slope = (best, 1.0) if self._at_best is None else self._at_best
+        factors = (at_best + LEAST_SHARE) ** (1 + self._powers) / (self._powers * slope)
+        shares = mixtures if rates is None else self._effective(mixtures, rates)[0]
+        found: np.ndarray = factors * (shares + LEAST_SHARE) ** -self._powers
         return found
+
+    def _effective(self, mixtures: np.ndarray, rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Effective shares ``n x d``, and by how much they rise with the share."""
+        often = passes(mixtures, rates)
+        further = (often - 1) / self._reach
+        if self.recipe.logarithmic:
+            return mixtures * (1 + self._reach * np.log1p(further)) / often, 1 / (1 + further)
+        return mixtures * (1 + self._reach * (1 - np.exp(-further))) / often, np.exp(-further)
 
     def noise_factor(self, mixtures: np.ndarray) -> np.ndarray:
         """What the noise of ``n x d`` mixtures is multiplied with, ``(n,)``."""
         return 1.0 + 9.0 * mixtures[:, 0]
+
+
+def _scarce(space: MixtureSpace, repetition: Repetition, supply: np.ndarray) -> MixtureSpace:
+    """The space where a target run's tokens are so many times a supply ``(d,)``, and small models train for less."""
+    top = PARAMETERS["1B"]
+    rungs = {name: tuple(round(s * size / top) for s in STEPS) for name, size in PARAMETERS.items()}
+    return replace(
+        space,
+        scales=tuple(replace(scale, steps=rungs[scale.name]) for scale in space.scales),
+        steps=(),
+        token_supply=dict(zip(space.domains, (TOKENS * supply).tolist(), strict=True)),
+        target_tokens=TOKENS,
+        max_epochs=WORTHLESS,
+        repetition=repetition,
+    )
 
 
 def load(name: ProblemName, data: object = None) -> BenchmarkProblem:

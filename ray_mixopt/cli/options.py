@@ -30,6 +30,7 @@ _FLAGS = {
     "token_supply": "--supply",
     "target_tokens": "--target-tokens",
     "max_epochs": "--max-epochs",
+    "repetition": "--repetition",
 }  # what gives an argument of a space
 
 _MOST_NAMED = 3  # metrics of a mean
@@ -355,6 +356,7 @@ def limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--supply", metavar="DOMAIN=TOKENS", multiple=True, help="Tokens there are; once a domain.")
     @click.option("--target-tokens", type=float, help="Tokens of the target run, for --supply to be a limit.")
     @click.option("--max-epochs", type=float, default=1.0, show_default=True, help="Most passes over a supply.")
+    @click.option("--repetition", type=click.Choice(("real", "matched")), help="Of tokens, in shorter runs.")
     @functools.wraps(command)
     def wrapped(
         *,
@@ -364,6 +366,7 @@ def limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
         supply: Sequence[str],
         target_tokens: float | None,
         max_epochs: float,
+        repetition: str | None,
         **rest: Any,
     ) -> Any:
         with bad_arguments():
@@ -376,6 +379,7 @@ def limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
             }
             if target_tokens is not None or max_epochs != 1:
                 found |= {"target_tokens": target_tokens, "max_epochs": max_epochs}
+            found["repetition"] = repetition
 
         def limits(space: MixtureSpace) -> MixtureSpace:
             try:
@@ -392,7 +396,7 @@ def _in_flags(sentence: str) -> str:
     """A sentence of a space about its arguments, in the words of the options that gave them."""
     for argument, flag in _FLAGS.items():
         sentence = re.sub(rf"^{argument}(?= names )", flag, sentence)
-        sentence = re.sub(rf"^{argument}\['(.*?)'\](?= )", rf"{flag} \1", sentence)
+        sentence = re.sub(rf"^{argument}(?:\['(.*?)'\](?= )|='(.*?)')", rf"{flag} \1\2", sentence)
         if "_" in argument:  # else it may be a verb
             sentence = re.sub(rf"(?<![\w'])({argument})=", f"{flag} ", sentence)
             sentence = re.sub(rf"(?<![\w'])({argument})(?![\w'])", flag, sentence)

@@ -20,6 +20,7 @@ import numpy as np
 from ray_mixopt.core.arguments import whole_step
 from ray_mixopt.core.branches import cost_of
 from ray_mixopt.core.curves import described
+from ray_mixopt.core.domains import by_domain
 from ray_mixopt.core.notebook import MOST_ROWS, table
 from ray_mixopt.core.safety import check_known, check_version, number, whole
 from ray_mixopt.core.scale import by_size
@@ -117,6 +118,7 @@ class History:
         if any(abs(math.fsum(trial.mixture[i : i + d]) - 1) > SUM_TOLERANCE for i in range(0, len(trial.mixture), d)):
             raise ValueError(f"Trial {trial.trial_id!r} has shares that do not sum to 1: use {shares.tolist()}.")
         self.space.scale(trial.scale)
+        by_domain(f"The supply of trial {trial.trial_id!r}", trial.supply, self.space.domains)
         trial.steps = whole_step(trial.steps, f"Trial {trial.trial_id!r} is to reach")
         if trial.branch is not None and trial.branch.parent not in self.trials:
             raise ValueError(f"Trial {trial.trial_id!r} is a branch of {trial.branch.parent!r}, which is not here.")
@@ -367,8 +369,9 @@ class History:
         trials: list[dict[str, Any]] = []
         for trial in self:
             entry = vars(trial) | {"mixture": list(trial.mixture), "observations": self._reports(trial)}
-            if noise := entry.pop("noise"):
-                entry["noise"] = dict(noise)
+            for label in ("noise", "supply"):
+                if said := entry.pop(label):
+                    entry[label] = dict(said)
             if branch := entry.pop("branch"):
                 entry["branch"] = asdict(branch)
             trials.append(entry)

@@ -164,10 +164,29 @@ def translated(history: History, space: MixtureSpace, changes: DomainMap | None 
                 status="diverged" if trial.status == "diverged" else "done",
                 evaluated=True,
                 acquisition=None,
+                supply=_supply(trial, old, result.space, changes),
             )
             result.add(names[trial.trial_id])
     result.arrivals = [arrival for arrival in history.arrivals if arrival[0] in names]
     return result
+
+
+def _supply(trial: Trial, old: MixtureSpace, space: MixtureSpace, changes: DomainMap) -> dict[str, float]:
+    """What there was of each domain for a run, in tokens of a space, where that space would say something else.
+
+    What is not known of the run, and that is all where its own space does not say what it repeats, is as in the space.
+    """
+    if not (old.repetition and space.repetition):
+        return {}
+    found, tokens = {}, space.tokens(trial.scale, trial.steps)
+    before, now = old.rates(trial.scale, trial.steps, trial.supply), space.rates(trial.scale, trial.steps)
+    for name, rate in zip(old.domains, before.tolist(), strict=True):
+        if name in changes.split or name in changes.dropped:
+            continue
+        new = changes.renamed.get(name, name)
+        if 0 < rate < math.inf and not math.isclose(rate, now[space.domains.index(new)], rel_tol=1e-9):
+            found[new] = tokens / rate
+    return found
 
 
 def joined(histories: Mapping[str, History], space: MixtureSpace, changes: DomainMap | None = None) -> History:

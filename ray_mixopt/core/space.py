@@ -11,11 +11,13 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ray_mixopt.core.arguments import FrozenDict, as_numbers, in_order
+from ray_mixopt.core.arguments import as_numbers, in_order
+from ray_mixopt.core.domains import by_domain, checked_domains
 from ray_mixopt.core.notebook import of_space
 from ray_mixopt.core.phases import (
     Phase,
@@ -27,9 +29,10 @@ from ray_mixopt.core.phases import (
     simplex_of,
     used_before,
 )
-from ray_mixopt.core.safety import check_fields, check_version, is_finite, parse_json
+from ray_mixopt.core.safety import check_fields, check_version, parse_json
 from ray_mixopt.core.scale import Scale, by_size, check_batches, checked_scales, largest, with_rungs
 from ray_mixopt.core.simplex import CappedSimplex, Group
+from ray_mixopt.core.supply import Repetition, checked_repetition, checked_tokens
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -54,6 +57,10 @@ class MixtureSpace:
             ``max_epochs * token_supply / target_tokens``; it is also what the "proportional" mixture follows.
         target_tokens: tokens seen by the target run.
         max_epochs: most passes over a domain's tokens in the target run.
+        repetition: what runs at other fidelities than the target pass over, where the surrogate is to know what passes
+            beyond the first are worth: "real" if they have the same tokens, of which a shorter run then repeats less,
+            "matched" if each scale has so many fewer of them that it repeats as much at every part of its longest run
+            as the target's scale at that part of its own. None: a share is worth the same however often it is repeated.
         groups: limits on the share that some domains have together; a domain is in at most one of them.
         earlier_scales: scales of runs made earlier, which the surrogate learns from but which are not trained any more.
         phases: of a run, where it has several: ``(Phase("main", 0.8), Phase("anneal", 0.2))``. A mixture is then one
@@ -76,10 +83,11 @@ class MixtureSpace:
     groups: tuple[Group, ...] = ()
     earlier_scales: tuple[Scale, ...] = ()
     phases: tuple[Phase, ...] = ()
+    repetition: Repetition | None = None
 
     def __post_init__(self) -> None:
         put = object.__setattr__
-        put(self, "domains", _checked_domains(self.domains))
+        put(self, "domains", checked_domains(self.domains))
         put(self, "phases", checked_phases(self.phases, self.domains))
         given = checked_scales(self.scales)
         put(self, "_listed", tuple(scale.name for scale in given))
@@ -94,7 +102,7 @@ class MixtureSpace:
         _check_costs([self.cost(*fidelity) for fidelity in self.fidelities])
         put(self, "target", self._checked_target())
         for label in ("lower", "upper", "token_supply"):
-            put(self, label, self._checked_shares(label, getattr(self, label)))
+            put(self, label, by_domain(label, getattr(self, label), self.domains))
         put(self, "_simplex", simplex_of(self.phases, *self._bounds(), self.domains, self.groups))
 
     # -- sizes, look-ups and costs
@@ -163,6 +171,31 @@ class MixtureSpace:
     def taken(self, domain: str, share: float) -> float:
         """Tokens of a domain that the target run takes whose mixture has that share of it; 0 where that is unknown."""
         return (self.target_tokens or 0.0) * (self.searched * share + used_before(self.phases, domain))
+
+    def tokens(self, scale: str, steps: float) -> float:
+        """Tokens of a run, where those of the target run are known, else 0."""
+        here, there = (self.scale(name).tokens_per_step or 1.0 for name in (scale, self.target_scale))
+        return (self.target_tokens or 0.0) * steps * here / (self.target_steps * there)
+
+    def repeats_as(self, scale: str, steps: float) -> float:
+        """Tokens of a run at the target that repeats as much as this one, of the supply that there is at the target."""
+        if self.repetition != "matched":
+            return self.tokens(scale, steps)
+        here, there = (self.rungs(name)[-1] for name in (scale, self.target_scale))
+        return (self.target_tokens or 0.0) * (steps / here) / (self.target_steps / there)
+
+    def rates(self, scale: str, steps: float, supply: Mapping[str, float] = MappingProxyType({})) -> np.ndarray:
+        """How often a run passes over each domain for a share of 1 of it, ``(d,)``; 0 where no supply is known.
+
+        Args:
+            scale: its scale.
+            steps: its length.
+            supply: tokens by domain that there were for it, where these are others than the space says.
+        """
+        own = np.array([supply.get(name, 0.0) for name in self.domains])
+        with np.errstate(divide="ignore"):
+            as_said, as_others = self.tokens(scale, steps) / own, self.repeats_as(scale, steps) / self._supply
+        return np.where(own > 0, as_said, as_others)
 
     @property
     def target_cost(self) -> float:
@@ -310,7 +343,12 @@ class MixtureSpace:
             "max_epochs": self.max_epochs,
             "groups": [asdict(group) | {"domains": list(group.domains)} for group in self.groups],
             "earlier_scales": [scale.to_dict() for scale in self.earlier_scales],
-        } | ({"phases": [phase.to_dict() for phase in self.phases]} if self.phases else {})
+        } | self._only_given()
+
+    def _only_given(self) -> dict[str, Any]:
+        """The part of ``to_dict`` that spaces without phases and repetition do not have."""
+        found: dict[str, Any] = {"phases": [phase.to_dict() for phase in self.phases]} if self.phases else {}
+        return found | ({"repetition": self.repetition} if self.repetition else {})
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> MixtureSpace:
@@ -381,64 +419,23 @@ class MixtureSpace:
             raise ValueError(f"The target's steps {steps!r} are not one of the rungs {rungs}: add it or take one.")
         return str(scale), int(steps)
 
-    def _checked_shares(self, label: str, values: Mapping[str, float] | None) -> dict[str, float]:
-        if values is None:
-            return FrozenDict()
-        if not isinstance(values, Mapping):
-            raise ValueError(f"{label} must be a mapping from domain names to numbers, got {values!r}.")
-        for name, value in values.items():
-            if name not in self.domains:
-                raise ValueError(f"{label} names the unknown domain {name!r}: the space has {', '.join(self.domains)}.")
-            if not is_finite(value) or value < 0:
-                raise ValueError(f"{label}[{name!r}] must be a finite number >= 0, got {value!r}.")
-            if label != "token_supply" and value > 1:
-                raise ValueError(f"{label}[{name!r}] is a share of the tokens and cannot be above 1, got {value!r}.")
-        found = FrozenDict({name: float(values[name]) for name in self.domains if name in values})
-        if label == "token_supply" and not math.isfinite(total := sum(found.values())):
-            raise ValueError(f"token_supply sums to {total:g}: count the tokens of all domains in a larger unit.")
-        if label == "token_supply" and len(found) == self.n_domains and not total:
-            raise ValueError("token_supply is 0 for every domain: give the tokens available, or leave it out.")
-        return found
+    @property
+    def _supply(self) -> np.ndarray:
+        """Tokens of each domain, infinite where none are given, ``(d,)``."""
+        return np.array([self.token_supply.get(name, math.inf) for name in self.domains])
 
     def _bounds(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Floors, caps, and caps on the share in a whole run, ``(d,)`` each."""
         lower = np.array([self.lower.get(name, 0.0) for name in self.domains])
         upper = np.array([self.upper.get(name, 1.0) for name in self.domains])
+        checked = checked_tokens(self.token_supply, self.target_tokens, self.max_epochs)
+        for label, value in zip(("target_tokens", "max_epochs"), checked, strict=True):
+            object.__setattr__(self, label, value)
         caps = np.full(self.n_domains, math.inf)
-        for label in ("target_tokens", "max_epochs"):
-            value = getattr(self, label)
-            if value is None and label == "target_tokens":
-                continue
-            if not is_finite(value) or value <= 0:
-                raise ValueError(f"{label} must be a positive finite number, got {value!r}.")
-            object.__setattr__(self, label, float(value))
-        if self.target_tokens is None and self.max_epochs != 1:
-            raise ValueError(
-                f"max_epochs={self.max_epochs:g} caps nothing without target_tokens: give the tokens seen by the "
-                "target run, and token_supply."
-            )
         if self.target_tokens is not None:
-            if not self.token_supply:
-                raise ValueError(
-                    "target_tokens caps nothing without token_supply: give the tokens available, by domain."
-                )
-            supply = np.array([self.token_supply.get(name, math.inf) for name in self.domains])
-            caps = self.max_epochs * supply / self.target_tokens
+            caps = self.max_epochs * self._supply / self.target_tokens
+        checked_repetition(self.repetition, self.target_tokens, self.max_epochs, self.phases)
         return lower, upper, caps
-
-
-def _checked_domains(domains: Sequence[str]) -> tuple[str, ...]:
-    names = in_order(domains, "domains", "a sequence of names")
-    if len(names) < 2:
-        raise ValueError(f"A mixture needs at least two domains, got {list(names)}.")
-    for name in names:
-        if not isinstance(name, str) or not name.strip():
-            raise ValueError(f"A domain's name must be a non-empty string, got {name!r}.")
-        if "/" in name:
-            raise ValueError(f"Domain {name!r} contains '/', which separates levels in Tune's results: rename it.")
-    if len(set(names)) < len(names):
-        raise ValueError(f"Domains must be distinct, repeated: {sorted({n for n in names if names.count(n) > 1})}.")
-    return names
 
 
 def _check_costs(costs: Sequence[float]) -> None:

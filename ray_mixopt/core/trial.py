@@ -57,6 +57,7 @@ class Trial:
         acquisition: what the strategy expected of the run when it asked for it, in the strategy's own terms; None
             where it keeps no such number.
         noise: standard deviation by metric, where it is known that its values scatter more than those of other runs.
+        supply: tokens by domain that there were for the run, where these are others than the space says.
         branch: where it began, if not from nothing.
     """
 
@@ -69,6 +70,7 @@ class Trial:
     evaluated: bool = False
     acquisition: float | None = None
     noise: dict[str, float] = field(default_factory=dict)
+    supply: dict[str, float] = field(default_factory=dict)
     branch: Branch | None = None
 
     @property
@@ -202,6 +204,9 @@ def trial_of(entry: Mapping[str, Any]) -> Trial:
     noise = named_numbers(entry.get("noise", {}), f"the noise of trial {name!r}")
     if not all(0 <= value < EXPLODED for value in noise.values()):
         raise ValueError(f"Trial {name!r} has a noise that is no standard deviation: {noise}.")
+    supply = named_numbers(entry.get("supply", {}), f"the supply of trial {name!r}")
+    if not all(tokens > 0 for tokens in supply.values()):
+        raise ValueError(f"Trial {name!r} has a supply that is no number of tokens: {supply}.")
     acquisition = entry["acquisition"]
     return Trial(
         trial_id=name,
@@ -213,6 +218,7 @@ def trial_of(entry: Mapping[str, Any]) -> Trial:
         evaluated=entry["evaluated"],
         acquisition=None if acquisition is None else number(acquisition, f"The acquisition of trial {name!r}"),
         noise=noise,
+        supply=supply,
         branch=None if entry.get("branch") is None else _branch_of(entry["branch"], f"trial {name!r}"),
     )
 

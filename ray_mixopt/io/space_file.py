@@ -9,9 +9,9 @@
     steps: [1000, 4000, 16000]
 
 A scale may have ``steps`` of its own, and ``tokens_per_step``. Further fields are those of ``MixtureSpace``:
-``target``, ``lower``, ``upper``, ``token_supply``, ``target_tokens``, ``max_epochs``, ``groups``, ``earlier_scales``
-and ``phases``. The JSON that ``MixtureSpace.to_json`` writes is read, too. A section ``command`` says how it is
-trained; see ``command.settings.Command``.
+``target``, ``lower``, ``upper``, ``token_supply``, ``target_tokens``, ``max_epochs``, ``groups``, ``earlier_scales``,
+``phases`` and ``repetition``. The JSON that ``MixtureSpace.to_json`` writes is read, too. A section ``command`` says
+how it is trained; see ``command.settings.Command``.
 """
 
 from __future__ import annotations

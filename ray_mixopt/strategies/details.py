@@ -16,12 +16,14 @@ from scipy.spatial import KDTree
 from scipy.stats import spearmanr
 
 from ray_mixopt.core.baselines import moved
+from ray_mixopt.core.details import Agreement, Details, GuardrailCheck, LimitPrice, MoreData
 from ray_mixopt.core.history import History
 from ray_mixopt.core.phased import phased
 from ray_mixopt.core.phases import Phase, searched
 from ray_mixopt.core.problem import Problem
-from ray_mixopt.core.recommendation import Agreement, Details, GuardrailCheck, LimitPrice, Recommendation
+from ray_mixopt.core.recommendation import Recommendation
 from ray_mixopt.core.simplex import SAME_SHARE
+from ray_mixopt.core.supply import passes
 from ray_mixopt.core.words import by_name
 from ray_mixopt.strategies.candidates import PhasedCandidates, SimplexCandidates
 from ray_mixopt.strategies.hindsight import hindsight
@@ -102,6 +104,7 @@ class _Inquiry:
             ranges=self.ranges(tolerance),
             limits=tuple(prices),
             unconstrained=None if free is None else self._price("all of them", free),
+            more_data=tuple(self.more_data()),
             guardrails=tuple(self.guardrails()),
             agreement=tuple(self.agreement()),
         )
@@ -177,6 +180,22 @@ class _Inquiry:
         start = np.concatenate([candidates.at_target(rng, 1024, self.history), self.best[None]])
         found: np.ndarray = candidates.best(start, posterior.score, rng)[0]
         return found
+
+    def more_data(self) -> list[MoreData]:
+        """What twice the tokens of each domain that the mixture repeats would be worth, most first.
+
+        An empty list where the space does not say what is repeated.
+        """
+        space, found = self.space, list[MoreData]()
+        if not space.repetition:
+            return found
+        often = passes(self.best[None], space.rates(space.target_scale, space.target_steps))[0]
+        for domain, n in zip(space.domains, often.tolist(), strict=True):
+            if n > 1 and space.token_supply[domain]:
+                twice = {**space.token_supply, domain: 2 * space.token_supply[domain]}
+                gain = self.posterior.gain(self.best, replace(space, token_supply=twice))
+                found.append(MoreData(domain=domain, passes=n, gain=gain))
+        return sorted(found, key=lambda more: -more.gain.mean)
 
     def guardrails(self) -> Iterator[GuardrailCheck]:
         """Whether each guardrail holds for the mixture."""
@@ -327,8 +346,8 @@ def unlimited(problem: Problem) -> Problem:
         problem = problem.asking(replace(problem.goal, guardrails=(), closeness=0.0))
     # The supply still says what "proportional" is; without the target's tokens it caps nothing.
     phases = tuple(Phase(phase.name, phase.fraction, mixture=phase.mixture) for phase in problem.space.phases)
-    free = replace(problem.space, lower={}, upper={}, groups=(), target_tokens=None, max_epochs=1.0, phases=phases)
-    return problem.within(free)
+    free = replace(problem.space, lower={}, upper={}, groups=(), phases=phases, repetition=None)
+    return problem.within(replace(free, target_tokens=None, max_epochs=1.0))
 
 
 def _without_cap(problem: Problem, domain: str) -> Problem:

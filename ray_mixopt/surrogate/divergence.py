@@ -29,10 +29,12 @@ class Divergence:
     Attributes:
         x: inputs of the runs, ``n x d+2``.
         diverged: 1.0 for those that did, ``(n,)``.
+        n_shares: number of shares of a mixture, which come first among an input's columns.
     """
 
     x: Tensor
     diverged: Tensor
+    n_shares: int
 
     @classmethod
     def of(cls, space: MixtureSpace, history: History) -> Divergence | None:
@@ -41,11 +43,12 @@ class Divergence:
             return None
         runs = [trial for trial in history if trial.observations]
         x = encode(space, np.array([t.mixture for t in runs]), [(t.scale, t.reached) for t in runs])
-        return cls(x=x, diverged=torch.tensor([float(t.status == "diverged") for t in runs], dtype=torch.float64))
+        diverged = torch.tensor([float(t.status == "diverged") for t in runs], dtype=torch.float64)
+        return cls(x=x, diverged=diverged, n_shares=space.n_shares)
 
     def risk(self, x: Tensor) -> Tensor:
         """Of each of ``c x d+2`` inputs, ``(c,)``, between 0 and 1: length does not matter."""
-        here, there = (inputs[:, :-2].clamp_min(0).sqrt() for inputs in (x, self.x))
+        here, there = (inputs[:, : self.n_shares].clamp_min(0).sqrt() for inputs in (x, self.x))
         apart = torch.cdist(here, there, compute_mode="donot_use_mm_for_euclid_dist") / _RANGE
         larger = (x[:, -2:-1] - self.x[:, -2]) / _SIZES
         beyond = torch.where(self.diverged > 0, -larger, larger).clamp_min(0.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ray_mixopt.core.history import History
 from ray_mixopt.core.space import MixtureSpace
+from ray_mixopt.core.supply import passes
 
 THINNING = 1.5  # least ratio between the steps of two reports of a run that both enter
 
@@ -65,12 +66,32 @@ def fidelity_coordinates(space: MixtureSpace, scale: str, steps: float) -> tuple
     return math.log(this / target), math.log(steps * here / (space.target_steps * there))
 
 
-def encode(space: MixtureSpace, mixtures: np.ndarray, fidelities: Sequence[tuple[str, int]]) -> Tensor:
-    """Inputs of ``n`` mixtures, ``n x d``, at one fidelity each (or all at a single one), ``n x d+2``."""
+def encode(
+    space: MixtureSpace,
+    mixtures: np.ndarray,
+    fidelities: Sequence[tuple[str, int]],
+    supplies: Sequence[Mapping[str, float]] | None = None,
+) -> Tensor:
+    """Inputs of ``n`` mixtures, ``n x d``, at one fidelity each (or all at a single one), ``n x d+2``.
+
+    Where the space says what repetition there is, passes stand between mixtures and fidelities, ``n x 2d+2``.
+
+    Args:
+        space: the search space.
+        mixtures: shares.
+        fidelities: scale and steps, ``n`` or one.
+        supplies: of each run what there was of some domains, where that is other than the space says.
+    """
     table = {cell: fidelity_coordinates(space, *cell) for cell in set(fidelities)}
     coordinates = np.array([table[cell] for cell in fidelities], dtype=np.float64).reshape(-1, 2)
     both = np.broadcast_to(coordinates, (len(mixtures), 2))
-    return torch.from_numpy(np.concatenate([mixtures, both], axis=1))
+    if not space.repetition:
+        return torch.from_numpy(np.concatenate([mixtures, both], axis=1))
+    cells = {cell: space.rates(*cell) for cell in set(fidelities)}
+    own = supplies or [{}] * len(fidelities)
+    each = [space.rates(*cell, of) if of else cells[cell] for cell, of in zip(fidelities, own, strict=True)]
+    rates = np.array(each, dtype=np.float64).reshape(-1, space.n_domains)
+    return torch.from_numpy(np.concatenate([mixtures, passes(mixtures, rates), both], axis=1))
 
 
 def observations(
@@ -105,7 +126,12 @@ def observations(
     noise = torch.tensor([trial.noise.get(metric, 0.0) ** 2 for trial in of], dtype=torch.float64)
     mixtures = np.array([trial.mixture for trial in of], dtype=np.float64).reshape(-1, space.n_shares)
     return Observations(
-        x=encode(space, mixtures, [(trial.scale, step) for trial, (_, step) in zip(of, ordered, strict=True)]),
+        x=encode(
+            space,
+            mixtures,
+            [(trial.scale, step) for trial, (_, step) in zip(of, ordered, strict=True)],
+            [trial.supply for trial in of],
+        ),
         y=torch.tensor([rows[row] for row in ordered], dtype=torch.float64),
         runs=tuple(name for name, _ in ordered),
         noise=noise if noise.any() else None,

@@ -80,6 +80,7 @@ class MixtureKernel(Kernel):
 
     Attributes:
         n_shares: number of shares of a mixture, which come first among an input's columns: one a domain.
+        n_inputs: number of columns that say what was trained on, before size and length: the shares alone.
         priors: location and width of the Gaussian prior of each parameter, by its name.
     """
 
@@ -87,7 +88,7 @@ class MixtureKernel(Kernel):
 
     def __init__(self, n_domains: int, batch_shape: torch.Size | None = None) -> None:
         super().__init__(batch_shape=torch.Size() if batch_shape is None else batch_shape)
-        self.n_domains = self.n_shares = n_domains
+        self.n_domains = self.n_shares = self.n_inputs = n_domains
 
     def shared_error(self, x1: Tensor, x2: Tensor) -> Tensor:
         """Covariance of what observations are off by beyond noise, as ``forward``, or what broadcasts to it: none."""
@@ -147,22 +148,23 @@ class MixtureFidelityKernel(MixtureKernel):
 
     def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **params: Any) -> Tensor:
         """Covariance of ``x1`` (``batch_shape x n x d+2``) with ``x2`` (``batch_shape x m x d+2``)."""
-        d = self.n_shares
+        d = self.n_inputs
         weight, offset = self._weights(x1[..., d:], x2[..., d:], diag)
         return weight * self._effect(x1[..., :d], x2[..., :d], diag) + offset
 
     def shared_error(self, x1: Tensor, x2: Tensor) -> Tensor:
         """Covariance of what the reports of one mixture are off by together, shapes as in ``forward``."""
-        d = self.n_shares
-        return self._own_error(x1[..., d:], x2[..., d:]) * _same(x1[..., :d], x2[..., :d])
+        w, d = self.n_shares, self.n_inputs
+        return self._own_error(x1[..., d:], x2[..., d:]) * _same(x1[..., :w], x2[..., :w])
 
     def observed(self, x: Tensor) -> Tensor:
         """As of any kernel; each part is computed once for a pair of distinct mixtures or distinct fidelities."""
-        d = self.n_shares
+        d = self.n_inputs
         (mixtures, i), (fidelities, j) = _distinct(x[:, :d]), _distinct(x[:, d:])
         weight, offset = self._weights(fidelities, fidelities, False)
         effect, own = self._effect(mixtures, mixtures, False), self._own_error(fidelities, fidelities)
-        same = _spread(_same(mixtures, mixtures), i)
+        shares = mixtures[:, : self.n_shares]
+        same = _spread(_same(shares, shares), i)
         return _spread(offset, j) + _spread(weight, j) * _spread(effect, i) + _spread(own, j) * same
 
     @torch.no_grad()
@@ -172,7 +174,7 @@ class MixtureFidelityKernel(MixtureKernel):
         Each part is computed once for a pair of distinct mixtures or distinct fidelities, since many runs share them,
         and for as many rows at a time as a cache holds.
         """
-        d, m = self.n_shares, len(x2)
+        d, m = self.n_inputs, len(x2)
         (w1, i1), (f1, j1) = _distinct(x1[:, :d]), _distinct(x1[:, d:])
         (w2, i2), (f2, j2) = _distinct(x2[:, :d]), _distinct(x2[:, d:])
         weight, offset = self._weights(f1, f2, False)

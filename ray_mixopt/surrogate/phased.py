@@ -21,6 +21,7 @@ from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.surrogate.belief import Belief
 from ray_mixopt.surrogate.fit import KernelMaker
 from ray_mixopt.surrogate.kernels import MixtureFidelityKernel, Moments
+from ray_mixopt.surrogate.repetition import RepetitionKernel
 
 CONTRAST: Moments = (math.log(0.03), 1.5)  # of the log amplitude, relative to that of the mixture
 
@@ -47,7 +48,7 @@ class PhasedKernel(MixtureFidelityKernel):
     ) -> None:
         own = {"log_contrast": CONTRAST, **(priors or {})}
         super().__init__(n_shares // len(fractions), batch_shape, priors=own, drift=drift)
-        self.n_shares = n_shares
+        self.n_shares = self.n_inputs = n_shares
         self.fractions = torch.tensor(fractions, dtype=torch.float64).unsqueeze(-1)
         batch = torch.Size() if batch_shape is None else batch_shape
         self.register_parameter("log_contrast", torch.nn.Parameter(torch.zeros(*batch, 1)))
@@ -69,7 +70,9 @@ class PhasedKernel(MixtureFidelityKernel):
 
 
 def kernel_of(space: MixtureSpace) -> KernelMaker:
-    """What makes the kernel of a space: that of one mixture, or of several phases."""
+    """What makes the kernel of a space: that of one mixture, which may repeat domains, or of several phases."""
+    if space.repetition:
+        return RepetitionKernel
     if not space.phase_names:
         return MixtureFidelityKernel
 

@@ -29,7 +29,7 @@ class Points:
     @property
     def mixtures(self) -> np.ndarray:
         """The mixtures, ``c x d``."""
-        return self.x[:, :-2].numpy()
+        return self.x[:, : self.solved[0].model.hyper.kernel.n_shares].numpy()
 
     def take(self, rows: np.ndarray | Tensor) -> Points:
         """Some of them, by index."""

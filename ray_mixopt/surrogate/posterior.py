@@ -92,7 +92,7 @@ class ObjectivePosterior(Model):
         self.space, self.sign, self.models = space, sign, tuple(models)
         self.caution = caution
         self.divergence = divergence
-        n_mixtures = len(self.models[0].x[:, :-2].unique(dim=0))
+        n_mixtures = len(self.models[0].x[:, : space.n_shares].unique(dim=0))
         self.fewness = space.n_domains / n_mixtures
         self.prior, self.closeness, self.guards = prior, closeness, tuple(guards)
         self._fidelity = [(space.target_scale, space.target_steps)]
@@ -114,7 +114,7 @@ class ObjectivePosterior(Model):
         result = {}
         for (metric, weight), model in zip(objective.items(), self.models, strict=True):
             alone = ObjectivePosterior(self.space, 1.0, {metric: 1.0}, [model])
-            known, seen = alone.forecast(reference[None]), model.x[:, :-2].unique(dim=0).numpy()
+            known, seen = alone.forecast(reference[None]), model.x[:, : self.space.n_shares].unique(dim=0).numpy()
             value, std = float(known.mean[0]), float(known.std[0])
             varied = float(alone.mean(seen[:: -(-len(seen) // _AT_ONCE)]).std(correction=0))
             if abs(value) < max(std, NEAR_ZERO * varied):  # gains over it would be any number
@@ -288,6 +288,13 @@ class ObjectivePosterior(Model):
         distance = float(self.penalty(mixture[None])) - (0.0 if other is None else float(self.penalty(other[None])))
         center = self.sign * (float(mean.mean()) - distance)
         return Prediction.of(center, math.sqrt(float(mean.var(correction=0) + variance.mean())))
+
+    def gain(self, mixture: np.ndarray, other: MixtureSpace) -> Prediction:
+        """By how much the objective of a mixture ``(d,)`` would be better at the target of another space."""
+        there = copy.copy(self)
+        there.space = other
+        mean, variance = self.marginal(self.solve(mixture[None]), there.solve(mixture[None]))
+        return Prediction.of(float(mean.mean()), math.sqrt(float(mean.var(correction=0) + variance.mean())))
 
     def forecast(self, mixtures: np.ndarray) -> Forecast:
         """The objective for ``c x d`` mixtures, together: moments over draws, without the pull to a prior."""

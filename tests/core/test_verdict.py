@@ -9,8 +9,9 @@ from worlds import SMALL_LARGE, Bowl, two_scales
 
 from ray_mixopt import Group, Guardrail, MixtureOptimizer, MixtureSpace, Objective, Recommendation
 from ray_mixopt.core.baselines import broken, moved
+from ray_mixopt.core.details import Agreement
 from ray_mixopt.core.forecast import Calibration, Hindsight, Prediction
-from ray_mixopt.core.recommendation import Agreement, NextRun
+from ray_mixopt.core.recommendation import NextRun
 from ray_mixopt.core.words import amount
 
 SURE = Recommendation(
