@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # as type checkers know it; typing takes a while to load, in which the command hears no Ctrl-C
 if TYPE_CHECKING:
+    from typing import Any
+
     from ray_mixopt import simulators as simulators
     from ray_mixopt.core.forecast import Forecast as Forecast
     from ray_mixopt.core.merging import DomainMap as DomainMap

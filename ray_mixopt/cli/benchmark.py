@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ray_mixopt.cli.options import as_json_option, bad_arguments, examples, resumable
+from ray_mixopt.cli.interrupts import resumable
+from ray_mixopt.cli.options import as_json_option, bad_arguments, examples
 from ray_mixopt.core.words import counted
 
 if TYPE_CHECKING:

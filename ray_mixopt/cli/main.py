@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from ray_mixopt.cli.options import INTERRUPTED
+from ray_mixopt.cli.interrupts import INTERRUPTED, listen, quietly
 
 # Each command lies in the module of its name, which is loaded only when the command is asked for.
 SHORT_HELP = {
@@ -47,6 +48,16 @@ class Commands(click.Group):
         """Writes the list of commands for ``--help``, for which none is loaded."""
         with formatter.section("Commands"):
             formatter.write_dl(list(SHORT_HELP.items()))
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
+        """Runs the program; with arguments of a caller, whose Ctrl-C is left alone."""
+        if args is not None:
+            return super().main(args, *rest, **options)
+        listen()
+        try:
+            return super().main(args, *rest, **options)
+        finally:
+            quietly()
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command."""

@@ -8,7 +8,6 @@ import math
 import os
 import re
 import shlex
-import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -34,7 +33,6 @@ _FLAGS = {
 }  # what gives an argument of a space
 
 _MOST_NAMED = 3  # metrics of a mean
-INTERRUPTED = 130  # the shell's exit code of a program that Ctrl-C ended
 EXIT_CODES = """\b
 Exit codes: 0 done, 1 runs failed or the search broke down, 2 wrong arguments or files, 130 ended by Ctrl-C."""
 
@@ -60,16 +58,6 @@ earlier_option = click.option(
     multiple=True,
     help="Old runs to take in at no cost, see recommend; repeatable.",
 )
-
-
-@contextlib.contextmanager
-def resumable(how: str) -> Iterator[None]:
-    """Ctrl-C is followed by a sentence that says how to go on."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        click.echo(f"Interrupted: {how}", err=True)
-        sys.exit(INTERRUPTED)
 
 
 @contextlib.contextmanager

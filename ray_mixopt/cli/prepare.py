@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ray_mixopt.cli.options import as_json_option, bad_arguments, examples, resumable
+from ray_mixopt.cli.interrupts import resumable
+from ray_mixopt.cli.options import as_json_option, bad_arguments, examples
 
 if TYPE_CHECKING:
     from ray_mixopt.pretraining.data.documents import OnError
@@ -83,13 +84,14 @@ def prepare(
     saved `datasets` folder. Run it again after an interruption: what is finished is not done again.
     """
     how = "what is finished is kept, give the same command again to go on."
-    with resumable(how), bad_arguments():
+    with bad_arguments():
         import os
 
         from ray_mixopt.pretraining.data.adopt import Adoption
         from ray_mixopt.pretraining.data.demo import write_demo
         from ray_mixopt.pretraining.data.prepare import Preparation
 
+    with resumable(how), bad_arguments():
         workers = workers or os.cpu_count() or 1
         sources = _sources(domains)
         if demo and (sources or in_place):

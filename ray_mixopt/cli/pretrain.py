@@ -12,14 +12,13 @@ from pathlib import Path
 
 import click
 
+from ray_mixopt.cli.interrupts import INTERRUPTED, NOT_BEGUN, resumable
 from ray_mixopt.cli.options import (
-    INTERRUPTED,
     as_json_option,
     bad_arguments,
     earlier_option,
     examples,
     nothing_known,
-    resumable,
     scatter_option,
 )
 
@@ -93,7 +92,7 @@ def pretrain(
         # Whatever Ray prints must not end up in the JSON.
         with (
             bad_arguments(),
-            resumable(f"if the search has begun, go on with: {again}"),
+            resumable(lambda: f"go on with: {again}" if exists(settings) else NOT_BEGUN),
             redirect_stdout(sys.stderr),
             Display(errors, gpus).shown() as shown,
         ):

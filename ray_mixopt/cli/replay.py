@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from ray_mixopt.cli.interrupts import INTERRUPTED, in_order, resumable
 from ray_mixopt.cli.options import (
-    INTERRUPTED,
     as_json_option,
     bad_arguments,
     checked_budget,
@@ -23,7 +23,6 @@ from ray_mixopt.cli.options import (
     nothing_known,
     one_thread,
     parsed_target,
-    resumable,
     scatter_option,
     strategy_option,
 )
@@ -188,7 +187,7 @@ def _run(search: Replay, metric: str, folder: Path, as_json: bool) -> int:
     # Whatever a library prints must not end up in the JSON.
     with contextlib.redirect_stdout(sys.stderr):
         try:
-            with Display(errors).shown() as progress:
+            with in_order(), Display(errors).shown() as progress:
                 outcome = search.run(folder / searches.EXPERIMENT, progress.update)
         except (TuneError, RuntimeError, OSError) as error:
             raise click.ClickException(f"The search broke down: {error}") from error

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ray_mixopt.cli.interrupts import in_order
 from ray_mixopt.cli.options import (
     as_json_option,
     bad_arguments,
@@ -77,11 +78,12 @@ def report(
     if follow:
         click.echo(f"Open {page}. It is written anew every {every:g} s; Ctrl-C ends this, not the search.", err=True)
         try:
-            while True:
-                time.sleep(every)
-                # A search that is just writing its state is tried again the next time.
-                with contextlib.suppress(ValueError, OSError):
-                    _write(path, table, folder, name, asked, every)
+            with in_order():
+                while True:
+                    time.sleep(every)
+                    # A search that is just writing its state is tried again the next time.
+                    with contextlib.suppress(ValueError, OSError):
+                        _write(path, table, folder, name, asked, every)
         except KeyboardInterrupt:
             click.echo("One last time.", err=True)
         with bad_arguments():

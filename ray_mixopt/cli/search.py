@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ray_mixopt.cli.interrupts import INTERRUPTED, NOT_BEGUN, resumable
 from ray_mixopt.cli.options import (
-    INTERRUPTED,
     as_json_option,
     bad_arguments,
     checked_budget,
@@ -25,7 +25,6 @@ from ray_mixopt.cli.options import (
     nothing_known,
     objective_options,
     one_thread,
-    resumable,
     scatter_option,
     strategy_option,
 )
@@ -186,9 +185,8 @@ def _check_folder(asked: CommandSearch, resume: bool) -> None:
     """
     from ray_mixopt.cli.options import opened
 
-    there = (asked.experiment / "tuner.pkl").exists()
-    if there != resume:
-        found = "holds a search already: add --resume, or choose another --out" if there else "holds no search"
+    if asked.begun != resume:
+        found = "holds a search already: add --resume, or choose another --out" if asked.begun else "holds no search"
         raise ValueError(f"{asked.folder} {found}.")
     if not resume:
         return
@@ -235,7 +233,7 @@ def _run(asked: CommandSearch, resume: bool, final: bool, again: str, console: A
     # Whatever Ray prints must not end up in the JSON.
     with (
         bad_arguments(),
-        resumable(f"if the search has begun, go on with: {again}"),
+        resumable(lambda: f"go on with: {again}" if asked.begun else NOT_BEGUN),
         redirect_stdout(sys.stderr),
         Display(errors).shown() as shown,
     ):

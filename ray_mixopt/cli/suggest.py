@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ray_mixopt.cli.blend_options import FORMATS, AboutData, data_options
+from ray_mixopt.cli.interrupts import resumable
 from ray_mixopt.cli.options import (
     as_json_option,
     bad_arguments,
@@ -22,7 +23,6 @@ from ray_mixopt.cli.options import (
     objective_of,
     objective_options,
     one_thread,
-    resumable,
     strategy_option,
 )
 from ray_mixopt.cli.sources import source_options

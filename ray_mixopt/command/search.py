@@ -98,6 +98,11 @@ class CommandSearch:
         """The folder of Tune's experiment."""
         return self.folder / searches.EXPERIMENT
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is an experiment to go on with."""
+        return (self.experiment / "tuner.pkl").exists()
+
     def arguments(self, scale: str) -> list[str]:
         """The command for a run of equal shares at a scale, in full, with made-up names."""
         run = self.folder / RUNS / "NAME"
@@ -119,7 +124,7 @@ class CommandSearch:
             ValueError: if a run does not find room.
             ray.tune.error.TuneError: if the search itself breaks down.
         """
-        with running_ray(_ENVIRONMENT, include_dashboard=False), listening() as interrupted:
+        with running_ray(_ENVIRONMENT), listening() as interrupted:
             concurrency = self._room(ray.nodes())
             trainable = command_trainable(
                 self.command, self.space, self.folder / RUNS, self.settings.metrics, seed=self.settings.seed
@@ -158,7 +163,7 @@ class CommandSearch:
         space = self.space
         wanted = {"mixture": dict(mixture), "scale": space.target_scale, "steps": space.target_steps}
         name = f"final-{hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:12]}"
-        with running_ray(_ENVIRONMENT, include_dashboard=False), listening() as interrupted:
+        with running_ray(_ENVIRONMENT), listening() as interrupted:
             self._room(ray.nodes())
             trainable = command_trainable(
                 self.command, space, self.folder / RUNS, self.settings.metrics, seed=self.settings.seed

@@ -103,10 +103,24 @@ def check_as_begun(config: PretrainConfig) -> None:
     with filesystem.open_input_stream(path) as stream:
         before = parse_json(stream.read(MiB))
     for name, was, wanted in _changes(before, config.lasting()):
+        said = f"{config.experiment} began with {name}: {json.dumps(was)}, not {json.dumps(wanted)}"
+        if not _reported(config):
+            raise ValueError(
+                f"{said}, and none of its runs has reported yet: put that back, or remove {config.experiment} and "
+                "begin anew, without --resume."
+            )
         raise ValueError(
-            f"{config.experiment} began with {name}: {json.dumps(was)}, not {json.dumps(wanted)}, and goes on as it "
-            "began. Put that back, or begin another search, of another name, with --from this one."
+            f"{said}, and goes on as it began. Put that back, or begin another search, of another name, with --from "
+            "this one."
         )
+
+
+def _reported(config: PretrainConfig) -> bool:
+    """Whether a run of the experiment has reported; where that cannot be read, it may have."""
+    try:
+        return bool(MixOptSearcher.load(config.experiment).optimizer.history.arrivals)
+    except (ValueError, OSError):
+        return True
 
 
 def _changes(before: Any, now: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -80,7 +80,7 @@ class Replay:
             searcher.absorb(self.earlier)
         interrupt = Interrupt()
         trainable = tune.with_parameters(SimulatorTrainable, simulator=self.source)
-        private = {"num_cpus": self.concurrency, "num_gpus": 0, "include_dashboard": False}
+        private = {"num_cpus": self.concurrency, "num_gpus": 0}
         with running_ray(_ENVIRONMENT, **private), interrupt.on_sigint():
             tuner = tune.Tuner(
                 tune.with_resources(trainable, {"CPU": 0.01}),  # the same for all scales, so that actors are reused

@@ -43,8 +43,9 @@ def running_ray(environment: Mapping[str, str] | None = None, **own: Any) -> Ite
         warnings.simplefilter("ignore")
         started = not ray.is_initialized()
         if started:
-            # "local": never someone else's cluster that happens to run on this machine.
-            where: dict[str, Any] = {} if "RAY_ADDRESS" in os.environ else {"address": "local", **own}
+            # "local": never someone else's cluster that happens to run on this machine. Nobody looks at its dashboard.
+            private: dict[str, Any] = {"address": "local", "include_dashboard": False, **own}
+            where = {} if "RAY_ADDRESS" in os.environ else private
             start(**where)
         logger, tuning = logging.getLogger("ray"), logging.getLogger("ray.tune.tune")
         level = logger.level

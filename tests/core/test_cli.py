@@ -21,8 +21,9 @@ from click.testing import CliRunner, Result
 
 from ray_mixopt import MixtureOptimizer, MixtureSpace, Scale
 from ray_mixopt.cli.export import FORMATS
+from ray_mixopt.cli.interrupts import INTERRUPTED
 from ray_mixopt.cli.main import SHORT_HELP, main
-from ray_mixopt.cli.options import INTERRUPTED, one_thread
+from ray_mixopt.cli.options import one_thread
 from ray_mixopt.io import searches
 from ray_mixopt.io.export import WRITERS
 from ray_mixopt.strategies.random import RandomStrategy

@@ -421,6 +421,30 @@ def test_a_search_that_knows_nothing_yet_has_no_answer(
     assert result.exit_code == 1 and "no mixture to recommend, nor to train the target with" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("begins", "said"),
+    [
+        (False, "Interrupted: the search had not begun, and nothing is lost: give the same command again."),
+        (True, "Interrupted: go on with: ray-mixopt pretrain {path} --resume --final"),
+    ],
+)
+def test_ctrl_c_says_how_to_go_on_from_where_it_came(
+    write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begins: bool, said: str
+) -> None:
+    from ray_mixopt.pretraining import search as module
+
+    def interrupted(config: PretrainConfig, *args: Any, **options: Any) -> None:
+        if begins:
+            Path(config.experiment).mkdir()
+            (Path(config.experiment) / "tuner.pkl").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "search", interrupted)
+    path = write()
+    code, output = call(path, "--final")
+    assert code == 130 and output.endswith(said.format(path=path)), output
+
+
 def test_what_is_known_of_noise_and_when_to_stop_reaches_the_search(small: Path, tmp_path: Path) -> None:
     said = {"noise": {"val_loss/mean": 0.01}, "stop_when_sure": True}
     asked = tiny_search(small, tmp_path, search=said).search_settings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -24,13 +25,14 @@ from small_ray import all_given_back, start_ray
 from ray_mixopt.cli.main import main
 from ray_mixopt.optimizer import MixtureOptimizer
 from ray_mixopt.pretraining import pruning
-from ray_mixopt.pretraining.config import TRACKER_PACKAGES, PretrainConfig
+from ray_mixopt.pretraining.config import MEAN_LOSS, TRACKER_PACKAGES, PretrainConfig
 from ray_mixopt.pretraining.proxies import ScaleRecipe
 from ray_mixopt.pretraining.search import SearchOutcome, check_as_begun, exists, final_folder, final_run, search
 from ray_mixopt.pretraining.tracking import TRACKERS
 from ray_mixopt.pretraining.training.huggingface import write_model
 from ray_mixopt.pretraining.training.settings import Execution
 from ray_mixopt.report.progress import Display
+from ray_mixopt.tune.searcher import MixOptSearcher
 
 INSTALLED = [name for name in TRACKERS if find_spec(TRACKER_PACKAGES[name])]
 
@@ -111,6 +113,19 @@ def test_it_goes_on_as_it_began_or_not_at_all(searched: Searched) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             search(settings.model_copy(update=changes), resume=True)
+
+
+def test_what_has_begun_and_shown_nothing_can_be_begun_anew(small: Path, tmp_path: Path) -> None:
+    settings = tiny_search(small, tmp_path)
+    folder = Path(settings.experiment)
+    folder.mkdir()
+    (folder / "pretrain.json").write_text(json.dumps(settings.lasting()))
+    searcher = MixOptSearcher(settings.space, MEAN_LOSS, settings=settings.search_settings)
+    searcher.save_to_dir(str(folder))
+    other = settings.model_copy(update={"seed": 3})
+    message = f"began with seed: 0, not 3, and none of its runs has reported yet: put that back, or remove {folder}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_as_begun(other)
 
 
 @pytest.mark.slow

@@ -89,6 +89,10 @@ def test_the_driver_is_stopped(small: Path, tmp_path: Path, number: signal.Signa
     while seen(experiment) < 3:
         assert time.monotonic() < deadline and driver.poll() is None
         time.sleep(0.5)
+    listed = subprocess.run(["ps", "-Aww", "-o", "ppid=,args="], capture_output=True, text=True, check=True).stdout
+    own = [line for line in listed.splitlines() if line.split()[0] == str(driver.pid)]
+    (dashboard,) = (line for line in own if "dashboard/dashboard.py" in line)
+    assert "--disable-frontend" in dashboard  # which counts usage only, and has no processes of its own
     driver.send_signal(number)
     output, errors = driver.communicate(timeout=120)
     if number == signal.SIGINT:

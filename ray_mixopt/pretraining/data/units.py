@@ -6,12 +6,13 @@ import hashlib
 import itertools
 import json
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import lru_cache
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -180,10 +181,16 @@ def tokenized(units: Sequence[Unit], workers: int) -> Iterator[tuple[Unit, dict[
             yield unit, unit.tokenize()
         return
     with ProcessPoolExecutor(min(workers, len(units)), get_context("spawn"), _one_thread) as pool:
-        futures = {pool.submit(unit.tokenize): unit for unit in units}
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        futures = {pool.submit(unit.tokenize): unit for unit in units}  # in processes that begin with this mask
         try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             for future in as_completed(futures):
                 yield futures[future], future.result()
+        except (KeyboardInterrupt, GeneratorExit):  # nobody waits for them; Ctrl-C is this process's to heed
+            for child in active_children():
+                child.kill()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
 
