@@ -1,10 +1,13 @@
-"""Figures of the answer: the mixture beside others, what limits cost, and what there is to trade."""
+"""Figures of the answer: the mixture beside others, what limits cost, what more data is worth, and trades."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 
 from ray_mixopt.analysis.study import Study
+from ray_mixopt.core.forecast import Prediction
 from ray_mixopt.core.words import by_phase, shares_named
 from ray_mixopt.report.drawing import (
     BAND,
@@ -143,33 +146,55 @@ def prices(study: Study) -> Drawing | None:
     if details is None or not details.limits:
         return None
     rows = [*details.limits, *([details.unconstrained] if details.unconstrained and len(details.limits) > 1 else [])]
-    figure = canvas(rows_height(len(rows)), yaxis=categories([row.name for row in rows]))
-    means = np.array([row.cost.mean for row in rows])
-    figure.add_vline(0, line={"color": GREY, "width": 1})
-    figure.add_scatter(
-        x=means,
-        y=list(range(len(rows))),
-        mode="markers",
-        marker={"color": BLUE, "size": 8},
-        error_x={
-            "array": [row.cost.high - row.cost.mean for row in rows],
-            "arrayminus": [row.cost.mean - row.cost.low for row in rows],
-            "color": BLUE,
-        },
-        showlegend=False,
-        text=[hover(row.name, f"costs {row.cost}") for row in rows],
-        hoverinfo="none",
-    )
-    words = [f"{row.name} costs {row.cost}" for row in rows]
     return Drawing(
         name="limits",
         title="What limits cost",
-        panels=(Panel(figure=figure, x=f"cost in {study.objective_name}, with its 95% interval", y=""),),
-        alt=f"Intervals of what each limit costs at the target: {listed(words)}.",
+        panels=(_intervals({row.name: row.cost for row in rows}, "costs", f"cost in {study.objective_name}"),),
+        alt=f"Intervals of what each limit costs at the target: {listed([f'{r.name} costs {r.cost}' for r in rows])}.",
         caption=(
             "How much better the objective would be without a limit that holds the recommendation, each dropped alone."
         ),
     )
+
+
+def more_data(study: Study) -> Drawing | None:
+    """What twice the tokens of each domain that is repeated would be worth; None where nothing is known of it."""
+    details = study.recommendation.details
+    if details is None or not details.more_data:
+        return None
+    rows = {f"{more.domain}, seen {more.passes:.3g} times": more.gain for more in details.more_data}
+    return Drawing(
+        name="more-data",
+        title="What more data would be worth",
+        panels=(_intervals(rows, "gains", f"gain in {study.objective_name}"),),
+        alt=f"Intervals of what more data is worth at the target: {listed([str(m) for m in details.more_data])}.",
+        caption=(
+            "How much better the recommended mixture would be at the target with twice the tokens of a domain that it "
+            "repeats. Another mixture might make more of them."
+        ),
+    )
+
+
+def _intervals(rows: Mapping[str, Prediction], verb: str, axis: str) -> Panel:
+    """Means with their 95% intervals, a line each, by name."""
+    figure = canvas(rows_height(len(rows)), yaxis=categories(list(rows)))
+    of = list(rows.values())
+    figure.add_vline(0, line={"color": GREY, "width": 1})
+    figure.add_scatter(
+        x=np.array([value.mean for value in of]),
+        y=list(range(len(of))),
+        mode="markers",
+        marker={"color": BLUE, "size": 8},
+        error_x={
+            "array": [value.high - value.mean for value in of],
+            "arrayminus": [value.mean - value.low for value in of],
+            "color": BLUE,
+        },
+        showlegend=False,
+        text=[hover(name, f"{verb} {value}") for name, value in rows.items()],
+        hoverinfo="none",
+    )
+    return Panel(figure=figure, x=f"{axis}, with its 95% interval", y="")
 
 
 def front(study: Study) -> Drawing | None:

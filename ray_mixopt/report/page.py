@@ -35,6 +35,7 @@ SECTIONS = (
     ("What matters", (landscape.slices, landscape.order, landscape.maps, answer.front)),
     ("Learning curves", (evidence.curves,)),
     ("What limits cost", (answer.prices,)),
+    ("What more data would be worth", (answer.more_data,)),
     ("How the answer came about", (course.incumbent, course.mixtures)),
     ("Failures", (evidence.failures,)),
 )

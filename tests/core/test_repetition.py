@@ -15,6 +15,7 @@ from worlds import DOMAINS, Bowl, search, two_scales
 
 from ray_mixopt import MixtureOptimizer, MixtureSpace, Phase, Recommendation
 from ray_mixopt.analysis.backtest import _smaller
+from ray_mixopt.analysis.study import Study
 from ray_mixopt.analysis.truth import dense_minimiser
 from ray_mixopt.benchmark.problems import load
 from ray_mixopt.benchmark.synthetic import Landscape
@@ -23,6 +24,8 @@ from ray_mixopt.core.history import History, Trial
 from ray_mixopt.core.merging import DomainMap, translated
 from ray_mixopt.core.supply import passes
 from ray_mixopt.io.space_file import read_space
+from ray_mixopt.report.answer import more_data
+from ray_mixopt.report.page import write_report
 from ray_mixopt.surrogate.encoding import encode, observations
 from ray_mixopt.surrogate.fit import Hyperparameters
 from ray_mixopt.surrogate.phased import PhasedKernel, kernel_of
@@ -230,6 +233,19 @@ def test_more_of_a_scarce_domain_is_worth_what_it_is() -> None:
     assert gains == sorted(gains, reverse=True)
     assert f"More data: {answer.details.more_data[0]}" in str(answer)
     assert json.loads(json.dumps(answer.to_dict()))["details"]["more_data"][0]["domain"] in found
+
+
+def test_the_report_shows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray_mixopt.analysis.study.N_POINTS", 2)
+    optimizer, answer = searched()
+    study = Study(optimizer, "scarce")
+    drawn = more_data(study)
+    assert drawn is not None and answer.details is not None
+    most = answer.details.more_data[0]
+    assert f"{most.domain}, seen {most.passes:.3g} times" in str(drawn.panels[0].figure.to_dict())
+    assert str(most.gain) in drawn.alt
+    page = write_report(study, tmp_path).read_text()
+    assert "What more data would be worth" in page and drawn.caption in page
 
 
 def test_more_data_is_a_gain_of_what_is_maximised() -> None:
