@@ -1,7 +1,8 @@
 """A search of the mixtures of two phases beside one of a single mixture, where order matters and where it does not.
 
-Both search the same landscapes with the same budget; the first has the same mixture in both phases, and pays for no
-branches. The regret of its answer counts what order could have brought.
+All search the same landscapes with the same budget. The first has the same mixture in both phases, and its runs pay for
+no second phase at each rung; the regret of its answer counts what order could have brought. Of two phases there is a
+search whose runs all begin at their start, and one whose runs may begin at a checkpoint of another.
 
     python experiments/phases.py --members 3 4 5 6 --budgets 0.5 1 2
 """
@@ -20,11 +21,11 @@ from ray_mixopt.core.phased import phased
 
 
 def regrets(
-    problem: BenchmarkProblem, space: MixtureSpace, budgets: list[float], seed: int
+    problem: BenchmarkProblem, space: MixtureSpace, budgets: list[float], seed: int, *, branches: bool = True
 ) -> list[tuple[float, bool]]:
     """The regret of the answer at each budget, in target runs, and whether its phases differ."""
     whole = problem.space
-    optimizer = MixtureOptimizer(space, budget=max(budgets) * whole.target_cost, seed=seed)
+    optimizer = MixtureOptimizer(space, budget=max(budgets) * whole.target_cost, seed=seed, branches=branches)
     found: list[tuple[float, bool]] = []
 
     def answered() -> tuple[float, bool]:
@@ -56,9 +57,13 @@ def main() -> None:
     for member in given.members:
         for recipe in given.recipes:
             problem = load(f"synthetic/{recipe}:{member}+noise=0.005")
-            for name, space in (("one mixture", replace(problem.space, phases=())), ("two phases", problem.space)):
+            for name, space, branches in (
+                ("one mixture", replace(problem.space, phases=()), False),
+                ("two phases, no branches", problem.space, False),
+                ("two phases", problem.space, True),
+            ):
                 rows = table.setdefault((recipe, name), [])
-                rows.append(regrets(problem, space, given.budgets, member))
+                rows.append(regrets(problem, space, given.budgets, member, branches=branches))
                 print(recipe, member, name, [(round(r, 4), differs) for r, differs in rows[-1]], flush=True)
     for (recipe, name), rows in sorted(table.items()):
         cells = []

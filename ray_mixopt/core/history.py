@@ -156,6 +156,8 @@ class History:
         if step in trial.observations:
             self.n_duplicates += 1
             return False
+        if trial.branch is not None and step <= trial.branch.from_step:
+            self.begun_anew(trial_id, f"reports step {step}")
         sound = {name: float(value) for name, value in values.items() if is_sound(value)}
         trial.observations[step] = sound | dict(others or {})
         self.arrivals.append((trial_id, step))
@@ -172,6 +174,18 @@ class History:
             if others and wanted and self.is_new(MISSED):
                 logger.warning("%s", missed(trial_id, wanted, list(others)))
         return True
+
+    @_turn
+    def begun_anew(self, trial_id: str, why: str) -> None:
+        """A run did not begin where it was to: it trains from its start, and is paid for so, which is said once."""
+        trial = self[trial_id]
+        branch, trial.branch = trial.branch, None
+        if branch is not None and self.is_new("begun anew"):
+            logger.warning(
+                "Trial %r was to begin at step %d of trial %r and %s: it trains, and pays for, all its steps. A run "
+                "that has a parent begins at its checkpoint; where none can, say branches=False.",
+                *(trial_id, branch.from_step, branch.parent, why),
+            )
 
     @_turn
     def is_new(self, what: str) -> bool:

@@ -21,6 +21,10 @@ _JUST_BELOW = 1e-3  # of a step: what is left out where steps are computed from 
 REPEAT = "repeat"
 """Key, in the configuration of a run, of how many of its mixture and scale there were before; without it, none."""
 
+BRANCH = "branch"
+"""Key, in the configuration of a run, of where it begins if not at its start: the fields of ``Branch``, and the path of
+the ``checkpoint``."""
+
 Status = Literal["running", "paused", "done", "diverged", "failed", "lost"]
 """``running``: asked for and not yet at its rung. ``paused``: at its rung, can be continued. ``done``: over, cannot be
 continued. ``diverged``: reported what is not ``is_sound``: NaN, an infinity, 1e10 and more. ``failed``: ended by an

@@ -171,8 +171,7 @@ class HearingSearcher(SnapshotSearcher):
                 # again.
                 if run.status in ("failed", "lost"):
                     self.optimizer.history.retry(trial.trial_id)
-                continuable = roster.pausing and restored and run.steps < self.optimizer.space.rungs(run.scale)[-1]
-                self.optimizer.finish(trial.trial_id, continuable=continuable)
+                self.optimizer.finish(trial.trial_id, continuable=roster.pausing and restored and self.is_of_use(run))
             elif run.status in ("failed", "lost") or (run.status == "paused" and not restored):
                 self.optimizer.history.retry(trial.trial_id)
             if run.status == "running":
@@ -180,6 +179,12 @@ class HearingSearcher(SnapshotSearcher):
         if run.status in ("done", "diverged") and not roster.pausing:
             roster.stop(trial.trial_id)
         return run
+
+    def is_of_use(self, run: Run) -> bool:
+        """Whether the checkpoint of a run at its rung may be needed: it can go on, or others can branch from it."""
+        optimizer = self.optimizer
+        branches = bool(optimizer.space.phase_names) and optimizer.settings.branches
+        return branches or run.steps < optimizer.space.rungs(run.scale)[-1]
 
     def settle(self) -> None:
         """Takes in the end of trials of which Tune did not tell."""

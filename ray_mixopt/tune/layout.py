@@ -13,7 +13,7 @@ from ray_mixopt.core.history import History, Trial
 from ray_mixopt.core.problem import Problem
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.core.strategy import Suggestion
-from ray_mixopt.core.trial import REPEAT
+from ray_mixopt.core.trial import BRANCH, REPEAT, Branch
 from ray_mixopt.tune.param_space import ModelScale, Parameters, find_mixture, from_param_space
 
 logger = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class Layout:
             self.scale: suggestion.scale,
             self.steps: suggestion.steps,
         }
-        again = {REPEAT: suggestion.repeat} if suggestion.repeat else {}
+        again: dict[str, Any] = {REPEAT: suggestion.repeat} if suggestion.repeat else {}
         return again | self.parameters.sample(rng) | searched
 
     def trial(self, trial_id: str, config: Mapping[str, Any], space: MixtureSpace) -> Trial:
@@ -109,14 +109,17 @@ class Layout:
         missing = [key for key in (self.mixture, self.scale, self.steps) if key not in config]
         if missing:
             raise ValueError(f"its configuration lacks {', '.join(missing)}")
+        begins = config.get(BRANCH)
         try:
             return Trial(
                 trial_id=trial_id,
                 mixture=tuple(space.mixture(config[self.mixture]).tolist()),
                 scale=space.scale(str(config[self.scale])).name,
                 steps=int(config[self.steps]),
+                branch=begins
+                and Branch(parent=begins["parent"], **{k: int(begins[k]) for k in ("from_step", "steps")}),
             )
-        except TypeError as error:
+        except (KeyError, TypeError) as error:
             raise ValueError(f"its configuration is malformed: {error}") from error
 
     def adopted(self, trial_id: str, config: Mapping[str, Any], history: History) -> Trial:
@@ -126,6 +129,8 @@ class Layout:
             ValueError: if a key is missing or its value does not fit the space.
         """
         run = self.trial(trial_id, config, history.space)
+        if run.branch is not None and run.branch.parent not in history.trials:
+            run.branch = None  # nothing tells what it went on from
         failed = [t.trial_id for t in history if (t.mixture, t.scale) == (run.mixture, run.scale)]
         history.add(run)
         if failed:
@@ -138,10 +143,15 @@ class Layout:
 
     def config_of(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """The configuration that a flattened Tune result repeats under "config/"; empty where it does not."""
-        mixture = f"config/{self.mixture}/"
-        shares = {key.removeprefix(mixture): value for key, value in result.items() if key.startswith(mixture)}
-        config = {key: result[f"config/{key}"] for key in (self.scale, self.steps) if f"config/{key}" in result}
-        return config | ({self.mixture: shares} if shares else {})
+        found: dict[str, Any] = {"config": {}}
+        for key, value in result.items():
+            *levels, name = key.split("/")
+            if levels[:1] == ["config"] and [*levels, name][1] in (self.mixture, self.scale, self.steps, BRANCH):
+                place = found
+                for level in levels:
+                    place = place.setdefault(level, {})
+                place[name] = value
+        return found["config"]
 
     def state(self) -> dict[str, Any]:
         """JSON-able description, read back by ``from_state``."""

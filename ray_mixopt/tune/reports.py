@@ -310,5 +310,6 @@ class Reports:
 
 
 def _ahead(run: Run, rungs: Sequence[int]) -> list[int]:
-    """The rungs that a run has yet to pass, up to its own."""
-    return [rung for rung in rungs if run.reached < rung <= run.steps]
+    """The rungs that a run has yet to pass, up to its own; a branch begins beyond those before its first."""
+    first = 0 if run.branch is None else run.branch.steps
+    return [rung for rung in rungs if run.reached < rung <= run.steps and rung >= first]

@@ -61,7 +61,9 @@ class MixOptScheduler(TrialScheduler):
         restored = searcher.is_restored(trial)
         if not restored:
             space = searcher.optimizer.space
-            searcher.roster.check_trainable(trial, pauses=any(len(space.rungs(name)) > 1 for name in space.scale_names))
+            goes_on = any(len(space.rungs(name)) > 1 for name in space.scale_names)
+            branches = bool(space.phase_names) and searcher.optimizer.settings.branches
+            searcher.roster.check_trainable(trial, pauses=goes_on or branches)
         full = searcher.max_concurrent and searcher.roster.busy() >= searcher.max_concurrent
         run = searcher.admit(trial)
         if run is None or trial.is_finished():
@@ -91,7 +93,7 @@ class MixOptScheduler(TrialScheduler):
             return self.STOP
         if step is None or step < run.steps:
             return self.CONTINUE
-        if run.steps >= rungs[-1] or tune_controller.search_alg.is_finished():
+        if not searcher.is_of_use(run) or tune_controller.search_alg.is_finished():
             return self.STOP
         if result.get("checkpoint_dir_name", "") is None:  # a function's report; a class is asked for its checkpoint
             searcher.reports.warn_once(
@@ -123,7 +125,7 @@ class MixOptScheduler(TrialScheduler):
             if run is not None and run.status != "running":
                 if over:
                     tune_controller.stop_trial(trial)
-            elif not full:
+            elif not full and not (run is not None and searcher.roster.is_needed(run, searcher.optimizer.history)):
                 if run is not None:
                     _set_config(trial, {searcher.layout.steps: run.steps})
                 return trial

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, cast
 
 from pyarrow import fs
@@ -21,6 +21,7 @@ from ray_mixopt.core.recommendation import Recommendation
 from ray_mixopt.core.scale import checked_costs
 from ray_mixopt.core.settings import Settings
 from ray_mixopt.core.space import MixtureSpace
+from ray_mixopt.core.trial import BRANCH
 from ray_mixopt.io import snapshots
 from ray_mixopt.io.search_state import AnyStrategy, SearchState, check_revision
 from ray_mixopt.tune import points
@@ -61,7 +62,7 @@ class MixOptSearcher(HearingSearcher):
         **given: further fields of ``Settings``, in place of ``settings`` or to change some of them: ``objective``
             (weight of each metric, in place of the single ``metric``, or an ``Objective``), ``strategy``, ``budget``
             (the search then finishes by itself), ``seed``, ``reference``, ``noise``, ``min_gain_per_cost``,
-            ``stop_when_sure``, ``callbacks``. ``expected_runs`` is Tune's ``num_samples`` unless given.
+            ``stop_when_sure``, ``branches``, ``callbacks``. ``expected_runs`` is Tune's ``num_samples`` unless given.
 
     Attributes:
         unkept: cost of training that the state which is going to be restored does not know of.
@@ -99,7 +100,7 @@ class MixOptSearcher(HearingSearcher):
             given["mode"] = mode
         elif isinstance(settings, Settings):
             mode = settings.mode
-        settings = replace(Settings.of(settings, **given), branches=False)  # whose checkpoints no trial is given
+        settings = Settings.of(settings, **given)
         self._search = SearchState(space=space, metric=metric, mode=mode, settings=settings, pool=pool)
         super().__init__(metric=metric, mode=mode)
         self._asking = Asking(max_wait_s)
@@ -171,6 +172,8 @@ class MixOptSearcher(HearingSearcher):
         self.roster.check_failures()
         self.settle()
         roster, history = self.roster, optimizer.history
+        if optimizer.space.phase_names and roster.saving(history):
+            return None  # from whose checkpoint the next run may begin
         if roster.shown and roster.unconfirmed:
             roster.lose(set(roster.unconfirmed), history)
         running = roster.running(history)
@@ -192,7 +195,13 @@ class MixOptSearcher(HearingSearcher):
         if suggestion.continues is not None:
             return None
         counted = history.n_asked > number
-        return self.layout.config(suggestion, optimizer.problem, number if counted else n_trials, counted=counted)
+        config = self.layout.config(suggestion, optimizer.problem, number if counted else n_trials, counted=counted)
+        if (branch := history[suggestion.trial_id].branch) is None:
+            return config
+        if (checkpoint := roster.checkpoint(branch.parent)) is None:
+            history.begun_anew(suggestion.trial_id, "that has no checkpoint")
+            return config
+        return config | {BRANCH: asdict(branch) | {"checkpoint": checkpoint}}
 
     # -- answers and knowledge from elsewhere
 

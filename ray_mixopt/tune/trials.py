@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray.cloudpickle
+from pyarrow import fs
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.result import TRAINING_ITERATION
@@ -17,6 +18,7 @@ from ray.tune.trainable import Trainable
 from ray.tune.utils import flatten_dict
 
 from ray_mixopt.core.history import History
+from ray_mixopt.core.history import Trial as Run
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
@@ -134,6 +136,28 @@ class Roster:
             if trial.status == trial.PAUSED and history[trial_id].status == "paused":
                 self._live.discard(trial_id)
         return len(self._live)
+
+    def saving(self, history: History) -> bool:
+        """Whether a run that is at its rung is still to be paused by Tune, which saves it first."""
+        return any(
+            trial.status == trial.RUNNING and history[trial.trial_id].status == "paused" for trial in self.live()
+        )
+
+    def checkpoint(self, trial_id: str) -> str | None:
+        """Where the last checkpoint of a trial is, a path or a URI; None where there is none."""
+        trial = self._trials.get(trial_id)
+        if trial is None or trial.checkpoint is None:
+            return None
+        path, where = trial.checkpoint.path, trial.checkpoint.filesystem
+        return path if where is None or isinstance(where, fs.LocalFileSystem) else f"{where.type_name}://{path}"
+
+    def is_needed(self, run: Run, history: History) -> bool:
+        """Whether the last checkpoint of a run, of which Tune keeps some only, is where one on its way begins."""
+        trial = self._trials.get(run.trial_id)
+        manager: Any = None if trial is None else trial.run_metadata.checkpoint_manager
+        if manager is None or manager.checkpoint_config.num_to_keep is None:
+            return False
+        return any(child.branch is not None and child.branch.parent == run.trial_id for child in history.pending())
 
     def live(self) -> list[Trial]:
         """Trials that Tune has shown and whose end it has not told."""

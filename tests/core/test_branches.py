@@ -143,6 +143,13 @@ def test_a_longer_run_than_its_trunk_is_refused_and_so_is_one_before_its_border(
         Trunks(two_scales(), ()).branch_of(optimizer.history["trial_00000"], np.array(A), "L", 100)
 
 
+def test_a_branch_that_begins_anew_is_paid_for_so(optimizer: MixtureOptimizer, caplog) -> None:
+    run = optimizer.accept(run_of(A, B))
+    optimizer.tell(run.trial_id, 100, 2.0)
+    assert "'trial_00001' was to begin at step 800 of trial 'trial_00000' and reports step 100" in caplog.text
+    assert optimizer.history.committed == pytest.approx(1020 + 1020)
+
+
 # -- what is kept
 
 

@@ -37,12 +37,12 @@ def make_tuner(tmp_path: Path) -> Callable[..., tune.Tuner]:
 
 @pytest.fixture
 def start_driver() -> Iterator[Callable[..., subprocess.Popen]]:
-    """Starts ``replay_driver.py``; what is left of it in the end is killed."""
+    """Starts ``replay_driver.py``, or another script; what is left of it in the end is killed."""
     started: list[subprocess.Popen] = []
 
-    def start(mode: str, folder: Path, concurrency: int, budget: float, seed: int) -> subprocess.Popen:
-        script = Path(__file__).parents[1] / "replay_driver.py"
-        arguments = [sys.executable, str(script), mode, str(folder), *map(str, (concurrency, budget, seed))]
+    def start(mode: str, folder: Path, *given: float, script: str = "replay_driver.py") -> subprocess.Popen:
+        file = Path(__file__).parents[1] / script
+        arguments = [sys.executable, str(file), mode, str(folder), *map(str, given)]
         driver = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         started.append(driver)
         return driver
