@@ -178,12 +178,11 @@ class History:
     @_turn
     def begun_anew(self, trial_id: str, why: str) -> None:
         """A run did not begin where it was to: it trains from its start, and is paid for so, which is said once."""
-        trial = self[trial_id]
-        branch, trial.branch = trial.branch, None
+        branch, self[trial_id].branch = self[trial_id].branch, None
         if branch is not None and self.is_new("begun anew"):
             logger.warning(
-                "Trial %r was to begin at step %d of trial %r and %s: it trains, and pays for, all its steps. A run "
-                "that has a parent begins at its checkpoint; where none can, say branches=False.",
+                "Trial %r was to begin at step %d of trial %r and %s: it trains, and pays for, all its steps. Begin a run "
+                "at the checkpoint of its parent, or say branches=False.",
                 *(trial_id, branch.from_step, branch.parent, why),
             )
 
