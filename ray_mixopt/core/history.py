@@ -181,8 +181,8 @@ class History:
         branch, self[trial_id].branch = self[trial_id].branch, None
         if branch is not None and self.is_new("begun anew"):
             logger.warning(
-                "Trial %r was to begin at step %d of trial %r and %s: it trains, and pays for, all its steps. Begin a run "
-                "at the checkpoint of its parent, or say branches=False.",
+                "Trial %r was to begin at step %d of trial %r and %s: it trains, and pays for, all its steps. Begin "
+                "runs at the checkpoint of their parent, or say branches=False.",
                 *(trial_id, branch.from_step, branch.parent, why),
             )
 
