@@ -76,7 +76,8 @@ def export(
 ) -> None:
     """Writes runs as tables that other programs read, with all their digits, or their mixtures as blends.
 
-    A blend is a file named after its run, with the mixture as training code takes it.
+    A blend is a file named after its run, with the mixture as training code takes it. Of several phases there is one
+    for each, RUN.PHASE, where a program has no place for all.
     """
     import numpy as np
 
@@ -132,9 +133,12 @@ def _repeated(history: History, runs: Sequence[str]) -> list[str]:
         history: the runs.
         runs: whose blends are written; all where none is named.
     """
+    import numpy as np
+
     space, said = history.space, []
+    whole = {trial.trial_id: space.simplex.mean(np.array([trial.mixture]))[0] for trial in history}
     for k, domain in enumerate(space.domains if space.target_tokens else ()):
-        share, run = max((t.mixture[k], t.trial_id) for t in history if not runs or t.trial_id in runs)
+        share, run = max((of[k], run) for run, of in whole.items() if not runs or run in runs)
         wanted, supply = space.taken(domain, share), space.token_supply.get(domain, math.inf)
         if wanted > space.max_epochs * supply * (1 + _ROUNDING):
             times = f"{wanted / supply:.3g} times" if supply else "and there is none of it"

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 @limit_options
 @reference_option
 @click.option("--as", "kind", type=click.Choice(FORMATS), help="Print the mixture as training code takes it.")
+@click.option("--phase", default="", help="--as: of several, the one that the blend is of.")
 @data_options
 @click.option("--report", type=click.Path(file_okay=False, path_type=Path), help="Also write a report to this folder.")
 @as_json_option
@@ -61,6 +62,7 @@ def recommend(
     limits: Callable[[MixtureSpace], MixtureSpace],
     reference: Sequence[str],
     kind: str | None,
+    phase: str,
     data: AboutData,
     report: Path | None,
     as_json: bool,
@@ -80,6 +82,8 @@ def recommend(
         raise click.UsageError("--as does not go with --json: drop one of them.")
     with bad_arguments(), Console(stderr=True, markup=False, emoji=False).status("Asking the surrogate"):
         data.check(kind, "--as")
+        if phase and kind is None:
+            raise ValueError("--phase is about a blend: give --as FORMAT, or drop it.")
         against = reference_of(reference)
         optimizer = _optimizer(histories, changes, target, own, space, objective, mode, limits, against)
         answer = optimizer.recommend(details=True)
@@ -102,8 +106,9 @@ def recommend(
     elif kind is not None:
         with bad_arguments():
             sources = data.sources(optimizer.space)
-            text = blend(kind, answer.mixture, optimizer.space, sources, note=verdict)
-        for remark in (*remarks(kind, answer.mixture, sources), *([verdict] if verdict else [])):
+            text = blend(kind, answer.mixture, optimizer.space, sources, note=verdict, phase=phase)
+        about = answer.mixture[phase] if phase else answer.mixture
+        for remark in (*remarks(kind, about, sources), *([verdict] if verdict else [])):
             click.echo(remark, err=True)
         click.echo(text, nl=False)
     else:

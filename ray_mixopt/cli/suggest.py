@@ -181,7 +181,8 @@ def suggest(
         answer = Answer.of(
             search, books, number=number, space=searched, budget=budget, continues=not fresh, files=files
         )
-        about = remarks(kind, dict.fromkeys(searched.domains, 1.0), data.sources(searched)) if kind and files else ()
+        of_all = searched.named([1.0] * searched.n_shares)
+        about = remarks(kind, of_all, data.sources(searched)) if kind and files else ()
     for line in dict.fromkeys([*books.notices, *answer.warnings, *withdrawn, *about]):
         click.echo(line, err=True)
     if as_json:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ray_mixopt.core.history import History
 from ray_mixopt.core.safety import check_file_names, write_atomically
-from ray_mixopt.io.blends import BLENDS, NO_SOURCES, Sources, blend
+from ray_mixopt.io.blends import BLENDS, NO_SOURCES, Sources, blend, parts
 from ray_mixopt.io.cells import MIXTURE, beside, check_distinct, guarded, kept
 from ray_mixopt.io.columns import TIDY_COLUMNS
 from ray_mixopt.io.olmix import COLUMNS as OLMIX_COLUMNS
@@ -168,7 +168,7 @@ def write_regmix(history: History, folder: Path) -> list[Path]:
 def write_blends(
     history: History, folder: Path, kind: str, *, runs: Sequence[str] = (), sources: Sources = NO_SOURCES
 ) -> list[Path]:
-    """The mixture of each run in a file that has the name of the run.
+    """The mixture of each run in a file that has the name of the run; of several phases one for each, if need be.
 
     Args:
         history: the runs.
@@ -180,7 +180,7 @@ def write_blends(
     Raises:
         ValueError: for a run that there is not, or whose name no file can have, and what ``blend`` raises.
     """
-    known = {trial.trial_id: history.space.named(trial.mixture) for trial in history}
+    known = {trial.trial_id: trial for trial in history}
     if unknown := [run for run in runs if run not in known]:
         some = ", ".join([*known][:_MOST_NAMED]) + (", ..." if len(known) > _MOST_NAMED else "")
         raise ValueError(f"There is no run {unknown[0]!r}: there are {some or 'none'}.")
@@ -188,9 +188,15 @@ def write_blends(
     if not chosen:
         raise ValueError("There is no run: there is nothing to export.")
     check_file_names(chosen, "The name of a run")
-    paths = {run: folder / f"{run}{BLENDS[kind].suffix}" for run in chosen}
+    each = parts(kind, history.space)
+    names = {(run, part): f"{run}.{part}" if part else run for run in chosen for part in each}
+    check_file_names(names.values(), "The name of a run, or of a run and a phase,")
+    paths = {of: folder / f"{name}{BLENDS[kind].suffix}" for of, name in names.items()}
     check_free(paths.values())
-    texts = {path: blend(kind, known[run], history.space, sources) for run, path in paths.items()}
+    texts = {}
+    for (run, part), path in paths.items():
+        mixture = history.space.named(known[run].mixture)
+        texts[path] = blend(kind, mixture, history.space, sources, phase=part, steps=known[run].steps)
     for path, text in texts.items():
         write_atomically(path, text)
     return list(texts)

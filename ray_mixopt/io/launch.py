@@ -193,7 +193,7 @@ class Template:
                 path=place / f"{run.file_name}{self.suffix}",
                 text=text,
                 blend=file,
-                blend_text=blend(kind, run.mixture, space, sources),
+                blend_text=blend(kind, run.mixture, space, sources, steps=run.steps),
                 folder=place / run.run,
             )
 

@@ -20,7 +20,7 @@ from ray_mixopt.core.phases import in_words
 from ray_mixopt.core.safety import write_atomically
 from ray_mixopt.core.simplex import same_mixture
 from ray_mixopt.core.words import by_phase, counted, fidelity, run_to
-from ray_mixopt.io.blends import BLENDS, blend
+from ray_mixopt.io.blends import BLENDS, blend, parts
 from ray_mixopt.report import answer, course, evidence, landscape, trust
 from ray_mixopt.report.drawing import Drawing
 
@@ -304,11 +304,13 @@ def _held(true: float, predicted: Prediction | None) -> str:
 def exports(study: Study) -> Iterator[Export]:
     """The mixture as files of training code, as far as these need to know nothing else."""
     for kind, form in BLENDS.items():
-        try:
-            text = blend(kind, study.recommendation.mixture, study.space)
-        except ValueError:  # of documents whose length is not known, or a name that the format cannot hold
-            continue
-        yield Export(reader=form.reader, file=f"mixture-{kind}{form.suffix}", text=text)
+        for phase in parts(kind, study.space):
+            try:
+                text = blend(kind, study.recommendation.mixture, study.space, phase=phase)
+            except ValueError:  # of documents whose length is not known, or a name that the format cannot hold
+                continue
+            reader, file = (f"{form.reader}, {phase}", f"{kind}-{phase}") if phase else (form.reader, kind)
+            yield Export(reader=reader, file=f"mixture-{file}{form.suffix}", text=text)
 
 
 def _shares(mixture: dict[str, Any]) -> str:

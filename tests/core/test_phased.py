@@ -319,7 +319,7 @@ def test_what_knows_one_mixture_says_so() -> None:
         lambda: MixtureOptimizer(
             space, objective=Objective(weights={"loss": 1.0}, prior="uniform", closeness=0.1), mode="min"
         ),
-        lambda: blend("levanter", LATE, space, NO_SOURCES),
+        lambda: blend("megatron", LATE, space, NO_SOURCES),
         lambda: Command(program=("train",), directory=".").check(space),
     ]
     for call in refused:

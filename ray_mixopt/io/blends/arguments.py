@@ -6,21 +6,37 @@ calls them, too; docs/how-to/blend.md has the lines that read it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from ray_mixopt.core.space import MixtureSpace
-from ray_mixopt.io.blends.base import Sources, decimal, pieces, quoted, yaml_key
+from ray_mixopt.io.blends.base import Sources, Stage, decimal, pieces, quoted, yaml_key
 
 
 def json_text(shares: Mapping[str, float], space: MixtureSpace, sources: Sources) -> str:
     """One JSON object, ``{domain: share}``, of all domains, those without a share too; sources are not for it."""
-    lines = ",\n".join(f"  {quoted(domain)}: {decimal(share)}" for domain, share in shares.items())
-    return f"{{\n{lines}\n}}\n"
+    return f"{{\n{_lines(shares, 2)}\n}}\n"
 
 
 def yaml_text(shares: Mapping[str, float], space: MixtureSpace, sources: Sources) -> str:
     """The same as YAML, one line a domain, with names in quotes so that ``no`` and ``1`` stay names."""
     return "".join(f"{yaml_key(domain)}: {decimal(share)}\n" for domain, share in shares.items())
+
+
+def json_schedule(stages: Sequence[Stage], sources: Sources) -> str:
+    """One JSON object, ``{phase: {domain: share}}``, of the phases that are to be trained."""
+    ahead = [stage for stage in stages if not stage.trained]
+    each = [f"  {quoted(stage.phase)}: {{\n{_lines(stage.shares, 4)}\n  }}" for stage in ahead]
+    return "{\n" + ",\n".join(each) + "\n}\n"
+
+
+def yaml_schedule(stages: Sequence[Stage], sources: Sources) -> str:
+    """The same as YAML."""
+    return "".join(
+        f"{yaml_key(stage.phase)}:\n"
+        + "".join(f"  {yaml_key(domain)}: {decimal(share)}\n" for domain, share in stage.shares.items())
+        for stage in stages
+        if not stage.trained
+    )
 
 
 def torchtitan(shares: Mapping[str, float], space: MixtureSpace, sources: Sources) -> str:
@@ -59,6 +75,10 @@ def interleave(shares: Mapping[str, float], space: MixtureSpace, sources: Source
 def ray_data(shares: Mapping[str, float], space: MixtureSpace, sources: Sources) -> str:
     """``datasets``, each with its name and paths, and the ``weights`` of ``ray.data.Dataset.mix``."""
     return _object(datasets=_datasets(shares, sources), weights=_weights(shares))
+
+
+def _lines(shares: Mapping[str, float], indent: int) -> str:
+    return ",\n".join(f"{' ' * indent}{quoted(domain)}: {decimal(share)}" for domain, share in shares.items())
 
 
 def _datasets(shares: Mapping[str, float], sources: Sources) -> str:

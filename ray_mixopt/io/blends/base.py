@@ -59,11 +59,29 @@ NO_SOURCES = Sources()
 
 
 @dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A phase of a run as a program is told it.
+
+    Attributes:
+        phase: its name.
+        start: training step at which it begins.
+        shares: in the format's unit, by domain.
+        trained: whether that is past.
+    """
+
+    phase: str
+    start: int
+    shares: Mapping[str, float]
+    trained: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Blend:
     """A format in which training code takes a mixture.
 
     Args:
         write: the text of a file, from shares in the format's unit, the space, and the sources.
+        schedule: the text of a file with the mixtures of all phases of a run; None where a file holds one mixture.
         reader: what reads the file, for people.
         suffix: of the file, with its dot.
         counts: what a weight is a share of. Documents may be samples or rows: whatever is drawn at once.
@@ -74,6 +92,7 @@ class Blend:
     write: Callable[[Mapping[str, float], MixtureSpace, Sources], str]
     reader: str
     suffix: str
+    schedule: Callable[[Sequence[Stage], Sources], str] | None = None
     counts: Literal["tokens", "documents"] = "tokens"
     paths: Literal["any", "one", "none"] = "any"
     caution: str = ""

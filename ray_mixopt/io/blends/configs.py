@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ray_mixopt.core.safety import check_file_names
 from ray_mixopt.core.space import MixtureSpace
-from ray_mixopt.io.blends.base import Sources, decimal, pieces, quoted, unresolved, yaml_key
+from ray_mixopt.io.blends.base import Sources, Stage, decimal, pieces, quoted, unresolved, yaml_key
 
 _FINE = 1e4  # a ratio of repetition is written to four digits, rounded up: below what is needed, OLMo-core stops
 
@@ -40,14 +40,32 @@ def levanter(shares: Mapping[str, float], space: MixtureSpace, sources: Sources)
         ValueError: for a domain that cannot be the name of a folder, which a component's cache has.
     """
     used = [domain for domain, share in shares.items() if share > 0]
-    check_file_names(used, "The name of a domain")
-    lines = ["components:"]
-    for domain in used:
-        urls = ", ".join(map(quoted, sources.of(domain)))
-        lines += [f"  {yaml_key(domain)}:", "    source:", "      type: url", f"      train_urls: [{urls}]"]
-    lines.append("train_weights:")
+    lines = [*_components(used, sources), "train_weights:"]
     lines += [f"  {yaml_key(domain)}: {decimal(shares[domain])}" for domain in used]
     return "\n".join(lines) + "\n"
+
+
+def levanter_schedule(stages: Sequence[Stage], sources: Sources) -> str:
+    """The same, whose ``train_weights`` are a list of ``[step, weights]``: from which training step on which hold.
+
+    Raises:
+        ValueError: as ``levanter``.
+    """
+    used = [domain for domain in stages[0].shares if any(stage.shares[domain] > 0 for stage in stages)]
+    lines = [*_components(used, sources), "train_weights:"]
+    for stage in stages:
+        weights = ", ".join(f"{yaml_key(domain)}: {decimal(stage.shares[domain])}" for domain in used)
+        lines.append(f"  - [{stage.start}, {{{weights}}}]")
+    return "\n".join(lines) + "\n"
+
+
+def _components(domains: Sequence[str], sources: Sources) -> list[str]:
+    check_file_names(domains, "The name of a domain")
+    lines = ["components:"]
+    for domain in domains:
+        urls = ", ".join(map(quoted, sources.of(domain)))
+        lines += [f"  {yaml_key(domain)}:", "    source:", "      type: url", f"      train_urls: [{urls}]"]
+    return lines
 
 
 def mosaic(shares: Mapping[str, float], space: MixtureSpace, sources: Sources) -> str:
