@@ -76,6 +76,22 @@ def test_losses_do_not_need_all_scores_at_a_time(monkeypatch: pytest.MonkeyPatch
     torch.testing.assert_close(found[0][1], scores.logsumexp(-1))
 
 
+def test_gradients_of_losses_and_normalisers_are_those_of_torch() -> None:
+    """In double precision, each alone and together, and by differences."""
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(6, 20, generator=generator, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(0, 20, (6,), generator=generator)
+    ours = model._NextTokens.apply(scores, targets)
+    plain = functional.cross_entropy(scores, targets, reduction="none"), scores.logsumexp(-1)
+    for found, wanted in zip(ours, plain, strict=True):
+        torch.testing.assert_close(found, wanted)
+    for losses, logs in ((1.0, 0.0), (0.0, 1.0), (1.0, 0.3)):
+        sums = [(losses * pair[0] + logs * pair[1].square()).sum() for pair in (ours, plain)]
+        found, wanted = (torch.autograd.grad(total, scores, retain_graph=True)[0] for total in sums)
+        torch.testing.assert_close(found, wanted)
+    assert torch.autograd.gradcheck(lambda scores: model._NextTokens.apply(scores, targets), scores)
+
+
 def test_documents_keep_to_themselves_when_asked() -> None:
     network = model.build(SHAPE, 100, 16)
     torch.nn.init.normal_(network.get_input_embeddings().weight, std=0.5)  # far from indifferent

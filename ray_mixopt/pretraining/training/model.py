@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import Olmo2Config
 from transformers.models.olmo2 import modeling_olmo2
@@ -53,9 +52,33 @@ class Olmo2ForCausalLM(modeling_olmo2.Olmo2ForCausalLM):
 
 
 def _losses(hidden: torch.Tensor, targets: torch.Tensor, head: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    scores = head(hidden).float()  # (n, V)
-    losses = functional.cross_entropy(scores, targets, reduction="none")
-    return losses, losses + scores.gather(1, targets[:, None])[:, 0]
+    losses, logs = _NextTokens.apply(head(hidden).float(), targets)
+    return losses, logs
+
+
+class _NextTokens(torch.autograd.Function):
+    """Cross-entropy and log of the softmax's normaliser, ``(n,)`` each, of scores ``(n, V)``.
+
+    Both follow from the softmax and one of the scores. PyTorch's own ways to them go over all scores once more, forward
+    and backward, which is a part of the time that is felt where models are small. Losses and their gradients are those
+    of ``cross_entropy`` to the last bit.
+    """
+
+    @staticmethod
+    def forward(context: Any, scores: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        places = targets[:, None]
+        log_p = scores.log_softmax(-1)
+        context.save_for_backward(log_p, places)
+        losses = -log_p.gather(1, places)[:, 0]
+        return losses, losses + scores.gather(1, places)[:, 0]
+
+    @staticmethod
+    def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        log_p, places = context.saved_tensors
+        of_losses, of_logs = (gradient[:, None] for gradient in gradients)
+        of_log_p = torch.zeros_like(log_p).scatter_(1, places, -(of_losses + of_logs))
+        of_scores = torch.ops.aten._log_softmax_backward_data(of_log_p, log_p, -1, log_p.dtype)
+        return of_scores.scatter_add_(1, places, of_logs), None
 
 
 def build(shape: Shape, vocab_size: int, sequence_length: int, *, attention: str = "sdpa") -> Olmo2ForCausalLM:
