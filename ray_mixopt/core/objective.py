@@ -95,7 +95,7 @@ class Objective:
             target, so that metrics of different units weigh alike. Where that is too near 0 to divide by, which is
             warned of, it is divided by the standard deviation of its reports.
         guardrails: what must not get worse.
-        prior: the mixture to stay close to; used with ``closeness``.
+        prior: the mixture to stay close to; used with ``closeness``. Of several phases each has its own, or all one.
         closeness: objective units that a nat of Kullback-Leibler divergence from the prior is worth.
 
     Raises:
@@ -152,7 +152,6 @@ class Objective:
         if self.relative_to is not None:
             resolve(self.relative_to, space)
         if self.closeness:
-            space.check_one_mixture("Closeness is to")
             resolve(self.prior, space)
 
     @property

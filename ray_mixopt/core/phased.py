@@ -39,7 +39,7 @@ class PhasedSimplex(CappedSimplex):
     def __init__(
         self, blocks: Sequence[CappedSimplex], fractions: Sequence[float], caps: ArrayLike, names: Sequence[str]
     ) -> None:
-        self.blocks, self.fractions = tuple(blocks), np.array(fractions, dtype=np.float64)
+        self.blocks, self._fractions = tuple(blocks), np.array(fractions, dtype=np.float64)
         self.lower = np.concatenate([block.lower for block in blocks])  # (p * d,)
         self.upper = np.concatenate([block.upper for block in blocks])
         self.caps = np.asarray(caps, dtype=np.float64)
@@ -53,6 +53,11 @@ class PhasedSimplex(CappedSimplex):
         self._middle: np.ndarray | None = None
         if self._capped:
             self._middle = _inside(self, names)
+
+    @property
+    def fractions(self) -> np.ndarray:
+        """Of the tokens, that the mixture of each phase is of, ``(p,)``."""
+        return self._fractions
 
     @property
     def bounded(self) -> bool:

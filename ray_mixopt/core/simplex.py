@@ -86,6 +86,11 @@ class CappedSimplex:
         """Limits on what coordinates have together: their places, the least and the most."""
         return []
 
+    @property
+    def fractions(self) -> np.ndarray:
+        """Of the tokens, that the mixture of each phase is of, ``(p,)``; 1 of a run with one."""
+        return np.ones(1)
+
     def mean(self, mixtures: np.ndarray) -> np.ndarray:
         """The mixture of all tokens, ``n x d``, of ``n`` mixtures: these themselves, where a run has one phase."""
         return mixtures

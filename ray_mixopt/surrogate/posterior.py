@@ -161,10 +161,13 @@ class ObjectivePosterior(Model):
         return torch.tensordot(self.root.mT, terms, 1).square().sum(0)
 
     def penalty(self, mixtures: np.ndarray) -> Tensor:
-        """What the distance from the prior adds to the objective, ``(c,)``."""
+        """What the distance from the prior adds to the objective, ``(c,)``: a token's, on average over phases."""
         if self.prior is None or not self.closeness:
             return torch.zeros(len(mixtures), dtype=torch.float64)
-        return self.closeness * torch.from_numpy(divergence(mixtures, self.prior))
+        simplex = self.space.simplex
+        each, prior = simplex.apart(mixtures), simplex.apart(self.prior[None])[0]
+        nats = sum(f * divergence(each[:, p], prior[p]) for p, f in enumerate(simplex.fractions))
+        return self.closeness * torch.from_numpy(np.asarray(nats))
 
     def mean(self, mixtures: np.ndarray) -> Tensor:
         """Mean over draws and posterior, ``(c,)``."""

@@ -8,13 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from worlds import DOMAINS, OLD, awkward, search, train, two_scales
+from worlds import DOMAINS, OLD, awkward, given, search, train, two_scales
 
 from ray_mixopt import Group, MixOptSearcher, MixtureOptimizer, MixtureSpace, Objective, Phase, Scale
 from ray_mixopt.benchmark.problems import load
 from ray_mixopt.command.settings import Command
 from ray_mixopt.core.baselines import broken, moved
 from ray_mixopt.core.merging import translated
+from ray_mixopt.core.objective import divergence
 from ray_mixopt.core.phased import phased
 from ray_mixopt.core.trial import Wanted
 from ray_mixopt.io.blends import NO_SOURCES, blend
@@ -316,9 +317,6 @@ def test_what_knows_one_mixture_says_so() -> None:
     phases = "the space has one for each of the phases main, anneal"
     refused = [
         lambda: MixtureOptimizer(space, strategy="paper"),
-        lambda: MixtureOptimizer(
-            space, objective=Objective(weights={"loss": 1.0}, prior="uniform", closeness=0.1), mode="min"
-        ),
         lambda: blend("megatron", LATE, space, NO_SOURCES),
         lambda: Command(program=("train",), directory=".").check(space),
     ]
@@ -329,6 +327,24 @@ def test_what_knows_one_mixture_says_so() -> None:
         ValueError, match="This trainable trains one mixture .* one for each of the phases main, anneal"
     ):
         Wanted.of({"mixture": LATE, "scale": "S", "steps": 100})
+
+
+@pytest.mark.parametrize("prior", [LATE, {"web": 0.6, "code": 0.2, "math": 0.2}], ids=["of each", "of all"])
+def test_closeness_is_to_the_prior_of_each_phase(prior) -> None:
+    space = make()
+    known = space.mixture(prior)
+    distances = []
+    for closeness in (0.0, 0.5, 100.0):
+        objective = Objective(weights={"loss": 1.0}, prior=prior, closeness=closeness)
+        optimizer = MixtureOptimizer(space, objective=objective, mode="min", seed=1)
+        given(optimizer, 20, lambda w, scale, step: {"loss": loss(w, scale, step)})
+        found = space.mixture(optimizer.recommend().mixture)
+        distances.append(np.abs(found - known).max())
+        posterior = optimizer.posterior()
+        w = np.stack([found, space.uniform(), known])
+        nats = 0.8 * divergence(w[:, :3], known[:3]) + 0.2 * divergence(w[:, 3:], known[3:])
+        np.testing.assert_allclose(posterior.penalty(w), closeness * nats, atol=1e-12)
+    assert distances[0] > distances[1] > distances[2] and distances[2] < 0.05
 
 
 # -- problems with a known answer
