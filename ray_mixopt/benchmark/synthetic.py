@@ -48,7 +48,6 @@ LATE = 0.2  # fraction of the second of two phases
 SLACK = 0.3  # s_j of a domain that the best mixture does without
 TOKENS = 20e9  # of the target run, where domains are repeated
 SCARCE, PLENTY = (4.0, 16.0), (0.05, 0.5)  # passes of the best mixture over two domains, and over the others
-REACH = 15.0  # median of R, which differs between domains by a factor of 1.6 (a standard deviation)
 
 Amplitude = Callable[[float, float], float]
 
@@ -82,6 +81,7 @@ class Recipe:
             what the mean does; None for runs of one mixture.
         repetition: of families of powers of which some domains are scarce, what their runs pass over, see
             ``MixtureSpace``. Scales have lengths in proportion to their size.
+        reach: median of ``R``, which differs between domains by a factor of 1.6 (a standard deviation).
         logarithmic: whether passes go on to be worth something, as a logarithm does, rather than saturate.
     """
 
@@ -93,6 +93,7 @@ class Recipe:
     power: bool = False
     order: float | None = None
     repetition: Repetition | None = None
+    reach: float = 15.0
     logarithmic: bool = False
 
 
@@ -116,6 +117,7 @@ RECIPES = {
     "5_scarce": Recipe(power=True, repetition="real"),
     "5_matched": Recipe(power=True, repetition="matched"),
     "5_scarce_log": Recipe(power=True, repetition="real", logarithmic=True),
+    "5_scarce_free": Recipe(power=True, repetition="real", reach=1e6),  # all passes are worth as much
 }
 PROBLEMS = ("mixing_law", "moving_optimum", "rank_reversal", "30_domains", "uneven_noise+noise=0.02")
 
@@ -155,7 +157,7 @@ class Landscape:
                 self._late = self.optimum * np.exp(rng.uniform(-1.0, 1.0, d))
                 self._late /= self._late.sum()
             if recipe.repetition is not None:
-                self._reach = REACH * np.exp(0.5 * rng.standard_normal(d))
+                self._reach = recipe.reach * np.exp(0.5 * rng.standard_normal(d))
                 often = np.concatenate([rng.uniform(*SCARCE, 2), rng.uniform(*PLENTY, d - 2)])
                 self.space = _scarce(self.space, recipe.repetition, self.optimum / rng.permutation(often))
                 (at_best,), (slope,) = self._effective(

@@ -189,6 +189,14 @@ def _supply(trial: Trial, old: MixtureSpace, space: MixtureSpace, changes: Domai
     return found
 
 
+def revise(history: History, space: MixtureSpace) -> None:
+    """A history goes on in a space of the same domains and scales: its runs keep the supply that they had."""
+    if history.space != space:
+        for trial in history:
+            trial.supply = _supply(trial, history.space, space, DomainMap())
+        history.space = space
+
+
 def joined(histories: Mapping[str, History], space: MixtureSpace, changes: DomainMap | None = None) -> History:
     """All runs of several histories in one space; trials are called after the source that they come from.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 from ray_mixopt.core.history import History
+from ray_mixopt.core.merging import revise
 from ray_mixopt.core.objective import Mode
 from ray_mixopt.core.pool import Pool
 from ray_mixopt.core.problem import Problem, checked_pool
@@ -167,7 +168,8 @@ class SearchState:
                 points=[_checked(point) for point in state["evaluated"]],
             )
             if history is not None:
-                history.space, complete = search._complete()
+                now, complete = search._complete()
+                revise(history, now)
                 search._optimizer = MixtureOptimizer.of_history(history, complete, pool=pool)
                 _ = search.optimizer  # takes in the points that wait
         except (KeyError, TypeError, AttributeError, OverflowError, RuntimeError) as error:

@@ -358,6 +358,7 @@ class PretrainConfig(Section):
             token_supply={name: self.usable_tokens(name) for name in self.mixed_domains},
             target_tokens=self.target_tokens,
             max_epochs=self.max_repetition_ratio,
+            repetition=None if self.max_repetition_ratio <= 1 else "matched" if self.match_repetition else "real",
         )
 
     def usable_tokens(self, domain: str) -> float:

@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner
 from worlds import DOMAINS, Bowl, search, two_scales
 
-from ray_mixopt import MixtureOptimizer, MixtureSpace, Phase, Recommendation
+from ray_mixopt import MixOptSearcher, MixtureOptimizer, MixtureSpace, Phase, Recommendation
 from ray_mixopt.analysis.backtest import _smaller
 from ray_mixopt.analysis.study import Study
 from ray_mixopt.analysis.truth import dense_minimiser
@@ -187,6 +187,22 @@ def test_a_supply_goes_with_a_domain_that_is_renamed_and_not_with_one_that_is_sp
     assert renamed["a"].supply == pytest.approx({"proofs": 1.0})
     split = translated(old_runs(REAL), new, DomainMap(split={"math": {"proofs": 0.5, "code": 0.5}}))
     assert split["a"].supply == {}
+
+
+def test_a_search_that_is_restored_with_more_data_keeps_what_its_runs_had() -> None:
+    searcher = MixOptSearcher(REAL, "loss", "min", budget=5e3)
+    config = searcher.suggest("a")
+    assert config is not None
+    more = MixOptSearcher(replace(REAL, token_supply={**SUPPLY, "math": 2.0}), "loss", "min", budget=5e3)
+    same = MixOptSearcher(REAL, "loss", "min", budget=5e3)
+    for other, wanted in ((more, {"math": 1.0}), (same, {})):
+        other.load_state_dict(json.loads(json.dumps(searcher.state_dict())))
+        history = other.optimizer.history
+        assert [trial.supply for trial in history] == [wanted] * len(history) and len(history) == 1
+        assert history.space == other.optimizer.space
+    other = MixOptSearcher(REAL, "loss", "min", budget=5e3)
+    other.load_state_dict(json.loads(json.dumps(more.state_dict())))
+    assert [trial.supply for trial in other.optimizer.history] == [{}], "back again"
 
 
 def test_the_model_is_told_apart_by_supply() -> None:

@@ -209,6 +209,17 @@ def test_simulated_epoching_cuts_every_domain_down(write: Callable[..., Path]) -
     assert run.supply_fraction == 0.1 and run.rungs == (2, 4, 6) and run.steps == 4
 
 
+def test_the_model_knows_what_runs_repeat(write: Callable[..., Path]) -> None:
+    matched = PretrainConfig.read(write()).space
+    ends = [matched.rates(scale, matched.rungs(scale)[-1]) for scale in matched.scale_names]
+    assert matched.repetition == "matched"
+    np.testing.assert_allclose(ends, [ends[-1]] * len(ends), err_msg="at its end each passes as often as the target")
+    supply = np.array(list(matched.token_supply.values()))
+    np.testing.assert_allclose(ends[-1], matched.target_tokens / supply)
+    assert PretrainConfig.read(write(match_repetition=False)).space.repetition == "real"
+    assert PretrainConfig.read(write(max_repetition_ratio=1, validation_tokens=16)).space.repetition is None
+
+
 def test_costs_are_operations_or_seconds(write: Callable[..., Path]) -> None:
     config = PretrainConfig.read(write())
     cost = config.model_cost(config.scale("mine"))
