@@ -212,15 +212,15 @@ def is_score(metric: str) -> bool:
 
 
 def divergence(mixtures: np.ndarray, prior: np.ndarray) -> np.ndarray:
-    """The Kullback-Leibler divergence, in nats, of each of ``n x d`` mixtures from a prior ``(d,)``: ``(n,)``.
+    """The Kullback-Leibler divergence, in nats, of mixtures ``... x d`` from a prior ``(d,)``, or one each: ``(...)``.
 
     A domain with no share in the prior counts as if it had a millionth, so that the divergence stays finite.
     """
     from scipy.special import rel_entr  # takes long to import, and most searches do without
 
     p = np.maximum(prior, 1e-6)
-    p = p / p.sum()
-    total: np.ndarray = rel_entr(mixtures, p).sum(1)
+    p = p / p.sum(-1, keepdims=True)
+    total: np.ndarray = rel_entr(mixtures, p).sum(-1)
     return total
 
 

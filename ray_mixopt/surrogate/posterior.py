@@ -165,9 +165,8 @@ class ObjectivePosterior(Model):
         if self.prior is None or not self.closeness:
             return torch.zeros(len(mixtures), dtype=torch.float64)
         simplex = self.space.simplex
-        each, prior = simplex.apart(mixtures), simplex.apart(self.prior[None])[0]
-        nats = sum(f * divergence(each[:, p], prior[p]) for p, f in enumerate(simplex.fractions))
-        return self.closeness * torch.from_numpy(np.asarray(nats))
+        nats = divergence(simplex.apart(mixtures), simplex.apart(self.prior[None])[0]) @ simplex.fractions
+        return self.closeness * torch.from_numpy(nats)
 
     def mean(self, mixtures: np.ndarray) -> Tensor:
         """Mean over draws and posterior, ``(c,)``."""
