@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import ray
 from curve import load
 from ray import tune
@@ -148,6 +149,30 @@ def make_tuner(
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False, **checkpoints),
         ),
     )
+
+
+def check_tree(history: History, within: float = 1e-12) -> None:
+    """Each run has been trained as it was to be, by itself or by its parents, and children have those of their cell."""
+    for run in history:
+        mixture = SPACE.named(run.mixture)
+        for step, report in run.observations.items():
+            assert report["loss"] == pytest.approx(whole(mixture, step), abs=within), (run.trial_id, step)
+        if run.branch is None:
+            continue
+        parent = history[run.branch.parent]
+        assert (parent.scale, parent.mixture[:3]) == (run.scale, pytest.approx(run.mixture[:3]))
+        assert run.branch.from_step == round(0.8 * run.branch.steps) and run.branch.steps in parent.observations
+        assert min(run.observations, default=run.branch.steps) == run.branch.steps
+
+
+def paid(history: History) -> float:
+    """Cost of the steps that trainables say they trained."""
+    trained = [
+        report["steps_trained"] * SPACE.scale(run.scale).cost_per_step
+        for run in history
+        for report in run.observations.values()
+    ]
+    return sum(trained)
 
 
 def searcher() -> MixOptSearcher:

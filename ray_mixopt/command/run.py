@@ -83,12 +83,14 @@ class Order:
         scale: name of the model scale.
         steps: to reach.
         seed: of the search.
+        begins: step and path of another run's checkpoint to go on from; None to start from nothing.
     """
 
-    mixture: Mapping[str, float]
+    mixture: Mapping[str, Any]
     scale: str
     steps: int
     seed: int = 0
+    begins: tuple[int, str] | None = None
 
 
 class CommandRun:
@@ -127,7 +129,7 @@ class CommandRun:
         self._progress = Progress(wanted)
         folder.mkdir(parents=True, exist_ok=True)
         self._mixture = folder / f"mixture{command.suffix}"
-        write_atomically(self._mixture, command.blended(order.mixture, space))
+        write_atomically(self._mixture, command.blended(order.mixture, space, order.steps))
         self._state = self._read_state()
         self._reader = self._open()
 
@@ -169,6 +171,10 @@ class CommandRun:
         """Whether the run could go on from where it is."""
         return self._command.continues and (self._command.checkpoint is None or bool(self._checkpoints()))
 
+    def kept(self, step: int) -> str | None:
+        """Path of its checkpoint of a step; None where there is none."""
+        return next((str(path) for path, of in self._checkpoints().items() if of == step), None)
+
     def stop(self) -> int | None:
         """Ends the command, if it runs; its exit code."""
         group, self._group = self._group, None
@@ -179,9 +185,9 @@ class CommandRun:
     def _report(self, beyond: int) -> dict[str, Any] | None:
         """The next report that is known already."""
         steps, progress = self._order.steps, self._progress
-        rung = min(
-            (rung for rung in (*self._space.rungs(self._order.scale), steps) if rung > beyond), default=beyond + 1
-        )
+        # Of a run of several phases no rung on the way is one: a shorter run would have ended in other data by then.
+        rungs = () if self._space.phase_names else self._space.rungs(self._order.scale)
+        rung = min((rung for rung in (*rungs, steps) if rung > beyond), default=beyond + 1)
         diverged, reached = progress.diverged(beyond), progress.reached(rung)
         if "diverged" in self._state and diverged is None:
             diverged = max(int(self._state["diverged"]), beyond + 1)
@@ -296,6 +302,9 @@ class CommandRun:
             self._files.mkdir()
             self._progress, self._reader = Progress(self._wanted), self._open()
             values = self._values()
+            if self._order.begins is not None:
+                more = command.resume or ()
+                values |= {"resume": self._order.begins[1], "resume_step": self._order.begins[0]}
         texts = [*command.program, *command.arguments.get(self._order.scale, ()), *more]
         self._state.pop("failed", None)
         try:

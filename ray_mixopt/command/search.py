@@ -144,12 +144,12 @@ class CommandSearch:
             )
 
     def final_run(
-        self, mixture: Mapping[str, float], heard: Callable[[Mapping[str, Any]], None] = lambda report: None
+        self, mixture: Mapping[str, Any], heard: Callable[[Mapping[str, Any]], None] = lambda report: None
     ) -> dict[str, Any]:
         """Trains the target with a mixture; one that was interrupted goes on.
 
         Args:
-            mixture: weights by domain.
+            mixture: weights by domain, or by phase and domain.
             heard: called with the report of each rung.
 
         Returns:
@@ -189,7 +189,8 @@ class CommandSearch:
             return report
 
     def _searcher(self) -> MixOptSearcher:
-        searcher = MixOptSearcher(self.space, settings=self.settings)
+        branches = self.settings.branches and self.command.branches
+        searcher = MixOptSearcher(self.space, settings=self.settings, branches=branches)
         for source, history in (self.earlier or {}).items():
             searcher.absorb(history, source=source)
         return searcher

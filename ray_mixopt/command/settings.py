@@ -161,17 +161,22 @@ class Command:
         """Whether a run can go on."""
         return self.resume is not None
 
+    @property
+    def branches(self) -> bool:
+        """Whether the checkpoint of a step can be told, from which others may go on."""
+        return self.continues and f"{{{STEP}}}" in (self.checkpoint or "")
+
     def needs(self, scale: str) -> Needs:
         """What a run of a scale needs."""
         return self.resources.get(scale, Needs())
 
-    def blended(self, mixture: Mapping[str, float], space: MixtureSpace) -> str:
-        """The content of the file with a mixture.
+    def blended(self, mixture: Mapping[str, Any], space: MixtureSpace, steps: int | None = None) -> str:
+        """The content of the file with a mixture, of several phases for a run of so many steps.
 
         Raises:
             ValueError: if the format cannot hold it, or lacks something.
         """
-        return blend(self.blend, mixture, space, self.sources)
+        return blend(self.blend, mixture, space, self.sources, steps=steps)
 
     @property
     def suffix(self) -> str:
@@ -183,13 +188,18 @@ class Command:
 
         Raises:
             ValueError: for a scale that the space has not, a format that cannot hold its mixtures, or runs of several
-                rungs in a space with phases: a command goes on from where it ended, and not from where a phase begins.
+                rungs in a space with phases, where it cannot go on from the beginning of one.
         """
-        space.check_one_mixture("A command is told")
-        if space.phases and (several := [name for name in space.scale_names if len(space.rungs(name)) > 1]):
+        several = [name for name in space.scale_names if len(space.rungs(name)) > 1]
+        if several and len(space.phase_names) == len(space.phases) > 0 and not self.branches:
             raise ValueError(
-                f"The space has phases, and a command cannot go on from the beginning of one: give {several[0]} one "
-                "rung only."
+                f"The space has phases, and nothing says how the command goes on from where one begins: say resume and "
+                f"checkpoint: '{{folder}}/{{step}}.pt', with the step, or give {several[0]} one rung only."
+            )
+        if several and len(space.phase_names) < len(space.phases):
+            raise ValueError(
+                f"Phases were trained already, and the command has no checkpoint of where they end: give {several[0]} "
+                "one rung only."
             )
         for name in ("arguments", "resources"):
             if unknown := sorted(set(getattr(self, name)) - set(space.scale_names)):

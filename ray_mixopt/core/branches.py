@@ -18,6 +18,17 @@ from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.core.trial import Branch, Trial
 
 
+def borders(space: MixtureSpace, steps: int) -> tuple[int, ...]:
+    """The training steps at which the searched phases of a run to a rung end, but for the last one."""
+    return tuple(round(end * steps) for end in _ends(space))
+
+
+def _ends(space: MixtureSpace) -> list[float]:
+    """Where the searched phases but the last one end, as parts of a whole run."""
+    n = len(space.phase_names)
+    return [*accumulate(phase.fraction for phase in space.phases)][len(space.phases) - n : -1] if n else []
+
+
 class Paid(Protocol):
     """A run that is paid for."""
 
@@ -63,10 +74,7 @@ class Trunks:
 
     def __init__(self, space: MixtureSpace, runs: Iterable[Trial]) -> None:
         self.space = space
-        self._ends: list[float] = []  # of the searched phases but the last, as parts of a whole run
-        if n := len(space.phase_names):
-            *self._ends, _ = accumulate(phase.fraction for phase in space.phases)
-            self._ends = self._ends[len(space.phases) - n :]
+        self._ends = _ends(space)
         self._at: dict[tuple[str, int], tuple[list[Trial], np.ndarray]] = {}
         if self._ends:
             cells: dict[tuple[str, int], list[Trial]] = {}
@@ -153,5 +161,5 @@ class Trunks:
         return shared
 
     def _at_border(self, parent: Trial, shared: int, steps: int) -> Branch | None:
-        step = round(self._ends[shared - 1] * steps)
+        step = borders(self.space, steps)[shared - 1]
         return Branch(parent=parent.trial_id, from_step=step, steps=steps) if 0 < step < steps else None

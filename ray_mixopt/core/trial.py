@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
+from ray_mixopt.core.arguments import kept_shares
 from ray_mixopt.core.curves import understood
 from ray_mixopt.core.safety import check_fields, named_numbers, number, whole
 from ray_mixopt.core.words import listed
@@ -93,24 +94,28 @@ class Wanted:
     """What the configuration of a trainable asks for.
 
     Attributes:
-        weights: non-negative, by domain name; not normalised.
+        weights: non-negative, by domain name, or by phase and domain name; not normalised.
         scale: name of the model scale.
         steps: the rung to train to.
         continuable: whether the run may go on later with larger ``steps``.
         repeat: how many runs of the mixture at the scale there were before: it takes a seed of its own.
     """
 
-    weights: dict[str, float]
+    weights: dict[str, Any]
     scale: str
     steps: int
     continuable: bool
     repeat: int = 0
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> Wanted:
+    def of(cls, config: Mapping[str, Any], *, phased: bool = False) -> Wanted:
         """What the configuration asks for, in Python's own types.
 
         Searchers built on NumPy put its scalars, str_ and int64, into configurations.
+
+        Args:
+            config: the configuration.
+            phased: whether a mixture may be one for each phase.
 
         Raises:
             ValueError: if it lacks ``mixture``, ``scale`` or ``steps``.
@@ -121,13 +126,15 @@ class Wanted:
         mixture = config["mixture"]
         if not isinstance(mixture, Mapping):
             raise TypeError(f"config['mixture'] must map domain names to weights, got {mixture!r}.")
-        if any(isinstance(weight, Mapping) for weight in mixture.values()):
+        nested = any(isinstance(weight, Mapping) for weight in mixture.values())
+        shares = kept_shares(mixture, "config['mixture']") if nested else mixture
+        if nested and not phased:
             raise ValueError(
                 f"This trainable trains one mixture for the whole of a run, and config['mixture'] has one for each of "
                 f"the phases {', '.join(map(str, mixture))}."
             )
         return cls(
-            weights={str(name): float(share) for name, share in mixture.items()},
+            weights={str(name): share if nested else float(share) for name, share in shares.items()},
             scale=str(config["scale"]),
             steps=int(config["steps"]),
             continuable=bool(config.get("continuable", False)),

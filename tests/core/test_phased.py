@@ -318,7 +318,9 @@ def test_what_knows_one_mixture_says_so() -> None:
     refused = [
         lambda: MixtureOptimizer(space, strategy="paper"),
         lambda: blend("megatron", LATE, space, NO_SOURCES),
-        lambda: Command(program=("train",), directory=".").check(space),
+        lambda: Command(program=("train",), directory=".", blend="megatron").check(
+            replace(space, steps=(100,), target=None)
+        ),
     ]
     for call in refused:
         with pytest.raises(ValueError, match=phases):

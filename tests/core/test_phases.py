@@ -134,7 +134,7 @@ def test_what_was_trained_on_before_is_used_up() -> None:
 
 def test_a_command_has_one_rung() -> None:
     command = Command(program=("train",), directory=".")
-    with pytest.raises(ValueError, match="a command cannot go on from the beginning of one: give S one rung"):
+    with pytest.raises(ValueError, match="the command has no checkpoint of where they end: give S one rung"):
         command.check(annealing())
     command.check(MixtureSpace(domains=DOMAINS, scales=(Scale("L", 1.0),), steps=(1000,), phases=PHASES))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import branching
 import pytest
-from branching import BUDGET, SPACE, make_tuner, searcher, whole
+from branching import BUDGET, SPACE, check_tree, make_tuner, paid, searcher
 from curve import load
 from killing import kill_after, paused_stayed_paused, printed, saved
 from ray import tune
@@ -22,35 +22,11 @@ from ray_mixopt.core.history import History
 from ray_mixopt.testing import check_history
 
 
-def check_tree(history: History) -> None:
-    """Each run has been trained as it was to be, by itself or by its parents, and children have those of their cell."""
-    for run in history:
-        mixture = SPACE.named(run.mixture)
-        for step, report in run.observations.items():
-            assert report["loss"] == pytest.approx(whole(mixture, step), abs=1e-12), (run.trial_id, step)
-        if run.branch is None:
-            continue
-        parent = history[run.branch.parent]
-        assert (parent.scale, parent.mixture[:3]) == (run.scale, pytest.approx(run.mixture[:3]))
-        assert run.branch.from_step == round(0.8 * run.branch.steps) and run.branch.steps in parent.observations
-        assert min(run.observations, default=run.branch.steps) == run.branch.steps
-
-
 def tree(history: History) -> list[Any]:
     """What the history knows but for the names of its runs."""
     numbers = {name: i for i, name in enumerate(history.trials)}
     parents = [run.branch and (numbers[run.branch.parent], run.branch.from_step, run.branch.steps) for run in history]
     return [(r.mixture, r.scale, r.steps, r.status, p) for r, p in zip(history, parents, strict=True)]
-
-
-def paid(history: History) -> float:
-    """Cost of the steps that trainables say they trained."""
-    trained = [
-        report["steps_trained"] * SPACE.scale(run.scale).cost_per_step
-        for run in history
-        for report in run.observations.values()
-    ]
-    return sum(trained)
 
 
 @pytest.fixture(scope="module")
