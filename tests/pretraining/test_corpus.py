@@ -49,6 +49,40 @@ def test_short_shard(small: Path) -> None:
     assert "has 9998 bytes; the manifest promises 10000, 5000 uint16 tokens" in refused(small)
 
 
+@pytest.mark.parametrize("n_tokens", [1, 100, 65_536, 65_537, 3_000_000])
+def test_other_tokens_in_place_of_those_of_the_manifest(tmp_path: Path, n_tokens: int) -> None:
+    """Of the same number, and all of them possible."""
+    for name in ("train", "val"):
+        tokens = np.random.default_rng(0).integers(1, 200, n_tokens, dtype=np.uint16) + (name == "val")
+        (tmp_path / "a").mkdir(exist_ok=True)
+        tokens.tofile(tmp_path / "a" / f"{name}.bin")
+    Adoption(folder=tmp_path, sources={"a": ["a/*.bin"]}, vocab_size=257).run()
+    Corpus(tmp_path)
+    path = tmp_path / "a" / "train.bin"
+    told = f"The shard a/train.bin of {tmp_path} holds other tokens than those that the manifest was made of: put the"
+    tokens = np.fromfile(path, np.uint16)
+    for change in (slice(None), slice(0, 1), slice(-1, None), slice(n_tokens // 3, None)):
+        other = tokens.copy()
+        other[change] = 201
+        other.tofile(path)
+        assert told in refused(tmp_path)
+    tokens.tofile(path)
+    Corpus(tmp_path)
+
+
+def test_shards_of_an_earlier_release_have_no_samples(small: Path) -> None:
+    before = Manifest.read(small).fingerprint
+
+    def forget(data: dict[str, Any]) -> None:
+        for domain in data["domains"].values():
+            for split in domain.values():
+                for shard in split["shards"]:
+                    assert len(shard.pop("sample")) == 64
+
+    edit(small, forget, sign=False)
+    assert Corpus(small).manifest.fingerprint == before  # and a run that began with it goes on
+
+
 def test_wrong_dtype(small: Path) -> None:
     edit(small, lambda data: data.update(dtype="uint32"))
     assert "has 10000 bytes; the manifest promises 20000" in refused(small)

@@ -84,6 +84,9 @@ def test_more_workers_and_a_restart_change_nothing(tmp_path: Path, sources: dict
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "two").rglob("*.bin")}
     assert {path for path in before if before[path] != after[path]} >= {shard}
     assert sum(before[path] != after[path] for path in before) == 2  # one unit: its train and val shard
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[::-1])  # other tokens, as many
+    assert Preparation(out=tmp_path / "two", sources=sources).run() == once and shard.read_bytes() == whole
 
 
 def test_a_large_file_is_shared_out_among_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

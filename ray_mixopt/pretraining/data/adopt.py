@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 from ray_mixopt.core.safety import check_file_names
 from ray_mixopt.pretraining.data.manifest import SPLITS, Domain, Manifest, Shard, Split, TokenizerCard
 from ray_mixopt.pretraining.data.prepare import Advance, is_prepared
-from ray_mixopt.pretraining.data.shards import CHUNK, Tokens, check_width, checksum, inside, inspect, megatron_index
+from ray_mixopt.pretraining.data.shards import (
+    CHUNK,
+    Tokens,
+    check_width,
+    checksum,
+    inside,
+    inspect,
+    megatron_index,
+    sample,
+)
 
 _ENDS = 1000  # ends of documents that are looked at, of a shard
 _NEARLY_ALL = 0.99  # of documents
@@ -178,7 +187,8 @@ class Adoption:
         return np.memmap(self.folder / shard.path, kind, "r", offset=shard.offset, shape=(shard.tokens,))
 
     def _checked(self, shard: Shard) -> Shard:
-        """The shard with its checksum."""
+        """The shard with its checksums."""
         tokens = self._tokens(shard)
         check_width(tokens[:CHUNK], str(self.folder / shard.path))
-        return shard.model_copy(update={"sha256": checksum(tokens, self.vocab_size, str(self.folder / shard.path))})
+        digest = checksum(tokens, self.vocab_size, str(self.folder / shard.path))
+        return shard.model_copy(update={"sha256": digest, "sample": sample(tokens)})

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import (
@@ -63,12 +63,15 @@ class Shard(_Model):
         offset: bytes before the first token.
         tokens: number of tokens.
         sha256: of the bytes of these tokens.
+        sample: SHA-256 of some of them, see ``shards.sample``, by which others in their place are noticed when the data
+            are opened; manifests of earlier releases have none.
     """
 
     path: RelativePath
     offset: int = Field(default=0, ge=0)
     tokens: int = Field(gt=0)
     sha256: Checksum
+    sample: Checksum | None = None
 
 
 class Split(_Model):
@@ -209,9 +212,17 @@ def _printable(remark: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in remark)[:4096]
 
 
-def fingerprint(content: dict[str, object]) -> str:
-    """SHA-256 of a manifest's contents, which hold the checksums of all shards."""
-    plain = {key: value for key, value in content.items() if key not in ("fingerprint", "remarks")}
+def fingerprint(content: Mapping[str, Any]) -> str:
+    """SHA-256 of a manifest's contents, which hold the checksums of all shards; samples say no more of them."""
+    plain = {key: value for key, value in content.items() if key not in ("fingerprint", "remarks", "domains")}
+    plain["domains"] = {
+        name: {
+            label: split
+            | {"shards": [{key: shard[key] for key in shard if key != "sample"} for shard in split["shards"]]}
+            for label, split in domain.items()
+        }
+        for name, domain in content["domains"].items()
+    }
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 

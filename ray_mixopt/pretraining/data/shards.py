@@ -18,6 +18,7 @@ Tokens = NDArray[np.unsignedinteger]
 
 CHUNK = 8 * 2**20  # tokens looked at or hashed at a time
 _PEEK = 65536  # tokens of each shard whose ids are checked when it is opened
+_PIECES = 16  # of a shard, as many tokens together, which are to be those that it was made of
 _OPEN_SHARDS = 64  # of a stream at a time: each holds a file descriptor
 
 _NPY_MAGIC = b"\x93NUMPY"
@@ -180,7 +181,7 @@ class Stream:
 
 
 class Corpus:
-    """The streams of a folder of shards, checked against its manifest: files, sizes, and the ids at their beginning.
+    """The streams of a folder of shards, checked against its manifest: files, sizes, first ids, and samples.
 
     Args:
         folder: holds ``manifest.json``.
@@ -201,6 +202,11 @@ class Corpus:
                     check_ids(tokens[:_PEEK], self.manifest.tokenizer.vocab_size, what)
                     if self.manifest.tokenizer.kind == "unknown":
                         check_width(tokens[:_PEEK], what)
+                    if shard.sample is not None and sample(tokens) != shard.sample:
+                        raise ValueError(
+                            f"{what} holds other tokens than those that the manifest was made of: put the file back, "
+                            "or prepare the data again."
+                        )
                 self._streams[name, label] = Stream([shard.tokens for shard in shards], self._opener(shards))
 
     def _opener(self, shards: Sequence[Shard]) -> Callable[[int], Tokens]:
@@ -226,6 +232,16 @@ def checksum(tokens: Tokens, vocab_size: int, what: str) -> str:
         chunk = np.ascontiguousarray(tokens[start : start + CHUNK])
         check_ids(chunk, vocab_size, what)
         digest.update(chunk.data)
+    return digest.hexdigest()
+
+
+def sample(tokens: Tokens) -> str:
+    """SHA-256 of pieces of ``(n,)`` tokens at even distances, those at both ends among them; of all if they are few."""
+    size = _PEEK // _PIECES
+    starts = np.linspace(0, max(0, len(tokens) - size), _PIECES).astype(np.int64)
+    digest = hashlib.sha256()
+    for start, end in zip(starts, [*starts[1:], len(tokens)], strict=True):
+        digest.update(np.ascontiguousarray(tokens[start : min(start + size, end)]).data)
     return digest.hexdigest()
 
 

@@ -24,7 +24,7 @@ from ray_mixopt.pretraining.data import documents
 from ray_mixopt.pretraining.data.holdout import is_held_out
 from ray_mixopt.pretraining.data.manifest import SPLITS, Shard, TokenizerCard
 from ray_mixopt.pretraining.data.parts import Part
-from ray_mixopt.pretraining.data.shards import check_ids
+from ray_mixopt.pretraining.data.shards import check_ids, sample
 from ray_mixopt.pretraining.data.tokenizer import load
 
 NOTES = ".prepare"
@@ -109,15 +109,18 @@ class Unit:
     def _read(self, path: Path, folder: Path) -> dict[str, Any] | None:
         try:
             note: dict[str, Any] = json.loads(path.read_text())
-            width = np.dtype(dtype_of(self.card)).itemsize
-            fits = note["key"] == self._key() and all(
-                (folder / shard["path"]).stat().st_size == shard["tokens"] * width
-                for label in SPLITS
-                for shard in note[label]["shards"]
-            )
+            shards = [Shard(**shard) for label in SPLITS for shard in note[label]["shards"]]
+            fits = note["key"] == self._key() and all(self._there(shard, folder) for shard in shards)
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return note if fits else None
+
+    def _there(self, shard: Shard, folder: Path) -> bool:
+        """Whether a file holds what was written to it."""
+        kind = np.dtype(dtype_of(self.card)).newbyteorder("<")
+        if (folder / shard.path).stat().st_size != shard.tokens * kind.itemsize:
+            return False
+        return shard.sample is None or sample(np.memmap(folder / shard.path, kind, "r")) == shard.sample
 
     def tokenize(self) -> dict[str, Any]:
         """Writes the shards and the note to where what is new waits, and returns the note."""
@@ -170,7 +173,8 @@ class _ShardWriter:
         if not self._tokens:
             self._path.unlink()
             return {"documents": 0, "shards": []}
-        shard = Shard(path=path, tokens=self._tokens, sha256=self._digest.hexdigest())
+        tokens = np.memmap(self._path, self._dtype, "r")
+        shard = Shard(path=path, tokens=self._tokens, sha256=self._digest.hexdigest(), sample=sample(tokens))
         return {"documents": self._documents, "shards": [shard.model_dump()]}
 
 
