@@ -15,6 +15,7 @@ from ray_mixopt.io.runs import Source, read_runs, told_apart
 from ray_mixopt.optimizer import MixtureOptimizer
 from ray_mixopt.pretraining.config import MEAN_LOSS, TRACKER_PACKAGES, PretrainConfig
 from ray_mixopt.pretraining.estimate import device_speed, estimate
+from ray_mixopt.pretraining.proxies import PROXY_SHARE
 from ray_mixopt.pretraining.sections import ScaleSettings
 from ray_mixopt.pretraining.supply import check_supply
 
@@ -146,6 +147,7 @@ def plan(config: PretrainConfig, earlier: Mapping[str, History]) -> dict[str, An
         "domains": {name: _domain(config, number) for number, name in enumerate(space.domains)},
         "target": {"scale": space.target_scale, "steps": space.target_steps, "tokens": config.target_tokens},
         "max_repetition_ratio": config.max_repetition_ratio,
+        "proxy_share": _proxy_share(config),
         "budget": {
             "target_runs": search.budget,
             "cost": budget,
@@ -207,6 +209,14 @@ def _model(config: PretrainConfig, name: str) -> dict[str, Any]:
     }
 
 
+def _proxy_share(config: PretrainConfig) -> float | None:
+    """The share of the rule's learning rate that scales below the target take; None where none goes by the rule."""
+    by_rule = any(scale.learning_rate is None and scale.name != config.target_scale for scale in config.scales)
+    if config.optimization.learning_rate is not None or not by_rule:
+        return None
+    return config.optimization.proxy_share or PROXY_SHARE
+
+
 def _domain(config: PretrainConfig, number: int) -> dict[str, Any]:
     space = config.space
     name = space.domains[number]
@@ -238,7 +248,15 @@ def _models_table(plan: Mapping[str, Any]) -> Table:
         )
     batches = {model["batch_tokens"] for model in models}
     batch = f"{batches.pop():,} tokens a step" if len(batches) == 1 else "The batch is the tokens of a step"
-    table.caption = f"{batch}, in sequences of {plan['sequence_length']}. Memory is an estimate, of one worker."
+    share = plan["proxy_share"]
+    gently = (
+        f" Below the target the rate is {share:g} of the rule's: small models trained gently rank mixtures more like "
+        "the target does (optimization.proxy_share)."
+    )
+    table.caption = (
+        f"{batch}, in sequences of {plan['sequence_length']}. Memory is an estimate for one worker, of weights, "
+        f"gradients, optimizer and activations: Python and its libraries come on top.{gently if share else ''}"
+    )
     return table
 
 
@@ -311,8 +329,10 @@ def _domains_table(plan: Mapping[str, Any]) -> Table:
         table.add_row(name, amount(domain["train_tokens"]), used, highest, *epochs)
     target = plan["target"]
     table.caption = (
-        f"The last columns are epochs of these mixtures at the target, {target['scale']} x {target['steps']:,} steps, "
-        f"{target['tokens']:,} tokens; at most {plan['max_repetition_ratio']:g}."
+        "Highest is the largest share that a mixture can have of a domain, by upper, lower and max_repetition_ratio. "
+        "The last columns are epochs, passes over the tokens used, in a target run of that mixture: "
+        f"{target['scale']} x {target['steps']:,} steps, {target['tokens']:,} tokens. A mixture may have "
+        f"{plan['max_repetition_ratio']:g} at most."
     )
     return table
 

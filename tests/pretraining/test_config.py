@@ -68,8 +68,15 @@ def test_the_plan(write: Callable[..., Path]) -> None:
         "~1.74 MiB",  # a checkpoint: three numbers of four bytes for each parameter
         "Its training takes about",
         "worker-hours), at the speed that mine has here on one core.",
+        "gradients, optimizer and activations: Python and its libraries come on top.",
+        "Below the target the rate is 0.1 of the rule's: small models trained gently rank mixtures more like",
+        "Highest is the largest share that a mixture can have of a domain",
+        "passes over the tokens used, in a target run of that mixture: nano x 6 steps, 384 tokens.",
     ):
         assert part in output, part
+    for changes in ({"optimization": {"learning_rate": 0.01}}, {"scales": [{"name": "nano"}]}):
+        assert "of the rule's" not in call(write(**changes), "--dry-run")[1]  # nobody trains gently
+    assert "0.5 of the rule's" in call(write(optimization={"proxy_share": 0.5}), "--dry-run")[1]
     scales = [{**scale, "seconds_per_step": 600} for scale in SETTINGS["scales"]]
     _, output = call(write(search={"budget": 2}, cost="seconds", scales=scales), "--dry-run")
     assert "Budget: 2 runs at the target, 2 h 0 min of training; as much as" in output
