@@ -153,6 +153,7 @@ def suggest(
                 space=searched,
                 settings=lambda history: _settings(history, objective, mode, own, strategy, budget, seed, noise),
                 continues=not fresh,
+                branches=template is not None and template.branches,
             )
             search, books = ask.fill(search, number)
             for name in failed:
@@ -179,7 +180,14 @@ def suggest(
                 by_hand.write(state, search)
 
         answer = Answer.of(
-            search, books, number=number, space=searched, budget=budget, continues=not fresh, files=files
+            search,
+            books,
+            number=number,
+            space=searched,
+            budget=budget,
+            continues=not fresh,
+            branches=ask.branches,
+            files=files,
         )
         of_all = searched.named([1.0] * searched.n_shares)
         about = remarks(kind, of_all, data.sources(searched)) if kind and files else ()
@@ -243,7 +251,6 @@ def _settings(
         budget=budget,
         seed=seed,
         noise=noise if asked else {},  # nothing is known by its name yet
-        branches=False,  # no launch file says where one begins
     )
     if history.metrics:
         searches.check_reported(settings.metrics, history)
@@ -280,6 +287,7 @@ class _Question:
         space: the search space.
         settings: of the search, for a history.
         continues: whether runs can go on.
+        branches: whether they can begin at the checkpoint of another.
     """
 
     histories: Mapping[str, History]
@@ -287,6 +295,7 @@ class _Question:
     space: MixtureSpace
     settings: Callable[[History], Settings]
     continues: bool
+    branches: bool
 
     def fill(self, search: ByHand, number: int) -> tuple[ByHand, Books]:
         """The search with as many runs under way as wanted, or as the budget allows, and its books.
@@ -301,7 +310,7 @@ class _Question:
         books = Books(search, self.histories, self.space, self.changes)
         wanted = number - len(books.under_way())
         history = books.history(continues=self.continues)
-        settings = self.settings(history)
+        settings = replace(self.settings(history), branches=self.branches)
         strategies.check(settings, self.space)
         if wanted <= 0:
             return search, books
@@ -326,6 +335,8 @@ class _Question:
                 why=why,
                 counts=proposal.counts,
                 acquisition=optimizer.history[one.trial_id].acquisition,
+                parent=one.parent or "",
+                begins=one.from_step,
                 known=books.known(one.mixture, one.scale),
             )
             search, wanted = replace(search, runs=(*search.runs, run)), wanted - 1

@@ -57,9 +57,21 @@ class Answer:
         space: MixtureSpace,
         budget: float | None,
         continues: bool,
+        branches: bool,
         files: Sequence[LaunchFile],
     ) -> Answer:
-        """The answer that a search and its books give; ``continues`` says whether runs at their rung can go on."""
+        """The answer that a search and its books give.
+
+        Args:
+            search: with the runs suggested so far.
+            books: of what they have shown.
+            number: of runs that are to be under way.
+            space: the search space.
+            budget: most to spend.
+            continues: whether runs at their rung can go on.
+            branches: whether others can begin at their checkpoints.
+            files: the launch files.
+        """
         from ray_mixopt.core.problem import may_go_on
 
         history = books.history(continues=continues)
@@ -75,7 +87,7 @@ class Answer:
             budget=budget,
             finished=len(books.finished()),
             failed=tuple(name for name, state in states.items() if state in ("failed", "diverged")),
-            over=tuple(name for name in names if not may_go_on(history[name], space, left)),
+            over=tuple(name for name in names if not may_go_on(history[name], space, left, branches)),
             unfilled=max(number - len(books.under_way()), 0),
             kept_back=tuple(str(file.path) for file in files if file.taken),
         )
@@ -124,11 +136,11 @@ class Answer:
         if new:
             lines += ["", f"Suggested in round {self.latest}, and under way:"]
         for run in new:
-            steps = f"{run['from_step']} to {run['steps']}" if run["continues"] else f"{run['steps']}"
+            begins = f"goes on from {run['parent']}, " if run["parent"] else "goes on, " if run["continues"] else ""
+            steps = f"{run['from_step']} to {run['steps']}" if begins else f"{run['steps']}"
             lines += [
                 "",
-                f"{run['run']}: {'goes on, ' if run['continues'] else ''}{run['scale']}, {steps} steps, "
-                f"cost {run['cost']:.6g}",
+                f"{run['run']}: {begins}{run['scale']}, {steps} steps, cost {run['cost']:.6g}",
                 *(
                     f"  {phase and f'{phase}: '}{_in_a_row(shares)}"
                     for phase, shares in by_phase(run["mixture"]).items()
@@ -168,9 +180,10 @@ def _described(run: AskedRun, books: Books, space: MixtureSpace, file: LaunchFil
         "mixture": dict(run.mixture),
         "scale": run.scale,
         "steps": run.steps,
-        "from_step": run.start,
+        "from_step": run.from_step,
         "continues": run.run if run.start else None,
-        "cost": space.cost(run.scale, run.steps, start=run.start),
+        "parent": run.parent or None,
+        "cost": run.cost(space),
         "why": run.why,
         "seen": books.reached(run.run),
         "launch": None if file is None else str(file.path),

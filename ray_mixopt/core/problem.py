@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ray_mixopt.core.baselines import resolve
-from ray_mixopt.core.branches import Trunks, cost_of, price
+from ray_mixopt.core.branches import Trunks, borders, cost_of, price
 from ray_mixopt.core.chance import chance_of
 from ray_mixopt.core.history import History
 from ray_mixopt.core.objective import Mode, Objective
@@ -272,20 +272,23 @@ class Problem:
         return replace(self, settings=replace(self.settings, objective=objective, mode=mode or self.mode))
 
 
-def may_go_on(run: Trial, space: MixtureSpace, left: float) -> bool:
+def may_go_on(run: Trial, space: MixtureSpace, left: float, branches: bool = False) -> bool:
     """Whether a run may still be trained further, now or later: its checkpoint is of use as long as it may.
 
-    It may if it is under way, or paused below its last rung while the next one can be paid for.
+    It may if it is under way, or paused below its last rung while the next one can be paid for; or a branch of it.
 
     Args:
         run: that was paid for.
         space: of the search.
         left: the budget less what has been spent; runs under way might still be lost, and cost less.
+        branches: whether others can begin at its checkpoint.
     """
     if run.status != "paused":
         return run.status == "running"
-    ahead = [rung for rung in space.rungs(run.scale) if rung > run.reached]
-    return bool(ahead) and cost_of(space, run, ahead[0], start=run.reached) <= left * (1 + 1e-12)
+    further = [cost_of(space, run, rung, start=run.reached) for rung in space.rungs(run.scale) if rung > run.reached]
+    if branches and (ends := borders(space, run.reached)):
+        further.append(space.scale(run.scale).cost_per_step * (run.reached - ends[-1]))
+    return bool(further) and min(further) <= left * (1 + 1e-12)
 
 
 def checked_pool(pool: Pool) -> Pool:

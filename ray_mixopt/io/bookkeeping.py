@@ -164,8 +164,12 @@ class Books:
                     others.add(replace(one.trial, observations=rest, steps=max(rest)))
                     others.arrivals += [(one.trial.trial_id, step) for step in rest]
             take_in(total, others, source)
+        begun = {run.run: run.branch for run in self.asked if run.branch is not None}
         for name, run in self._last.items():
             status, reports = self.status(name), self.reports(name)
+            branch = begun.get(name)
+            if branch is not None and min(reports, default=branch.steps) <= branch.from_step:
+                branch = None  # it has begun at its start all the same
             total.add(
                 Trial(
                     trial_id=name,
@@ -175,6 +179,7 @@ class Books:
                     status="done" if status == "paused" and not continues else status,
                     observations=reports,
                     acquisition=run.acquisition,
+                    branch=branch,
                 )
             )
             total.arrivals += [(name, step) for step in reports]

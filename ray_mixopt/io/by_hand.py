@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_mixopt.core.arguments import kept_shares
+from ray_mixopt.core.branches import price
 from ray_mixopt.core.safety import (
     MiB,
     check_fields,
@@ -29,7 +30,7 @@ from ray_mixopt.core.safety import (
     write_atomically,
 )
 from ray_mixopt.core.space import MixtureSpace
-from ray_mixopt.core.trial import is_far
+from ray_mixopt.core.trial import Branch, is_far
 from ray_mixopt.core.words import by_name
 from ray_mixopt.io.snapshots import COPY
 
@@ -61,6 +62,8 @@ class AskedRun:
         handed: path that its launch file was written to; "" while there is none.
         seen: last step that the tables had of it in any call so far.
         written: SHA-256 of what was written to its launch file and its blend: what holds anything else is somebody's.
+        parent: of a branch, the run at whose checkpoint it begins; "" for others, and where it goes on.
+        begins: of a branch, the step of that checkpoint.
     """
 
     run: str
@@ -77,6 +80,24 @@ class AskedRun:
     handed: str = ""
     seen: int = 0
     written: tuple[str, ...] = ()
+    parent: str = ""
+    begins: int = 0
+
+    @property
+    def branch(self) -> Branch | None:
+        """Where it begins, if not at its start."""
+        return Branch(parent=self.parent, from_step=self.begins, steps=self.steps) if self.parent else None
+
+    @property
+    def from_step(self) -> int:
+        """Step of the checkpoint that it takes up; 0 for none."""
+        return self.begins or self.start
+
+    def cost(self, space: MixtureSpace) -> float:
+        """What it adds to the bill, in the space's unit."""
+        if self.branch is not None:
+            return price(space, self.scale, self.steps, self.branch)
+        return space.cost(self.scale, self.steps, start=self.start)
 
     @property
     def file_name(self) -> str:
@@ -155,6 +176,11 @@ class ByHand:
                 raise ValueError(f"Malformed search by hand: it cannot have called a run {run.run!r}.")
             if (run.start == 0) == (run.run in reached) or run.steps <= max(run.start, reached.get(run.run, 0)):
                 raise ValueError(f"Malformed search by hand: {run.run} goes from {run.start} to {run.steps} steps.")
+            if run.parent and (run.start or run.parent not in reached or not 0 < run.begins < run.steps):
+                raise ValueError(
+                    f"Malformed search by hand: {run.run} cannot begin at step {run.begins} of {run.parent} to go to "
+                    f"{run.steps}."
+                )
             reached[run.run] = run.steps
         return search
 

@@ -22,7 +22,8 @@ MOST_BYTES = MiB  # of a template
 OF_ONE_RUN = ("blend", "mixture", "run", "folder", "seed")  # variables by which a job knows what to train on
 ENDINGS = (".j2", ".jinja", ".jinja2")
 VARIABLES = (
-    *("run", "mixture", "blend", "scale", "steps", "from_step", "continues", "seed", "folder", "cost", "round", "why"),
+    *("run", "mixture", "blend", "scale", "steps", "from_step", "continues", "parent", "parent_folder"),
+    *("seed", "folder", "cost", "round", "why"),
 )
 
 
@@ -139,6 +140,11 @@ class Template:
         return bool(self.variables & {"from_step", "continues"})
 
     @property
+    def branches(self) -> bool:
+        """Whether it heeds at whose checkpoint a run begins, and at which."""
+        return "from_step" in self.variables and bool(self.variables & {"parent", "parent_folder"})
+
+    @property
     def suffix(self) -> str:
         """What launch files end with: what the template does, without its own ending."""
         name = self.path.name
@@ -177,11 +183,13 @@ class Template:
                 "blend": str(file),
                 "scale": run.scale,
                 "steps": run.steps,
-                "from_step": run.start,
+                "from_step": run.from_step,
                 "continues": run.run if run.start else None,
+                "parent": run.parent or None,
+                "parent_folder": str(place / run.parent) if run.parent else None,
                 "seed": int(run.run.rpartition("-")[2]),
                 "folder": str(place / run.run),
-                "cost": space.cost(run.scale, run.steps, start=run.start),
+                "cost": run.cost(space),
                 "round": run.round,
                 "why": run.why,
             }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from worlds import DOMAINS, search, two_scales
 
 from ray_mixopt import MixtureOptimizer, MixtureSpace, Phase
 from ray_mixopt.cli.main import main
+from ray_mixopt.io.by_hand import ByHand
 from ray_mixopt.io.export import tidy, write_olmix
 from ray_mixopt.io.runs import Source, read_runs
 from ray_mixopt.simulators import RunTable
@@ -58,6 +60,7 @@ def test_runs_of_two_phases_are_launched_by_hand(folder: Path) -> None:
         known = ("--from", "runs.csv") if rows else ()
         answer = json.loads(said(*ask, *known, "--json", "--launch", "job.sh.j2", "--out", "jobs"))
         assert answer["round"] == round_ + 1 and len(answer["runs"]) == 4
+        assert not any(run["parent"] for run in answer["runs"]), "the template does not heed it"
         for run in answer["runs"]:
             assert json.loads(Path(run["blend"]).read_text()).keys() == {"main", "anneal"}
             assert f"--late {run['mixture']['anneal']['math']}" in Path(run["launch"]).read_text()
@@ -69,6 +72,38 @@ def test_runs_of_two_phases_are_launched_by_hand(folder: Path) -> None:
     assert "Round 3" in text and "8 runs finished" in text and "  anneal: web 0." in text
     text = said("recommend", "--space", "space.yaml", "--from", "runs.csv", "--weight", "loss=1")
     assert "mixtures of main and anneal" in text and "math in anneal: " in text.split("As good within")[1]
+
+
+def test_by_hand_a_run_begins_at_the_checkpoint_of_another(folder: Path) -> None:
+    """Where the template says at which; its row is that of its rung alone."""
+    (folder / "job.sh.j2").write_text(
+        "train {{ blend }} --to {{ steps }} --from-step {{ from_step }}"
+        "{% if parent %} --begin {{ parent }} {{ parent_folder }}{% endif %}\n"
+    )
+    ask = ("suggest", "--space", "space.yaml", "--weight", "loss=1", "--budget", "4000", "-n", "9", "--json")
+    rows, suggested = [], {}
+    for _ in range(5):
+        known = ("--from", "runs.csv") if rows else ()
+        answer = json.loads(said(*ask, *known, "--launch", "job.sh.j2", "--out", "jobs"))
+        assert answer["spent"] == pytest.approx(sum(run["cost"] for run in suggested.values()))
+        for run in answer["runs"]:
+            suggested[run["run"], run["steps"]] = run
+            passed = [z for z in (100, 1000) if run["from_step"] < z <= run["steps"]]
+            rows += [row(run, z) | {"loss": loss(run["mixture"], run["scale"], z)} for z in passed]
+        pd.DataFrame(rows).to_csv("runs.csv", index=False)
+    branches = [run for run in suggested.values() if run["parent"]]
+    assert branches, "of some rounds"
+    for run in branches:
+        border = round(0.8 * run["steps"])
+        assert run["cost"] == pytest.approx((run["steps"] - border) * {"S": 0.1, "L": 1.0}[run["scale"]])
+        begun = f"--from-step {border} --begin {run['parent']} {Path('jobs').resolve()}/{run['parent']}\n"
+        assert Path(run["launch"]).read_text().endswith(begun)
+    known = ByHand.from_dict(json.loads(Path("by-hand.json").read_text()))
+    assert [run.parent for run in known.runs if run.parent] == [run["parent"] for run in branches]
+    for change in ({"begins": 0}, {"begins": 1000}, {"parent": "hand-9999"}):
+        wrong = tuple(replace(run, **change) if run.parent else run for run in known.runs)
+        with pytest.raises(ValueError, match="cannot begin at step"):
+            ByHand.from_dict(replace(known, runs=wrong).to_dict())
 
 
 def test_a_table_does_not_say_the_fractions_of_its_phases(folder: Path) -> None:
