@@ -1,4 +1,4 @@
-"""What the order of the same data does at the target: domains moved between phases, and mixtures turned round.
+"""What the order of the same data does at the target: domains moved between phases.
 
 Notation: ``p`` points, ``d`` domains, ``m`` shares of a mixture of several phases. All mixtures here have the mean of
 the one that they are compared with, so that only what comes when differs. Values are in the objective's own unit and
@@ -7,15 +7,12 @@ direction, without the pull to a prior mixture.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from ray_mixopt.analysis.landscape import level, through
-from ray_mixopt.core.forecast import Prediction
 from ray_mixopt.core.phased import PhasedSimplex, phased
-from ray_mixopt.core.simplex import same_mixture
 from ray_mixopt.surrogate.posterior import ObjectivePosterior
 
 _N_SHARES = 41  # points of a move
@@ -51,23 +48,6 @@ class Move:
     def effect(self) -> float:
         """What lies between the best and the worst share, in the objective's unit."""
         return float(np.ptp(self.change))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reordered:
-    """The data of the recommended mixture in another order.
-
-    Attributes:
-        name: which order, in a few words.
-        predicted: its objective at the target.
-        change: that less the recommended mixture's.
-        probability: that the recommended mixture is better.
-    """
-
-    name: str
-    predicted: Prediction
-    change: Prediction
-    probability: float | None
 
 
 def moves(posterior: ObjectivePosterior, best: np.ndarray) -> list[Move]:
@@ -109,28 +89,3 @@ def _moved(simplex: PhasedSimplex, best: np.ndarray, phase: int, i: int) -> tupl
     others[:, phase] = here
     possible = (others >= -_WITHIN).all((1, 2))
     return shares[possible], np.maximum(others[possible], 0.0).reshape(-1, len(best))
-
-
-def reordered(posterior: ObjectivePosterior, best: np.ndarray) -> Iterator[Reordered]:
-    """The data of a mixture ``(m,)`` turned round, and evenly spread; none where it is the same in all phases."""
-    simplex = phased(posterior.space.simplex)
-    even = np.tile(simplex.mean(best[None])[0], len(simplex.blocks))
-    name, turned = _opposite(simplex, best, even)
-    for called, other in ((name, turned), ("the same mixture in all phases", even)):
-        if simplex.contains(other[None], _WITHIN)[0] and not same_mixture(other, best):
-            yield Reordered(
-                name=called,
-                predicted=posterior.prediction(other),
-                change=posterior.prediction(other, best),
-                probability=posterior.probability_better(best, other),
-            )
-
-
-def _opposite(simplex: PhasedSimplex, best: np.ndarray, even: np.ndarray) -> tuple[str, np.ndarray]:
-    """The mixture that has late what ``best`` has early, as far as shares and limits allow."""
-    reach = np.linspace(1, 0, 101)[:, None]
-    turned = even - reach * (best - even)
-    inside = (turned >= 0).all(1) & simplex.contains(np.maximum(turned, 0.0), _WITHIN)
-    far = int(inside.argmax()) if inside.any() else len(reach) - 1
-    name = f"the opposite order of the same data{', as far as shares allow' if far else ''}"
-    return name, turned[far]

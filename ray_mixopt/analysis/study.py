@@ -13,10 +13,11 @@ from ray_mixopt.analysis.curves import LearningCurve, curves
 from ray_mixopt.analysis.final import FinalRun
 from ray_mixopt.analysis.landscape import Residuals, Slice, Surface, half_widths, level, slices, surfaces
 from ray_mixopt.analysis.ledger import Ledger
-from ray_mixopt.analysis.order import Move, Reordered, moves, reordered
+from ray_mixopt.analysis.order import Move, moves
 from ray_mixopt.analysis.pareto import TradeOff, pareto_front
 from ray_mixopt.analysis.result import Course
 from ray_mixopt.analysis.trajectory import sensible_points, trajectory
+from ray_mixopt.core.details import Reordered
 from ray_mixopt.core.forecast import NORMAL_95, Prediction
 from ray_mixopt.core.history import Trial
 from ray_mixopt.core.objective import Mode, Objective
@@ -298,11 +299,11 @@ class Study:
         """The prediction along each domain's share in each later phase; an empty list where order says nothing."""
         return [] if self.posterior is None or not self.space.phase_names else moves(self.posterior, self.best)
 
-    @cached_property
-    def reordered(self) -> list[Reordered]:
-        """The recommended data in other orders; an empty list where nothing is known, or all phases are the same."""
-        known = self.posterior
-        return [] if known is None or not self.space.phase_names else list(reordered(known, self.best))
+    @property
+    def reordered(self) -> tuple[Reordered, ...]:
+        """The recommended data in other orders; an empty tuple where nothing is known, or all phases are the same."""
+        details = self.recommendation.details
+        return () if details is None else details.reordered
 
     @cached_property
     def surfaces(self) -> list[Surface]:

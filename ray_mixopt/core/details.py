@@ -101,6 +101,27 @@ class Agreement:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reordered:
+    """The data of a recommended mixture of several phases in another order.
+
+    Attributes:
+        name: which order, in a few words.
+        predicted: its objective at the target.
+        change: that less the recommended mixture's.
+        probability: that the recommended mixture is better.
+    """
+
+    name: str
+    predicted: Prediction
+    change: Prediction
+    probability: float | None
+
+    def __str__(self) -> str:
+        better = "" if self.probability is None else f"; better as recommended with probability {self.probability:.1%}"
+        return f"{self.name} changes it by {self.change} (95%){better}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Details:
     """What else a history says about the recommended mixture.
 
@@ -113,6 +134,7 @@ class Details:
             most first.
         guardrails: whether they hold.
         agreement: of each fidelity's ranking with the target's, by ascending cost; of many, those that were seen.
+        reordered: the same data in other orders, where phases differ.
     """
 
     tolerance: float
@@ -122,6 +144,7 @@ class Details:
     guardrails: tuple[GuardrailCheck, ...]
     agreement: tuple[Agreement, ...]
     more_data: tuple[MoreData, ...] = ()
+    reordered: tuple[Reordered, ...] = ()
 
     @property
     def shortest_agreeing(self) -> Agreement | None:
@@ -136,6 +159,7 @@ class Details:
         for limit in (*self.limits, *([self.unconstrained] if self.unconstrained else [])):
             lines.append(f"Limit: {limit.name} costs {limit.cost}")
         lines += [f"More data: {more}" for more in self.more_data]
+        lines += [f"Order: {other}" for other in self.reordered]
         for check in self.guardrails:
             verdict = "holds" if check.holds else "does NOT hold"
             lines.append(f"Guardrail: {check.name} {verdict}, with probability {check.probability:.1%}")

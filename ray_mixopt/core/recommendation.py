@@ -265,6 +265,8 @@ class Recommendation:
             for name, value in self.values.items()
             if value is not None
         ]
+        others = self.details.reordered if self.details else ()
+        rows += [(other.name, other.predicted, _percent(other.probability)) for other in others]
         return page + table("Predicted, with 95% intervals", ("Mixture", "Value", "Recommended is better"), rows)
 
     @property

@@ -27,6 +27,7 @@ from ray_mixopt.core.supply import passes
 from ray_mixopt.core.words import by_name
 from ray_mixopt.strategies.candidates import PhasedCandidates, SimplexCandidates
 from ray_mixopt.strategies.hindsight import hindsight
+from ray_mixopt.strategies.order import reordered
 from ray_mixopt.surrogate.belief import Belief
 from ray_mixopt.surrogate.posterior import ObjectivePosterior
 
@@ -105,6 +106,7 @@ class _Inquiry:
             limits=tuple(prices),
             unconstrained=None if free is None else self._price("all of them", free),
             more_data=tuple(self.more_data()),
+            reordered=tuple(reordered(self.posterior, self.best)) if self.space.phase_names else (),
             guardrails=tuple(self.guardrails()),
             agreement=tuple(self.agreement()),
         )

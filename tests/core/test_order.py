@@ -8,9 +8,10 @@ from worlds import DOMAINS, search, two_scales
 
 from ray_mixopt import MixtureOptimizer, Phase
 from ray_mixopt.analysis.landscape import half_widths
-from ray_mixopt.analysis.order import moves, reordered
+from ray_mixopt.analysis.order import moves
 from ray_mixopt.analysis.study import Study
 from ray_mixopt.core.phased import phased
+from ray_mixopt.strategies.order import reordered
 
 FRACTIONS = {"main": 0.5, "mid": 0.3, "anneal": 0.2}
 PHASES = tuple(Phase(name, fraction) for name, fraction in FRACTIONS.items())
@@ -77,7 +78,8 @@ def test_the_opposite_order_has_late_what_came_early(study: Study) -> None:
     best = study.space.mixture(LATE)
     mean = study.space.simplex.mean(best[None])[0]
     turned, even = reordered(study.posterior, best)
-    assert turned.name == "the opposite order of the same data, as far as shares allow"
+    # Of math there are 21% in all and 50% late: 72% of the way the opposite has none late.
+    assert turned.name == "the opposite order of the same data, as far as shares allow (72%)"
     assert even.name == "the same mixture in all phases"
     assert turned.change.mean > even.change.mean > 0 and turned.probability is not None and turned.probability > 0.95
     value = study.posterior.prediction(np.tile(mean, 3))
@@ -88,6 +90,15 @@ def test_the_opposite_order_has_late_what_came_early(study: Study) -> None:
     assert whole.name == "the opposite order of the same data"
     assert whole.predicted == study.posterior.prediction(2 * np.tile(mean, 3) - near)
     assert list(reordered(study.posterior, np.tile(mean, 3))) == []
+
+
+def test_an_answer_says_what_another_order_would_do(study: Study) -> None:
+    answer = study.recommendation
+    first = study.reordered[0]
+    better = f"better as recommended with probability {first.probability:.1%}"
+    assert f"Order: {first.name} changes it by {first.change} (95%); {better}" in str(answer).splitlines()
+    assert f'<th scope="row">{first.name}</th><td>{first.predicted}</td>' in answer._repr_html_()
+    assert answer.to_dict()["details"]["reordered"][0]["change"]["mean"] == first.change.mean
 
 
 def test_slices_are_of_all_tokens_and_go_through_the_answer(study: Study) -> None:
@@ -106,5 +117,5 @@ def test_without_phases_there_is_no_order() -> None:
     optimizer = MixtureOptimizer(two_scales(), seed=1)
     search(optimizer, 4, lambda w, scale, step: float(2 + w["web"]))
     study = Study(optimizer, "a search")
-    assert study.posterior is not None and study.moves == [] and study.reordered == []
+    assert study.posterior is not None and study.moves == [] and study.reordered == ()
     assert study.is_tied(study.best)
