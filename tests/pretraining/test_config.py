@@ -21,7 +21,7 @@ from ray_mixopt.pretraining.config import PretrainConfig
 from ray_mixopt.pretraining.data.manifest import Manifest
 from ray_mixopt.pretraining.estimate import device_speed, estimate
 from ray_mixopt.pretraining.plan import check_resources, earlier_runs
-from ray_mixopt.pretraining.training.settings import TrainingRun
+from ray_mixopt.pretraining.training.settings import Resources, TrainingRun
 
 ROOT = Path(__file__).parents[2]
 
@@ -407,7 +407,10 @@ def test_what_is_there_is_not_overwritten(write: Callable[..., Path], tmp_path: 
 
 def test_the_shown_configurations_are_valid(small: Path) -> None:
     page = (ROOT / "docs" / "pretraining.md").read_text()
-    shown, *additions = (yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL))
+    texts = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    least, defaults, shown, *additions = map(yaml.safe_load, texts)
+    assert PretrainConfig.model_validate(least) == PretrainConfig.model_validate(least | defaults)
+    assert len(least) == 3 and Resources() == Resources(workers=1, cpus_per_worker=1, gpus_per_worker=0)
     ours = [yaml.safe_load(path.read_text()) for path in (ROOT / "experiments" / "pretraining").glob("*.yaml")]
     assert ours and len(additions) == 3
     for settings in (shown, *(shown | addition for addition in additions), *ours):
