@@ -19,7 +19,7 @@ from ray_mixopt.core.forecast import Prediction
 from ray_mixopt.core.phases import in_words
 from ray_mixopt.core.safety import write_atomically
 from ray_mixopt.core.simplex import same_mixture
-from ray_mixopt.core.words import by_phase, counted, fidelity, run_to
+from ray_mixopt.core.words import by_phase, counted, fidelity, listed, run_to
 from ray_mixopt.io.blends import BLENDS, blend, parts
 from ray_mixopt.report import answer, course, evidence, landscape, trust
 from ray_mixopt.report.drawing import Drawing
@@ -316,7 +316,10 @@ def exports(study: Study) -> Iterator[Export]:
 def _shares(mixture: dict[str, Any]) -> str:
     each = by_phase(mixture)
     if "" not in each:
-        return "; ".join(f"{phase}: {_shares(dict(of))}" for phase, of in each.items())
+        same: dict[str, list[str]] = {}
+        for phase, of in each.items():
+            same.setdefault(_shares(dict(of)), []).append(phase)
+        return "; ".join(f"{listed(phases)}: {text}" for text, phases in same.items())
     mixture = dict(each[""])
     largest = [item for item in sorted(mixture.items(), key=lambda item: -item[1]) if item[1] >= 5e-4]
     parts = [f"{share:.1%} {domain}" for domain, share in largest[:_MOST_SHARES]]
