@@ -105,7 +105,7 @@ def export(
             sources = data.sources(history.space)
             paths = write_blends(history, out, kind, runs=runs, sources=sources)
             mixtures = np.array([trial.mixture for trial in history if not runs or trial.trial_id in runs])
-            said, number = remarks(kind, history.space.named(mixtures.max(0)), sources), len(paths)
+            said, number = remarks(kind, history.space.named(mixtures.max(0)), sources), len(mixtures)
             said = (*said, *_repeated(history, runs))
         else:
             paths, silent = WRITERS[kind](history, out), without_reports(history)

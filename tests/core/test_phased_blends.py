@@ -144,7 +144,7 @@ def test_the_command_writes_one_phase_or_all(optimizer: MixtureOptimizer, tmp_pa
         ["export", "--from", str(tmp_path / "history.json"), "--format", "energon", "--out", str(tmp_path / "out")]
         + ["--tokens-per-document", "100"],
     )
-    assert out.exit_code == 0, out.output
+    assert out.exit_code == 0 and out.stdout.startswith(f"{len(optimizer.history)} runs: "), out.output
     assert len([*(tmp_path / "out").iterdir()]) == 2 * len(optimizer.history)
 
 
