@@ -249,14 +249,12 @@ def _models_table(plan: Mapping[str, Any]) -> Table:
     batches = {model["batch_tokens"] for model in models}
     batch = f"{batches.pop():,} tokens a step" if len(batches) == 1 else "The batch is the tokens of a step"
     share = plan["proxy_share"]
-    gently = (
-        ""
-        if share is None
-        else (
-            f" Below the target the rate is {share:g} of the rule's: small models trained gently rank mixtures more like "
-            "the target does (optimization.proxy_share)."
+    gently = ""
+    if share is not None:
+        gently = (
+            f" Below the target the rate is {share:g} of the rule's: small models trained gently rank mixtures more "
+            "like the target does (optimization.proxy_share)."
         )
-    )
     table.caption = (
         f"{batch}, in sequences of {plan['sequence_length']}. Memory is an estimate for one worker, of weights, "
         f"gradients, optimizer and activations: Python and its libraries come on top.{gently}"
