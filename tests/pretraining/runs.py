@@ -55,9 +55,9 @@ def tiny_search(data: Path, storage: Path, **changes: Any) -> PretrainConfig:
 class Recorder(FolderSession):
     """A folder session that remembers the reports."""
 
-    def __init__(self, folder: Path, workers: Workers | None = None) -> None:
+    def __init__(self, folder: Path, workers: Workers | None = None, begins: Path | None = None) -> None:
         self.reports: list[Mapping[str, float]] = []
-        super().__init__(folder, workers or alone(), self.reports.append)
+        super().__init__(folder, workers or alone(), self.reports.append, begins)
 
 
 def alone() -> Workers:

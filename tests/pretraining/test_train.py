@@ -113,6 +113,62 @@ def test_an_annealed_report_is_of_a_run_that_ended_there(small: Path, tmp_path: 
     assert flops[9] / flops[3] == pytest.approx((6 + 1 + 2 + 3) / 3)
 
 
+LATE = [{"begins": 0.8, "mixture": {"a": 0.1, "b": 0.9}}]
+
+
+def test_a_report_of_two_phases_is_of_a_run_that_ended_there(small: Path, tmp_path: Path) -> None:
+    """And the second phase leaves no trace in the run itself, which goes on with the first one."""
+    phased = run_in(tmp_path / "phased", tiny_run(small, steps=10, rungs=(5, 10), later=LATE))
+    for report, steps in zip(phased, (5, 10), strict=True):
+        (ended,) = run_in(tmp_path / f"to-{steps}", tiny_run(small, steps=steps, rungs=(), later=LATE))
+        for name in ("step", "val_loss/a", "val_loss/b", "tokens/a", "epochs/b"):
+            assert report[name] == ended[name]
+    run_in(tmp_path / "main", tiny_run(small, steps=8, rungs=()))
+    assert same(tmp_path / "phased", tmp_path / "main"), "the branch to 10 leaves after 8 steps"
+    flops = {report["step"]: report["flops"] for report in phased}
+    assert flops[10] / flops[5] == pytest.approx((8 + 1 + 2) / 5)
+    (one,) = run_in(tmp_path / "one", tiny_run(small, steps=10, rungs=(), later=[{**LATE[0], "mixture": MAIN}]))
+    (plain,) = run_in(tmp_path / "plain", tiny_run(small, steps=10, rungs=()))
+    assert timeless([one]) == timeless([plain]), "of one mixture in both phases"
+
+
+MAIN = {"a": 0.6, "b": 0.4}
+
+
+@pytest.mark.parametrize("anneal", [None, {"share": 0.1}])
+def test_a_branch_of_another_run_is_what_it_would_be_from_its_start(small: Path, tmp_path: Path, anneal) -> None:
+    changes = {"steps": 10, "rungs": (5, 10), "anneal": anneal}
+    run_in(tmp_path / "parent", tiny_run(small, **changes, later=LATE))
+    (begins,) = (tmp_path / "parent").glob("step-*")
+    other = tiny_run(small, **changes, later=[{"begins": 0.8, "mixture": {"a": 1.0, "b": 0.0}}])
+    session = Recorder(tmp_path / "child", begins=begins)
+    train(other, session, alone())
+    whole = run_in(tmp_path / "whole", other)
+    assert [report["step"] for report in session.reports] == [10], "it passes no other rung"
+    named = [name for name in whole[-1] if name.startswith(("val_loss", "tokens/", "epochs"))]
+    assert [session.reports[0][name] for name in named] == [whole[-1][name] for name in named]
+    assert same(tmp_path / "child", tmp_path / "whole")
+    again = Recorder(tmp_path / "child", begins=begins)
+    train(other, again, alone())
+    assert timeless(again.reports) == [], "it goes on from its own checkpoint, and has reported"
+    stranger = tiny_run(small, **changes, mixture={"a": 0.5, "b": 0.5}, later=LATE)
+    with pytest.raises(ValueError, match="comes from a run with another mixture"):
+        train(stranger, Recorder(tmp_path / "stranger", begins=begins), alone())
+
+
+@pytest.mark.parametrize(
+    ("later", "sentence"),
+    [
+        ([*LATE, {**LATE[0], "begins": 0.5}], "later phases begin one after the other"),
+        ([{"begins": 0.8, "mixture": {"a": 1.0}}], "all phases have the domains of the first"),
+        ([{"begins": 0.8, "mixture": {"a": 0.0, "b": 0.0}}], "not all zero"),
+    ],
+)
+def test_phases_that_make_no_sense(small: Path, later, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        tiny_run(small, later=later)
+
+
 def test_a_crash_after_a_branch_changes_nothing(small: Path, tmp_path: Path) -> None:
     run = tiny_run(small, steps=9, checkpoint_every=5, anneal={"share": 0.34})
     whole = run_in(tmp_path / "whole", run)

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -118,7 +118,15 @@ class MixtureSampler:
 
     def places(self, indices: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Domain number and window number of sequences, ``(m,) -> (m,), (m,)``."""
-        indices = np.asarray(indices, dtype=np.int64)
+        domains, visits = self.visits(np.asarray(indices, dtype=np.int64))
+        return domains, self._windows(domains, visits)
+
+    def to(self, steps: int) -> MixtureSampler:
+        """The stream of a run of so many steps: this one, whose mixture is the same throughout."""
+        return self
+
+    def visits(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Domain number of sequences, and how many of that domain come before them, ``(m,) -> (m,), (m,)``."""
         domains, visits = np.empty_like(indices), np.empty_like(indices)
         blocks = indices // BLOCK
         for number in np.unique(blocks):
@@ -126,7 +134,7 @@ class MixtureSampler:
             block, inside = self._block(int(number)), indices[mine] % BLOCK
             domains[mine] = block.domains[inside]
             visits[mine] = self._counts_before(int(number))[domains[mine]] + block.ranks[inside]
-        return domains, self._windows(domains, visits)
+        return domains, visits
 
     def counts(self, n: int) -> NDArray[np.int64]:
         """Sequences of each domain among the first ``n``, ``(d,)``."""
@@ -148,14 +156,18 @@ class MixtureSampler:
         Raises:
             ValueError: naming the domain, its share and its supply.
         """
-        for name, windows in zip(self.domains, self.windows, strict=True):
-            epochs = self._mixture.weights[name] * n / windows
+        for name, share, windows in zip(self.domains, self._shares(n), self.windows, strict=True):
+            epochs = share * n / windows
             if epochs > max_repetition_ratio * (1 + 1e-6):
                 raise ValueError(
-                    f"{n * self._length} training tokens with {self._mixture.weights[name]:.1%} from {name!r} repeat "
+                    f"{n * self._length} training tokens with {share:.1%} from {name!r} repeat "
                     f"its {windows * self._length} tokens {epochs:.2f} times, more than max_repetition_ratio="
                     f"{max_repetition_ratio:g}: lower the share, or raise the ratio."
                 )
+
+    def _shares(self, n: int) -> NDArray[np.float64]:
+        """What each domain has of the first ``n`` sequences, by its weight, ``(d,)``."""
+        return np.array([self._mixture.weights[name] for name in self.domains])
 
     def _windows(self, domains: NDArray[np.int64], visits: NDArray[np.int64]) -> NDArray[np.int64]:
         """The windows of the ``visits``-th sequences of ``domains``, ``(m,), (m,) -> (m,)``."""
@@ -198,6 +210,63 @@ class MixtureSampler:
 
     def _jitter(self, number: ArrayLike) -> NDArray[np.float64]:
         return (self._jitter_start + np.asarray(number) * _GOLDEN) % 1.0
+
+
+class PhasedSampler(MixtureSampler):
+    """The stream of a run whose mixture changes on its way: the sequences of each phase are those of its own mixture.
+
+    A phase takes up the windows of each domain where the phase before has left off.
+
+    Args:
+        corpus: the data.
+        mixtures: of the phases, all of the same domains in one order.
+        begins: where each begins, as a part of the run, ascending; the first at 0.
+        steps: of the run.
+        batch_sequences: sequences of a step.
+
+    Raises:
+        ValueError: see ``MixtureSampler``.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        mixtures: Sequence[Mixture],
+        begins: Sequence[float],
+        *,
+        steps: int,
+        batch_sequences: int,
+    ) -> None:
+        super().__init__(corpus, mixtures[0])
+        self._parts = [MixtureSampler(corpus, mixture) for mixture in mixtures]
+        self._of_run = partial(PhasedSampler, corpus, mixtures, begins, batch_sequences=batch_sequences)
+        # Of a run of few steps the last phase has one at least.
+        self._starts = np.array([min(round(begin * steps), steps - 1) * batch_sequences for begin in begins])
+
+    def to(self, steps: int) -> MixtureSampler:
+        """The stream of a run of so many steps."""
+        return self._of_run(steps=steps)
+
+    def visits(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Domain number of sequences, and how many of that domain come before them, ``(m,) -> (m,), (m,)``."""
+        domains, visits = np.empty_like(indices), np.empty_like(indices)
+        phases = np.searchsorted(self._starts, indices, side="right") - 1
+        for phase in np.unique(phases):
+            mine, start, part = phases == phase, int(self._starts[phase]), self._parts[phase]
+            domains[mine], of_part = part.visits(indices[mine])
+            visits[mine] = of_part + (self.counts(start) - part.counts(start))[domains[mine]]
+        return domains, visits
+
+    def counts(self, n: int) -> NDArray[np.int64]:
+        """Sequences of each domain among the first ``n``, ``(d,)``."""
+        ends = np.minimum([*self._starts[1:], n], n)
+        spans = zip(self._parts, np.minimum(self._starts, n).tolist(), ends.tolist(), strict=True)
+        return np.sum([part.counts(end) - part.counts(start) for part, start, end in spans], axis=0)
+
+    def _shares(self, n: int) -> NDArray[np.float64]:
+        """What each domain has of the first ``n`` sequences, by its weights, ``(d,)``."""
+        lengths = np.diff(np.minimum([*self._starts, n], n)) / n
+        return lengths @ np.array([part._shares(n) for part in self._parts])
 
 
 class Permutation:

@@ -34,7 +34,7 @@ def learning_rate(run: TrainingRun, step: int, rung: int | None = None) -> float
     if run.decay is not None:
         rate *= _fallen(run.decay.final_share, step, run.steps - run.decay.steps, run.steps)
     if run.anneal is not None and rung is not None:
-        rate *= _fallen(run.anneal.final_share, step, run.leaves(rung), rung)
+        rate *= _fallen(run.anneal.final_share, step, run.anneal.leaves(rung), rung)
     return rate
 
 
@@ -101,7 +101,8 @@ class Loop:
             for step in range(begun, end)
             for micro in range(n_micro)
         )
-        with contextlib.closing(batches(self._sampler, firsts, size, workers.device)) as stream:
+        sampler = self._sampler if rung is None else self._sampler.to(rung)
+        with contextlib.closing(batches(sampler, firsts, size, workers.device)) as stream:
             for step in range(begun, end):
                 self._step(stream, step, rung, losses)
                 progress.step = step + 1

@@ -28,6 +28,10 @@ class Session(Protocol):
         """The folder of the newest checkpoint, as long as the context lasts; None where there is none."""
         ...
 
+    def beginning(self) -> AbstractContextManager[Path | None]:
+        """The checkpoint of another run that this one begins at, as long as the context lasts; None for nothing."""
+        ...
+
     def report(self, metrics: Mapping[str, float], write: Write | None) -> None:
         """Takes in the report of a rung, unless it has it already; with a checkpoint unless the run has diverged."""
         ...
@@ -44,16 +48,24 @@ class FolderSession:
         folder: shared by all workers.
         workers: of the run.
         echo: called with every report, on one worker.
+        begins: checkpoint of another run to begin at; None to begin with nothing.
     """
 
-    def __init__(self, folder: Path, workers: Workers, echo: Callable[[Mapping[str, float]], None]) -> None:
-        self._folder, self._workers, self._echo = folder, workers, echo
+    def __init__(
+        self, folder: Path, workers: Workers, echo: Callable[[Mapping[str, float]], None], begins: Path | None = None
+    ) -> None:
+        self._folder, self._workers, self._echo, self._begins = folder, workers, echo, begins
         folder.mkdir(parents=True, exist_ok=True)
 
     @contextlib.contextmanager
     def last_checkpoint(self) -> Iterator[Path | None]:
         """The newest whole checkpoint."""
         yield max(self._whole(), default=None, key=lambda path: path.name)
+
+    @contextlib.contextmanager
+    def beginning(self) -> Iterator[Path | None]:
+        """The checkpoint of another run."""
+        yield self._begins
 
     def report(self, metrics: Mapping[str, float], write: Write | None) -> None:
         """Appends the report, and keeps its checkpoint as the newest."""

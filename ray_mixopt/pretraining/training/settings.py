@@ -192,13 +192,27 @@ class Evaluation(Section):
     folder: Path | None = None
 
 
+class Stage(Section):
+    """A phase of a run after its first one.
+
+    Args:
+        begins: where, as a part of the run.
+        mixture: share of its training tokens by domain; normalised by the run.
+    """
+
+    begins: float = Field(gt=0, lt=1)
+    mixture: dict[str, float] = Field(min_length=1)
+
+
 class TrainingRun(Section):
     """One training run.
 
     Args:
         data: folder of token shards, at the same path on every worker.
         fingerprint: of the manifest that the run was planned with; workers refuse other data.
-        mixture: share of the training tokens by domain; normalised here.
+        mixture: share of the training tokens by domain; normalised here. Of several phases, that of the first.
+        later: phases after the first one. They are on a branch, as with ``anneal``: that of each rung begins where the
+            first phase of a run to the rung ends, and the run itself goes on with the mixture of the first.
         shape: of the model.
         sequence_length: tokens of a sequence.
         batch_tokens: tokens of one step on all workers together.
@@ -221,6 +235,7 @@ class TrainingRun(Section):
     data: Path
     fingerprint: str | None = None
     mixture: dict[str, float] = Field(min_length=1)
+    later: tuple[Stage, ...] = ()
     shape: Shape
     sequence_length: int = Field(default=1024, gt=0)
     batch_tokens: int = Field(gt=0)
@@ -243,12 +258,7 @@ class TrainingRun(Section):
     @classmethod
     def _normalised(cls, data: Any) -> Any:
         if isinstance(data, dict) and isinstance(data.get("mixture"), dict):
-            shares = {str(name): float(share) for name, share in data["mixture"].items()}
-            total = sum(shares.values())
-            if not all(map(math.isfinite, shares.values())) or min(shares.values(), default=0) < 0 or total <= 0:
-                raise ValueError(f"shares must be finite, not negative and not all zero, got {shares}")
-            exact = abs(total - 1) < 1e-12
-            data = data | {"mixture": shares if exact else {name: share / total for name, share in shares.items()}}
+            data = data | {"mixture": _normalised(data["mixture"])}
         return data
 
     @model_validator(mode="after")
@@ -263,6 +273,14 @@ class TrainingRun(Section):
                 f"execution.tensor={tensor} workers cannot share out a width of {uneven[0]} evenly: the model is "
                 f"{shape.d_model} wide, its MLP {shape.mlp_width}"
             )
+        begins = [0.0, *(stage.begins for stage in self.later)]
+        if any(b <= a for a, b in zip(begins, begins[1:], strict=False)):
+            raise ValueError(f"later phases begin one after the other, got {begins[1:]}")
+        if self.later and self.anneal is not None and self.anneal.share > 1 - begins[1] + 1e-9:
+            raise ValueError(f"anneal.share={self.anneal.share:g} is more than what follows the first phase")
+        if any(set(stage.mixture) != set(self.mixture) for stage in self.later):
+            raise ValueError("all phases have the domains of the first, be it with a share of 0")
+        _ = self.mixtures  # whose shares make sense
         if self.decay is not None and self.decay.steps > self.steps:
             raise ValueError(f"decay.steps={self.decay.steps} is more than the run's {self.steps} steps")
         if self.decay is not None and self.anneal is not None:
@@ -279,8 +297,21 @@ class TrainingRun(Section):
         """Steps at which the run reports, ascending; the last one is ``steps``."""
         return tuple(sorted({rung for rung in self.rungs if 0 < rung < self.steps} | {self.steps}))
 
+    @property
+    def branches(self) -> bool:
+        """Whether the model of a report is that of the end of a branch."""
+        return self.anneal is not None or bool(self.later)
+
+    @property
+    def mixtures(self) -> tuple[dict[str, float], ...]:
+        """Those of all phases, normalised, in one order of the domains."""
+        later = [_normalised(stage.mixture) for stage in self.later]
+        return self.mixture, *({name: shares[name] for name in self.mixture} for shares in later)
+
     def leaves(self, rung: int) -> int:
-        """The step after which the model of a rung's report leaves the run: the rung, or before with ``anneal``."""
+        """The step after which the model of a rung's report leaves the run: the rung, or where its branch begins."""
+        if self.later:
+            return min(round(self.later[0].begins * rung), rung - 1)
         return rung if self.anneal is None else self.anneal.leaves(rung)
 
     def saves(self, step: int) -> bool:
@@ -296,6 +327,14 @@ class TrainingRun(Section):
         """Everything that a checkpoint must have in common with the run that goes on from it, JSON-able."""
         kept = ("mixture", "shape", "sequence_length", "batch_tokens", "seed", "optimization", "supply_fraction")
         return self.model_dump(mode="json", include={*kept, "anneal", "document_attention"})
+
+
+def _normalised(mixture: Mapping[str, Any]) -> dict[str, float]:
+    shares = {str(name): float(share) for name, share in mixture.items()}
+    total = sum(shares.values())
+    if not all(map(math.isfinite, shares.values())) or min(shares.values(), default=0) < 0 or total <= 0:
+        raise ValueError(f"shares must be finite, not negative and not all zero, got {shares}")
+    return shares if abs(total - 1) < 1e-12 else {name: share / total for name, share in shares.items()}
 
 
 class Resources(Section):

@@ -16,7 +16,7 @@ import click
 from pydantic import ValidationError
 
 from ray_mixopt.core.safety import MiB, check_size
-from ray_mixopt.pretraining.data.sampler import Mixture, MixtureSampler
+from ray_mixopt.pretraining.data.sampler import Mixture, MixtureSampler, PhasedSampler
 from ray_mixopt.pretraining.data.shards import Corpus
 from ray_mixopt.pretraining.mistakes import explain
 from ray_mixopt.pretraining.training import checkpoint, model
@@ -45,13 +45,19 @@ def open_data(run: TrainingRun) -> tuple[Corpus, MixtureSampler, ValidationSet]:
             f"document_attention needs to know where documents end, and the data in {run.data} have no token for that: "
             "prepare them with --eos."
         )
-    mixture = Mixture(
-        weights=run.mixture,
-        sequence_length=run.sequence_length,
-        seed=run.seed,
-        supply_fraction=run.supply_fraction,
-    )
-    sampler = MixtureSampler(corpus, mixture)
+    mixtures = [
+        Mixture(
+            weights=weights,
+            sequence_length=run.sequence_length,
+            seed=run.seed,
+            supply_fraction=run.supply_fraction,
+        )
+        for weights in run.mixtures
+    ]
+    sampler = MixtureSampler(corpus, mixtures[0])
+    if run.later:
+        begins = [0.0, *(stage.begins for stage in run.later)]
+        sampler = PhasedSampler(corpus, mixtures, begins, steps=run.steps, batch_sequences=run.batch_sequences)
     if run.max_repetition_ratio is not None:
         sampler.check_supply(run.steps * run.batch_sequences, run.max_repetition_ratio)
     return corpus, sampler, ValidationSet(corpus, run)
@@ -59,6 +65,8 @@ def open_data(run: TrainingRun) -> tuple[Corpus, MixtureSampler, ValidationSet]:
 
 def train(run: TrainingRun, session: Session, workers: Workers) -> None:
     """Trains to ``run.steps``, from the session's last checkpoint if it has one, and reports at every rung.
+
+    A run that begins at the checkpoint of another passes over the rungs whose branches leave before that.
 
     A report holds "step"; "val_loss/<domain>" and "train_loss" (mean since the last report) in nats a token, and what
     else ``ValidationSet.metrics`` says;
@@ -80,10 +88,15 @@ def train(run: TrainingRun, session: Session, workers: Workers) -> None:
     with session.last_checkpoint() as folder:
         if folder is not None:
             loop.progress = checkpoint.load(folder, loop.network, loop.optimizer, identity, workers)
+    if not loop.progress.step:
+        with session.beginning() as folder:
+            if folder is not None:
+                begun = checkpoint.load(folder, loop.network, loop.optimizer, identity, workers)
+                loop.progress = checkpoint.TrainingProgress(step=begun.step)
     progress = loop.progress
 
     def write(folder: Path) -> None:
-        if run.anneal is not None and run.leaves(max(progress.reports, default=0)) == progress.step:
+        if run.branches and progress.reports and run.leaves(max(progress.reports)) == progress.step:
             with loop.at_branch_end():
                 checkpoint.save_weights(folder, loop.network)
         checkpoint.save(folder, loop.network, loop.optimizer, progress, identity, workers)
@@ -98,8 +111,9 @@ def train(run: TrainingRun, session: Session, workers: Workers) -> None:
         found |= val
         if downstream is not None and all(map(math.isfinite, val.values())):
             found |= downstream.metrics(loop.network)
-        found |= {f"tokens/{name}": tokens for name, tokens in sampler.tokens(n_sequences).items()}
-        found |= {f"epochs/{name}": epochs for name, epochs in sampler.epochs(n_sequences).items()}
+        seen = sampler.to(rung)
+        found |= {f"tokens/{name}": tokens for name, tokens in seen.tokens(n_sequences).items()}
+        found |= {f"epochs/{name}": epochs for name, epochs in seen.epochs(n_sequences).items()}
         trained = progress.step + branched
         found |= {
             "flops": trained * run.batch_tokens * flops_per_token,
@@ -123,8 +137,8 @@ def train(run: TrainingRun, session: Session, workers: Workers) -> None:
             finite = loop.advance(run.next_stop(progress.step, rung))
             if finite and progress.step < rung and run.saves(progress.step):
                 session.checkpoint(progress.step, write)
-        with contextlib.nullcontext() if run.anneal is None else loop.branch():
-            if finite and run.anneal is not None:
+        with loop.branch() if run.branches else contextlib.nullcontext():
+            if finite and run.branches:
                 finite = loop.advance(rung, rung=rung)
             nowhere = {f"val_loss/{name}": math.nan for name in validation.windows}
             found = report(validation.metrics(loop.network, workers) if finite else nowhere)
