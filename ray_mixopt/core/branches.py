@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ray_mixopt.core.simplex import SAME_SHARE
+from ray_mixopt.core.simplex import same_mixture
 from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.core.trial import Branch, Trial
 
@@ -154,10 +154,10 @@ class Trunks:
         return border
 
     def _shared(self, mixtures: np.ndarray, mixture: np.ndarray) -> np.ndarray:
-        """How many phases, from the first on, are those of each of ``n x n_shares`` mixtures, ``(n,)``; 0 if all."""
-        apart = np.abs(mixtures - mixture).reshape(len(mixtures), len(self._ends) + 1, -1).max(-1)
-        shared: np.ndarray = np.cumprod(apart <= SAME_SHARE, axis=1).sum(1)
-        shared[shared > len(self._ends)] = 0
+        """How many phases, from the first on, are just those of ``n x n_shares`` mixtures, ``(n,)``; 0 if all are."""
+        equal = (mixtures == mixture).reshape(len(mixtures), len(self._ends) + 1, -1).all(-1)
+        shared: np.ndarray = np.cumprod(equal, axis=1).sum(1)
+        shared[same_mixture(mixtures, mixture)] = 0
         return shared
 
     def _at_border(self, parent: Trial, shared: int, steps: int) -> Branch | None:

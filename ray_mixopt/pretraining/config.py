@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, ValidationError, model_validator
 
 from ray_mixopt.core.merging import DomainMap
+from ray_mixopt.core.phases import Phase
 from ray_mixopt.core.safety import check_file_name
 from ray_mixopt.core.scale import Scale
 from ray_mixopt.core.settings import Settings
@@ -58,6 +60,7 @@ class PretrainConfig(Section):
         sequence_length: tokens of a sequence.
         lower: smallest share, by domain.
         upper: largest share, by domain.
+        phases: of each run, where it has several: ``{name: main, fraction: 0.8}`` and so on, with limits of their own.
         max_repetition_ratio: most passes over a domain's tokens in the target run.
         simulate_tokens: training tokens of the real run that the target stands for: each domain is then cut down in
             proportion, so that the target repeats as the real run will.
@@ -95,6 +98,7 @@ class PretrainConfig(Section):
     sequence_length: int = Field(default=1024, gt=0)
     lower: dict[str, Share] = {}
     upper: dict[str, Share] = {}
+    phases: list[dict[str, Any]] = []
     max_repetition_ratio: float = Field(default=4.0, gt=0)
     simulate_tokens: float | None = Field(default=None, gt=0)
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -124,6 +128,10 @@ class PretrainConfig(Section):
                 raise ValueError(f"{name}: give its rungs as steps or as tokens_per_parameter, not as both")
         if without := [scale.name for scale in self.scales if not self._lengths(scale)]:
             raise ValueError(f"steps: no rungs are given for {', '.join(without)}: give steps or tokens_per_parameter")
+        if trained := [phase.name for phase in self.searched_phases if phase.mixture is not None]:
+            raise ValueError(f"phases: {trained[0]} has a mixture, and all phases are trained here: leave it out")
+        if len(self.phases) == 1:
+            raise ValueError("phases: one phase is the whole of a run: leave phases out, or give two")
         if self.anneal is not None and self.decay is not None:
             raise ValueError("decay: with anneal all runs end with a decay of the learning rate: drop decay")
         if self.cost == "seconds" and (missing := [s.name for s in self.scales if s.seconds_per_step is None]):
@@ -162,6 +170,11 @@ class PretrainConfig(Section):
         }
 
     # -- what follows from it
+
+    @property
+    def searched_phases(self) -> tuple[Phase, ...]:
+        """The phases of a run; none where it has one mixture throughout."""
+        return tuple(Phase.from_dict(phase) for phase in self.phases)
 
     @property
     def experiment(self) -> str:
@@ -355,11 +368,19 @@ class PretrainConfig(Section):
             target=None if self.target is None else (self.target_scale, self.target_steps),
             lower=self.lower,
             upper=self.upper,
+            phases=self.searched_phases,
             token_supply={name: self.usable_tokens(name) for name in self.mixed_domains},
             target_tokens=self.target_tokens,
             max_epochs=self.max_repetition_ratio,
-            repetition=None if self.max_repetition_ratio <= 1 else "matched" if self.match_repetition else "real",
+            repetition=self._repetition,
         )
+
+    @property
+    def _repetition(self) -> Literal["matched", "real"] | None:
+        """What the model knows of passes over data; of several phases it knows none."""
+        if self.max_repetition_ratio <= 1 or self.phases:
+            return None
+        return "matched" if self.match_repetition else "real"
 
     def usable_tokens(self, domain: str) -> float:
         """Of the training tokens of a domain those that the target uses: whole windows, and only a fraction of them."""
@@ -381,19 +402,24 @@ class PretrainConfig(Section):
         return Optimization(**fields | {"learning_rate": rate, "warmup_steps": warmup})
 
     def run(
-        self, mixture: Mapping[str, float], scale: str, steps: int, *, final: bool = False, repeat: int = 0
+        self, mixture: Mapping[str, Any], scale: str, steps: int, *, final: bool = False, repeat: int = 0
     ) -> TrainingRun:
-        """The settings of one training run; ``repeat`` is added to the seed.
+        """The settings of one training run; ``repeat`` is added to the seed, and a mixture may be one for each phase.
 
         Raises:
             ValueError: if they make no sense.
         """
         settings, rungs = self.scale(scale), self.rungs(scale)
         supply = self.supply_fraction(scale)
+        phases = self.searched_phases
+        nested = any(isinstance(of_phase, Mapping) for of_phase in mixture.values())
+        each = [dict(mixture[phase.name] if nested else mixture) for phase in phases] or [dict(mixture)]
+        begins = accumulate(phase.fraction for phase in phases[:-1])
         fields: dict[str, Any] = {
             "data": self.data,
             "fingerprint": self.manifest.fingerprint,
-            "mixture": dict(mixture),
+            "mixture": each[0],
+            "later": [{"begins": begin, "mixture": of} for begin, of in zip(begins, each[1:], strict=True)],
             "shape": settings.model_shape,
             "sequence_length": self.sequence_length,
             "batch_tokens": self.batch(scale),

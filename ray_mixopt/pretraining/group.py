@@ -26,6 +26,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_mixopt.pretraining.controller import ANNOUNCES_AT_START, CONTROLLER, announce, announcing_at_start
 from ray_mixopt.pretraining.training.settings import Resources, TrainingRun
+from ray_mixopt.tune.trials import place_of
 
 if TYPE_CHECKING:
     from ray_mixopt.pretraining.training.session import Write
@@ -45,11 +46,24 @@ class TrainingGroup:
         resources: of its workers.
         seen: the last step whose report is known already.
         retries: how often to start again after a worker has died.
+        begins: path or URI of the checkpoint of another run to begin at, where it has none of its own.
+
+    Attributes:
+        checkpoint: path or URI of its last checkpoint, once it has ended; None before, or where it has none.
     """
 
     def __init__(
-        self, run: TrainingRun, *, name: str, storage: str, resources: Resources, seen: int = 0, retries: int = 1
+        self,
+        run: TrainingRun,
+        *,
+        name: str,
+        storage: str,
+        resources: Resources,
+        seen: int = 0,
+        retries: int = 1,
+        begins: str | None = None,
     ) -> None:
+        self.checkpoint: str | None = None
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})  # no worker's node: those go
         self._controller: Any = None
@@ -57,7 +71,7 @@ class TrainingGroup:
         per_worker = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
         self._trainer = TorchTrainer(
             _work,
-            train_loop_config={"run": run.model_dump_json(), "seen": seen},
+            train_loop_config={"run": run.model_dump_json(), "seen": seen, "begins": begins},
             scaling_config=ScalingConfig(  # type: ignore[call-arg]  # of Train's second version, which is another
                 num_workers=resources.workers,
                 use_gpu=resources.gpus_per_worker > 0,
@@ -121,7 +135,8 @@ class TrainingGroup:
 
     def _fit(self) -> None:
         try:
-            self._trainer.fit()
+            result = self._trainer.fit()
+            self.checkpoint = None if result.checkpoint is None else place_of(result.checkpoint)
         except BaseException as error:
             self._error = error
 
@@ -146,10 +161,11 @@ class RaySession:
 
     Args:
         seen: the last step whose report is known already.
+        begins: path or URI of the checkpoint of another run to begin at.
     """
 
-    def __init__(self, seen: int) -> None:
-        self._seen = seen
+    def __init__(self, seen: int, begins: str | None = None) -> None:
+        self._seen, self._begins = seen, begins
 
     @contextlib.contextmanager
     def last_checkpoint(self) -> Iterator[Path | None]:
@@ -159,6 +175,15 @@ class RaySession:
             yield None
             return
         with found.as_directory() as folder:
+            yield Path(folder)
+
+    @contextlib.contextmanager
+    def beginning(self) -> Iterator[Path | None]:
+        """The checkpoint of another run."""
+        if self._begins is None:
+            yield None
+            return
+        with ray.train.Checkpoint(self._begins).as_directory() as folder:
             yield Path(folder)
 
     def report(self, metrics: Mapping[str, float], write: Write | None) -> None:
@@ -187,4 +212,4 @@ def _work(config: dict[str, Any]) -> None:
     from ray_mixopt.pretraining.training.workers import Workers
 
     run = TrainingRun.model_validate_json(config["run"])
-    train(run, RaySession(config["seen"]), Workers.current(get_device()))
+    train(run, RaySession(config["seen"], config["begins"]), Workers.current(get_device()))

@@ -222,11 +222,12 @@ def _domain(config: PretrainConfig, number: int) -> dict[str, Any]:
     name = space.domains[number]
     used = space.token_supply[name]
     mixtures = {"uniform": space.uniform(), "proportional": space.proportional()}
-    shares = {label: 0.0 if mixture is None else float(mixture[number]) for label, mixture in mixtures.items()}
+    known = {label: space.simplex.mean(mixture[None])[0] for label, mixture in mixtures.items() if mixture is not None}
+    shares = {label: float(known[label][number]) if label in known else 0.0 for label in mixtures}
     return {
         "train_tokens": config.manifest.domains[name].train.tokens,
         "used_tokens": used,
-        "highest_share": float(space.corners().max(0)[number]),
+        "highest_share": float(space.simplex.mean(space.corners()).max(0)[number]),
         "epochs": {label: share * config.target_tokens / used for label, share in shares.items()},
     }
 

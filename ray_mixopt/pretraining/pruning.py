@@ -59,10 +59,11 @@ class Pruning(tune.Callback):
 
 
 def over(optimizer: MixtureOptimizer, names: Iterable[str]) -> list[str]:
-    """Those of some runs that can no longer be continued."""
-    history, budget = optimizer.history, optimizer.settings.budget
+    """Those of some runs that can no longer be continued, nor be where others begin."""
+    history, budget, branches = optimizer.history, optimizer.settings.budget, optimizer.settings.branches
     left = math.inf if budget is None else budget - history.spent
-    return [name for name in names if name in history.trials and not may_go_on(history[name], history.space, left)]
+    known = [name for name in names if name in history.trials]
+    return [name for name in known if not may_go_on(history[name], history.space, left, branches)]
 
 
 def remove(storage: str, names: Iterable[str]) -> None:

@@ -148,15 +148,10 @@ class Roster:
         trial = self._trials.get(trial_id)
         if trial is None or trial.checkpoint is None:
             return None
-        path, where = trial.checkpoint.path, trial.checkpoint.filesystem
-        return path if where is None or isinstance(where, fs.LocalFileSystem) else f"{where.type_name}://{path}"
+        return place_of(trial.checkpoint)
 
     def is_needed(self, run: Run, history: History) -> bool:
-        """Whether the last checkpoint of a run, of which Tune keeps some only, is where one on its way begins."""
-        trial = self._trials.get(run.trial_id)
-        manager: Any = None if trial is None else trial.run_metadata.checkpoint_manager
-        if manager is None or manager.checkpoint_config.num_to_keep is None:
-            return False
+        """Whether the last checkpoint of a run, which it replaces when it goes on, is where one on its way begins."""
         return any(child.branch is not None and child.branch.parent == run.trial_id for child in history.pending())
 
     def live(self) -> list[Trial]:
@@ -203,6 +198,12 @@ def search_below(search: Any) -> Any:
             raise ValueError("Repeater hides the reports below the last rung: use MixOptSearcher without it.")
         search = search.searcher
     return search
+
+
+def place_of(checkpoint: Any) -> str:
+    """Where a checkpoint is, a path or a URI."""
+    path, where = checkpoint.path, checkpoint.filesystem
+    return str(path) if where is None or isinstance(where, fs.LocalFileSystem) else f"{where.type_name}://{path}"
 
 
 def last_result(trial: Trial) -> dict[str, Any]:

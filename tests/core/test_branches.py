@@ -94,7 +94,11 @@ def test_a_branch_shares_as_many_phases_as_it_can() -> None:
 
 
 def test_what_shares_nothing_or_all_starts_anew(optimizer: MixtureOptimizer) -> None:
-    for other in (run_of(B, A), run_of(A, A), run_of(A, B, scale="S"), run_of(A, B, steps=100)):
+    nearly, again = (0.6001, 0.2999, 0.1), (0.6, 0.3001, 0.0999)
+    for other in (
+        *(run_of(B, A), run_of(A, A), run_of(A, B, scale="S"), run_of(A, B, steps=100)),
+        *(run_of(nearly, B), run_of(A, again)),
+    ):
         assert optimizer.problem.branch(other, optimizer.history) is None
         assert optimizer.problem.price(other, optimizer.history) == SPACE.cost(other.scale, other.steps)
     assert MixtureOptimizer.of_history(optimizer.history, replace(optimizer.settings, branches=False)).problem.price(
@@ -237,7 +241,7 @@ def test_a_search_makes_main_runs_and_branches_and_goes_on_after_its_state() -> 
     for run in branches:
         parent = history[run.parent]
         assert parent.scale == run.scale and run.steps in parent.observations
-        assert run.mixture["main"] == pytest.approx(SPACE.named(parent.mixture)["main"], abs=1e-3)
+        assert run.mixture["main"] == SPACE.named(parent.mixture)["main"], "to the last digit"
         assert run.cost == pytest.approx(0.2 * run.steps * SPACE.scale(run.scale).cost_per_step)
     assert history.spent == pytest.approx(sum(run.cost for run in runs))
     assert list(violations(history)) == []

@@ -88,6 +88,19 @@ def test_the_plan(write: Callable[..., Path]) -> None:
     assert config.space.corners().max(0)[1] == pytest.approx(0.2 * 992 / 384)
 
 
+def test_the_plan_of_two_phases(write: Callable[..., Path]) -> None:
+    phases = [{"name": "main", "fraction": 0.8}, {"name": "late", "fraction": 0.2, "upper": {"a": 0.5}}]
+    path = write(phases=phases, steps=[5, 10], search={"budget": 2})
+    code, output = call(path, "--dry-run")
+    assert code == 0, output
+    config = PretrainConfig.read(path)
+    assert config.space.phase_names == ("main", "late") and config.space.repetition is None
+    run = config.run({"main": {"a": 3, "b": 1}, "late": {"a": 1, "b": 3}}, "mine", 10)
+    assert (run.mixture, run.leaves(10), run.leaves(5)) == ({"a": 0.75, "b": 0.25}, 8, 4)
+    assert [(stage.begins, stage.mixture) for stage in run.later] == [(0.8, {"a": 1, "b": 3})]
+    assert config.run({"a": 1, "b": 1}, "mine", 10).mixtures == ({"a": 0.5, "b": 0.5},) * 2
+
+
 def test_the_plan_for_a_program(write: Callable[..., Path]) -> None:
     result = CliRunner().invoke(main, ["pretrain", str(write(search={"budget": 2})), "--dry-run", "--json"])
     assert result.exit_code == 0, result.output
@@ -317,6 +330,13 @@ def shared(workers: int, **execution: Any) -> dict[str, Any]:
         ({"search": {"objective": {"val_loss/c": 1.0}}}, "No run reports the metric 'val_loss/c'"),
         ({"simulate_tokens": 100}, "simulate_tokens=100 is less than the target's 384 tokens"),
         ({"cost": "seconds"}, "cost: seconds needs the measured seconds_per_step of mine, nano."),
+        ({"phases": [{"name": "main", "fraction": 1}]}, "'main' is a fraction of the run between 0 and 1"),
+        ({"phases": [{"name": "main", "fraction": 0.5}]}, "one phase is the whole of a run"),
+        ({"phases": [{"name": "main", "fraction": 0.5}] * 2}, "Phases must have distinct names"),
+        (
+            {"phases": [{"name": "main", "fraction": 0.8, "mixture": {"a": 1}}, {"name": "late", "fraction": 0.2}]},
+            "main has a mixture, and all phases are trained here",
+        ),
         ({"decay": {"steps": 7}}, "decay.steps=7 is more than the target's 6 steps"),
         ({"storage": "/dev/null/results"}, "/dev/null/results cannot be written to: Not a directory."),
         ({"storage": "nonesuch://results"}, "nonesuch://results cannot be written to"),

@@ -32,6 +32,7 @@ from ray_mixopt.pretraining.tracking import TRACKERS
 from ray_mixopt.pretraining.training.huggingface import write_model
 from ray_mixopt.pretraining.training.settings import Execution
 from ray_mixopt.report.progress import Display
+from ray_mixopt.testing.history import violations
 from ray_mixopt.tune.searcher import MixOptSearcher
 
 INSTALLED = [name for name in TRACKERS if find_spec(TRACKER_PACKAGES[name])]
@@ -126,6 +127,26 @@ def test_what_has_begun_and_shown_nothing_can_be_begun_anew(small: Path, tmp_pat
     message = f"began with seed: 0, not 3, and none of its runs has reported yet: put that back, or remove {folder}"
     with pytest.raises(ValueError, match=re.escape(message)):
         check_as_begun(other)
+
+
+@pytest.mark.slow
+def test_a_search_of_two_phases_branches(tmp_path: Path) -> None:
+    data = make_corpus(tmp_path / "data", SMALL)
+    rows = "".join(f"S,{step},{i / 5},{1 - i / 5},{5 - i / 9}\n" for i in range(6) for step in (5, 10))
+    (tmp_path / "old.csv").write_text("scale,step,mixture/a,mixture/b,val_loss/a\n" + rows)
+    phases = [{"name": "main", "fraction": 0.8}, {"name": "anneal", "fraction": 0.2, "upper": {"a": 0.9}}]
+    earlier = {"budget": 2.0, "concurrency": 2, "earlier": [str(tmp_path / "old.csv")]}
+    settings = tiny_search(
+        data, tmp_path, steps=[5, 10], search=earlier | {"objective": {"val_loss/a": 1.0}}, phases=phases
+    )
+    outcome = search(settings)
+    assert not outcome.errors
+    history = outcome.searcher.optimizer.history
+    branches = [run for run in history if run.branch]
+    assert branches and all(min(run.observations) == run.branch.steps for run in branches if run.observations)
+    assert set(outcome.searcher.recommend().mixture) == {"main", "anneal"}
+    assert list(violations(history, budget=settings.budget)) == []
+    check_as_begun(settings)
 
 
 @pytest.mark.slow

@@ -68,6 +68,32 @@ def test_pause_and_resume_equal_one_go(small: Path, tmp_path: Path) -> None:
     assert last["mean_loss"] == pytest.approx((last["val_loss/a"] + last["val_loss/b"]) / 2)
 
 
+PHASES = [{"name": "main", "fraction": 0.8}, {"name": "anneal", "fraction": 0.2}]
+
+
+def of_phases(main: float, late: float) -> dict[str, dict[str, float]]:
+    return {"main": {"a": main, "b": 1 - main}, "anneal": {"a": late, "b": 1 - late}}
+
+
+def test_a_branch_begins_with_the_weights_of_its_parent(small: Path, tmp_path: Path) -> None:
+    settings = tiny_search(small, tmp_path, steps=[5, 10], phases=PHASES)
+    parent = ByHand(settings, "parent", mixture=of_phases(0.6, 0.9), steps=10, continuable=True)
+    reports = [parent.step(), parent.step()]
+    assert [report["step"] for report in reports] == [5, 10] and not any(report["done"] for report in reports)
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    parent.save_checkpoint(str(saved))
+    branch = {"parent": "parent", "from_step": 8, "steps": 10, "checkpoint": str(saved)}
+    for late in (0.1, 0.5):
+        child = ByHand(settings, f"child-{late}", mixture=of_phases(0.6, late), steps=10, branch=branch)
+        report = child.step()
+        child.cleanup()
+        *_, whole = run_in(tmp_path / f"whole-{late}", settings.run(of_phases(0.6, late), "S", 10))
+        assert report["step"] == 10 and report["done"]
+        for name in ("val_loss/a", "val_loss/b", "tokens/a"):
+            assert report[name] == whole[name]
+
+
 @pytest.mark.slow
 def test_a_worker_that_dies_is_replaced_and_an_aborted_run_gives_back_its_workers(small: Path, tmp_path: Path) -> None:
     settings = tiny_search(small, tmp_path, steps=[2, 100_000], checkpoint_every=50, max_repetition_ratio=1e9)
@@ -119,6 +145,7 @@ class Scripted:
 
     loss = 3.0
     states: list[str] = []
+    checkpoint = None
 
     def __init__(self, run: TrainingRun, *, seen: int, **options: Any) -> None:
         self._ahead = [step for step in run.reports if step > seen]

@@ -192,7 +192,7 @@ class Evaluation(Section):
     folder: Path | None = None
 
 
-class Stage(Section):
+class LaterPhase(Section):
     """A phase of a run after its first one.
 
     Args:
@@ -235,7 +235,7 @@ class TrainingRun(Section):
     data: Path
     fingerprint: str | None = None
     mixture: dict[str, float] = Field(min_length=1)
-    later: tuple[Stage, ...] = ()
+    later: tuple[LaterPhase, ...] = ()
     shape: Shape
     sequence_length: int = Field(default=1024, gt=0)
     batch_tokens: int = Field(gt=0)
