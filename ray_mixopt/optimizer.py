@@ -165,14 +165,18 @@ class MixtureOptimizer:
             before = history[proposal.continues].steps
             trial = history.resume(proposal.continues, proposal.steps)
         else:
+            branch = self.problem.branch(proposal, history)
             repeat = n_reported(history, proposal.mixture, proposal.scale)
+            if branch is not None:
+                repeat = history[branch.parent].repeat  # with the seed of what it goes on with
             trial = Trial(
                 trial_id=history.free_name("trial") if trial_id is None else trial_id,
                 mixture=tuple(proposal.mixture.tolist()),
                 scale=proposal.scale,
                 steps=proposal.steps,
                 acquisition=proposal.kept_acquisition,
-                branch=self.problem.branch(proposal, history),
+                branch=branch,
+                repeat=repeat,
             )
             history.add(trial)
         asked = history.asked(trial, before, counts=proposal.counts)

@@ -75,13 +75,17 @@ class Trunks:
     def __init__(self, space: MixtureSpace, runs: Iterable[Trial]) -> None:
         self.space = space
         self._ends = _ends(space)
-        self._at: dict[tuple[str, int], tuple[list[Trial], np.ndarray]] = {}
-        if self._ends:
-            cells: dict[tuple[str, int], list[Trial]] = {}
-            for run in runs:
-                if run.status == "paused":
-                    cells.setdefault((run.scale, run.reached), []).append(run)
-            self._at = {cell: (of, np.array([run.mixture for run in of])) for cell, of in cells.items()}
+        known = list(runs) if self._ends else []
+        cells: dict[tuple[str, int], list[Trial]] = {}
+        for run in known:
+            if run.status == "paused":
+                cells.setdefault((run.scale, run.reached), []).append(run)
+        self._at = {cell: (of, np.array([run.mixture for run in of])) for cell, of in cells.items()}
+        reported: dict[str, list[tuple[float, ...]]] = {}
+        for run in known:
+            if run.reached:
+                reported.setdefault(run.scale, []).append(run.mixture)
+        self._reported = {scale: np.array(mixtures) for scale, mixtures in reported.items()}
 
     def crossed(self, mixtures: np.ndarray) -> Iterator[tuple[np.ndarray, str, int]]:
         """Runs with the first phase of one that is there and the later phases of one of ``c x n_shares`` mixtures.
@@ -103,14 +107,14 @@ class Trunks:
     def branch(self, mixture: np.ndarray, scale: str, steps: int) -> Branch | None:
         """Where a new run can begin that shares as much as any with one that is there; None where it shares nothing.
 
-        One of the very same mixture is a repeat, which tells how reports scatter only if it shares nothing.
+        One that repeats a run begins at its start: it tells how reports scatter only if it shares nothing.
 
         Args:
             mixture: of all phases, ``(n_shares,)``.
             scale: name of the model scale.
             steps: the rung that it is to reach.
         """
-        if (scale, steps) not in self._at:
+        if (scale, steps) not in self._at or self._repeats(mixture, scale):
             return None
         runs, mixtures = self._at[scale, steps]
         shared = self._shared(mixtures, mixture)
@@ -144,14 +148,21 @@ class Trunks:
                 f"{name} has reached step {parent.reached}: in a run to step {steps} the phase {first} is of another "
                 "length."
             )
+        if self._repeats(mixture, scale):
+            raise ValueError(
+                f"A run of {scale} with this mixture has reported already: one that repeats it begins at its start."
+            )
         shared = int(self._shared(np.array([parent.mixture]), mixture)[0])
         border = self._at_border(parent, shared, steps) if shared else None
         if border is None:
             raise ValueError(
-                f"{name} has another mixture in the phase {first}, or the same in all: a branch has the first phases "
-                "of its parent, and differs in a later one."
+                f"{name} has another mixture in the phase {first}: a branch has the first phases of its parent, and "
+                "differs in a later one."
             )
         return border
+
+    def _repeats(self, mixture: np.ndarray, scale: str) -> bool:
+        return scale in self._reported and bool(same_mixture(self._reported[scale], mixture).any())
 
     def _shared(self, mixtures: np.ndarray, mixture: np.ndarray) -> np.ndarray:
         """How many phases, from the first on, are just those of ``n x n_shares`` mixtures, ``(n,)``; 0 if all are."""

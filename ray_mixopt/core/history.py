@@ -382,11 +382,9 @@ class History:
         trials: list[dict[str, Any]] = []
         for trial in self:
             entry = vars(trial) | {"mixture": list(trial.mixture), "observations": self._reports(trial)}
-            for label in ("noise", "supply"):
-                if said := entry.pop(label):
-                    entry[label] = dict(said)
-            if branch := entry.pop("branch"):
-                entry["branch"] = asdict(branch)
+            for label, told in (("noise", dict), ("supply", dict), ("branch", asdict), ("repeat", int)):
+                if said := entry.pop(label):  # which most runs have not
+                    entry[label] = told(said)
             trials.append(entry)
         packed = any(isinstance(entry["observations"], dict) for entry in trials)
         state = {

@@ -91,7 +91,7 @@ class Suggestion:
         cost: what it adds to the bill, in the space's cost unit: for a continued run only the further steps, for a
             branch those from where it begins.
         repeat: how many runs of the mixture at the scale have reported already. A further one is worth its price only
-            with another seed.
+            with another seed. Of a branch, that of its parent, whose seed it has.
         parent: of a branch, the run that has trained its first phases already, up to ``from_step``. It starts from
             that checkpoint and reports nothing before ``steps``; once it is there it has a checkpoint of its own. None
             for a run that starts from nothing.

@@ -64,6 +64,7 @@ class Trial:
         noise: standard deviation by metric, where it is known that its values scatter more than those of other runs.
         supply: tokens by domain that there were for the run, where these are others than the space says.
         branch: where it began, if not from nothing.
+        repeat: how many runs of its mixture and scale had reported before it; of a branch, that of its parent.
     """
 
     trial_id: str
@@ -77,6 +78,7 @@ class Trial:
     noise: dict[str, float] = field(default_factory=dict)
     supply: dict[str, float] = field(default_factory=dict)
     branch: Branch | None = None
+    repeat: int = 0
 
     @property
     def reached(self) -> int:
@@ -230,6 +232,7 @@ def trial_of(entry: Mapping[str, Any]) -> Trial:
         acquisition=None if acquisition is None else number(acquisition, f"The acquisition of trial {name!r}"),
         noise=noise,
         supply=supply,
+        repeat=whole(entry.get("repeat", 0), f"The repeat of trial {name!r}"),
         branch=None if entry.get("branch") is None else _branch_of(entry["branch"], f"trial {name!r}"),
     )
 

@@ -116,6 +116,7 @@ class Layout:
                 mixture=tuple(space.mixture(config[self.mixture]).tolist()),
                 scale=space.scale(str(config[self.scale])).name,
                 steps=int(config[self.steps]),
+                repeat=int(config.get(REPEAT, 0)),
                 branch=begins
                 and Branch(parent=begins["parent"], **{k: int(begins[k]) for k in ("from_step", "steps")}),
             )
@@ -146,7 +147,13 @@ class Layout:
         found: dict[str, Any] = {"config": {}}
         for key, value in result.items():
             *levels, name = key.split("/")
-            if levels[:1] == ["config"] and [*levels, name][1] in (self.mixture, self.scale, self.steps, BRANCH):
+            if levels[:1] == ["config"] and [*levels, name][1] in (
+                self.mixture,
+                self.scale,
+                self.steps,
+                BRANCH,
+                REPEAT,
+            ):
                 place = found
                 for level in levels:
                     place = place.setdefault(level, {})

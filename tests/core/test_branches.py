@@ -93,6 +93,19 @@ def test_a_branch_shares_as_many_phases_as_it_can() -> None:
     assert (run.from_step, run.cost) == (800, pytest.approx(200))
 
 
+def test_a_repeat_begins_at_its_start_and_its_branches_have_its_seed(optimizer: MixtureOptimizer) -> None:
+    """What branches from the first is repeated from nothing; what branches from a repeat is trained as that was."""
+    branch = made(optimizer, run_of(A, B))
+    again = made(optimizer, run_of(A, B))
+    assert (again.parent, again.repeat, again.cost) == (None, 1, pytest.approx(1020))
+    optimizer.history["trial_00000"].status = "done"
+    optimizer.history[branch.trial_id].status = "done"
+    of_repeat = made(optimizer, run_of(A, C))
+    assert (of_repeat.parent, of_repeat.repeat) == (again.trial_id, 1)
+    kept = MixtureOptimizer.from_state_dict(json.loads(json.dumps(optimizer.state_dict())))
+    assert [trial.repeat for trial in kept.history] == [0, 0, 1, 1]
+
+
 def test_what_shares_nothing_or_all_starts_anew(optimizer: MixtureOptimizer) -> None:
     nearly, again = (0.6001, 0.2999, 0.1), (0.6, 0.3001, 0.0999)
     for other in (
@@ -121,7 +134,7 @@ def test_nothing_branches_from_a_run_without_a_checkpoint(end) -> None:
 
 REFUSED = {
     "another main mixture": (run_of(B, A), "'trial_00000' has another mixture in the phase main"),
-    "the same in all": (run_of(A, A), "'trial_00000' has another mixture in the phase main, or the same in all"),
+    "a repeat": (run_of(A, A), "A run of L with this mixture has reported already: one that repeats it begins at its"),
     "another scale": (run_of(A, B, scale="S"), "'trial_00000' is of scale L: a run of S cannot go on"),
     "a shorter one": (run_of(A, B, steps=100), "has reached step 1000: in a run to step 100 the phase main is of ano"),
     "unknown": (run_of(A, B, parent="x"), "Unknown trial 'x'"),
