@@ -32,6 +32,7 @@ from ray_mixopt.core.problem import Problem
 from ray_mixopt.core.settings import Settings
 from ray_mixopt.core.simplex import distinct_mixtures
 from ray_mixopt.core.space import MixtureSpace
+from ray_mixopt.strategies.hindsight import up_to
 
 LEAST_HIDDEN = 5  # mixtures: fewer have no rank correlation to speak of
 
@@ -211,17 +212,14 @@ def _hidden(
 
 def _smaller(space: MixtureSpace, hidden: Cell, given: Sequence[str]) -> MixtureSpace:
     """The space of the scales given and the hidden one, which is its target."""
-    ordered = space.scales
-    below = ordered[: [scale.name for scale in ordered].index(hidden[0])]
-    if unknown := sorted(set(given) - {scale.name for scale in below}):
+    found = up_to(space, *hidden)
+    *below, _ = found.scale_names
+    if unknown := sorted(set(given) - set(below)):
         raise ValueError(
-            f"{unknown[0]!r} is no scale smaller than {hidden[0]}, which is hidden: give some of "
-            f"{', '.join(scale.name for scale in below)}."
+            f"{unknown[0]!r} is no scale smaller than {hidden[0]}, which is hidden: give some of {', '.join(below)}."
         )
-    kept = [scale for scale in below if not given or scale.name in given]
-    tokens = space.repeats_as(*hidden) if space.repetition else space.target_tokens
-    scales = (*kept, space.scale(hidden[0]))
-    return replace(space, scales=scales, target=hidden, target_tokens=tokens, earlier_scales=())
+    kept = {*(given or below), hidden[0]}
+    return replace(found, scales=tuple(scale for scale in found.scales if scale.name in kept))
 
 
 def _canonical(history: History) -> History:

@@ -16,6 +16,7 @@ from ray_mixopt.core.forecast import NORMAL_95, Forecast, Hindsight, contrast_de
 from ray_mixopt.core.history import History
 from ray_mixopt.core.problem import Problem
 from ray_mixopt.core.scale import by_size
+from ray_mixopt.core.space import MixtureSpace
 from ray_mixopt.surrogate.belief import Belief
 
 LEAST_MIXTURES = 5  # at the scale that is predicted: fewer say nothing of intervals
@@ -95,10 +96,10 @@ def hidden(problem: Problem, history: History, belief: Belief) -> Hidden | None:
         The mixtures there, one by one; None where no scale has five mixtures at one length and a smaller one to learn
         from.
     """
-    goal = problem.goal
-    if goal is not None:  # compared is what was measured, and that is the weighted sum
-        settings = replace(problem.settings, objective=dict(problem.weights), mode=problem.mode)
-        problem = replace(problem, settings=settings)
+    # Compared is what was measured, and that is the weighted sum; runs asked for may be at scales that are hidden.
+    settings = replace(
+        problem.settings, objective=dict(problem.weights), mode=problem.mode, reference=None, points_to_evaluate=()
+    )
     seen: dict[tuple[str, int], dict[tuple[float, ...], list[float]]] = {}
     for trial in history:
         for step, metrics in trial.observations.items():
@@ -110,8 +111,9 @@ def hidden(problem: Problem, history: History, belief: Belief) -> Hidden | None:
     known = [cell for cell, found in seen.items() if len(found) >= LEAST_MIXTURES]
     for scale in sorted({scale for scale, _ in known}, key=lambda name: -size[name]):
         steps = max((len(seen[cell]), cell[1]) for cell in known if cell[0] == scale)[1]
-        smaller = _only(history, {name for name in names if size[name] < size[scale]})
-        posterior = belief.apart.posterior(problem, smaller) if len(smaller) else None
+        asked = Problem(space=up_to(history.space, scale, steps), settings=settings)
+        smaller = _only(history, asked.space)
+        posterior = belief.apart.posterior(asked, smaller) if len(smaller) else None
         if posterior is None:
             continue
         mixtures, values = np.array(list(seen[scale, steps])), list(seen[scale, steps].values())
@@ -120,10 +122,28 @@ def hidden(problem: Problem, history: History, belief: Belief) -> Hidden | None:
             steps=steps,
             mixtures=mixtures,
             seen=np.array([np.mean(of) for of in values]),
-            forecast=posterior.at(scale, steps).forecast(mixtures),
+            forecast=posterior.forecast(mixtures),
             scatter=_scatter(problem, belief) / np.sqrt([len(of) for of in values]),
         )
     return None
+
+
+def up_to(space: MixtureSpace, scale: str, steps: int) -> MixtureSpace:
+    """The space of a scale, which is its target, and all smaller ones: what is predicted is asked as the answer is.
+
+    Args:
+        space: the whole.
+        scale: name of the scale.
+        steps: the length that is asked of it, a rung or not.
+    """
+    ordered = by_size((*space.scales, *space.earlier_scales))
+    kept = ordered[: [known.name for known in ordered].index(scale) + 1]
+    scales = [replace(known, steps=space.rungs(known.name)) for known in kept]  # the space's may be of none of them
+    scales[-1] = replace(kept[-1], steps=tuple(sorted({*space.rungs(scale), steps})))
+    tokens = space.repeats_as(scale, steps) if space.repetition else space.target_tokens
+    return replace(
+        space, scales=tuple(scales), steps=(), target=(scale, steps), target_tokens=tokens, earlier_scales=()
+    )
 
 
 def _scatter(problem: Problem, belief: Belief) -> float:
@@ -131,11 +151,11 @@ def _scatter(problem: Problem, belief: Belief) -> float:
     return math.hypot(*(weight * belief.noise.get(metric, 0.0) for metric, weight in problem.weights.items()))
 
 
-def _only(history: History, scales: set[str]) -> History:
-    """The runs at some scales, as if given."""
-    result = History(history.space)
+def _only(history: History, space: MixtureSpace) -> History:
+    """The runs at the scales of a space but its target's, as if given."""
+    result = History(space)
     for trial in history:
-        if trial.scale in scales:
+        if trial.scale in space.scale_names[:-1]:
             result.add(replace(trial, evaluated=True, status=trial.status if not trial.pending else "done"))
     result.arrivals = [arrival for arrival in history.arrivals if arrival[0] in result.trials]
     return result

@@ -13,12 +13,16 @@ from scipy.stats import spearmanr
 from worlds import DOMAINS, THREE_SCALES, Bowl
 
 from ray_mixopt.analysis.backtest import backtest
+from ray_mixopt.analysis.baselines import add
 from ray_mixopt.analysis.scores import SURROGATE, Hindcast, Scores
 from ray_mixopt.cli.main import main
 from ray_mixopt.core.history import History, Trial
 from ray_mixopt.core.objective import Objective
+from ray_mixopt.core.problem import Problem
 from ray_mixopt.core.settings import Settings
 from ray_mixopt.report.backtest import write_backtest
+from ray_mixopt.strategies.hindsight import hidden, up_to
+from ray_mixopt.surrogate.belief import Belief
 
 LOSS = Settings(objective={"loss": 1.0})
 SAME = "same differences"
@@ -250,3 +254,31 @@ def test_a_page_needs_a_folder_before_anything_is_computed(tmp_path):
     )
     assert result.exit_code != 0
     assert "There is no folder" in result.output
+
+
+def test_the_calibration_of_a_search_asks_for_its_largest_runs_as_for_the_target():
+    """As a backtest does, so that it does not matter how much larger the search's own target is."""
+    history = runs(("small", "medium"))
+    nearer = History(up_to(history.space, "medium", 400))
+    for trial in history:
+        add(nearer, trial, list(trial.observations))
+    found, same = (hidden(Problem(space=of.space, settings=LOSS), of, Belief(0)) for of in (history, nearer))
+    assert (found.scale, found.steps, found.score) == ("medium", 400, same.score)
+    np.testing.assert_allclose(found.forecast.covariance, same.forecast.covariance, rtol=1e-6)
+
+
+def test_what_is_hidden_may_be_at_a_length_or_a_scale_that_is_trained_no_more():
+    small, medium, large = THREE_SCALES.scales
+    space = replace(
+        THREE_SCALES,
+        scales=(replace(small, steps=(50,)), replace(large, steps=(800,))),
+        earlier_scales=(medium,),
+        steps=(),
+        target=None,
+    )
+    asked = up_to(space, "medium", 400)
+    assert [(scale.name, asked.rungs(scale.name)) for scale in asked.scales] == [
+        ("small", (50,)),
+        ("medium", (50, 400, 800)),
+    ]
+    assert asked.target == ("medium", 400) and asked.earlier_scales == ()
