@@ -49,4 +49,4 @@ def test_a_strategy_of_ones_own_runs_in_tune_and_in_the_benchmark(tmp_path: Path
     then += "print(MixOptSearcher.load(results.experiment_path, strategy=Climb).recommend())\n"
     text = printed("docs/how-to/strategy.md", tmp_path, then)
     assert re.search(r"regret \d\.\d\d for [12]\.\d\d full runs", text)
-    assert "Trials: 10 errors: 0" in text and "Recommended mixture for 1B x 6,000 steps" in text
+    assert "Trials: 4 errors: 0" in text and "Recommended mixture for 1B x 6,000 steps" in text
