@@ -101,13 +101,14 @@ def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
     return bytes(content)
 
 
-def refuses_or_reads(read: Any) -> Any:
-    """What is read, None where it is refused with a sentence that names the file."""
+def refuses_or_reads(read: Any, each: str = "") -> Any:
+    """What is read, None where it is refused with a sentence; with one for each mistake, which begin alike."""
     try:
         return read()
     except ValueError as error:
         assert type(error) is not UnicodeDecodeError
-        assert str(error) and "\n" not in str(error)
+        sentences = str(error).split("\n")
+        assert all(sentences) and (len(sentences) == 1 or (each and all(line.startswith(each) for line in sentences)))
         return None
 
 
@@ -165,8 +166,8 @@ def test_configurations(tmp_path: Path, changes: dict[str, Any], data: st.DataOb
     whole = {"data": "x", "scales": [{"name": "nano"}], "steps": [1, 2], "batch_tokens": 1024}
     content = yaml.safe_dump(whole | changes).encode()
     (tmp_path / "search.yaml").write_bytes(data.draw(damaged(content)))
-    refuses_or_reads(lambda: PretrainConfig.read(tmp_path / "search.yaml"))
+    refuses_or_reads(lambda: PretrainConfig.read(tmp_path / "search.yaml"), each=f"{tmp_path / 'search.yaml'}: ")
     run = {"data": "x", "mixture": {"a": 1}, "shape": {"d_model": 8, "heads": 2, "layers": 1}, "steps": 2}
     content = json.dumps(run | {"batch_tokens": 1024} | changes).encode()
     (tmp_path / "run.json").write_bytes(data.draw(damaged(content)))
-    refuses_or_reads(lambda: read_run(tmp_path / "run.json"))
+    refuses_or_reads(lambda: read_run(tmp_path / "run.json"), each=f"{tmp_path / 'run.json'}: ")
