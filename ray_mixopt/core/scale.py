@@ -135,7 +135,7 @@ def checked_steps(steps: Sequence[int]) -> tuple[int, ...]:
         if value > MOST_WHOLE:
             raise ValueError(f"A rung of {value!r:.20} steps is beyond {MOST_WHOLE}, which no run reaches.")
     if any(b <= a for a, b in zip(values, values[1:], strict=False)):
-        raise ValueError(f"Rungs must be strictly ascending, got {list(values)}: sort them and drop repeats.")
+        raise ValueError(f"steps: rungs must be strictly ascending, got {list(values)}: sort them and drop repeats.")
     return tuple(int(value) for value in values)
 
 
@@ -146,7 +146,7 @@ def checked_scales(scales: Sequence[Scale]) -> tuple[Scale, ...]:
         raise ValueError(f"scales must be {_SCALES}, got {scales!r}.")
     names = [scale.name for scale in result]
     if len(set(names)) < len(names):
-        raise ValueError(f"Scales must have distinct names, got {names}.")
+        raise ValueError(f"Scales must have distinct names, got {names}: rename or remove one of them.")
     return result
 
 

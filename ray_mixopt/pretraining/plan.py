@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -144,6 +145,7 @@ def plan(config: PretrainConfig, earlier: Mapping[str, History]) -> dict[str, An
     return {
         "models": [_model(config, scale.name) for scale in config.scales],
         "sequence_length": config.sequence_length,
+        "phases": config.phases,
         "domains": {name: _domain(config, number) for number, name in enumerate(space.domains)},
         "target": {"scale": space.target_scale, "steps": space.target_steps, "tokens": config.target_tokens},
         "max_repetition_ratio": config.max_repetition_ratio,
@@ -171,6 +173,8 @@ def plan_tables(plan: Mapping[str, Any]) -> Iterator[Table | str]:
     yield _runs_table(plan)
     yield _costs_table(plan)
     yield _domains_table(plan)
+    if plan["phases"]:
+        yield f"Phases of each run, all of which are searched: {', then '.join(map(_phase, plan['phases']))}."
     budget, small = plan["budget"], plan["models"][0]
     rung, full = next(iter(small["cost"])), budget["target_runs"]
     lasts = f", {duration(budget['cost'])} of training" if budget["unit"] == "seconds" else ""
@@ -207,6 +211,12 @@ def _model(config: PretrainConfig, name: str) -> dict[str, Any]:
         "resources": dict(scale.resources.total),
         "cost": {str(rung): space.cost(scale.name, rung) / space.target_cost for rung in space.rungs(scale.name)},
     }
+
+
+def _phase(phase: Mapping[str, Any]) -> str:
+    """Its name, its part of a run, and its own limits."""
+    limits = "; ".join(f"{name} {json.dumps(of)}" for name, of in phase.items() if name not in ("name", "fraction"))
+    return f"{phase['name']} ({phase['fraction']:.0%}{limits and f'; {limits}'})"
 
 
 def _proxy_share(config: PretrainConfig) -> float | None:

@@ -60,7 +60,7 @@ class Search(Section):
     """How to search.
 
     Args:
-        budget: most to spend, in target runs.
+        budget: most to spend, in target runs; a million at most.
         min_gain: the search ends before that once no run is expected to improve the objective at the target by this
             much per target run's cost.
         stop_when_sure: whether it ends once the verdict is to train the answer.
@@ -75,7 +75,7 @@ class Search(Section):
         domain_map: what became of their domains; see ``DomainMap``.
     """
 
-    budget: float = Field(default=3.0, gt=0)
+    budget: float = Field(default=3.0, gt=0, le=1e6)
     min_gain: float = Field(default=0.0, ge=0)
     stop_when_sure: bool = False
     strategy: str = "default"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from ray_mixopt.core.supply import WORTHLESS
 from ray_mixopt.core.words import fidelity, listed
 from ray_mixopt.pretraining.config import PretrainConfig
 
 _SLACK = 1e-9
 _REMEDY = "lower steps or batch_tokens, or prepare more data"
+_UNCUT = "lower simulate_tokens, steps or batch_tokens, or prepare more data"  # which is what cuts them
 
 
 def check_supply(config: PretrainConfig) -> None:
@@ -25,23 +27,26 @@ def check_supply(config: PretrainConfig) -> None:
     asked, most = config.target_tokens, config.max_repetition_ratio
     run = f"{fidelity(config.target_scale, config.target_steps)} of {config.batch(config.target_scale):,} tokens"
     there = {name: config.usable_tokens(name) for name in config.mixed_domains}
-    cut = "" if config.simulate_tokens is None else ", cut down for simulate_tokens"
+    simulated = config.simulate_tokens
+    cut = "" if simulated is None else f", cut down for simulate_tokens: {simulated:g}"
+    remedy = _REMEDY if simulated is None else _UNCUT
     for name, share in config.lower.items():
         if name in there and (passes := share * asked / there[name]) > most * (1 + _SLACK):
             raise ValueError(
                 f"lower.{name}: {share:g} of the target's {asked:,} tokens ({run}) is {share * asked:,.0f}, and "
                 f"{name!r} has {there[name]:,.0f}{cut}: that is {passes:.3g} passes, and max_repetition_ratio allows "
-                f"{most:g}. Lower that share, raise max_repetition_ratio to {_up(passes):g}, {_REMEDY}."
+                f"{most:g}. Lower that share, {_more(passes)}{remedy}."
             )
     caps = {name: min(config.upper.get(name, 1.0), most * tokens / asked) for name, tokens in there.items()}
     if sum(caps.values()) >= 1 - _SLACK:
         return
     given = sum(caps.values()) * asked
     limited = " and the shares in upper" if any(caps[name] < most * there[name] / asked for name in caps) else ""
+    change = _more(_least(config)) + remedy
     raise ValueError(
         f"The target, {run}, asks for {asked:,} tokens, and with max_repetition_ratio: {most:g}{limited} the "
-        f"data{cut and f'{cut},'} give {given:,.0f}: {listed(list(_gives(config, caps)))}. Raise max_repetition_ratio "
-        f"to {_up(_least(config)):g}, {_REMEDY}."
+        f"data{cut and f'{cut},'} give {given:,.0f}: {listed(list(_gives(config, caps)))}. "
+        f"{change[0].upper()}{change[1:]}."
     )
 
 
@@ -82,6 +87,11 @@ def _least(config: PretrainConfig) -> float:
         for name in full:
             wanted -= config.upper[name] * config.target_tokens
             del free[name]
+
+
+def _more(passes: float) -> str:
+    """What is said of passes that would do: nothing where the later ones are worth nothing."""
+    return f"raise max_repetition_ratio to {_up(passes):g}, " if passes <= WORTHLESS else ""
 
 
 def _up(passes: float) -> float:

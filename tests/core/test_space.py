@@ -33,7 +33,7 @@ BAD_SPACES = {
     "a string of domains": ({"domains": "abc"}, "must be a sequence of names, got 'abc'"),
     "no scales": ({"scales": ()}, r"scales must be a non-empty sequence of Scale, such as .*, got \(\)"),
     "scales by name": ({"scales": ("small",)}, r"sequence of Scale, such as .*, got \('small',\)"),
-    "duplicate scales": ({"scales": (SCALES[0], SCALES[0])}, r"distinct names, got \['small', 'small'\]"),
+    "duplicate scales": ({"scales": (SCALES[0], SCALES[0])}, r"distinct names, got \['small', 'small'\]: rename"),
     "no steps": ({"steps": ()}, "steps must name at least one rung"),
     "unsorted steps": ({"steps": (20, 10)}, r"strictly ascending, got \[20, 10\]: sort them"),
     "repeated steps": ({"steps": (10, 10, 20)}, r"strictly ascending, got \[10, 10, 20\]: sort them and drop repeats"),
@@ -333,7 +333,7 @@ def test_rungs_and_batches_that_do_not_fit_together_are_refused(change, message)
 @pytest.mark.parametrize(
     ("field", "message"),
     [
-        ({"steps": (400, 100)}, "Scale 'S': Rungs must be strictly ascending"),
+        ({"steps": (400, 100)}, "Scale 'S': steps: rungs must be strictly ascending"),
         ({"steps": (0,)}, "Scale 'S': Rungs must be positive whole numbers"),
         ({"tokens_per_step": 0}, "Scale 'S': tokens_per_step must be a positive finite number, got 0"),
     ],

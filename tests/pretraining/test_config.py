@@ -93,6 +93,7 @@ def test_the_plan_of_two_phases(write: Callable[..., Path]) -> None:
     path = write(phases=phases, steps=[5, 10], search={"budget": 2})
     code, output = call(path, "--dry-run")
     assert code == 0, output
+    assert 'all of which are searched: main (80%), then late (20%; upper {"a": 0.5}).' in " ".join(output.split())
     config = PretrainConfig.read(path)
     assert config.space.phase_names == ("main", "late") and config.space.repetition is None
     run = config.run({"main": {"a": 3, "b": 1}, "late": {"a": 1, "b": 3}}, "mine", 10)
@@ -316,10 +317,22 @@ def shared(workers: int, **execution: Any) -> dict[str, Any]:
             "lower.b: 0.7 of the target's 6,400 tokens (nano x 100 steps of 64 tokens) is 4,480, and 'b' has 992: that "
             "is 4.52 passes, and max_repetition_ratio allows 4. Lower that share, raise max_repetition_ratio to 4.6,",
         ),
-        ({"simulate_tokens": 384e2}, "the data, cut down for simulate_tokens, give 320: a 64 x 4 passes and b 16 x 4"),
-        ({"steps": [4, 2]}, "Rungs must be strictly ascending"),
+        (
+            {"simulate_tokens": 384e2},
+            "the data, cut down for simulate_tokens: 38400, give 320: a 64 x 4 passes and b 16 x 4 passes. Raise "
+            "max_repetition_ratio to 4.8, lower simulate_tokens, steps or",
+        ),
+        (
+            {"steps": [10**7]},
+            "b 992 x 4 passes. Lower steps or batch_tokens, or prepare more data.",
+        ),
+        (
+            {"search": {"budget": 1e99}},
+            "search.budget: 1e+99 cannot be used: it should be less than or equal",
+        ),
+        ({"steps": [4, 2]}, "steps: rungs must be strictly ascending"),
         ({"target": {"scale": "mine", "steps": 5}}, "steps 5 are not one of the rungs"),
-        ({"batch_tokens": 65}, "no whole number of sequences of 16 tokens"),
+        ({"batch_tokens": 65}, "no whole number of sequences of 16 tokens: take a multiple"),
         ({"batch_tokens": 48}, "3 sequences cannot be dealt out evenly to the 2 workers of scale 'mine'"),
         ({"sequence_length": 512, "batch_tokens": 1024}, "200 validation tokens, too few for one window of 512"),
         (

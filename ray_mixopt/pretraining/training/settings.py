@@ -265,7 +265,8 @@ class TrainingRun(Section):
     def _consistent(self) -> TrainingRun:
         if self.batch_tokens % self.sequence_length:
             raise ValueError(
-                f"batch_tokens={self.batch_tokens} is no whole number of sequences of {self.sequence_length} tokens"
+                f"batch_tokens={self.batch_tokens} is no whole number of sequences of {self.sequence_length} tokens: "
+                "take a multiple of sequence_length"
             )
         shape, tensor = self.shape, self.execution.tensor
         if uneven := [width for width in (shape.d_model, shape.mlp_width) if width % tensor]:
