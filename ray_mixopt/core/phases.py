@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -100,7 +100,7 @@ class Phase:
         if self.domains is not None:
             found["domains"] = list(self.domains)
         if self.groups is not None:
-            found["groups"] = [asdict(group) | {"domains": list(group.domains)} for group in self.groups]
+            found["groups"] = [group.to_dict() for group in self.groups]
         return found
 
     @classmethod

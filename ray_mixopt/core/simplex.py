@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -258,6 +258,10 @@ class Group:
     def name(self) -> str:
         """Its domains, joined by "+"."""
         return "+".join(map(str, self.domains))
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description: the arguments."""
+        return {"domains": list(self.domains), "least": self.least, "most": self.most}
 
 
 class GroupedSimplex(CappedSimplex):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -341,7 +341,7 @@ class MixtureSpace:
             "token_supply": dict(self.token_supply),
             "target_tokens": self.target_tokens,
             "max_epochs": self.max_epochs,
-            "groups": [asdict(group) | {"domains": list(group.domains)} for group in self.groups],
+            "groups": [group.to_dict() for group in self.groups],
             "earlier_scales": [scale.to_dict() for scale in self.earlier_scales],
         } | self._only_given()
 
