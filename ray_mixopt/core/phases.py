@@ -207,6 +207,25 @@ def branch(phases: Sequence[Phase]) -> tuple[float, bool]:
     return math.fsum(phase.fraction for phase in (free if is_paid else phases[1:])), is_paid
 
 
+def trained(step: float, rungs: Sequence[int], share: float, is_paid: bool) -> float:
+    """Steps that a run has made which is at ``step``, those of the branches of all rungs on the way included.
+
+    Args:
+        step: of a report, or where a run failed.
+        rungs: of its scale, ascending.
+        share: of each rung that is a branch, above 0: before it the run is on its way to the rung, then on the branch.
+        is_paid: whether what comes before the branches is somebody else's.
+    """
+    passed = [rung for rung in rungs if rung <= step]
+    done = passed[-1] if passed else 0
+    ahead = next((rung for rung in rungs if rung > step), None)
+    shared, apart = (1 - share) * done, step - done  # where the last branch left; longer than it was asked to be
+    if ahead is not None and step > done:
+        border = (1 - share) * ahead
+        shared, apart = max(shared, min(step, border)), max(step - border, 0.0)
+    return (0.0 if is_paid else shared) + share * sum(passed) + apart
+
+
 def check_annealed(phases: Sequence[Phase], scales: Iterable[Scale]) -> None:
     """Raises ValueError if the learning rate of a scale falls for longer than the branch of a rung."""
     for scale in scales:

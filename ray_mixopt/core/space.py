@@ -27,6 +27,7 @@ from ray_mixopt.core.phases import (
     each_phase,
     searched,
     simplex_of,
+    trained,
     used_before,
 )
 from ray_mixopt.core.safety import check_fields, check_version, parse_json
@@ -155,6 +156,10 @@ class MixtureSpace:
         """The fraction of a run that is trained on what is searched: 1 where no phase was trained already."""
         return math.fsum(phase.fraction for phase in searched(self.phases)) if self.phases else 1.0
 
+    def begins(self, steps: int) -> int:
+        """The step of a run to ``steps`` after which it has what is searched: 0 unless phases were trained already."""
+        return round((1 - self.searched) * steps)
+
     def check_one_mixture(self, what: str) -> None:
         """Raises ValueError, which begins with ``what``, if mixtures are of several phases."""
         if self.phase_names:
@@ -249,12 +254,11 @@ class MixtureSpace:
         if steps < start:
             raise ValueError(f"A run cannot go back from step {start} to step {steps}.")
         of = self.scale(scale)
-        trained = steps - start
         share, is_paid = branch(self.phases)
-        if share := max(share, of.annealed):
-            branches = sum(rung for rung in of.steps or self.steps if start < rung <= steps)
-            trained = (0.0 if is_paid else (1 - share) * trained) + share * branches
-        return of.cost_per_step * trained
+        if not (share := max(share, of.annealed)):
+            return of.cost_per_step * (steps - start)
+        first, last = (trained(step, of.steps or self.steps, share, is_paid) for step in (start, steps))
+        return of.cost_per_step * (last - first)
 
     # -- mixtures
 

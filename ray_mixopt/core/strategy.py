@@ -95,7 +95,8 @@ class Suggestion:
         parent: of a branch, the run that has trained its first phases already, up to ``from_step``. It starts from
             that checkpoint and reports nothing before ``steps``; once it is there it has a checkpoint of its own. None
             for a run that starts from nothing.
-        from_step: of a branch, the training step that it starts from; else 0.
+        from_step: of a branch, the training step that it starts from; where phases were trained already, the one at
+            which they end; else 0.
     """
 
     trial_id: str
@@ -121,7 +122,7 @@ class Suggestion:
             cost=cost_of(space, run, run.steps, start=run.reached),
             repeat=repeat,
             parent=None if begins is None else begins.parent,
-            from_step=0 if begins is None else begins.from_step,
+            from_step=space.begins(run.steps) if begins is None else begins.from_step,
         )
 
 

@@ -243,7 +243,8 @@ def _phases(rows: Rows, source: Source) -> tuple[Phase, ...]:
     if set(known) != set(rows.phases):
         raise ValueError(
             f"There are shares of the phases {', '.join(rows.phases)}, and the space has {', '.join(known) or 'none'}: "
-            "give the space that has them with their fractions, --space FILE (in Python Source(phases=...))."
+            "give the space that has them with their fractions, to recommend or suggest with --space FILE (in Python "
+            "Source(phases=...)); a report of a table with phases is that of recommend --report FOLDER."
         )
     return source.phases
 

@@ -158,6 +158,7 @@ def test_the_last_phase_is_searched(caplog) -> None:
     bowl = Bowl(space=space, best=(0.05, 0.75, 0.2), depth=3.0)
     found = search(optimizer, 20, bowl)
     assert {frozenset(run.mixture) for run in found} == {frozenset(DOMAINS)}
+    assert all(run.from_step == 0.8 * run.steps for run in found), "where the main phase ended, at every rung"
     again = MixtureOptimizer.from_state_dict(optimizer.state_dict())
     assert again.space == space
     answer = again.recommend()
@@ -170,3 +171,24 @@ def test_the_last_phase_is_searched(caplog) -> None:
     assert str(answer).splitlines()[:2] == ["Recommended mixture of anneal for L x 1,000 steps", said]
     assert said in answer._repr_html_()
     assert answer.to_dict()["phases"] == space.to_dict()["phases"]
+
+
+@pytest.mark.parametrize("paid", [False, True], ids=["both searched", "main trained already"])
+def test_a_run_that_ends_between_rungs_has_cost_what_it_trained(paid: bool) -> None:
+    """On its way to a rung, then on the branch of the rung: its cost grows with each step of its own."""
+    mixture = {"web": 0.5, "code": 0.3, "math": 0.2} if paid else None
+    space = MixtureSpace(
+        domains=("web", "code", "math"),
+        scales=(Scale("S", 2.0),),
+        steps=(100, 1000),
+        phases=(Phase("main", 0.8, mixture=mixture), Phase("anneal", 0.2)),
+    )
+    shared, branches = (0.0, [20, 200]) if paid else (800.0, [20, 200])
+    assert space.cost("S", 1000) == pytest.approx(2 * (shared + sum(branches)))
+    assert space.cost("S", 99) == pytest.approx(space.cost("S", 100) - 2)
+    assert space.cost("S", 999) == pytest.approx(space.cost("S", 1000) - 2)
+    on_the_way = [space.cost("S", step) - space.cost("S", 100) for step in (500, 800)]
+    assert on_the_way == pytest.approx([0.0, 0.0] if paid else [2 * (500 - 80), 2 * (800 - 80)])
+    assert space.cost("S", 1010) == pytest.approx(space.cost("S", 1000) + 20)  # longer than it was asked to be
+    costs = [space.cost("S", step) for step in range(0, 1011, 10)]
+    assert costs == sorted(costs)
