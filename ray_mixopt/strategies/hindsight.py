@@ -137,7 +137,9 @@ def up_to(space: MixtureSpace, scale: str, steps: int) -> MixtureSpace:
         steps: the length that is asked of it, a rung or not.
     """
     ordered = by_size((*space.scales, *space.earlier_scales))
-    kept = ordered[: [known.name for known in ordered].index(scale) + 1]
+    kept = list(ordered[: [known.name for known in ordered].index(scale) + 1])
+    if any(known.parameters is None for known in ordered):  # sizes are by cost: of these alone they might not be
+        kept = [replace(known, parameters=None) for known in kept]
     scales = [replace(known, steps=space.rungs(known.name)) for known in kept]  # the space's may be of none of them
     scales[-1] = replace(kept[-1], steps=tuple(sorted({*space.rungs(scale), steps})))
     tokens = space.repeats_as(scale, steps) if space.repetition else space.target_tokens

@@ -23,6 +23,7 @@ from ray_mixopt.core.settings import Settings
 from ray_mixopt.report.backtest import write_backtest
 from ray_mixopt.strategies.hindsight import hidden, up_to
 from ray_mixopt.surrogate.belief import Belief
+from ray_mixopt.surrogate.encoding import fidelity_coordinates
 
 LOSS = Settings(objective={"loss": 1.0})
 SAME = "same differences"
@@ -282,3 +283,14 @@ def test_what_is_hidden_may_be_at_a_length_or_a_scale_that_is_trained_no_more():
         ("medium", (50, 400, 800)),
     ]
     assert asked.target == ("medium", 400) and asked.earlier_scales == ()
+
+
+def test_what_is_hidden_is_the_largest_by_what_orders_all_scales():
+    """By cost here, since not all sizes are known: a smaller model may be the dearer one."""
+    small, medium, large = THREE_SCALES.scales
+    odd = replace(medium, parameters=small.parameters / 2)
+    space = replace(THREE_SCALES, scales=(small, odd, replace(large, parameters=None)), target=None)
+    asked = up_to(space, "medium", 400)
+    assert asked.scale_names == ("small", "medium")
+    here, there = (fidelity_coordinates(of, "small", 400)[0] for of in (asked, space))
+    assert here - there == pytest.approx(-fidelity_coordinates(space, "medium", 400)[0])
