@@ -9,6 +9,7 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 
 from ray_mixopt.core.safety import MOST_WHOLE, is_finite, named_numbers
+from ray_mixopt.core.words import has_phases
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -88,7 +89,7 @@ def kept_shares(shares: Mapping[Any, Any], what: str) -> FrozenDict[str, Any]:
     Raises:
         ValueError: if it is neither.
     """
-    if any(isinstance(of_phase, Mapping) for of_phase in shares.values()):
+    if has_phases(shares):
         return FrozenDict(
             {str(phase): FrozenDict(named_numbers(of, f"{what}, {phase!r}")) for phase, of in shares.items()}
         )

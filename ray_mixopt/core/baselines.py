@@ -12,6 +12,7 @@ from ray_mixopt.core.phased import PhasedSimplex
 from ray_mixopt.core.safety import number
 from ray_mixopt.core.simplex import SAME_SHARE, CappedSimplex, same_mixture
 from ray_mixopt.core.space import MixtureSpace
+from ray_mixopt.core.words import has_phases
 
 Baseline = str | Mapping[str, Any] | Sequence[float]
 """A mixture to compare with: "uniform", "proportional" (to the token supply), or shares by domain or in their order.
@@ -36,7 +37,7 @@ def kept_baseline(baseline: Any, what: str) -> Any:
             return kept_shares(baseline, what)
         return tuple(number(share, what) for share in in_order(baseline, what))
     except ValueError as error:
-        several = isinstance(baseline, Mapping) and any(isinstance(of, Mapping) for of in baseline.values())
+        several = isinstance(baseline, Mapping) and has_phases(baseline)
         raise ValueError(
             f"{what} must be weights by domain, 'uniform' or 'proportional', got {baseline!r}."
             + (f" Of several phases each has such weights: {error}." if several else "")

@@ -17,7 +17,7 @@ from ray_mixopt.core.phased import PhasedSimplex
 from ray_mixopt.core.safety import check_fields, is_finite, named_numbers
 from ray_mixopt.core.scale import Scale
 from ray_mixopt.core.simplex import CappedSimplex, Group, GroupedSimplex
-from ray_mixopt.core.words import listed
+from ray_mixopt.core.words import has_phases, listed
 
 _SLACK = 1e-9  # by which fractions may miss 1: they often come from divisions
 _MOST_NAMED = 8  # domains in a sentence
@@ -305,7 +305,7 @@ def each_phase(values: Any, names: Sequence[str], d: int) -> list[Any]:
         ValueError: if it is for other phases, or of another length.
     """
     if isinstance(values, Mapping):
-        if not any(isinstance(of_phase, Mapping) for of_phase in values.values()):
+        if not has_phases(values):
             return [values] * len(names)
         if set(values) != set(names):
             missing, unknown = sorted(set(names) - set(values)), sorted(map(str, set(values) - set(names)))

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from ray_mixopt.core.arguments import kept_shares
 from ray_mixopt.core.curves import understood
 from ray_mixopt.core.safety import check_fields, named_numbers, number, whole
-from ray_mixopt.core.words import listed
+from ray_mixopt.core.words import has_phases, listed
 
 EXPLODED = 1e10  # no loss, perplexity or accuracy of a run that learns anything gets there
 FAR = 10  # times the last rung: beyond that, steps are taken to be another unit
@@ -128,7 +128,7 @@ class Wanted:
         mixture = config["mixture"]
         if not isinstance(mixture, Mapping):
             raise TypeError(f"config['mixture'] must map domain names to weights, got {mixture!r}.")
-        nested = any(isinstance(weight, Mapping) for weight in mixture.values())
+        nested = has_phases(mixture)
         shares = kept_shares(mixture, "config['mixture']") if nested else mixture
         if nested and not phased:
             raise ValueError(

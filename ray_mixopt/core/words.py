@@ -102,10 +102,14 @@ def called(baseline: str, moved: Sequence[str]) -> str:
     return f"{baseline} mixture{' within the limits' if baseline in moved else ''}"
 
 
+def has_phases(mixture: Mapping[str, Any]) -> bool:
+    """Whether a mixture is one for each phase, by its name, rather than shares by domain."""
+    return any(isinstance(shares, Mapping) for shares in mixture.values())
+
+
 def by_phase(mixture: Mapping[str, Any]) -> Mapping[str, Mapping[str, float]]:
     """The shares of each phase by its name; where a run has one mixture, those by no name, ""."""
-    several = any(isinstance(shares, Mapping) for shares in mixture.values())
-    return mixture if several else {"": mixture}
+    return mixture if has_phases(mixture) else {"": mixture}
 
 
 def shares_named(domain: str, phase: str) -> str:

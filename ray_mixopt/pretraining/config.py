@@ -17,6 +17,7 @@ from ray_mixopt.core.safety import check_file_name
 from ray_mixopt.core.scale import Scale
 from ray_mixopt.core.settings import Settings
 from ray_mixopt.core.space import MixtureSpace
+from ray_mixopt.core.words import has_phases
 from ray_mixopt.io.yaml_file import read_yaml
 from ray_mixopt.pretraining.data.manifest import Manifest
 from ray_mixopt.pretraining.mistakes import explain
@@ -412,7 +413,7 @@ class PretrainConfig(Section):
         settings, rungs = self.scale(scale), self.rungs(scale)
         supply = self.supply_fraction(scale)
         phases = self.searched_phases
-        nested = any(isinstance(of_phase, Mapping) for of_phase in mixture.values())
+        nested = has_phases(mixture)
         each = [dict(mixture[phase.name] if nested else mixture) for phase in phases] or [dict(mixture)]
         begins = accumulate(phase.fraction for phase in phases[:-1])
         fields: dict[str, Any] = {
